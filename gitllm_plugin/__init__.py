@@ -1,0 +1,30 @@
+"""GIT-LLM for Salesforce LAVIS.
+
+Importing this package is cheap: neither torch nor lavis is imported before `register` is called.
+"""
+
+__version__ = "0.1.0"
+
+# Every module whose import registers something with LAVIS, in the order of dependency.
+REGISTERED_MODULES = (
+    "gitllm_plugin.processors.git_llm_image",
+    "gitllm_plugin.processors.git_llm_instruction",
+    "gitllm_plugin.models.git_llm",
+    "gitllm_plugin.datasets.builders.m3it_builder",
+    "gitllm_plugin.tasks.m3it",
+    "gitllm_plugin.runners.git_llm",
+)
+
+
+def register() -> None:
+    """Make LAVIS importable on this machine's libraries and add everything of GIT-LLM to its registries.
+
+    Afterwards LAVIS's own functions know the names: `load_model_and_preprocess("git_llm", ...)`,
+    `load_dataset("m3it")`, `model_zoo`, `dataset_zoo`. Calling it again does nothing.
+
+    Raises:
+        gitllm_plugin.errors.HostError: LAVIS, or a package it cannot do without, is missing.
+    """
+    from gitllm_plugin.host.registration import register_modules
+
+    register_modules(REGISTERED_MODULES)

@@ -1,0 +1,17 @@
+"""Errors that this package raises on purpose, each with a message a user can act on."""
+
+
+class GitLLMError(Exception):
+    """Root of the package's own errors; the command line prints them without a traceback."""
+
+
+class ConfigError(GitLLMError, ValueError):
+    """A configuration, an option or a name in one is wrong."""
+
+
+class DataError(GitLLMError, ValueError):
+    """A data file, a row or an image cannot be used."""
+
+
+class HostError(GitLLMError, ImportError):
+    """LAVIS, or something it cannot do without, is missing or does not load."""

@@ -1,0 +1,190 @@
+"""Check a configuration against LAVIS's registries before anything is built, all errors at once.
+
+LAVIS answers an unknown name with None and an AttributeError far away, and ignores keys it does not know.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gitllm_plugin.errors import ConfigError
+
+_SECTIONS = ("model", "datasets", "run")
+# Keys that LAVIS itself, or the launcher, reads or sets in `run`, whatever the runner and the task.
+_RUN_KEYS = frozenset(
+    {"runner", "task", "seed", "device", "distributed", "world_size", "dist_url", "dist_backend", "rank", "gpu"}
+)
+_DATASET_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
+
+
+def check_config(cfg_path: str | Path, options: Sequence[str] = ()) -> None:
+    """Check a configuration file and the options that override it. LAVIS must have been prepared.
+
+    Checked: that the names of model, model type, task, runner, schedule, data sets, their types and
+    processors exist, and that classes which declare `CONFIG_KEYS` are given no other keys.
+
+    Args:
+        cfg_path: YAML file with the sections `model`, `datasets` and `run`.
+        options: Overrides, each `key.subkey=value`.
+
+    Raises:
+        ConfigError: One message with every error found.
+    """
+    from omegaconf import OmegaConf
+
+    in_file = _load(Path(cfg_path))
+    given = OmegaConf.to_container(OmegaConf.merge(in_file, _parse_options(options)), resolve=False)
+    errors = [
+        *_check_sections(given),
+        *_check_model(_section(given, "model")),
+        *_check_datasets(_section(given, "datasets"), _section(OmegaConf.to_container(in_file), "datasets")),
+        *_check_run(_section(given, "run")),
+    ]
+    if errors:
+        listed = "\n".join(f"  - {error}" for error in errors)
+        raise ConfigError(f"{cfg_path}: {len(errors)} error{'s' if len(errors) > 1 else ''}\n{listed}")
+
+
+def _load(path: Path):
+    import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not path.is_file():
+        raise ConfigError(f"there is no configuration file '{path}' (looked from {Path.cwd()})")
+    try:
+        config = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
+    if not OmegaConf.is_dict(config) or not config:
+        raise ConfigError(f"{path} must hold the sections {', '.join(_SECTIONS)}, each a mapping")
+    return config
+
+
+def _parse_options(options: Sequence[str]):
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    options = list(options)
+    wrong = [option for option in options if "=" not in option.lstrip("=")]
+    if wrong:
+        raise ConfigError(
+            f"--options takes key.subkey=value, separated by spaces (quote what the shell would split); "
+            f"got {', '.join(repr(option) for option in wrong)}"
+        )
+    try:
+        return OmegaConf.from_dotlist(options)
+    except Exception as error:  # noqa: BLE001 - YAML and grammar errors of every kind mean one thing here
+        if isinstance(error, OmegaConfBaseException | ValueError) or "yaml" in type(error).__module__:
+            raise ConfigError(f"--options {' '.join(options)}: {error}") from error
+        raise
+
+
+def _section(config: Mapping, name: str) -> Mapping:
+    section = config.get(name)
+    return section if isinstance(section, Mapping) else {}
+
+
+def _check_sections(config: Mapping) -> Iterable[str]:
+    for name in _SECTIONS:
+        if not isinstance(config.get(name), Mapping) or not config[name]:
+            yield f"the section '{name}' is missing or not a mapping"
+    yield from _unknown_keys("", config, {*_SECTIONS, "preprocess"}, "sections of a configuration")
+
+
+def _check_model(model: Mapping) -> Iterable[str]:
+    from lavis.common.registry import registry
+
+    if not model:
+        return
+    known = registry.list_models()
+    if model.get("arch") not in known:
+        yield _unknown("model.arch", model.get("arch"), known, "models")
+        return
+    model_class = registry.get_model_class(model["arch"])
+    types = sorted(getattr(model_class, "PRETRAINED_MODEL_CONFIG_DICT", {}))
+    if model.get("model_type") not in types:
+        yield _unknown("model.model_type", model.get("model_type"), types, f"types of model '{model['arch']}'")
+    yield from _check_keys("model", model, model_class, {"arch", "model_type"}, f"keys of model '{model['arch']}'")
+
+
+def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
+    from lavis.common.registry import registry
+
+    for name, node in datasets.items():
+        where, node = f"datasets.{name}", node if isinstance(node, Mapping) else {}
+        if name not in registry.list_datasets():
+            yield _unknown("datasets", name, registry.list_datasets(), "data sets")
+            continue
+        builder = registry.get_builder_class(name)
+        types = sorted(getattr(builder, "DATASET_CONFIG_DICT", {}))
+        if node.get("type", "default") not in types:
+            yield _unknown(f"{where}.type", node.get("type", "default"), types, f"types of data set '{name}'")
+        # LAVIS loads a data set's defaults before it looks at the options.
+        if name not in in_file:
+            yield f"{where} is given by --options only; LAVIS needs at least '{name}: {{}}' in the file's datasets"
+        elif node.get("type") != (in_file[name] or {}).get("type"):
+            yield f"{where}.type cannot be changed by --options, LAVIS reads it from the file only"
+        yield from _check_keys(where, node, builder, _DATASET_KEYS, f"keys of data set '{name}'")
+        for kind in ("vis_processor", "text_processor"):
+            yield from _check_processors(f"{where}.{kind}", node.get(kind))
+
+
+def _check_processors(where: str, node) -> Iterable[str]:
+    from lavis.common.registry import registry
+
+    for phase, processor in (node if isinstance(node, Mapping) else {}).items():
+        if not isinstance(processor, Mapping) or "name" not in processor:
+            continue  # a part of the defaults, overridden
+        name = processor["name"]
+        if name not in registry.list_processors():
+            yield _unknown(f"{where}.{phase}.name", name, registry.list_processors(), "processors")
+            continue
+        processor_class = registry.get_processor_class(name)
+        yield from _check_keys(f"{where}.{phase}", processor, processor_class, {"name"}, f"keys of processor '{name}'")
+
+
+def _check_run(run: Mapping) -> Iterable[str]:
+    from lavis.common.registry import registry
+
+    if not run:
+        return
+    if run.get("task") not in registry.list_tasks():
+        yield _unknown("run.task", run.get("task"), registry.list_tasks(), "tasks")
+    if run.get("runner", "runner_base") not in registry.list_runners():
+        yield _unknown("run.runner", run["runner"], registry.list_runners(), "runners")
+    # LAVIS's own default is a name that nothing registers, so a run that trains has to name its schedule.
+    if "lr_sched" in run and run["lr_sched"] not in registry.list_lr_schedulers():
+        yield _unknown("run.lr_sched", run["lr_sched"], registry.list_lr_schedulers(), "learning-rate schedules")
+    yield from _check_run_keys(run)
+
+
+def _check_run_keys(run: Mapping) -> Iterable[str]:
+    """`run` is shared by runner and task: it is checked where both say what they read."""
+    from lavis.common.registry import registry
+
+    task = registry.get_task_class(run.get("task"))
+    runner = registry.get_runner_class(run.get("runner", "runner_base"))
+    if hasattr(task, "CONFIG_KEYS") and hasattr(runner, "CONFIG_KEYS"):
+        allowed = task.CONFIG_KEYS | runner.CONFIG_KEYS | _RUN_KEYS
+        yield from _unknown_keys("run.", run, allowed, "keys of 'run' with this task and runner")
+
+
+def _check_keys(where: str, node: Mapping, owner: type, structural: Iterable[str], what: str) -> Iterable[str]:
+    if hasattr(owner, "CONFIG_KEYS"):
+        yield from _unknown_keys(f"{where}.", node, owner.CONFIG_KEYS | set(structural), what)
+
+
+def _unknown_keys(prefix: str, node: Mapping, allowed: Iterable[str], what: str) -> Iterable[str]:
+    for key in node:
+        if key not in allowed:
+            yield _unknown("key", f"{prefix}{key}", [f"{prefix}{name}" for name in sorted(allowed)], what)
+
+
+def _unknown(where: str, given, known: Sequence[str], what: str) -> str:
+    """One error: what was given, the nearest name, and all that exist."""
+    if given is None:
+        return f"{where} is missing; {what} there are: {', '.join(known)}"
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"

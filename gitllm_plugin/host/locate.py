@@ -1,0 +1,156 @@
+"""Find LAVIS on this machine and make it importable."""
+
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import sys
+import warnings
+from pathlib import Path
+
+from gitllm_plugin.errors import HostError
+from gitllm_plugin.host import placeholders
+
+INSTALL_COMMAND = "pip install --no-deps salesforce-lavis==1.0.2"
+
+# LAVIS's own hard requirements that no placeholder can stand in for: module -> what to give pip.
+REQUIREMENTS = {
+    "einops": "einops",
+    "ftfy": "ftfy",
+    "iopath": "iopath",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "omegaconf": "omegaconf",
+    "packaging": "packaging",
+    "pandas": "pandas",
+    "PIL": "pillow",
+    "regex": "regex",
+    "requests": "requests",
+    "scipy": "scipy",
+    "sentencepiece": "sentencepiece",
+    "timm": "timm",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "tqdm": "tqdm",
+    "transformers": "transformers",
+    "webdataset": "webdataset",
+    "yaml": "pyyaml",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """A LAVIS that was found.
+
+    Attributes:
+        folder: Folder of the package `lavis`.
+        version: Version of the distribution that owns it, or None for a checkout on the path.
+        variant: "1.0.2" (the release on PyPI) or "git main" (has modules the release lacks).
+    """
+
+    folder: Path
+    version: str | None
+    variant: str
+
+
+def locate() -> Host:
+    """Find LAVIS without importing it.
+
+    Raises:
+        HostError: There is none, or the folder that Python would import as `lavis` is not LAVIS.
+    """
+    folder = _package_folder()
+    if folder is None:
+        raise HostError(
+            f"LAVIS is not installed for {sys.executable}. Install it: {INSTALL_COMMAND}\n"
+            "(--no-deps, because LAVIS pins libraries of 2023; what it really needs comes with this package's "
+            "'host' extra: pip install 'gitllm-plugin[host]')"
+        )
+    if not (folder / "common" / "registry.py").is_file():
+        raise HostError(
+            f"'import lavis' would import {folder}, which is not LAVIS. Remove that folder from Python's path, "
+            f"or install LAVIS: {INSTALL_COMMAND}"
+        )
+    variant = "git main" if (folder / "models" / "blip_diffusion_models").is_dir() else "1.0.2"
+    return Host(folder=folder, version=_version_of(folder), variant=variant)
+
+
+def _package_folder() -> Path | None:
+    spec = importlib.util.find_spec("lavis")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))).resolve()
+
+
+def _version_of(folder: Path) -> str | None:
+    try:
+        distribution = importlib.metadata.distribution("salesforce-lavis")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    owned = Path(str(distribution.locate_file("lavis"))).resolve()
+    return distribution.version if owned == folder else None
+
+
+def prepare_libraries() -> None:
+    """Make today's libraries look to LAVIS as it expects; does not import LAVIS itself.
+
+    The order matters: transformers, timm and peft import torchvision, so that is repaired first.
+
+    Raises:
+        HostError: torchvision, transformers or torch is missing.
+    """
+    from gitllm_plugin.host.torchvision_repair import repair_torchvision
+    from gitllm_plugin.host.transformers_compat import supply_missing_names
+
+    with _missing_requirement_named():
+        repair_torchvision()
+        supply_missing_names()
+    placeholders.install()
+
+
+@functools.cache
+def prepare() -> Host:
+    """Import LAVIS, with everything it lacks on this machine supplied and its defects on CPU repaired.
+
+    Returns:
+        The LAVIS that was imported. Calling it again does nothing and returns the same.
+
+    Raises:
+        HostError: No LAVIS, or a library that it cannot do without is missing.
+    """
+    host = locate()
+    prepare_libraries()
+    with _missing_requirement_named(), warnings.catch_warnings():
+        # LAVIS is frozen: nobody can act on what timm and torch say about the import paths it uses.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", SyntaxWarning)
+        # `import lavis` alone registers no runners and no learning-rate schedules.
+        for module in ("lavis", "lavis.runners", "lavis.common.optims"):
+            importlib.import_module(module)
+
+    from gitllm_plugin.host.config_repair import honour_model_type_option
+    from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
+
+    replace_init_distributed_mode()
+    repair_metric_sync()
+    honour_model_type_option()
+    return host
+
+
+class _missing_requirement_named:
+    """Turns the ImportError of a missing requirement into a HostError with the command that installs it."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if not isinstance(error, ModuleNotFoundError) or isinstance(error, HostError):
+            return
+        top = (error.name or "").partition(".")[0]
+        if top in REQUIREMENTS and error.name == top:
+            raise HostError(
+                f"LAVIS needs '{top}', which is not installed for {sys.executable}. "
+                f"Install it: pip install {REQUIREMENTS[top]}"
+            ) from error

@@ -1,0 +1,96 @@
+"""Repair: torchvision's binary wheel does not load beside a torch build of another kind.
+
+PyPI's torchvision is built for CUDA; beside a CPU-only torch its C++ library cannot be loaded, and
+`import torchvision` fails with "operator torchvision::nms does not exist", because it attaches Python code
+to operators that only the library declares. LAVIS, timm, peft and transformers use torchvision's Python
+parts alone, so declaring those operators is enough.
+"""
+
+import importlib
+import importlib.util
+import re
+import sys
+import warnings
+from pathlib import Path
+
+from gitllm_plugin.errors import HostError
+
+# Operators with a fixed, documented signature; others that a later torchvision attaches code to get an
+# open one.
+_SCHEMAS = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_ATTACHED = re.compile(r"""register_fake\(\s*["']torchvision::(\w+)["']""")
+_MISSING = re.compile(r"operator torchvision::\w+ does not exist")
+
+# torch.library drops the declarations of a Library object that is garbage collected.
+_libraries: list = []
+
+
+def repair_torchvision() -> bool:
+    """Import torchvision, declaring the operators that its C++ library should have declared.
+
+    Where torchvision loads by itself nothing is changed.
+
+    Returns:
+        True if operators had to be declared (a `RuntimeWarning` says so), False if nothing was wrong.
+
+    Raises:
+        HostError: torchvision is not installed.
+    """
+    if "torchvision" in sys.modules:
+        return bool(_libraries)
+    if importlib.util.find_spec("torchvision") is None:
+        raise HostError("torchvision is not installed; LAVIS and the image encoders need it: pip install torchvision")
+    try:
+        importlib.import_module("torchvision")
+        return False
+    except RuntimeError as error:
+        if not _MISSING.search(str(error)):
+            raise
+    _forget_partial_import()
+    names = _attached_operators()
+    _declare(names)
+    importlib.import_module("torchvision")
+    warnings.warn(
+        f"torchvision's C++ library does not load beside this torch build; its Python parts work, the operators "
+        f"{', '.join('torchvision::' + name for name in names)} do not. A torchvision of the same build as torch "
+        "(same download index) removes this warning.",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return True
+
+
+def _forget_partial_import() -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        del sys.modules[name]
+
+
+def _attached_operators() -> list[str]:
+    """Names of the operators that torchvision's Python code attaches to whether or not they exist."""
+    (folder,) = importlib.util.find_spec("torchvision").submodule_search_locations
+    source = (Path(folder) / "_meta_registrations.py").read_text(encoding="utf-8")
+    return sorted(set(_ATTACHED.findall(source)))
+
+
+def _declare(names: list[str]) -> None:
+    import torch
+
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    _libraries.append(library)
+    for name in names:
+        library.define(_SCHEMAS.get(name, f"{name}(...) -> ..."))
+        for backend in ("CPU", "CUDA"):
+            library.impl(name, _refusal(name), backend)
+
+
+def _refusal(name: str):
+    def refuse(*args, **kwargs):
+        raise RuntimeError(
+            f"torchvision::{name} was called, but torchvision's C++ library does not load beside this torch "
+            "build. Install a torchvision of the same build as torch (same download index)."
+        )
+
+    return refuse
