@@ -1,0 +1,1 @@
+"""M3IT as data: rows, files, images, prompts and groups. Needs neither LAVIS nor torch."""

@@ -1,0 +1,33 @@
+"""Prompt templates: the same text in front of the answer in training and at inference.
+
+A prompt ends where the answer begins; the answer follows after one space.
+"""
+
+from gitllm_plugin.errors import ConfigError
+
+TEMPLATES = {
+    # The article's.
+    "article": "##Instruction: {instruction} ##Question: {question} ##Answer:",
+}
+
+
+def build_prompt(template: str, instruction: str, question: str) -> str:
+    """Fills a template.
+
+    Args:
+        template: a name of :data:`TEMPLATES`.
+        instruction: what is to be done.
+        question: the question itself; may be empty. Space around both is removed.
+
+    Raises:
+        ConfigError: if there is no such template.
+    """
+    check_template(template)
+    return TEMPLATES[template].format(instruction=instruction.strip(), question=question.strip())
+
+
+def check_template(template: str) -> None:
+    """Raises ConfigError, with the names that exist, unless ``template`` is one of :data:`TEMPLATES`."""
+    if template not in TEMPLATES:
+        known = ", ".join(map(repr, sorted(TEMPLATES)))
+        raise ConfigError(f"unknown prompt template {template!r}; the templates are {known}")

@@ -1,0 +1,193 @@
+"""Reading uniform M3IT files, and what is said about bad ones."""
+
+import json
+import os
+import pickle
+
+import pytest
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.files import Source, find_sources
+from gitllm_plugin.m3it.jsonl import JsonlExamples
+from tests.m3it_files import write_m3it_jsonl
+
+PIXEL = "aGVsbG8="  # base64, which is all that is checked when a file is opened
+
+
+def make_row(**changes) -> dict:
+    row = {"instruction": "Answer.", "inputs": "why?", "image_base64_str": PIXEL, "outputs": "because"}
+    return {key: value for key, value in {**row, **changes}.items() if value is not ...}
+
+
+def open_rows(tmp_path, *rows, **options) -> JsonlExamples:
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return JsonlExamples(find_sources(str(path)), **options)
+
+
+def test_examples_equal_the_rows_in_any_order(tmp_path):
+    rows = write_m3it_jsonl(tmp_path / "a.jsonl", rows=5, config="toy")
+    examples = JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))
+    assert len(examples) == 5
+    for index in (4, 0, 2, -1):
+        example, row = examples[index], rows[index]
+        assert example.id == row["id"]
+        assert example.config == "toy"
+        assert (example.instruction, example.question) == (row["instruction"], row["inputs"])
+        assert example.answers == (row["outputs"],)
+        assert example.images == (row["image_base64_str"],)
+        assert example.image_key == examples.image_key(index % 5) != ""
+    with pytest.raises(IndexError):
+        examples[5]
+
+
+def test_iteration_ends(tmp_path):
+    write_m3it_jsonl(tmp_path / "a.jsonl", rows=3)
+    assert [example.id for example in JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))] == [
+        "toy-0-0",
+        "toy-0-1",
+        "toy-0-2",
+    ]
+
+
+def test_references_lists_of_images_and_text_only_rows(tmp_path):
+    examples = open_rows(
+        tmp_path,
+        make_row(outputs=["a", "b"], image_base64_str=[PIXEL, "aaaa"]),
+        make_row(image_base64_str=[]),
+        make_row(image_base64_str=""),
+        make_row(image_base64_str=None),
+        allow_text_only=True,
+    )
+    assert examples[0].answers == ("a", "b")
+    assert examples[0].images == (PIXEL, "aaaa")
+    assert [example.images for example in examples][1:] == [()] * 3
+    assert [example.image_key for example in examples][1:] == [""] * 3
+
+
+def test_equal_images_have_equal_keys(tmp_path):
+    examples = open_rows(
+        tmp_path,
+        make_row(),
+        make_row(inputs="other"),
+        make_row(image_base64_str=[PIXEL]),
+        make_row(image_base64_str=[PIXEL, PIXEL]),
+        make_row(image_base64_str=["aaaa"]),
+    )
+    keys = [examples.image_key(index) for index in range(5)]
+    assert keys[0] == keys[1] == keys[2]
+    assert len(set(keys)) == 3
+
+
+def test_configuration_of_mapping_row_or_folder(tmp_path):
+    for name, row in (("by_row/a.jsonl", make_row(config="vqa")), ("by_folder/a.jsonl", make_row())):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(json.dumps(row))
+    paths = [str(tmp_path / "by_row/a.jsonl"), str(tmp_path / "by_folder/a.jsonl")]
+    assert [example.config for example in JsonlExamples(find_sources(paths))] == ["vqa", "by_folder"]
+    mapped = JsonlExamples(find_sources({"mine": paths}))
+    assert [example.config for example in mapped] == ["mine", "mine"]
+    assert [example.id for example in mapped] == ["mine/a/1", "mine/a-2/1"]
+
+
+def test_blank_lines_are_passed_over_and_lines_keep_their_numbers(tmp_path):
+    examples = open_rows(tmp_path, "", make_row(id=7), "  ", make_row())
+    assert [example.id for example in examples] == ["7", f"{tmp_path.name}/train/4"]
+    assert examples[1].location.endswith("train.jsonl:4")
+
+
+def test_no_newline_at_the_end_and_utf8(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(
+        json.dumps(make_row()) + "\r\n" + json.dumps(make_row(outputs="茶"), ensure_ascii=False),
+        encoding="utf-8",
+    )
+    assert JsonlExamples(find_sources(str(path)))[1].answers == ("茶",)
+
+
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ("{not json", r"train.jsonl:2: not JSON: .*starts with b'\{not json"),
+        ("[1, 2]", "a JSON list where an object is expected"),
+        (make_row(outputs=..., inputs=...), "missing 'inputs', 'outputs'; the row has 'instruction'"),
+        (make_row(outputs=""), "'outputs' holds an empty answer"),
+        (make_row(outputs=[]), "'outputs' is an empty list"),
+        (make_row(outputs=["a", " "]), "'outputs' holds an empty answer"),
+        (make_row(outputs=3), "'outputs' holds int 3, expected text or a list of texts"),
+        (make_row(inputs=None), "'inputs' is null, expected text"),
+        (make_row(instruction=["x"]), r"'instruction' is list \['x'\], expected text"),
+        (make_row(image_base64_str=[]), "no image .*allow_text_only: true"),
+        (make_row(image_base64_str=[PIXEL, None]), "'image_base64_str' holds null"),
+        (
+            make_row(image_base64_str="photo.jpg"),
+            "'image_base64_str' is not base64 .*starts with 'photo.jpg'",
+        ),
+        (make_row(image_base64_str="aaaaa"), "'image_base64_str' is not base64"),
+        (make_row(image_base64_str="茶"), "'image_base64_str' is not base64"),
+        (make_row(config=3), "'config' is int 3, expected a name"),
+        (make_row(id=None), "'id' is null, expected text or an integer"),
+    ],
+)
+def test_bad_row_is_named_with_place_and_reason(tmp_path, row, message):
+    with pytest.raises(DataError, match=message) as caught:
+        open_rows(tmp_path, make_row(), row)
+    assert f"{tmp_path}/train.jsonl:2: " in str(caught.value)
+    assert "Expected: a row is one JSON object" in str(caught.value)
+
+
+def test_all_problems_are_counted_and_ten_are_shown(tmp_path):
+    with pytest.raises(DataError) as caught:
+        open_rows(tmp_path, make_row(), *["oops"] * 13)
+    message = str(caught.value)
+    assert message.startswith("13 problems in the M3IT files:")
+    assert message.count("not JSON") == 10
+    assert "... and 3 more" in message
+
+
+def test_ids_must_be_unique(tmp_path):
+    with pytest.raises(DataError, match=r"train.jsonl:3: id 'x' is also that of .*train.jsonl:1"):
+        open_rows(tmp_path, make_row(id="x"), make_row(), make_row(id="x"))
+
+
+@pytest.mark.parametrize("content", ["", "\n \n"])
+def test_empty_file(tmp_path, content):
+    path = tmp_path / "empty.jsonl"
+    path.write_text(content)
+    with pytest.raises(DataError, match="empty.jsonl: the file is empty"):
+        JsonlExamples(find_sources(str(path)))
+
+
+def test_limit_reads_no_further(tmp_path):
+    assert len(open_rows(tmp_path, make_row(), "", make_row(), "not json", limit=2)) == 2
+
+
+def test_missing_files_are_all_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as caught:
+        find_sources({"a": "no.jsonl", "b": ["none/*.jsonl", str(tmp_path)]})
+    message = str(caught.value)
+    assert f"no such file: {tmp_path}/no.jsonl (given as 'no.jsonl', working directory {tmp_path})" in message
+    assert f"no file matches {tmp_path}/none/*.jsonl" in message
+    assert f"{tmp_path} is a folder" in message
+
+
+def test_paths_wildcards_and_repeats(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("b.jsonl", "a.jsonl", "a[1].jsonl"):
+        write_m3it_jsonl(name, rows=1)
+    names = [source.path.name for source in find_sources("*.jsonl")]
+    assert names == ["a.jsonl", "a[1].jsonl", "b.jsonl"]
+    assert find_sources("~/a[1].jsonl") == [Source(tmp_path / "a[1].jsonl", None)]
+    with pytest.raises(DataError, match="a.jsonl is named twice"):
+        find_sources(["a.jsonl", "*.jsonl"])
+
+
+def test_pickles_and_notices_a_changed_file(tmp_path):
+    write_m3it_jsonl(tmp_path / "a.jsonl", rows=2)
+    examples = pickle.loads(pickle.dumps(JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))))
+    assert examples[1].id == "toy-0-1"
+    os.utime(tmp_path / "a.jsonl", (0, 0))
+    with pytest.raises(DataError, match="changed after it was opened"):
+        examples[1]

@@ -1,0 +1,33 @@
+"""Prompts, and groups of texts that share an image."""
+
+import pytest
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.m3it.grouping import group_by_image
+from gitllm_plugin.m3it.prompts import TEMPLATES, build_prompt
+
+
+def test_article_template():
+    prompt = build_prompt("article", "Look. ", "what is it?\n")
+    assert prompt == "##Instruction: Look. ##Question: what is it? ##Answer:"
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_templates_hold_both_parts_braces_included_and_end_without_space(template):
+    prompt = build_prompt(template, "in{0}", "qu{x}")
+    assert "in{0}" in prompt
+    assert "qu{x}" in prompt
+    assert prompt == prompt.strip()
+
+
+def test_unknown_template_lists_the_names():
+    with pytest.raises(ConfigError, match="unknown prompt template 'articel'; the templates are 'article'"):
+        build_prompt("articel", "i", "q")
+
+
+def test_groups_hold_each_example_once_in_order():
+    keys = ["a", "b", "a", "", "a", "a", "", "b"]
+    assert group_by_image(keys, 1) == [[index] for index in range(8)]
+    assert group_by_image(keys, 3) == [[0, 2, 4], [1, 7], [3], [5], [6]]
+    assert group_by_image(keys, 16) == [[0, 2, 4, 5], [1, 7], [3], [6]]
+    assert group_by_image([], 2) == []
