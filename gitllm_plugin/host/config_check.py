@@ -12,7 +12,18 @@ from gitllm_plugin.errors import ConfigError
 _SECTIONS = ("model", "datasets", "run")
 # Keys that LAVIS itself, or the launcher, reads or sets in `run`, whatever the runner and the task.
 _RUN_KEYS = frozenset(
-    {"runner", "task", "seed", "device", "distributed", "world_size", "dist_url", "dist_backend", "rank", "gpu"}
+    {
+        "runner",
+        "task",
+        "seed",
+        "device",
+        "distributed",
+        "world_size",
+        "dist_url",
+        "dist_backend",
+        "rank",
+        "gpu",
+    }
 )
 _DATASET_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
 
@@ -33,7 +44,7 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = ()) -> None:
     from omegaconf import OmegaConf
 
     in_file = _load(Path(cfg_path))
-    given = OmegaConf.to_container(OmegaConf.merge(in_file, _parse_options(options)), resolve=False)
+    given = _resolved(OmegaConf.merge(in_file, _parse_options(options)), cfg_path)
     errors = [
         *_check_sections(given),
         *_check_model(_section(given, "model")),
@@ -46,15 +57,13 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = ()) -> None:
 
 
 def _load(path: Path):
-    import yaml
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     if not path.is_file():
         raise ConfigError(f"there is no configuration file '{path}' (looked from {Path.cwd()})")
     try:
         config = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except _unreadable() as error:
         raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
     if not OmegaConf.is_dict(config) or not config:
         raise ConfigError(f"{path} must hold the sections {', '.join(_SECTIONS)}, each a mapping")
@@ -63,21 +72,39 @@ def _load(path: Path):
 
 def _parse_options(options: Sequence[str]):
     from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
 
     options = list(options)
-    wrong = [option for option in options if "=" not in option.lstrip("=")]
+    if len(options) % 2 == 0 and not any("=" in option for option in options):
+        # LAVIS also takes pairs: --options run.seed 1 run.device cpu
+        options = [f"{key}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
+    wrong = [option for option in options if not option.partition("=")[0] or "=" not in option]
     if wrong:
         raise ConfigError(
-            f"--options takes key.subkey=value, separated by spaces (quote what the shell would split); "
+            "--options takes key.subkey=value, separated by spaces (quote what the shell would split); "
             f"got {', '.join(repr(option) for option in wrong)}"
         )
     try:
         return OmegaConf.from_dotlist(options)
-    except Exception as error:  # noqa: BLE001 - YAML and grammar errors of every kind mean one thing here
-        if isinstance(error, OmegaConfBaseException | ValueError) or "yaml" in type(error).__module__:
-            raise ConfigError(f"--options {' '.join(options)}: {error}") from error
-        raise
+    except _unreadable() as error:
+        raise ConfigError(f"--options {' '.join(options)}: {error}") from error
+
+
+def _resolved(config, cfg_path: str | Path) -> Mapping:
+    """The configuration as plain dictionaries, interpolations (`${run.seed}`) replaced by their values."""
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.to_container(config, resolve=True)
+    except _unreadable() as error:
+        raise ConfigError(f"{cfg_path}: {error}") from error
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What OmegaConf raises for text that it cannot read."""
+    import yaml
+    from omegaconf.errors import OmegaConfBaseException
+
+    return (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError)
 
 
 def _section(config: Mapping, name: str) -> Mapping:
@@ -103,9 +130,10 @@ def _check_model(model: Mapping) -> Iterable[str]:
         return
     model_class = registry.get_model_class(model["arch"])
     types = sorted(getattr(model_class, "PRETRAINED_MODEL_CONFIG_DICT", {}))
+    name = f"model '{model['arch']}'"
     if model.get("model_type") not in types:
-        yield _unknown("model.model_type", model.get("model_type"), types, f"types of model '{model['arch']}'")
-    yield from _check_keys("model", model, model_class, {"arch", "model_type"}, f"keys of model '{model['arch']}'")
+        yield _unknown("model.model_type", model.get("model_type"), types, f"types of {name}")
+    yield from _check_keys("model", model, model_class, {"arch", "model_type"}, f"keys of {name}")
 
 
 def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
@@ -122,7 +150,7 @@ def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
             yield _unknown(f"{where}.type", node.get("type", "default"), types, f"types of data set '{name}'")
         # LAVIS loads a data set's defaults before it looks at the options.
         if name not in in_file:
-            yield f"{where} is given by --options only; LAVIS needs at least '{name}: {{}}' in the file's datasets"
+            yield f"{where} is given by --options only; write '{name}: {{}}' under datasets in the file as well"
         elif node.get("type") != (in_file[name] or {}).get("type"):
             yield f"{where}.type cannot be changed by --options, LAVIS reads it from the file only"
         yield from _check_keys(where, node, builder, _DATASET_KEYS, f"keys of data set '{name}'")
@@ -140,8 +168,8 @@ def _check_processors(where: str, node) -> Iterable[str]:
         if name not in registry.list_processors():
             yield _unknown(f"{where}.{phase}.name", name, registry.list_processors(), "processors")
             continue
-        processor_class = registry.get_processor_class(name)
-        yield from _check_keys(f"{where}.{phase}", processor, processor_class, {"name"}, f"keys of processor '{name}'")
+        owner = registry.get_processor_class(name)
+        yield from _check_keys(f"{where}.{phase}", processor, owner, {"name"}, f"keys of processor '{name}'")
 
 
 def _check_run(run: Mapping) -> Iterable[str]:
@@ -155,7 +183,7 @@ def _check_run(run: Mapping) -> Iterable[str]:
         yield _unknown("run.runner", run["runner"], registry.list_runners(), "runners")
     # LAVIS's own default is a name that nothing registers, so a run that trains has to name its schedule.
     if "lr_sched" in run and run["lr_sched"] not in registry.list_lr_schedulers():
-        yield _unknown("run.lr_sched", run["lr_sched"], registry.list_lr_schedulers(), "learning-rate schedules")
+        yield _unknown("run.lr_sched", run["lr_sched"], registry.list_lr_schedulers(), "schedules")
     yield from _check_run_keys(run)
 
 
@@ -170,7 +198,7 @@ def _check_run_keys(run: Mapping) -> Iterable[str]:
         yield from _unknown_keys("run.", run, allowed, "keys of 'run' with this task and runner")
 
 
-def _check_keys(where: str, node: Mapping, owner: type, structural: Iterable[str], what: str) -> Iterable[str]:
+def _check_keys(where: str, node: Mapping, owner: type, structural: Iterable[str], what: str):
     if hasattr(owner, "CONFIG_KEYS"):
         yield from _unknown_keys(f"{where}.", node, owner.CONFIG_KEYS | set(structural), what)
 

@@ -18,7 +18,9 @@ def honour_model_type_option() -> None:
 
     @functools.wraps(original)
     def build_model_config(config, **options):
-        named = {key: value for key, value in options.get("model", {}).items() if key in ("arch", "model_type")}
+        named = {
+            key: options["model"][key] for key in ("arch", "model_type") if key in options.get("model", {})
+        }
         return original(OmegaConf.merge(config, {"model": named}) if named else config, **options)
 
     build_model_config.honours_model_type_option = True

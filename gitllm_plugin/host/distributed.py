@@ -55,7 +55,8 @@ def init_distributed_mode(args) -> None:
         _choose_gpu(args.gpu)
     if not dist.is_initialized():
         url = args.get("dist_url") or "env://"
-        print(f"| distributed init (rank {args.rank}, world {args.world_size}, {args.dist_backend}): {url}", flush=True)
+        place_and_means = f"rank {args.rank}, world {args.world_size}, {args.dist_backend}"
+        print(f"| distributed init ({place_and_means}): {url}", flush=True)
         dist.init_process_group(
             backend=args.dist_backend,
             init_method=url,

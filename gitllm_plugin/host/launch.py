@@ -46,7 +46,7 @@ def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
 
 
 def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
-    """Run a script of LAVIS's, such as its `train.py`, unmodified and as `__main__`, with the plugin registered.
+    """Run a script of LAVIS's, such as its `train.py`, unmodified, with the plugin registered before.
 
     Args:
         path: The script.

@@ -28,7 +28,6 @@ REQUIREMENTS = {
     "regex": "regex",
     "requests": "requests",
     "scipy": "scipy",
-    "sentencepiece": "sentencepiece",
     "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
@@ -64,12 +63,12 @@ def locate() -> Host:
     if folder is None:
         raise HostError(
             f"LAVIS is not installed for {sys.executable}. Install it: {INSTALL_COMMAND}\n"
-            "(--no-deps, because LAVIS pins libraries of 2023; what it really needs comes with this package's "
-            "'host' extra: pip install 'gitllm-plugin[host]')"
+            "(--no-deps, because LAVIS pins libraries of 2023; what it really needs comes with this package: "
+            "pip install 'gitllm-plugin[host]')"
         )
     if not (folder / "common" / "registry.py").is_file():
         raise HostError(
-            f"'import lavis' would import {folder}, which is not LAVIS. Remove that folder from Python's path, "
+            f"'import lavis' would import {folder}, which is not LAVIS. Take that folder off Python's path, "
             f"or install LAVIS: {INSTALL_COMMAND}"
         )
     variant = "git main" if (folder / "models" / "blip_diffusion_models").is_dir() else "1.0.2"

@@ -1,7 +1,7 @@
 """Heavy packages that LAVIS imports at the top of its modules and a GIT-LLM run never uses.
 
-While the body of a LAVIS module runs, an import of one of `PACKAGES` that cannot be satisfied is answered with a
-`Placeholder`; using it raises an ImportError that names the package to install.
+While the body of a LAVIS module runs, an import of one of `PACKAGES` that cannot be satisfied is answered
+with a `Placeholder`; using it raises an ImportError that names the package to install.
 
 The placeholder goes to LAVIS only. It never enters `sys.modules`, so `importlib.util.find_spec` and
 `try: import cv2` in other libraries (transformers, peft, timm probe so) keep telling the truth. That is why
@@ -13,31 +13,30 @@ import importlib.machinery
 import sys
 import types
 
-# Top-level module -> what to give pip. Those in the second group are imported by LAVIS's git main only.
-PACKAGES = {
-    "contexttimer": "contexttimer",
+# Top-level module -> what to give pip.
+RELEASE_PACKAGES = {
     "cv2": "opencv-python-headless",
     "decord": "decord",
     "fairscale": "fairscale",
-    "magic": "python-magic",
-    "opendatasets": "opendatasets",
-    "plotly": "plotly",
     "pycocoevalcap": "pycocoevalcap",
     "pycocotools": "pycocotools",
     "skimage": "scikit-image",
     "spacy": "spacy",
-    "streamlit": "streamlit",
+}
+GIT_MAIN_PACKAGES = {
     "IPython": "ipython",
     "diffusers": "diffusers",
     "easydict": "easydict",
     "h5py": "h5py",
+    "magic": "python-magic",
     "moviepy": "moviepy",
     "nltk": "nltk",
     "open3d": "open3d",
-    "soundfile": "soundfile",
+    "opendatasets": "opendatasets",
     "termcolor": "termcolor",
     "torchaudio": "torchaudio",
 }
+PACKAGES = RELEASE_PACKAGES | GIT_MAIN_PACKAGES
 
 # Calls that LAVIS makes while its modules are being imported; they configure the absent package, so there is
 # nothing to do.
@@ -90,7 +89,7 @@ def missing_package_error(dotted_name: str) -> ImportError:
     """The error for a use of `dotted_name`, naming the package that has it and why it is not there."""
     top = dotted_name.partition(".")[0]
     return ImportError(
-        f"LAVIS uses '{dotted_name}' here, and '{top}' is not available ({standing_in.get(top, 'not installed')}). "
+        f"LAVIS uses '{dotted_name}' here, and '{top}' is not available ({standing_in[top]}). "
         f"Install it: pip install {PACKAGES[top]}",
         name=top,
     )
@@ -125,14 +124,15 @@ class _PlaceholderImports:
 
     def __enter__(self):
         # LAVIS's modules import one another: the outermost body installs the override for all of them.
-        self.previous = None if hasattr(builtins.__import__, "placeholders_for_lavis") else builtins.__import__
-        if self.previous is not None:
+        self.outermost = not hasattr(builtins.__import__, "placeholders_for_lavis")
+        if self.outermost:
+            self.previous = builtins.__import__
             self.ours = _import_with_placeholders(self.previous)
             builtins.__import__ = self.ours
 
     def __exit__(self, *exception):
         # A library imported meanwhile may have put an override of its own on top; that one stays.
-        if self.previous is not None and builtins.__import__ is self.ours:
+        if self.outermost and builtins.__import__ is self.ours:
             builtins.__import__ = self.previous
 
 

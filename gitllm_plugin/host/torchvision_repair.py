@@ -42,7 +42,7 @@ def repair_torchvision() -> bool:
     if "torchvision" in sys.modules:
         return bool(_libraries)
     if importlib.util.find_spec("torchvision") is None:
-        raise HostError("torchvision is not installed; LAVIS and the image encoders need it: pip install torchvision")
+        raise HostError("torchvision is not installed, and LAVIS needs it: pip install torchvision")
     try:
         importlib.import_module("torchvision")
         return False
@@ -54,9 +54,9 @@ def repair_torchvision() -> bool:
     _declare(names)
     importlib.import_module("torchvision")
     warnings.warn(
-        f"torchvision's C++ library does not load beside this torch build; its Python parts work, the operators "
-        f"{', '.join('torchvision::' + name for name in names)} do not. A torchvision of the same build as torch "
-        "(same download index) removes this warning.",
+        "torchvision's C++ library does not load beside this torch build. Its Python parts work, the operators "
+        f"{', '.join('torchvision::' + name for name in names)} do not. A torchvision of the same build as "
+        "torch (same download index) removes this warning.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -1,0 +1,1 @@
+"""The `gitllm` command: it parses arguments and calls; it has no logic of its own."""

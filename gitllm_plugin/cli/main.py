@@ -1,0 +1,59 @@
+"""Entry point of the `gitllm` command."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from gitllm_plugin import __version__
+from gitllm_plugin.cli import doctor, evaluate, hook, run, train
+from gitllm_plugin.errors import GitLLMError
+
+# Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
+COMMANDS = (train, evaluate, run, hook, doctor)
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+_EXAMPLES = """\
+examples:
+  gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
+  gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
+  gitllm evaluate --cfg-path my.yaml
+  gitllm run ../LAVIS/train.py --cfg-path my.yaml
+  gitllm doctor
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's parser with all subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="gitllm",
+        description="Train and evaluate GIT-LLM with Salesforce LAVIS.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"gitllm {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+
+    Returns:
+        Exit status: 0 done, 1 `doctor` found something required missing, 2 wrong input, 130 interrupted.
+    """
+    args = build_parser().parse_args(argv)
+    try:
+        return args.call(args)
+    except GitLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

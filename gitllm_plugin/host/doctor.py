@@ -1,0 +1,131 @@
+"""Look at this machine and say what a GIT-LLM run has, lacks, and which command helps."""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import importlib.util
+import platform
+import sys
+import warnings
+
+from gitllm_plugin import __version__
+from gitllm_plugin.errors import HostError
+from gitllm_plugin.host import import_hook, placeholders
+from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
+
+# What this package itself needs beyond LAVIS's own requirements: module -> what to give pip.
+OWN_REQUIREMENTS = {"peft": "peft", "rouge_score": "rouge-score", "safetensors": "safetensors"}
+
+
+@dataclasses.dataclass
+class Report:
+    """What `examine` found, ready to be printed.
+
+    Attributes:
+        facts: (what, value), in the order to show them.
+        absent: Packages that LAVIS imports and a GIT-LLM run does not need -> the command that installs each.
+        notes: Warnings about this machine that do not prevent a run.
+        problems: (what is wrong, the command or action that mends it); empty if GIT-LLM can run.
+    """
+
+    facts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    absent: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
+    problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing that is required is missing."""
+        return not self.problems
+
+
+def examine() -> Report:
+    """Examine Python, libraries, LAVIS, devices and the hook. Nothing is installed or changed on disk."""
+    report = Report()
+    report.facts.append(("gitllm_plugin", __version__))
+    report.facts.append(("python", f"{platform.python_version()} ({sys.executable})"))
+    _examine_requirements(report)
+    _examine_host(report)
+    if importlib.util.find_spec("torch") is not None:
+        _examine_devices(report)
+    if report.ok:
+        _examine_registration(report)
+    _examine_hook(report)
+    return report
+
+
+def _examine_requirements(report: Report) -> None:
+    for module, package in {**REQUIREMENTS, **OWN_REQUIREMENTS}.items():
+        if importlib.util.find_spec(module) is None:
+            report.problems.append((f"'{module}' is not installed", f"pip install {package}"))
+        else:
+            report.facts.append((package, _version(package)))
+    for module, package in placeholders.RELEASE_PACKAGES.items():
+        if importlib.util.find_spec(module) is None:
+            report.absent[module] = f"pip install {package}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "installed, version unknown"
+
+
+def _examine_host(report: Report) -> None:
+    try:
+        host = locate()
+    except HostError as error:
+        report.problems.append((str(error).splitlines()[0], INSTALL_COMMAND))
+        return
+    report.facts.append(("LAVIS", f"{host.variant}, {host.folder}"))
+
+
+def _examine_devices(report: Report) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        report.facts.append(("GPU", f"{', '.join(names)} (CUDA {torch.version.cuda})"))
+    else:
+        report.facts.append(("GPU", "none that torch can use"))
+    report.facts.append(("CPU threads", str(torch.get_num_threads())))
+    report.facts.append(("bf16 on CPU", _cpu_bf16()))
+
+
+def _cpu_bf16() -> str:
+    """How fast bf16 is on this CPU, from the instructions it has."""
+    import torch
+
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return "unknown (this torch does not tell)"
+    capabilities = torch.cpu.get_capabilities()
+    fast = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
+    return f"in hardware ({', '.join(fast)})" if fast else "emulated: this CPU has no instructions for it"
+
+
+def _examine_registration(report: Report) -> None:
+    """Do what every run does first; its failure is the machine's real problem."""
+    import gitllm_plugin
+
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            gitllm_plugin.register()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the report is the place to say it
+        what = f"registering with LAVIS fails: {type(error).__name__}: {error}"
+        report.problems.append(
+            (what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where")
+        )
+        return
+    report.facts.append(("registered with LAVIS", "yes"))
+    report.notes += [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    for module, reason in placeholders.standing_in.items():
+        if reason != "not installed":
+            report.absent[module] = f"pip install --upgrade {placeholders.PACKAGES[module]}  ({reason})"
+
+
+def _examine_hook(report: Report) -> None:
+    hook = import_hook.status()
+    state = f"installed ({hook.path})" if hook.installed else "not installed (gitllm hook install)"
+    off = f", switched off by {import_hook.KILL_SWITCH}=0" if hook.switched_off else ""
+    report.facts.append(("import hook", state + off))
