@@ -1,0 +1,120 @@
+"""The builder of M3IT for LAVIS: reads the configuration of a data set and opens its files."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from lavis.common.registry import registry
+from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, load_dataset_config
+from lavis.processors.base_processor import BaseProcessor
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.resources import config_path
+
+SPLITS = ("train", "val", "test")
+_LAVIS_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
+_NO_FILES = """The data set m3it names no files. Set datasets.m3it.build_info.annotations.<split>.storage, where
+<split> is train, val or test, to a JSONL file, a list of files, or a mapping from configuration names to those:
+  build_info: {annotations: {train: {storage: {coco: data/coco/train.jsonl}}}}"""
+
+
+@registry.register_builder("m3it")
+class M3ITBuilder(BaseDatasetBuilder):
+    """Builds the splits that the configuration names.
+
+    ``configs/datasets/m3it/defaults.yaml`` shows all that can be set.
+
+    Args:
+        cfg: the node ``datasets.m3it`` of a configuration, a path of a YAML file that has it, or None for the
+            defaults, which name no files. What is not given is taken from the defaults.
+
+    Raises:
+        ConfigError: if a key or value is not known.
+    """
+
+    train_dataset_cls = eval_dataset_cls = M3ITDataset
+    DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
+    CONFIG_KEYS = frozenset({"texts_per_image", "eval_texts_per_image", "allow_text_only"})
+
+    def __init__(self, cfg: DictConfig | str | None = None):
+        given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
+        super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
+        check_keys("datasets.m3it", self.config, self.CONFIG_KEYS | _LAVIS_KEYS)
+        for key in ("texts_per_image", "eval_texts_per_image"):
+            if not isinstance(self.config[key], int) or self.config[key] < 1:
+                raise ConfigError(f"datasets.m3it.{key} is {self.config[key]!r}, expected 1 or more")
+
+    def build_datasets(self) -> dict[str, M3ITDataset]:
+        """Opens and checks the files of every split; nothing is downloaded.
+
+        Raises:
+            ConfigError: if no split names files, or a split is configured wrongly.
+            DataError: if files are missing, empty or hold bad rows.
+        """
+        splits = self._read_splits()
+        self.build_processors()
+        datasets = {split: self._build_split(split, node) for split, node in splits.items()}
+        for split, dataset in datasets.items():
+            logging.info("M3IT %s: %s", split, dataset.describe())
+        return datasets
+
+    @staticmethod
+    def _build_proc_from_cfg(cfg: DictConfig | None) -> BaseProcessor:
+        name = cfg.get("name") if cfg else None
+        if name not in registry.list_processors():
+            known = ", ".join(sorted(registry.list_processors()))
+            raise ConfigError(f"datasets.m3it: processor {name!r} is unknown; the processors are: {known}")
+        return registry.get_processor_class(name).from_config(cfg)
+
+    def _read_splits(self) -> dict[str, dict[str, Any]]:
+        """The nodes of the splits that are used, as plain mappings."""
+        check_keys("datasets.m3it.build_info", self.config.build_info or {}, {"annotations"})
+        annotations = (self.config.build_info or {}).get("annotations") or {}
+        check_keys("datasets.m3it.build_info.annotations", annotations, SPLITS)
+        splits = {name: _read_split(name, node) for name, node in annotations.items() if node is not None}
+        if not splits:
+            raise ConfigError(_NO_FILES)
+        return splits
+
+    def _build_split(self, split: str, node: Mapping[str, Any]) -> M3ITDataset:
+        phase = "train" if split == "train" else "eval"
+        examples = JsonlExamples(
+            find_sources(node["storage"]),
+            allow_text_only=self.config.allow_text_only,
+            limit=node.get("limit"),
+        )
+        return M3ITDataset(
+            vis_processor=self.vis_processors[phase],
+            text_processor=self.text_processors[phase],
+            examples=examples,
+            texts_per_image=self.config["texts_per_image" if split == "train" else "eval_texts_per_image"],
+        )
+
+
+def _read_split(name: str, node: Any) -> dict[str, Any]:
+    where = f"datasets.m3it.build_info.annotations.{name}"
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{where} is {node!r}, expected a mapping with the key storage")
+    check_keys(where, node, {"storage", "limit"})
+    limit, storage = node.get("limit"), node.get("storage")
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ConfigError(f"{where}.limit is {limit!r}, expected 1 or more rows of each file")
+    if isinstance(storage, (DictConfig, ListConfig)):
+        storage = OmegaConf.to_container(storage, resolve=True)
+    if not _is_storage(storage):
+        raise ConfigError(
+            f"{where}.storage is {storage!r}, expected a path, a list of paths, "
+            "or a mapping from configuration names to those"
+        )
+    return {"storage": storage, "limit": limit}
+
+
+def _is_storage(storage: Any) -> bool:
+    values = list(storage.values()) if isinstance(storage, dict) else [storage]
+    paths = [path for value in values for path in (value if isinstance(value, list) else [value])]
+    return bool(paths) and all(isinstance(path, str) and path for path in paths)

@@ -1,0 +1,57 @@
+"""From the items of a data set to one batch, in which equal pictures are held once."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TEXT_KEYS = ("text_input", "text_output", "instance_id", "config", "references", "question")
+"""What every text of an item has; each becomes a list of the batch."""
+
+
+def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Flattens items to a batch.
+
+    Args:
+        items: mappings with ``image`` (float [3, H, W], [F, 3, H, W] for several frames, or None),
+            ``image_key`` (equal for equal images; empty where there is none) and ``texts``, a list of
+            mappings with TEXT_KEYS.
+
+    Returns:
+        ``image``: [U, 3, H, W] of the U distinct images (an item without one has zeros), [U, F, 3, H, W]
+        padded with zeros where an item has several frames, or None if no item has an image;
+        ``image_index``: int64 [N], which of the U each of the N texts is about;
+        ``num_images``: int64 [U], how many frames are real, only if some item has fewer than F;
+        and for each of TEXT_KEYS a list of N.
+    """
+    images: dict[str, Tensor | None] = {}
+    image_index: list[int] = []
+    positions: dict[str, int] = {}
+    for item in items:
+        position = positions.setdefault(item["image_key"], len(positions))
+        images.setdefault(item["image_key"], item["image"])
+        image_index += [position] * len(item["texts"])
+    texts = [text for item in items for text in item["texts"]]
+    batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
+    batch["image_index"] = torch.tensor(image_index)
+    batch.update(_stack(list(images.values())))
+    return batch
+
+
+def _stack(images: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
+    """``image`` and, where rows differ in their number of frames, ``num_images``."""
+    counts = [0 if image is None else 1 if image.dim() == 3 else len(image) for image in images]
+    frames = max(counts)
+    if frames == 0:
+        return {"image": None}
+    real = [image for image in images if image is not None]
+    stacked = real[0].new_zeros(len(images), frames, *real[0].shape[-3:])
+    for row, (image, count) in enumerate(zip(images, counts, strict=True)):
+        if image is not None:
+            stacked[row, :count] = image
+    if frames == 1:
+        stacked = stacked.squeeze(1)
+    if min(counts) == frames:
+        return {"image": stacked}
+    return {"image": stacked, "num_images": torch.tensor(counts)}

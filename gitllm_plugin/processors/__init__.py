@@ -1,0 +1,1 @@
+"""Processors for LAVIS: from an image to pixel values, from a question to a prompt."""

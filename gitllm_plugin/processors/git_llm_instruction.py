@@ -1,0 +1,53 @@
+"""The text processor for LAVIS: from a question to the prompt of an instruction-tuned model."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lavis.common.registry import registry
+from lavis.processors.base_processor import BaseProcessor
+
+from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.m3it.prompts import build_prompt, check_template
+
+DEFAULT_INSTRUCTION = "Answer the question about the image."
+
+
+@registry.register_processor("git_llm_instruction")
+class GitLLMInstructionProcessor(BaseProcessor):
+    """Makes prompts, the same in training and at inference.
+
+    Args:
+        template: a name of :data:`gitllm_plugin.m3it.prompts.TEMPLATES`.
+        instruction: stands where a question comes without one, as in LAVIS's own data sets.
+
+    Raises:
+        ConfigError: if there is no such template.
+    """
+
+    CONFIG_KEYS = frozenset({"template", "instruction"})
+
+    def __init__(self, template: str = "article", instruction: str = DEFAULT_INSTRUCTION):
+        super().__init__()
+        check_template(template)
+        self.template = template
+        self.instruction = instruction
+
+    def __call__(self, question: str, instruction: str | None = None) -> str:
+        """The prompt; the answer follows after one space.
+
+        Args:
+            question: may be empty.
+            instruction: None for the processor's own.
+        """
+        return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "GitLLMInstructionProcessor":
+        """Builds the processor from ``template`` and ``instruction``, both optional.
+
+        Raises:
+            ConfigError: if there is another key or no such template.
+        """
+        cfg = cfg or {}
+        check_keys(cls.__name__, cfg, cls.CONFIG_KEYS | {"name"})
+        return cls(**{key: cfg[key] for key in cls.CONFIG_KEYS if key in cfg})

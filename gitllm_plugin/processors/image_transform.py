@@ -1,0 +1,73 @@
+"""From a picture to the pixel values that an image encoder was trained on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    # mean and standard deviation of red, green and blue, where white is 1
+    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    "siglip": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "efficientnet_lite": ((127 / 255,) * 3, (128 / 255,) * 3),
+}
+"""Mean and standard deviation by the name of the encoder family that uses them."""
+
+RESIZE_MODES = ("squash", "shortest_edge")
+
+
+@dataclass(frozen=True)
+class ImageTransform:
+    """Resizes a picture to a square (bicubic, antialiased) and normalises it.
+
+    Attributes:
+        image_size: height and width of the result, in pixels.
+        mean: of each channel, where white is 1.
+        std: of each channel, where white is 1.
+        resize: ``squash`` keeps the whole picture and changes its proportions; ``shortest_edge`` keeps the
+            proportions and the centre square.
+        crop_scale: None, or the least and greatest part of the picture's area to cut out at random (from
+            torch's generator, with sides between 3:4 and 4:3) before it is squashed.
+    """
+
+    image_size: int
+    mean: Sequence[float]
+    std: Sequence[float]
+    resize: str = "squash"
+    crop_scale: tuple[float, float] | None = None
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Makes pixel values.
+
+        Args:
+            image: a picture of any size and mode.
+
+        Returns:
+            float32 [3, image_size, image_size].
+        """
+        size = (self.image_size, self.image_size)
+        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC, box=self._choose_box(image))
+        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1)  # [3, H, W] uint8
+        std = torch.tensor(self.std).view(3, 1, 1)
+        mean = torch.tensor(self.mean).view(3, 1, 1)
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+
+    def _choose_box(self, image: Image.Image) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the part of the picture that is used."""
+        width, height = image.size
+        if self.crop_scale is not None:
+            from torchvision.transforms import RandomResizedCrop
+
+            top, left, rows, columns = RandomResizedCrop.get_params(
+                image, list(self.crop_scale), [3 / 4, 4 / 3]
+            )
+            return left, top, left + columns, top + rows
+        if self.resize == "shortest_edge":
+            side = min(width, height)
+            left, top = (width - side) / 2, (height - side) / 2
+            return left, top, left + side, top + side
+        return 0, 0, width, height
