@@ -1,0 +1,137 @@
+"""Checkpoint files in LAVIS's form that hold trainable weights only: writing, reading, comparing, finding.
+
+A file is a dict of tensors, numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` reads it
+and nothing in it can run:
+
+    model             trainable weights by name
+    optimizer         the optimizer's state
+    config            the resolved configuration
+    scaler            None (LAVIS's key)
+    epoch             last epoch whose training was finished, -1 before the first
+    epoch_iters       iterations done of the epoch after that one, 0 at an epoch's end
+    iters_per_epoch   how many iterations an epoch had
+    iters             iterations done since the start of the run
+    steps             optimizer steps done since the start of the run
+    validated         whether `epoch` was also evaluated
+    best_agg_metric   best validation score so far, or None
+    best_epoch        its epoch, or None
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gitllm_plugin.errors import ConfigError
+
+BEST = "checkpoint_best.pth"
+LATEST = "checkpoint_latest.pth"
+INTERRUPTED = "checkpoint_interrupted.pth"
+
+
+def trainable_state(model: nn.Module) -> dict[str, Tensor]:
+    """The weights of `model` that training changes.
+
+    A model with `trainable_state_dict()` answers itself. For others it is the state dict without the frozen
+    parameters, under whatever names they have: a head tied to a frozen embedding is frozen too.
+    """
+    if hasattr(model, "trainable_state_dict"):
+        return model.trainable_state_dict()
+    named = model.named_parameters(remove_duplicate=False)
+    frozen = {name for name, parameter in named if not parameter.requires_grad}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+
+
+def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Put the weights of a checkpoint into `model`, after checking that they are this model's, all of them.
+
+    Args:
+        model: Changed in place.
+        state: Weights by name.
+        source: Where they come from, for the message.
+
+    Raises:
+        ConfigError: Names or shapes differ; the message lists them.
+    """
+    wanted = trainable_state(model)
+    faults = [f"missing: {name}" for name in wanted if name not in state]
+    faults += [f"not in the model: {name}" for name in state if name not in wanted]
+    faults += [
+        f"shape of {name}: {list(state[name].shape)} in the file, {list(wanted[name].shape)} in the model"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if faults:
+        shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
+        raise ConfigError(
+            f"{source} is a checkpoint of another model ({len(faults)} differences). Use the model's configuration "
+            f"that it was trained with, which it holds under 'config'.\n  {shown}"
+        )
+    if hasattr(model, "load_trainable_state_dict"):
+        model.load_trainable_state_dict(state)
+    else:
+        model.load_state_dict(state, strict=False)
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Write `content` beside `path` and rename it, so that `path` is at any time the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU, running nothing that it may contain.
+
+    Raises:
+        ConfigError: No such file, or not a checkpoint that is plain data.
+    """
+    if not path.is_file():
+        raise ConfigError(f"There is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for every way in which a file can be broken
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than tensors "
+            f"and plain values, which are not loaded because they could run code ({reason})"
+        ) from error
+    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+        raise ConfigError(f"{path} is not a checkpoint: it has no weights under 'model'")
+    return content
+
+
+def find_resume_point(value: str, output_dir: Path) -> Path | None:
+    """The file meant by `run.resume_ckpt_path`.
+
+    Args:
+        value: A file, a run's folder (its newest resume point), or `auto` (the newest of all runs in `output_dir`).
+        output_dir: `run.output_dir`.
+
+    Returns:
+        The file, or None when `auto` finds none.
+
+    Raises:
+        ConfigError: A path without a checkpoint.
+    """
+    path = Path(value).expanduser()
+    if value != "auto" and not path.is_dir():
+        if not path.is_file():
+            raise ConfigError(
+                f"run.resume_ckpt_path is {value}, which does not exist; "
+                "give a checkpoint, a run's folder, 'auto', or leave it out"
+            )
+        return path.resolve()
+    folders = [path] if value != "auto" else [f for f in output_dir.glob("*") if not f.is_symlink()]
+    found = [folder / name for folder in folders for name in (LATEST, INTERRUPTED) if (folder / name).is_file()]
+    if not found and value != "auto":
+        raise ConfigError(f"run.resume_ckpt_path is the folder {value}, which has neither {LATEST} nor {INTERRUPTED}")
+    return max(found, key=lambda file: file.stat().st_mtime_ns).resolve() if found else None

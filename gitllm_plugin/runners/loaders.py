@@ -1,0 +1,120 @@
+"""Data loaders over map-style data sets: the same order for the same seed and epoch, each example where it belongs."""
+
+import itertools
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners import collectives
+
+
+def leave_interrupts_to_the_main_process(worker_id: int) -> None:
+    """Let Ctrl-C, which the terminal sends to all, end the main process first; workers end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class EpochSampler(DistributedSampler):
+    """This rank's share of a shuffle that seed and epoch determine, from any batch of the epoch on.
+
+    Rank r of W takes every W-th index of one shuffle, so batch b of all ranks together holds what batch b of one
+    process with W times the batch size holds. The few indices that do not divide among the ranks are left out.
+    """
+
+    def __init__(self, dataset: Dataset, seed: int):
+        super().__init__(
+            dataset,
+            num_replicas=collectives.world_size(),
+            rank=collectives.rank(),
+            shuffle=True,
+            seed=seed,
+            drop_last=True,
+        )
+        self.start = 0
+
+    def set_position(self, epoch: int, start: int) -> None:
+        """Choose the epoch's order and how many of this rank's indices are skipped at its beginning."""
+        self.set_epoch(epoch)
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        """This rank's indices from `start` on."""
+        return itertools.islice(super().__iter__(), self.start, None)
+
+
+def train_loader(
+    dataset: Dataset, batch_size: int, num_workers: int, collate: Callable | None, seed: int, pin_memory: bool
+) -> DataLoader:
+    """A loader of full, shuffled batches for training; its sampler is an `EpochSampler`."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(dataset, seed),
+        num_workers=num_workers,
+        collate_fn=collate,
+        drop_last=True,
+        pin_memory=pin_memory,
+        worker_init_fn=leave_interrupts_to_the_main_process,
+    )
+
+
+def evaluation_loader(
+    dataset: Dataset, batch_size: int, num_workers: int, collate: Callable | None, shared: bool, pin_memory: bool
+) -> DataLoader:
+    """A loader in the data set's order, the last batch included.
+
+    Args:
+        dataset: Map-style.
+        batch_size: Examples per batch and rank.
+        num_workers: Worker processes.
+        collate: From a list of items to a batch.
+        shared: Whether the ranks share the examples, each in exactly one of them, or each reads all.
+        pin_memory: For faster copies to a GPU.
+    """
+    first, stride = (collectives.rank(), collectives.world_size()) if shared else (0, 1)
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=range(first, len(dataset), stride),
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        worker_init_fn=leave_interrupts_to_the_main_process,
+    )
+
+
+def check_has_batches(loader: Any, split: str) -> None:
+    """Refuse to train on a split that is smaller than one batch of all ranks.
+
+    Raises:
+        ConfigError: With the sizes.
+    """
+    if len(loader) > 0:
+        return
+    world = collectives.world_size()
+    ranks = f" on each of {world} processes" if world > 1 else ""
+    raise ConfigError(
+        f"Split {split!r} has {len(loader.dataset)} items, fewer than one batch (run.batch_size_train="
+        f"{loader.batch_size}{ranks}); make the batch smaller or give more data"
+    )
+
+
+def move_to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor in it, at any depth of dicts, lists and tuples, on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: move_to_device(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(move_to_device(item, device) for item in value)
+    return value
+
+
+def num_samples(batch: dict[str, Any]) -> int:
+    """How many examples a batch of LAVIS's form holds: its texts, or the first thing that has a length."""
+    if "text_input" in batch:
+        return len(batch["text_input"])
+    return next((len(value) for value in batch.values() if hasattr(value, "__len__")), 0)

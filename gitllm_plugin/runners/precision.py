@@ -1,0 +1,69 @@
+"""On what device and with what number format a run computes."""
+
+import logging
+from contextlib import AbstractContextManager
+
+import torch
+
+from gitllm_plugin.errors import ConfigError
+
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
+    """The device meant by `run.device`.
+
+    Args:
+        name: `auto` (a GPU if there is one), `cpu`, or `cuda`, as `cuda:1` also with an index.
+        local_rank: This process's number on its machine when several run, which then chooses the GPU.
+
+    Raises:
+        ConfigError: Unknown name, or `cuda` where torch finds no GPU.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in DEVICES:
+        raise ConfigError(f"run.device is {name!r}; it may be one of {', '.join(DEVICES)}")
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError("run.device is 'cuda' but torch finds no GPU; use run.device=cpu or run.device=auto")
+    if local_rank is not None:
+        return torch.device("cuda", local_rank)
+    return torch.device("cuda", int(index or 0))
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices in hardware; emulation on a CPU is many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def resolve_precision(name: str, device: torch.device) -> torch.dtype:
+    """The number format meant by `run.precision`: `auto` is bf16 where the hardware has it, else fp32.
+
+    Returns:
+        `torch.float32` or `torch.bfloat16`.
+
+    Raises:
+        ConfigError: Unknown name.
+    """
+    if name not in PRECISIONS:
+        raise ConfigError(f"run.precision is {name!r}; it may be one of {', '.join(PRECISIONS)}")
+    fast = has_fast_bf16(device)
+    if name == "bf16" and not fast:
+        logging.warning(
+            "run.precision is bf16, but this %s computes bf16 by emulation, which is slow; "
+            "fp32 or auto is faster here.",
+            device.type,
+        )
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
+    """A context in which matrix products run in `dtype`; in fp32 it changes nothing."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)

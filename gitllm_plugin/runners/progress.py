@@ -1,0 +1,67 @@
+"""Progress on rank 0: a bar on a terminal, a line now and then elsewhere."""
+
+import logging
+import sys
+import time
+
+from tqdm import tqdm
+
+from gitllm_plugin.runners import collectives
+
+
+class Progress:
+    """Shows how far a loop is. A context manager; other ranks show nothing.
+
+    Args:
+        description: What is going on, such as `epoch 1/3`.
+        total: Number of iterations, or None where it is not known.
+        start: Iterations already done.
+        log_freq: Iterations between two lines where there is no terminal.
+    """
+
+    def __init__(self, description: str, total: int | None, start: int = 0, log_freq: int = 50):
+        self.description = description
+        self.total = total
+        self.done = self.start = start
+        self.log_freq = log_freq
+        self.samples = 0
+        self.began = time.monotonic()
+        self.enabled = collectives.rank() == 0
+        self.bar = None
+        if self.enabled and sys.stderr.isatty():
+            self.bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True)
+
+    def __enter__(self) -> "Progress":
+        """Itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def update(self, iterations: int = 1, samples: int = 0, **values: str) -> None:
+        """Count iterations and examples, and show `values` beside them."""
+        self.done += iterations
+        self.samples += samples
+        if not self.enabled:
+            return
+        values["samples/s"] = f"{self.samples / max(time.monotonic() - self.began, 1e-9):.1f}"
+        if self.bar is not None:
+            self.bar.set_postfix(values, refresh=False)
+            self.bar.update(iterations)
+        elif self._is_due(iterations):
+            logging.info(self._line(values))
+
+    def _is_due(self, iterations: int) -> bool:
+        """Whether a line is due: every `log_freq` iterations and at the end."""
+        crossed = self.done // self.log_freq > (self.done - iterations) // self.log_freq
+        return crossed or self.done == self.total
+
+    def _line(self, values: dict[str, str]) -> str:
+        shown = "  ".join(f"{name}: {value}" for name, value in values.items())
+        line = f"{self.description}  [{self.done}/{self.total or '?'}]  {shown}"
+        if self.total is not None:
+            seconds = (time.monotonic() - self.began) / max(1, self.done - self.start) * (self.total - self.done)
+            line += f"  eta: {tqdm.format_interval(seconds)}"
+        return line
