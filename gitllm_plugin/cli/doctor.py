@@ -8,7 +8,7 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="say what this machine has, lacks, and which command helps",
-        description="Say what this machine has, lacks, and which command helps. Exit status 1: it cannot run.",
+        description="Say what this machine has, lacks and which command helps. Exit status 1: it cannot run.",
     )
     parser.set_defaults(call=_call)
 

@@ -150,7 +150,7 @@ def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
             yield _unknown(f"{where}.type", node.get("type", "default"), types, f"types of data set '{name}'")
         # LAVIS loads a data set's defaults before it looks at the options.
         if name not in in_file:
-            yield f"{where} is given by --options only; write '{name}: {{}}' under datasets in the file as well"
+            yield f"{where} is given by --options only; write '{name}: {{}}' under 'datasets' in the file too"
         elif node.get("type") != (in_file[name] or {}).get("type"):
             yield f"{where}.type cannot be changed by --options, LAVIS reads it from the file only"
         yield from _check_keys(where, node, builder, _DATASET_KEYS, f"keys of data set '{name}'")

@@ -9,7 +9,6 @@ this is an override of `__import__` that looks at who imports, and not an entry 
 """
 
 import builtins
-import importlib.machinery
 import sys
 import types
 
@@ -107,8 +106,8 @@ class _LavisFinder:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] != "lavis":
             return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        if spec is not None and spec.loader is not None and hasattr(spec.loader, "exec_module"):
+        spec = _find_elsewhere(name, path, target)
+        if spec is not None and spec.loader is not None:
             run_body = spec.loader.exec_module
 
             def exec_module(module):
@@ -117,6 +116,14 @@ class _LavisFinder:
 
             spec.loader.exec_module = exec_module
         return spec
+
+
+def _find_elsewhere(name, path, target):
+    for finder in list(sys.meta_path):
+        spec = None if isinstance(finder, _LavisFinder) else finder.find_spec(name, path, target)
+        if spec is not None:
+            return spec
+    return None
 
 
 class _PlaceholderImports:

@@ -53,10 +53,10 @@ def repair_torchvision() -> bool:
     names = _attached_operators()
     _declare(names)
     importlib.import_module("torchvision")
+    operators = ", ".join(f"torchvision::{name}" for name in names)
     warnings.warn(
         "torchvision's C++ library does not load beside this torch build. Its Python parts work, the operators "
-        f"{', '.join('torchvision::' + name for name in names)} do not. A torchvision of the same build as "
-        "torch (same download index) removes this warning.",
+        f"{operators} do not. A torchvision of torch's own build (same download index) ends this warning.",
         RuntimeWarning,
         stacklevel=2,
     )
