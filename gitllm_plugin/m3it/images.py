@@ -4,9 +4,11 @@ import base64
 import binascii
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from gitllm_plugin.errors import DataError
 
@@ -31,7 +33,13 @@ def decode_image(image_base64: str, place: str, max_pixels: int = MAX_PIXELS) ->
     Raises:
         DataError: if the text is not base64, or its bytes are not a whole picture, or it is too large.
     """
-    image = _open(_decode_bytes(image_base64, place), place)
+    data = _decode_bytes(image_base64, place)
+    with _refuse_truncated_files():
+        return _decode_picture(data, place, max_pixels)
+
+
+def _decode_picture(data: bytes, place: str, max_pixels: int) -> Image.Image:
+    image = _open(data, place)
     width, height = image.size
     if width * height > max_pixels:
         raise DataError(
@@ -54,6 +62,19 @@ def _decode_bytes(image_base64: str, place: str) -> bytes:
         raise DataError(
             f"{place}: the image is not base64 ({error}). Write the image file's bytes as plain base64."
         ) from error
+
+
+@contextmanager
+def _refuse_truncated_files() -> Iterator[None]:
+    """Lets Pillow raise on files that break off.
+
+    Importing LAVIS tells Pillow, for the whole process, to fill what is missing with grey.
+    """
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _open(data: bytes, place: str) -> Image.Image:

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.images import decode_image
@@ -45,12 +45,15 @@ def test_exif_orientation_is_applied():
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG"])
-def test_truncated_image(file_format):
+@pytest.mark.parametrize("lenient", [False, True])
+def test_truncated_image(file_format, lenient, monkeypatch):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = base64.b64decode(encode(Image.fromarray(noise), file_format))
     text = base64.b64encode(data[: len(data) // 2]).decode()
     with pytest.raises(DataError, match="coco/7 at a.jsonl:7: the image is broken"):
         decode_image(text, "coco/7 at a.jsonl:7")
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
 
 
 def test_not_an_image():

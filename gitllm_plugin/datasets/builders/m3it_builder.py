@@ -18,8 +18,9 @@ from gitllm_plugin.resources import config_path
 
 SPLITS = ("train", "val", "test")
 _LAVIS_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
-_NO_FILES = """The data set m3it names no files. Set datasets.m3it.build_info.annotations.<split>.storage, where
-<split> is train, val or test, to a JSONL file, a list of files, or a mapping from configuration names to those:
+_NO_FILES = """The data set m3it names no files.
+Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
+a list of files or a mapping from configuration names to those, for example
   build_info: {annotations: {train: {storage: {coco: data/coco/train.jsonl}}}}"""
 
 
