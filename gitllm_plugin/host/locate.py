@@ -19,15 +19,11 @@ REQUIREMENTS = {
     "einops": "einops",
     "ftfy": "ftfy",
     "iopath": "iopath",
-    "matplotlib": "matplotlib",
     "numpy": "numpy",
     "omegaconf": "omegaconf",
-    "packaging": "packaging",
     "pandas": "pandas",
     "PIL": "pillow",
     "regex": "regex",
-    "requests": "requests",
-    "scipy": "scipy",
     "timm": "timm",
     "torch": "torch",
     "torchvision": "torchvision",
@@ -97,15 +93,25 @@ def prepare_libraries() -> None:
     The order matters: transformers, timm and peft import torchvision, so that is repaired first.
 
     Raises:
-        HostError: torchvision, transformers or torch is missing.
+        HostError: A library that LAVIS cannot do without is missing; all that are, in one message.
     """
+    _require_libraries()
     from gitllm_plugin.host.torchvision_repair import repair_torchvision
     from gitllm_plugin.host.transformers_compat import supply_missing_names
 
-    with _missing_requirement_named():
-        repair_torchvision()
-        supply_missing_names()
+    repair_torchvision()
+    supply_missing_names()
     placeholders.install()
+
+
+def _require_libraries() -> None:
+    missing = [module for module in REQUIREMENTS if importlib.util.find_spec(module) is None]
+    if missing:
+        packages = " ".join(REQUIREMENTS[module] for module in missing)
+        raise HostError(
+            f"LAVIS needs {', '.join(missing)}, not installed for {sys.executable}. "
+            f"Install: pip install {packages}"
+        )
 
 
 @functools.cache
@@ -120,7 +126,7 @@ def prepare() -> Host:
     """
     host = locate()
     prepare_libraries()
-    with _missing_requirement_named(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # LAVIS is frozen: nobody can act on what timm and torch say about the import paths it uses.
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -136,20 +142,3 @@ def prepare() -> Host:
     repair_metric_sync()
     honour_model_type_option()
     return host
-
-
-class _missing_requirement_named:
-    """Turns the ImportError of a missing requirement into a HostError with the command that installs it."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if not isinstance(error, ModuleNotFoundError) or isinstance(error, HostError):
-            return
-        top = (error.name or "").partition(".")[0]
-        if top in REQUIREMENTS and error.name == top:
-            raise HostError(
-                f"LAVIS needs '{top}', which is not installed for {sys.executable}. "
-                f"Install it: pip install {REQUIREMENTS[top]}"
-            ) from error

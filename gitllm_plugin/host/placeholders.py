@@ -17,8 +17,10 @@ RELEASE_PACKAGES = {
     "cv2": "opencv-python-headless",
     "decord": "decord",
     "fairscale": "fairscale",
+    "matplotlib": "matplotlib",
     "pycocoevalcap": "pycocoevalcap",
     "pycocotools": "pycocotools",
+    "scipy": "scipy",
     "skimage": "scikit-image",
     "spacy": "spacy",
 }

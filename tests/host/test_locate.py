@@ -40,7 +40,7 @@ def test_git_main_is_told_by_the_modules_it_has(tmp_path, monkeypatch):
     assert (host.variant, host.version) == ("git main", None)
 
 
-def test_a_missing_library_is_named_with_its_command(run_python):
-    finished = run_python("from gitllm_plugin.host.locate import prepare; prepare()", hidden=["iopath"])
-    assert "HostError: LAVIS needs 'iopath'" in finished.stderr
-    assert "pip install iopath" in finished.stderr
+def test_missing_libraries_are_named_together_with_the_command(run_python):
+    finished = run_python("from gitllm_plugin.host.locate import prepare; prepare()", hidden=["iopath", "yaml"])
+    assert "HostError: LAVIS needs iopath, yaml" in finished.stderr
+    assert "pip install iopath pyyaml" in finished.stderr

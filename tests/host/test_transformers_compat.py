@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from gitllm_plugin.host import transformers_compat as compat
+from gitllm_plugin.host.locate import prepare_libraries
 
 
 def test_pruning_heads_keeps_the_other_heads_rows():
@@ -57,7 +58,7 @@ def test_expanded_mask_hides_padding():
 
 
 def test_names_are_supplied_only_where_missing(monkeypatch):
-    compat.supply_missing_names()
+    prepare_libraries()
     import transformers.modeling_utils as modeling_utils
     from transformers.utils.model_parallel_utils import get_device_map  # noqa: F401
 
