@@ -36,6 +36,10 @@ from gitllm_plugin.runners.run_folder import create_run_folder, point_to, write_
 from gitllm_plugin.runners.schedule import DECAYS, HostSchedule, StepSchedule
 from gitllm_plugin.runners.seeding import seed_everything
 
+# LAVIS and the check of configurations look schedules up in LAVIS's registry.
+for _name in DECAYS:
+    registry.register_lr_scheduler(_name)(StepSchedule)
+
 
 @registry.register_runner("git_llm")
 class GitLLMRunner(RunnerBase):
@@ -154,7 +158,7 @@ class GitLLMRunner(RunnerBase):
             elif registry.get_lr_scheduler_class(name) is not None:
                 self._lr_sched = HostSchedule(self.optimizer, super().lr_scheduler)
             else:
-                known = ", ".join([*DECAYS, *registry.list_lr_schedulers()])
+                known = ", ".join(registry.list_lr_schedulers())
                 raise ConfigError(f"run.lr_sched is {name!r}; it may be one of {known}")
         return self._lr_sched
 

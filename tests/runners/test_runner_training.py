@@ -1,0 +1,237 @@
+"""Training, evaluation, checkpoints and resuming in one process."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_run import TinyData, TinyModel, build_runner
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.runners.checkpoints import trainable_state
+from gitllm_plugin.runners.loop import NonFiniteLossError
+
+
+def steps(runner) -> list[dict]:
+    """The records of `metrics.jsonl`."""
+    return [json.loads(line) for line in (Path(runner.output_dir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(runner) -> list[float]:
+    """The loss of every step."""
+    return [record["loss"] for record in steps(runner)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_training_on_cpu_lowers_the_loss_and_writes_what_lavis_writes(tmp_path, precision):
+    runner = build_runner(tmp_path, precision=precision, max_epoch=6)
+    runner.train()
+
+    recorded = losses(runner)
+    assert len(recorded) == 6 * 4
+    assert sum(recorded[-4:]) < 0.5 * sum(recorded[:4])
+    text = (runner.output_dir / "log.txt").read_text()
+    config, end = json.JSONDecoder().raw_decode(text)
+    assert config["run"]["precision"] == precision
+    lines = [json.loads(line) for line in text[end:].strip().splitlines()]
+    assert [sorted(line) for line in lines[:1]] == [["train_loss", "train_lr"]]
+    assert isinstance(lines[0]["train_loss"], str)
+    assert {"val_exact_match", "val_loss", "val_agg_metrics", "val_best_epoch"} <= set(lines[1])
+    assert "test_even/exact_match" in lines[-1]
+
+
+def test_the_folder_says_how_it_was_made(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=1)
+    runner.train()
+    versions = json.loads((runner.output_dir / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__
+    assert "num_workers: 0" in (runner.output_dir / "config.yaml").read_text()
+    assert (tmp_path / "latest").resolve() == runner.output_dir
+    assert sorted(path.name for path in (runner.output_dir / "result").iterdir()) == [
+        "test_epochbest.jsonl",
+        "val_epoch0.jsonl",
+    ]
+
+
+def test_checkpoints_hold_trainable_weights_only_and_load_safely(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=1)
+    runner.train()
+    for name in ("checkpoint_best.pth", "checkpoint_latest.pth"):
+        content = torch.load(runner.output_dir / name, weights_only=True)
+        assert set(content["model"]) == {"projection.weight", "projection.bias", "text"}
+        assert content["epoch"] == 0 and content["iters"] == 4
+
+    fresh = TinyModel()
+    fresh.load_checkpoint(str(runner.output_dir / "checkpoint_best.pth"))
+    for name, value in trainable_state(runner.unwrap_dist_model(runner.model)).items():
+        assert torch.equal(fresh.state_dict()[name], value)
+    assert not [path for path in runner.output_dir.iterdir() if path.name.startswith(".")]
+
+
+def test_resuming_gives_the_losses_of_the_uninterrupted_run(tmp_path):
+    whole = build_runner(tmp_path / "whole", max_epoch=3, warmup_steps=2)
+    whole.train()
+    first = build_runner(tmp_path / "parts", max_epoch=3, warmup_steps=2)
+    first._prepare_training()
+    first.train_epoch(0)
+    first._validation_due = True
+    first._save("checkpoint_latest.pth")
+
+    resumed = build_runner(tmp_path / "parts", max_epoch=3, warmup_steps=2, resume_ckpt_path="auto")
+    resumed.train()
+
+    assert resumed.output_dir == first.output_dir
+    assert losses(resumed) == losses(whole)
+    assert [record["lr"] for record in steps(resumed)] == [record["lr"] for record in steps(whole)]
+    assert resumed.best_agg_metric == whole.best_agg_metric
+    weights = trainable_state(resumed.unwrap_dist_model(resumed.model))
+    for name, value in trainable_state(whole.unwrap_dist_model(whole.model)).items():
+        assert torch.equal(weights[name], value), name
+
+
+def test_a_finished_run_has_nothing_to_do(tmp_path, caplog):
+    runner = build_runner(tmp_path, max_epoch=1)
+    runner.train()
+    with caplog.at_level(logging.INFO):
+        build_runner(tmp_path, max_epoch=1, resume_ckpt_path=str(runner.output_dir)).train()
+    assert "Nothing to do: 1 of 1 epochs" in caplog.text
+    assert len(losses(runner)) == 4
+
+
+def test_auto_resume_without_a_run_starts_one(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        build_runner(tmp_path, max_epoch=1, resume_ckpt_path="auto", test_splits=[]).train()
+    assert "no run to resume" in caplog.text
+
+
+def test_accumulated_batches_equal_one_large_batch(tmp_path):
+    tiny = {"dropout": 0.0}
+    large = build_runner(tmp_path / "a", tiny=tiny, batch_size_train=8)
+    small = build_runner(tmp_path / "b", tiny=tiny, batch_size_train=4, accum_grad_iters=2)
+    large.train()
+    small.train()
+    assert losses(small) == pytest.approx(losses(large), abs=1e-6)
+
+
+def test_accumulation_uses_the_last_batches_of_an_epoch_too(tmp_path):
+    runner = build_runner(tmp_path, batch_size_train=4, accum_grad_iters=3, max_epoch=1, test_splits=[])
+    runner.train()
+    assert [record["samples"] for record in steps(runner)] == [12, 4]
+
+
+def test_max_iters_stops_within_an_epoch(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=None, max_iters=6)
+    runner.train()
+    assert [(record["epoch"], record["iter"]) for record in steps(runner)][-1] == (1, 6)
+    assert runner.max_epoch == 2
+
+    longer = build_runner(tmp_path, max_epoch=None, max_iters=9, resume_ckpt_path=str(runner.output_dir))
+    longer.train()
+    assert [record["step"] for record in steps(longer)] == list(range(9))
+    assert [record["epoch"] for record in steps(longer)] == [0] * 4 + [1] * 4 + [2]
+
+
+def test_a_negative_score_can_be_the_best(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=1, agg_metric="loss")
+    runner.train()
+    assert runner.best_agg_metric < 0
+    assert torch.load(runner.output_dir / "checkpoint_best.pth", weights_only=True)["best_epoch"] == 0
+
+
+def test_without_validation_it_still_saves_and_tests(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=1, valid_splits=[])
+    runner.train()
+    assert (runner.output_dir / "checkpoint_latest.pth").is_file()
+    assert (runner.output_dir / "result" / "test_epoch0.jsonl").is_file()
+
+
+def test_evaluation_alone_gives_the_test_metrics(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=3)
+    runner.train()
+    tested = json.loads((runner.output_dir / "test_metrics.json").read_text())
+
+    model = TinyModel()
+    model.load_checkpoint(str(tmp_path / "latest" / "checkpoint_best.pth"))
+    alone = build_runner(tmp_path, model=model, evaluate=True)
+    logs = alone.evaluate(skip_reload=True)
+
+    assert logs["test"]["loss"] == tested["loss"]
+    assert logs["test"]["exact_match"] == tested["exact_match"]
+    assert (tmp_path / "latest").resolve() == runner.output_dir
+    assert (tmp_path / "latest_evaluation").resolve() == alone.output_dir
+
+
+def test_the_output_folder_is_relative_to_where_the_user_stands(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    runners = [build_runner("out/here") for _ in range(3)]
+    folders = {runner.output_dir for runner in runners}
+    assert len(folders) == 3
+    assert {folder.parent for folder in folders} == {tmp_path / "out" / "here"}
+
+
+def test_batches_without_images_train(tmp_path):
+    data = {"train": TinyData(8, text_only=True)}
+    runner = build_runner(tmp_path, data=data, max_epoch=1, valid_splits=[], test_splits=[])
+    runner.train()
+    assert len(losses(runner)) == 2
+
+
+def test_worker_processes_give_the_same_losses(tmp_path):
+    alone, helped = build_runner(tmp_path / "a", max_epoch=1), build_runner(tmp_path / "b", max_epoch=1, num_workers=1)
+    alone.train()
+    helped.train()
+    assert losses(helped) == losses(alone)
+
+
+@pytest.mark.parametrize("name", ["linear_warmup_cosine_lr", "linear_warmup_step_lr"])
+def test_schedules_of_lavis_keep_working(tmp_path, name):
+    run = {"lr_sched": name, "lr_decay_rate": 0.5, "warmup_steps": 2, "warmup_lr": 0.01, "min_lr": 0.0}
+    runner = build_runner(tmp_path, test_splits=[], **run)
+    runner.train()
+    rates = [record["lr"] for record in steps(runner)]
+    assert rates == pytest.approx([0.01, 0.03, 0.05, 0.05] + [0.025] * 4)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_examples_and_keeps_the_weights(tmp_path):
+    runner = build_runner(tmp_path)
+    with torch.no_grad():
+        runner.model.text[0] = float("nan")
+    with pytest.raises(NonFiniteLossError, match=r"loss is nan at epoch 0, iteration 0.*Examples: \d+"):
+        runner.train()
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    data = {"train": TinyData(8), "val": TinyData(0)}
+    with pytest.raises(DataError, match="'val' has no examples"):
+        build_runner(tmp_path, data=data, test_splits=[]).train()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="has 16 items, fewer than one batch .*batch_size_train=32"):
+        build_runner(tmp_path, batch_size_train=32).train()
+
+
+def test_an_unknown_split_is_refused_before_training(tmp_path):
+    with pytest.raises(ConfigError, match="'vall', but the data sets have: test, train, val"):
+        build_runner(tmp_path, valid_splits=["vall"]).train()
+
+
+def test_missing_settings_are_listed_together(tmp_path):
+    with pytest.raises(ConfigError, match=r"(?s)init_lr is missing.*max_epoch.*accum_grad_iters is 0"):
+        build_runner(tmp_path, init_lr=None, max_epoch=None, accum_grad_iters=0).train()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [("device", "tpu", "auto, cpu, cuda"), ("precision", "fp8", "fp32"), ("lr_sched", "cosin", "cosine")],
+)
+def test_unknown_names_are_refused_with_the_known_ones(tmp_path, key, value, named):
+    with pytest.raises(ConfigError, match=f"run.{key} is '{value}'.*{named}"):
+        build_runner(tmp_path, **{key: value}).train()
+
+
+def test_frozen_models_cannot_be_trained(tmp_path):
+    model = TinyModel().requires_grad_(False)
+    with pytest.raises(ConfigError, match="no trainable parameter"):
+        build_runner(tmp_path, model=model).train()
