@@ -27,7 +27,7 @@ class GitLLMInstructionProcessor(BaseProcessor):
     CONFIG_KEYS = frozenset({"template", "instruction"})
 
     def __init__(self, template: str = "article", instruction: str = DEFAULT_INSTRUCTION):
-        super().__init__()
+        # Not super().__init__(): it stores a lambda, which cannot be pickled into a data loader's workers.
         check_template(template)
         self.template = template
         self.instruction = instruction

@@ -1,6 +1,7 @@
 """The m3it data set through LAVIS's own functions."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -101,6 +102,14 @@ def test_batches_through_the_hosts_concatenation_and_a_data_loader(tmp_path, wor
     assert batch["image_index"].tolist() == [0, 0, 1, 1, 2, 2, 3, 4, 5, 6]
     assert batch["config"] == ["a"] * 6 + ["b"] * 3 + ["c"]
     assert torch.isfinite(batch["image"]).all()
+
+
+def test_a_split_can_be_pickled_into_workers(tmp_path):
+    write_m3it_jsonl(tmp_path / "a.jsonl", rows=2)
+    train = load(tmp_path, {"train": {"storage": str(tmp_path / "a.jsonl")}})["train"]
+    copy = pickle.loads(pickle.dumps(train))
+    assert copy[1]["texts"] == train[1]["texts"]
+    assert torch.equal(copy[1]["image"], train[1]["image"])
 
 
 def test_limit_is_per_file(tmp_path):

@@ -5,9 +5,7 @@ import sys
 
 import pytest
 
-from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.metrics import METRICS, exact_match, rouge_l
-from gitllm_plugin.metrics.aggregate import aggregate
 
 PREDICTIONS = ["A teal rectangle.", "the dog  runs", "yes", "", "the cat sat on the mat"]
 REFERENCES = [["a teal rectangle"], ["a cat", "The dog runs"], ["no"], ["blue"], ["a cat on a mat", "mats"]]
@@ -44,38 +42,6 @@ def test_every_metric_gives_one_score_per_example(name):
     assert METRICS[name]([], []) == []
     with pytest.raises(ValueError):
         METRICS[name](["a"], [])
-
-
-def test_aggregate_over_all_and_over_each_configuration():
-    results = [
-        {"prediction": "a", "references": ["a"], "config": "vqa", "instance_id": "1"},
-        {"prediction": "b", "references": ["a"], "config": "vqa", "instance_id": "2"},
-        {"prediction": "c d", "references": ["c d"], "config": "caption", "instance_id": "3"},
-    ]
-    report = aggregate(results)
-    assert report == pytest.approx(
-        {
-            "exact_match": 2 / 3,
-            "rouge_l": 2 / 3,
-            "caption/exact_match": 1.0,
-            "caption/rouge_l": 1.0,
-            "vqa/exact_match": 0.5,
-            "vqa/rouge_l": 0.5,
-        }
-    )
-    assert list(report)[:3] == ["exact_match", "rouge_l", "caption/exact_match"]
-    assert set(aggregate(results, ["exact_match"])) == {
-        "exact_match",
-        "caption/exact_match",
-        "vqa/exact_match",
-    }
-
-
-def test_aggregate_refuses_unknown_metrics_and_no_results():
-    with pytest.raises(ConfigError, match="unknown metrics 'bleu'; the metrics are 'exact_match', 'rouge_l'"):
-        aggregate([], ["bleu"])
-    with pytest.raises(ValueError, match="no results"):
-        aggregate([])
 
 
 def test_rouge_score_is_not_imported_before_it_is_needed():
