@@ -181,10 +181,20 @@ def _check_run(run: Mapping) -> Iterable[str]:
         yield _unknown("run.task", run.get("task"), registry.list_tasks(), "tasks")
     if run.get("runner", "runner_base") not in registry.list_runners():
         yield _unknown("run.runner", run["runner"], registry.list_runners(), "runners")
-    # LAVIS's own default is a name that nothing registers, so a run that trains has to name its schedule.
-    if "lr_sched" in run and run["lr_sched"] not in registry.list_lr_schedulers():
-        yield _unknown("run.lr_sched", run["lr_sched"], registry.list_lr_schedulers(), "schedules")
+    yield from _check_schedule(run)
     yield from _check_run_keys(run)
+
+
+def _check_schedule(run: Mapping) -> Iterable[str]:
+    """A runner that has schedules of its own declares their names as `LR_SCHEDULES`."""
+    from lavis.common.registry import registry
+
+    runner = registry.get_runner_class(run.get("runner", "runner_base"))
+    if hasattr(runner, "CONFIG_KEYS") and not hasattr(runner, "LR_SCHEDULES"):
+        return  # it checks its schedule itself
+    known = sorted({*registry.list_lr_schedulers(), *getattr(runner, "LR_SCHEDULES", ())})
+    if "lr_sched" in run and run["lr_sched"] not in known:
+        yield _unknown("run.lr_sched", run["lr_sched"], known, "learning-rate schedules")
 
 
 def _check_run_keys(run: Mapping) -> Iterable[str]:
@@ -204,15 +214,17 @@ def _check_keys(where: str, node: Mapping, owner: type, structural: Iterable[str
 
 
 def _unknown_keys(prefix: str, node: Mapping, allowed: Iterable[str], what: str) -> Iterable[str]:
+    known = sorted(allowed)
     for key in node:
-        if key not in allowed:
-            yield _unknown("key", f"{prefix}{key}", [f"{prefix}{name}" for name in sorted(allowed)], what)
+        if key not in known:
+            yield _unknown("key", key, known, what, prefix)
 
 
-def _unknown(where: str, given, known: Sequence[str], what: str) -> str:
+def _unknown(where: str, given, known: Sequence[str], what: str, prefix: str = "") -> str:
     """One error: what was given, the nearest name, and all that exist."""
     if given is None:
         return f"{where} is missing; {what} there are: {', '.join(known)}"
     near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"
+    hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
+    exist = f"{what[0].upper()}{what[1:]} there are: {', '.join(known)}"
+    return f"{where} '{prefix}{given}' is unknown.{hint} {exist}"

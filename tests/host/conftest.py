@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def run_python():
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             **(env or {}),
         }
-        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+        return subprocess.run(
+            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout
+        )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def host():
+    """LAVIS, made importable in this process."""
+    from gitllm_plugin.host.locate import prepare
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that torchvision had to be repaired is tested elsewhere
+        return prepare()

@@ -16,7 +16,7 @@ def test_the_release_is_found_without_importing_it(run_python):
 
 def test_no_lavis(run_python):
     finished = run_python(
-        "import sys; from gitllm_plugin.cli.main import main; sys.exit(main(['train', '--cfg-path', 'x.yaml']))",
+        "from gitllm_plugin.cli.main import main; raise SystemExit(main(['train', '--cfg-path', 'x.yaml']))",
         hidden=["lavis"],
     )
     assert finished.returncode == 2
@@ -41,6 +41,8 @@ def test_git_main_is_told_by_the_modules_it_has(tmp_path, monkeypatch):
 
 
 def test_missing_libraries_are_named_together_with_the_command(run_python):
-    finished = run_python("from gitllm_plugin.host.locate import prepare; prepare()", hidden=["iopath", "yaml"])
+    finished = run_python(
+        "from gitllm_plugin.host.locate import prepare; prepare()", hidden=["iopath", "yaml"]
+    )
     assert "HostError: LAVIS needs iopath, yaml" in finished.stderr
     assert "pip install iopath pyyaml" in finished.stderr

@@ -1,0 +1,77 @@
+"""Distributed start on CPU: who this process is, and two processes that meet."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.distributed import first_slurm_node, init_distributed_mode
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+SLURM = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_STEP_NODELIST", "SLURM_JOB_ID")
+
+TWO_RANKS = """
+import gitllm_plugin.host.locate as locate
+locate.prepare()
+# As a script of LAVIS's imports it.
+from lavis.common.dist_utils import get_rank, init_distributed_mode
+from lavis.common.logger import SmoothedValue
+from omegaconf import OmegaConf
+from gitllm_plugin.host.launch import _shared_job_id
+import lavis.common.utils
+
+args = OmegaConf.create({"device": "cpu", "dist_url": "env://"})
+init_distributed_mode(args)
+value = SmoothedValue()
+value.update(10.0 * (get_rank() + 1), n=get_rank() + 1)  # 10 once, 20 twice
+value.synchronize_between_processes()
+lavis.common.utils.now = lambda: f"clock of rank {get_rank()}"
+print(args.rank, args.world_size, args.gpu, args.dist_backend, args.distributed, value.count, value.global_avg,
+      _shared_job_id(), flush=True, force=True)
+"""
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name in (*TORCHRUN, *SLURM, "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    return lambda **names: [monkeypatch.setenv(name, value) for name, value in names.items()]
+
+
+def test_one_process(host, environment, capsys):
+    args = OmegaConf.create({"device": "cpu", "world_size": 8, "distributed": True})
+    init_distributed_mode(args)
+    assert (args.distributed, args.rank, args.world_size, args.gpu) == (False, 0, 1, 0)
+    assert "Not using distributed mode" in capsys.readouterr().out
+
+
+def test_a_shell_in_a_slurm_allocation_is_one_process(host, environment):
+    environment(SLURM_PROCID="0", SLURM_NTASKS="1")
+    args = OmegaConf.create({})
+    init_distributed_mode(args)
+    assert args.distributed is False
+
+
+def test_half_of_torchruns_environment(host, environment):
+    environment(RANK="0", WORLD_SIZE="2")
+    with pytest.raises(ConfigError, match="LOCAL_RANK is not. Start the run with torchrun"):
+        init_distributed_mode(OmegaConf.create({}))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu1", "gpu1"), ("gpu[03-05,9],cpu1", "gpu03"), ("a-b-1,c", "a-b-1"), ("n[7,9-12]", "n7")],
+)
+def test_first_node_of_a_slurm_list(nodes, first):
+    assert first_slurm_node(nodes) == first
+
+
+def test_two_ranks_on_gloo_meet_and_sum(run_python, tmp_path):
+    (tmp_path / "script.py").write_text(TWO_RANKS)
+    finished = run_python(
+        args=["-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "script.py"],
+        cwd=tmp_path,
+    )
+    assert finished.returncode == 0, finished.stderr
+    lines = sorted(line for line in finished.stdout.splitlines() if "gloo True" in line)
+    average = (10 + 2 * 20) / 3
+    assert lines == [f"{rank} 2 {rank} gloo True 3 {average} clock of rank 0" for rank in (0, 1)]
