@@ -26,7 +26,7 @@ _PROGRESS_FROM_BYTES = 64 * 2**20
 _KEY_BYTES = 16
 
 
-class JsonlExamples(Sequence[Example]):
+class JsonlExamples:
     """The examples of several JSONL files, in the order of files and lines. Blank lines are passed over.
 
     Args:

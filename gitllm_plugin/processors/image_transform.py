@@ -63,9 +63,9 @@ class ImageTransform:
         if self.crop_scale is not None:
             from torchvision.transforms import RandomResizedCrop
 
-            top, left, rows, columns = RandomResizedCrop.get_params(
-                image, list(self.crop_scale), [3 / 4, 4 / 3]
-            )
+            # It takes PIL images too, though it is annotated for tensors.
+            crop = RandomResizedCrop.get_params(image, list(self.crop_scale), [3 / 4, 4 / 3])  # pyright: ignore
+            top, left, rows, columns = crop
             return left, top, left + columns, top + rows
         if self.resize == "shortest_edge":
             side = min(width, height)

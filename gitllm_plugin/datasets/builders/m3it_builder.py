@@ -67,10 +67,11 @@ class M3ITBuilder(BaseDatasetBuilder):
     @staticmethod
     def _build_proc_from_cfg(cfg: DictConfig | None) -> BaseProcessor:
         name = cfg.get("name") if cfg else None
-        if name not in registry.list_processors():
+        processor_class = registry.get_processor_class(name)
+        if processor_class is None:
             known = ", ".join(sorted(registry.list_processors()))
             raise ConfigError(f"datasets.m3it: processor {name!r} is unknown; the processors are: {known}")
-        return registry.get_processor_class(name).from_config(cfg)
+        return processor_class.from_config(cfg)
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
         """The nodes of the splits that are used, as plain mappings."""

@@ -32,7 +32,7 @@ class M3ITDataset(Dataset):
     def __init__(
         self,
         vis_processor: Callable[[Image], Tensor],
-        text_processor: Callable[[str, str], str],
+        text_processor: Callable[..., str],
         examples: JsonlExamples,
         texts_per_image: int = 1,
     ):
