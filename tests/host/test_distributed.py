@@ -68,7 +68,15 @@ def test_first_node_of_a_slurm_list(nodes, first):
 def test_two_ranks_on_gloo_meet_and_sum(run_python, tmp_path):
     (tmp_path / "script.py").write_text(TWO_RANKS)
     finished = run_python(
-        args=["-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "script.py"],
+        args=[
+            "-W",
+            "ignore",
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc_per_node=2",
+            "script.py",
+        ],
         cwd=tmp_path,
     )
     assert finished.returncode == 0, finished.stderr

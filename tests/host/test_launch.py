@@ -1,0 +1,117 @@
+"""LAVIS's main sequence with a task, model, data set and runner that only record that they were used."""
+
+import random
+
+import pytest
+
+import gitllm_plugin
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host import launch
+
+CONFIG = """
+model: {arch: recorded, model_type: small}
+datasets: {recorded: {}}
+run: {task: recorded, runner: recorded, seed: 3, device: cpu}
+"""
+
+
+class Recorder:
+    """Task, builder, model and runner in one; keeps what was called in `calls`."""
+
+    PRETRAINED_MODEL_CONFIG_DICT = DATASET_CONFIG_DICT = {"small": "", "default": ""}
+    defaults = ""
+    calls: list = []
+
+    def __init__(self, *args, **kwargs):
+        self.given = kwargs
+
+    @classmethod
+    def default_config_path(cls, *args, **kwargs):
+        return cls.defaults
+
+    @classmethod
+    def setup_task(cls, cfg):
+        return cls()
+
+    def build_datasets(self, cfg):
+        self.calls.append(("datasets", random.random()))
+        return "the datasets"
+
+    def build_model(self, cfg):
+        return f"a {cfg.model_cfg.model_type} model"
+
+    def train(self):
+        self.calls.append("train")
+
+    def evaluate(self, skip_reload=False):
+        self.calls.append(("evaluate", skip_reload))
+
+
+@pytest.fixture
+def config(host, tmp_path, monkeypatch):
+    from lavis.common.registry import registry
+
+    for kind in ("model", "builder", "task", "runner"):
+        monkeypatch.setitem(registry.mapping[f"{kind}_name_mapping"], "recorded", Recorder)
+    (tmp_path / "defaults.yaml").write_text("model: {}\n")
+    monkeypatch.setattr(Recorder, "defaults", str(tmp_path / "defaults.yaml"))
+    monkeypatch.setattr(Recorder, "calls", [])
+    monkeypatch.setattr(gitllm_plugin, "REGISTERED_MODULES", ())
+    for name in ("RANK", "WORLD_SIZE", "SLURM_PROCID"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    return tmp_path / "config.yaml"
+
+
+def test_training_follows_the_main_sequence(config):
+    runner = launch.train(config)
+    assert (runner.given["model"], runner.given["datasets"]) == ("a small model", "the datasets")
+    assert isinstance(runner.given["task"], Recorder) and runner.given["job_id"]
+    assert Recorder.calls[1:] == ["train"]
+
+
+def test_seeds_are_set_before_anything_is_built(config):
+    launch.train(config)
+    launch.train(config, ["run.seed=4"])
+    drawn = [call[1] for call in Recorder.calls if call != "train"]
+    assert drawn == [random.Random(3).random(), random.Random(4).random()]
+
+
+def test_evaluation_uses_the_configured_runner_and_its_weights_as_they_are(config):
+    assert isinstance(launch.evaluate(config), Recorder)
+    assert Recorder.calls[1:] == [("evaluate", True)]
+
+
+def test_a_wrong_configuration_builds_nothing(config):
+    with pytest.raises(ConfigError, match="run.task 'nothing' is unknown"):
+        launch.train(config, ["run.task=nothing"])
+    assert Recorder.calls == []
+
+
+def test_a_script_sees_its_arguments_its_folder_and_the_plugin(config, tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "beside_the_script.py").write_text("")
+    (tmp_path / "script.py").write_text(
+        "import sys, beside_the_script\n"
+        "from lavis.common.dist_utils import init_distributed_mode\n"
+        "assert __name__ == '__main__'\n"
+        "open(sys.argv[1], 'w').write(init_distributed_mode.__module__)\n"
+    )
+    launch.run_script(tmp_path / "script.py", [str(tmp_path / "seen")])
+    assert (tmp_path / "seen").read_text() == "gitllm_plugin.host.distributed"
+
+
+def test_a_scripts_configuration_is_checked_before_it_starts(config, tmp_path):
+    (tmp_path / "script.py").write_text("raise AssertionError('started')")
+    with pytest.raises(ConfigError, match="Did you mean 'recorded'"):
+        launch.run_script(
+            tmp_path / "script.py", ["--cfg-path", str(config), "--other", "--options", "run.task=recordd"]
+        )
+
+
+def test_no_script(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"there is no script '.*nowhere\.py'"):
+        launch.run_script(tmp_path / "nowhere.py")
