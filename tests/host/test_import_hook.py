@@ -91,7 +91,7 @@ def test_no_lavis_is_pythons_own_error(python):
     import_hook.install(python.site)
     hidden = (
         "from importlib.machinery import PathFinder; find = PathFinder.find_spec\n"
-        "PathFinder.find_spec = classmethod(lambda c, n, p=None, t=None: None if n == 'lavis' else find(n, p, t))"
+        "PathFinder.find_spec = classmethod(lambda c, n, *rest: None if n == 'lavis' else find(n, *rest))"
     )
     finished = python("import lavis", at_start=hidden)
     assert "ModuleNotFoundError: No module named 'lavis'" in finished.stderr

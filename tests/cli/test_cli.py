@@ -1,0 +1,102 @@
+"""The command line: it parses, calls, and turns expected errors into a line and an exit status."""
+
+import subprocess
+import sys
+
+import pytest
+
+from gitllm_plugin import __version__
+from gitllm_plugin.cli.main import main
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.host import doctor, import_hook, launch
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What the command passed to the launcher."""
+    calls = []
+    for name in ("train", "evaluate", "run_script"):
+        monkeypatch.setattr(launch, name, lambda *args, name=name: calls.append((name, *args)))
+    return calls
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_train_and_evaluate_pass_file_and_options(called, command):
+    assert main([command, "--cfg-path", "my.yaml"]) == 0
+    assert main([command, "--cfg-path", "my.yaml", "--options", "run.seed=1", "run.device=cpu"]) == 0
+    assert called == [(command, "my.yaml", []), (command, "my.yaml", ["run.seed=1", "run.device=cpu"])]
+
+
+def test_run_passes_the_scripts_arguments_untouched(called):
+    assert main(["run", "train.py", "--cfg-path", "my.yaml", "--options", "run.seed=1"]) == 0
+    assert called == [("run_script", "train.py", ["--cfg-path", "my.yaml", "--options", "run.seed=1"])]
+
+
+@pytest.mark.parametrize("error", [ConfigError("no such model"), DataError("no such file")])
+def test_expected_errors_are_one_line_and_status_2(monkeypatch, capsys, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr(launch, "train", fail)
+    assert main(["train", "--cfg-path", "my.yaml"]) == 2
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+def test_unexpected_errors_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr(launch, "train", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["train", "--cfg-path", "my.yaml"])
+
+
+def test_interruption_is_status_130(monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "train", interrupt)
+    assert main(["train", "--cfg-path", "my.yaml"]) == 130
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["run"], ["hook"], ["doctor"]])
+def test_every_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as stopped:
+        main([*command, "--help"])
+    assert stopped.value.code == 0
+    assert "usage: gitllm" in capsys.readouterr().out
+
+
+def test_version_through_the_module():
+    finished = subprocess.run(
+        [sys.executable, "-m", "gitllm_plugin", "--version"], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout == f"gitllm {__version__}\n"
+
+
+def test_hook_says_where_its_file_is(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(import_hook.sysconfig, "get_path", lambda name: str(tmp_path))
+    assert [main(["hook", action]) for action in ("status", "install", "status", "remove")] == [0, 0, 0, 0]
+    path = tmp_path / import_hook.FILE_NAME
+    said = [f"{state}: {path}" for state in ("not installed", "installed", "installed", "not installed")]
+    assert capsys.readouterr().out.splitlines() == said
+
+
+def test_doctor_prints_what_is_wrong_and_what_helps(monkeypatch, capsys):
+    report = doctor.Report(
+        facts=[("python", "3")],
+        absent={"cv2": "pip install opencv-python-headless"},
+        notes=["this CPU is slow"],
+        problems=[("'peft' is not installed", "pip install peft")],
+    )
+    monkeypatch.setattr(doctor, "examine", lambda: report)
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().out
+    for part in (
+        "python  3",
+        "pip install opencv-python-headless",
+        "this CPU is slow",
+        "pip install peft",
+        "1 problem",
+    ):
+        assert part in printed
+    report.problems.clear()
+    assert main(["doctor"]) == 0
+    assert capsys.readouterr().out.endswith("ready\n")

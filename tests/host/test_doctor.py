@@ -1,0 +1,37 @@
+"""`gitllm doctor`: what it finds here, and what it says where things are missing."""
+
+import pytest
+
+from gitllm_plugin.host import doctor
+
+EXAMINE = """
+from gitllm_plugin.host.doctor import examine
+report = examine()
+for problem in report.problems:
+    print(problem)
+print(report.absent)
+"""
+
+
+@pytest.fixture(scope="module")
+def report(host):
+    return doctor.examine()
+
+
+def test_a_machine_that_can_run_has_no_problems(report):
+    assert report.problems == []
+    assert report.ok
+
+
+def test_versions_host_devices_and_hook_are_reported(report):
+    facts = dict(report.facts)
+    assert {"python", "torch", "transformers", "peft", "GPU", "bf16 on CPU", "import hook"} <= set(facts)
+    assert facts["LAVIS"].startswith("1.0.2")
+
+
+def test_what_is_missing_comes_with_the_command_that_installs_it(run_python):
+    finished = run_python(EXAMINE, hidden=["lavis", "peft", "decord", "torch"])
+    assert finished.returncode == 0, finished.stderr
+    assert "pip install peft" in finished.stdout
+    assert doctor.INSTALL_COMMAND in finished.stdout
+    assert "'decord': 'pip install decord'" in finished.stdout
