@@ -16,45 +16,61 @@ def arm() -> None:
 
 
 class LavisWatcher:
-    """Acts once: prepares the libraries before `lavis` is imported, registers the plugin after.
+    """Acts once: prepares the libraries before the body of `lavis` runs, registers the plugin after.
 
     Whatever fails in the plugin becomes a warning on stderr; LAVIS is then imported as if there were no hook.
     """
 
+    def __init__(self):
+        self.looking = False
+
     def find_spec(self, name, path=None, target=None):
-        """The spec of `lavis` whose loader registers the plugin afterwards; None for any other module."""
-        if name != "lavis":
+        """The spec of `lavis` with a loader that registers the plugin; None for any other module.
+
+        Looking for `lavis` without importing it has no effect.
+        """
+        if name != "lavis" or self.looking:
             return None
-        sys.meta_path.remove(self)
+        import importlib.util
+
+        self.looking = True
         try:
-            return _spec_that_registers()
-        except Exception as error:  # noqa: BLE001 - a plugin must never break the host
-            _warn(error)
-            return None
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
+        if spec is not None and spec.loader is not None:
+            run_body = spec.loader.exec_module
+            spec.loader.exec_module = lambda module: self._load(module, run_body)
+        return spec
+
+    def _load(self, module, run_body) -> None:
+        sys.meta_path.remove(self)
+        prepared = _warn_of_failure(_prepare_libraries)
+        run_body(module)
+        if prepared:
+            _warn_of_failure(_register)
 
 
-def _spec_that_registers():
-    import importlib.util
-
+def _prepare_libraries() -> None:
     from gitllm_plugin.host.locate import prepare_libraries
 
-    if importlib.util.find_spec("lavis") is None:
-        return None
     prepare_libraries()
-    spec = importlib.util.find_spec("lavis")  # again: its modules are now loaded with placeholders at hand
-    run_body = spec.loader.exec_module
 
-    def exec_module(module):
-        run_body(module)
-        try:
-            import gitllm_plugin
 
-            gitllm_plugin.register()
-        except Exception as error:  # noqa: BLE001 - a plugin must never break the host
-            _warn(error)
+def _register() -> None:
+    import gitllm_plugin
 
-    spec.loader.exec_module = exec_module
-    return spec
+    gitllm_plugin.register()
+
+
+def _warn_of_failure(step) -> bool:
+    """Whether `step()` went well; a plugin must never break the host."""
+    try:
+        step()
+    except Exception as error:  # noqa: BLE001
+        _warn(error)
+        return False
+    return True
 
 
 def _warn(error: Exception) -> None:

@@ -56,7 +56,8 @@ def repair_torchvision() -> bool:
     operators = ", ".join(f"torchvision::{name}" for name in names)
     warnings.warn(
         "torchvision's C++ library does not load beside this torch build. Its Python parts work, "
-        f"the operators {operators} do not. A torchvision of torch's own build (same download index) ends this warning.",
+        f"the operators {operators} do not. A torchvision of torch's own build (same download index) ends "
+        "this warning.",
         RuntimeWarning,
         stacklevel=2,
     )

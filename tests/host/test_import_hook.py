@@ -10,7 +10,9 @@ from gitllm_plugin.host import import_hook
 REPOSITORY = str(Path(__file__).resolve().parents[2])
 
 SHOW = """
+import importlib.util
 import sys
+assert importlib.util.find_spec("lavis"), "looking must not use the hook up"
 assert "torch" not in sys.modules and "lavis" not in sys.modules, "start-up must stay cheap"
 import lavis
 from lavis.common.registry import registry
