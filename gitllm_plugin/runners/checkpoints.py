@@ -1,7 +1,7 @@
 """Checkpoint files in LAVIS's form that hold trainable weights only: writing, reading, comparing, finding.
 
-A file is a dict of tensors, numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` reads it
-and nothing in it can run:
+A file is a dict of tensors, numbers, strings, lists and dicts, so that `torch.load(weights_only=True)` reads
+it and nothing in it can run:
 
     model             trainable weights by name
     optimizer         the optimizer's state
@@ -66,8 +66,8 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
     if faults:
         shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
         raise ConfigError(
-            f"{source} is a checkpoint of another model ({len(faults)} differences). Use the model's configuration "
-            f"that it was trained with, which it holds under 'config'.\n  {shown}"
+            f"{source} is a checkpoint of another model ({len(faults)} differences). Use the model's "
+            f"configuration that it was trained with, which it holds under 'config'.\n  {shown}"
         )
     if hasattr(model, "load_trainable_state_dict"):
         model.load_trainable_state_dict(state)
@@ -76,7 +76,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` beside `path` and rename it, so that `path` is at any time the old file or the new one."""
+    """Write `content` beside `path` and rename it: `path` is at any time the old file or the new one."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -101,8 +101,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch raises a different class for every way in which a file can be broken
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
-            f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than tensors "
-            f"and plain values, which are not loaded because they could run code ({reason})"
+            f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than "
+            f"tensors and plain values, which are not loaded because they could run code ({reason})"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ConfigError(f"{path} is not a checkpoint: it has no weights under 'model'")
@@ -113,7 +113,7 @@ def find_resume_point(value: str, output_dir: Path) -> Path | None:
     """The file meant by `run.resume_ckpt_path`.
 
     Args:
-        value: A file, a run's folder (its newest resume point), or `auto` (the newest of all runs in `output_dir`).
+        value: A file, a run's folder (its newest resume point), or `auto` (the newest in `output_dir`).
         output_dir: `run.output_dir`.
 
     Returns:
@@ -131,7 +131,10 @@ def find_resume_point(value: str, output_dir: Path) -> Path | None:
             )
         return path.resolve()
     folders = [path] if value != "auto" else [f for f in output_dir.glob("*") if not f.is_symlink()]
-    found = [folder / name for folder in folders for name in (LATEST, INTERRUPTED) if (folder / name).is_file()]
+    candidates = [folder / name for folder in folders for name in (LATEST, INTERRUPTED)]
+    found = [file for file in candidates if file.is_file()]
     if not found and value != "auto":
-        raise ConfigError(f"run.resume_ckpt_path is the folder {value}, which has neither {LATEST} nor {INTERRUPTED}")
+        raise ConfigError(
+            f"run.resume_ckpt_path is the folder {value}, which has neither {LATEST} nor {INTERRUPTED}"
+        )
     return max(found, key=lambda file: file.stat().st_mtime_ns).resolve() if found else None

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
+from lavis.datasets.data_utils import concat_datasets, reorg_datasets_by_split
 from lavis.runners.runner_base import RunnerBase
 from omegaconf import OmegaConf
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import IterableDataset
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.runners import collectives, loaders, precision, settings
@@ -81,7 +82,7 @@ class GitLLMRunner(RunnerBase):
 
     @property
     def device(self) -> torch.device:
-        """Repairs: `device: auto` is not known, and every rank computes on the same GPU unless told otherwise."""
+        """Repairs: `device: auto` is not known, and `device: cuda` is the same GPU for every rank."""
         if self._device is None:
             local_rank = self.config.run_cfg.get("gpu") if self.use_distributed else None
             self._device = precision.resolve_device(self.config.run_cfg.device, local_rank)
@@ -89,7 +90,7 @@ class GitLLMRunner(RunnerBase):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Repairs: the only reduced precision is fp16 with a scaler. Here fp32 or bf16; `amp: False` means fp32."""
+        """Repairs: the only reduced precision is fp16. Here bf16 or fp32; LAVIS's `amp: False` means fp32."""
         if self._dtype is None:
             name = self.config.run_cfg.precision
             if name == "auto" and self.config.run_cfg.get("amp") is False:
@@ -151,9 +152,14 @@ class GitLLMRunner(RunnerBase):
             run_cfg = self.config.run_cfg
             name = run_cfg.lr_sched
             if name in DECAYS:
-                warmup_steps, warmup_lr = int(run_cfg.warmup_steps), float(run_cfg.get("warmup_lr", 0.0))
                 self._lr_sched = StepSchedule(
-                    self.optimizer, name, self._total_steps(), warmup_steps, self.init_lr, self.min_lr, warmup_lr
+                    self.optimizer,
+                    name,
+                    total_steps=self._total_steps(),
+                    warmup_steps=int(run_cfg.warmup_steps),
+                    init_lr=self.init_lr,
+                    min_lr=self.min_lr,
+                    warmup_lr=float(run_cfg.get("warmup_lr", 0.0)),
                 )
             elif registry.get_lr_scheduler_class(name) is not None:
                 self._lr_sched = HostSchedule(self.optimizer, super().lr_scheduler)
@@ -164,34 +170,35 @@ class GitLLMRunner(RunnerBase):
 
     # ------------------------------------------------------------------ data
 
-    def create_loaders(
-        self,
-        datasets: list,
-        num_workers: int,
-        batch_sizes: list[int],
-        is_trains: list[bool],
-        collate_fns: list,
-        dataset_ratios: list[float] | None = None,
-    ) -> list:
-        """Repairs: loaders need CUDA, never change the order in distributed runs, and repeat evaluation examples.
+    @property
+    def dataloaders(self) -> dict[str, Any]:
+        """Loaders by split.
+
+        Repairs: asks streaming data for a length that it does not have.
+        """
+        if self._dataloaders is None:
+            self.datasets = concat_datasets(reorg_datasets_by_split(self.datasets))
+            self._dataloaders = {split: self._create_loader(split) for split in sorted(self.datasets)}
+        return self._dataloaders
+
+    def _create_loader(self, split: str) -> Any:
+        """Repairs: loaders need CUDA, never change the order in distributed runs, repeat evaluation examples.
 
         Streaming data sets, and mixtures with them, still get the host's loaders.
         """
-        created = []
-        for dataset, batch_size, is_train, collate in zip(
-            datasets, batch_sizes, is_trains, collate_fns, strict=True
-        ):
-            if isinstance(dataset, (tuple, list, IterableDataset)):
-                created += super().create_loaders(
-                    [dataset], num_workers, [batch_size], [is_train], [collate], dataset_ratios
-                )
-            else:
-                created.append(self._create_loader(dataset, num_workers, batch_size, is_train, collate))
-        return created
-
-    def _create_loader(self, dataset: Dataset, num_workers: int, batch_size: int, is_train: bool, collate):
+        run_cfg, dataset = self.config.run_cfg, self.datasets[split]
+        is_train = split in self.train_splits
+        batch_size = int(run_cfg.batch_size_train if is_train else run_cfg.batch_size_eval)
+        num_workers = int(run_cfg.num_workers)
+        if isinstance(dataset, (tuple, IterableDataset)):
+            parts = dataset if isinstance(dataset, tuple) else [dataset]
+            collate = [getattr(part, "collater", None) for part in parts]
+            ratios = run_cfg.get("train_dataset_ratios")
+            return self.create_loaders([dataset], num_workers, [batch_size], [is_train], [collate], ratios)[0]
+        logging.info("Split %s: %d items.", split, len(dataset))
+        collate = getattr(dataset, "collater", None)
         if is_train:
-            seed = int(self.config.run_cfg.seed)
+            seed = int(run_cfg.seed)
             return loaders.train_loader(dataset, batch_size, num_workers, collate, seed, self.cuda_enabled)
         shared = bool(self.use_dist_eval_sampler)
         return loaders.evaluation_loader(dataset, batch_size, num_workers, collate, shared, self.cuda_enabled)
@@ -208,8 +215,9 @@ class GitLLMRunner(RunnerBase):
                 known = ", ".join(sorted(self.dataloaders))
                 raise ConfigError(f"run names the split {split!r}, but the data sets have: {known or 'none'}")
             dataset = self.datasets[split]
-            if hasattr(dataset, "__len__") and len(dataset) == 0:
-                raise DataError(f"Split {split!r} has no examples; check its build_info.annotations.{split}.storage")
+            if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
+                storage = f"build_info.annotations.{split}.storage"
+                raise DataError(f"Split {split!r} has no examples; check the data set's {storage}")
 
     def _epoch_batches(self):
         """Batches of the position's epoch, from the position's iteration on."""
@@ -223,12 +231,14 @@ class GitLLMRunner(RunnerBase):
 
     @property
     def iters_per_epoch(self) -> int:
-        """Batches per epoch and rank; for streaming data `run.iters_per_inner_epoch`, else `run.max_iters`."""
-        if hasattr(self.train_loader, "__len__") and not hasattr(self.train_loader, "__next__"):
+        """Batches per epoch and rank; for streaming data `run.iters_per_inner_epoch` or `run.max_iters`."""
+        if not hasattr(self.train_loader, "__next__"):
             return len(self.train_loader)
         given = self.config.run_cfg.get("iters_per_inner_epoch") or self.config.run_cfg.get("max_iters")
         if given is None:
-            raise ConfigError("Streaming training data has no length: give run.iters_per_inner_epoch or run.max_iters")
+            raise ConfigError(
+                "Streaming training data has no length: give run.iters_per_inner_epoch or run.max_iters"
+            )
         return int(given)
 
     @property
@@ -255,11 +265,11 @@ class GitLLMRunner(RunnerBase):
     # ------------------------------------------------------------------ output
 
     def setup_output_dir(self) -> None:
-        """Repairs: runs land inside the installed package and share a folder when started in the same minutes.
+        """Repairs: runs land inside the installed package, in one folder when started in the same minutes.
 
-        The folder is unique, below the working directory or wherever `run.output_dir` says, and the same on all
-        ranks; a resumed run goes on in its own. LAVIS's registry refuses to set a path twice, so that a second
-        run in one process fails; it is set directly.
+        The folder is unique, below the working directory or wherever `run.output_dir` says, and the same on
+        all ranks; a resumed run goes on in its own. LAVIS's registry refuses to set a path twice, so that a
+        second run in one process fails; it is set directly.
         """
         output_dir = Path(self.config.run_cfg.output_dir).expanduser().absolute()
         folder = None
@@ -285,7 +295,7 @@ class GitLLMRunner(RunnerBase):
     # ------------------------------------------------------------------ training
 
     def train(self) -> None:
-        """Train up to `run.max_epoch` or `run.max_iters`, evaluating after each epoch, then test the best weights.
+        """Train to `run.max_epoch` or `run.max_iters`, evaluate after each epoch, then test the best weights.
 
         With `run.evaluate` nothing is trained: the given weights are evaluated on all splits named.
 
@@ -319,7 +329,7 @@ class GitLLMRunner(RunnerBase):
         """Check what can be checked before the first step, and take up a run to be resumed."""
         settings.check_training_settings(self.config.run_cfg)
         self._check_splits([*self.train_splits, *self.valid_splits, *self.test_splits])
-        if hasattr(self.train_loader, "dataset"):
+        if not hasattr(self.train_loader, "__next__"):
             loaders.check_has_batches(self.train_loader, "train")
         if self._resume_from is not None:
             self._load_checkpoint(self._resume_from)
@@ -346,8 +356,8 @@ class GitLLMRunner(RunnerBase):
     def train_epoch(self, epoch: int) -> dict[str, str]:
         """Train what is left of an epoch.
 
-        Repairs: the task's own loop needs CUDA, knows no clipping, synchronises on every accumulated batch, drops
-        the last of them, and averages means of unequal weight.
+        Repairs: the task's own loop needs CUDA, knows no clipping, synchronises on every accumulated batch,
+        drops the last of them, and averages means of unequal weight.
 
         Returns:
             Averages in LAVIS's form, as texts.
@@ -368,7 +378,8 @@ class GitLLMRunner(RunnerBase):
             accum_grad_iters=self.accum_grad_iters,
             max_grad_norm=run_cfg.max_grad_norm,
         )
-        last_iter = min(self.iters_per_epoch, self.position.epoch_iter + self.total_iters - self.position.iters)
+        iters_left = self.total_iters - self.position.iters
+        last_iter = min(self.iters_per_epoch, self.position.epoch_iter + iters_left)
         records = self._run_loop(loop, last_iter)
         if self.position.epoch_iter == self.iters_per_epoch:
             self.position.epoch, self.position.epoch_iter = epoch + 1, 0
@@ -381,7 +392,8 @@ class GitLLMRunner(RunnerBase):
     def _run_loop(self, loop: TrainingLoop, last_iter: int) -> list[StepRecord]:
         """Run the loop, showing and writing every step."""
         start = self.position.epoch_iter
-        metrics = MetricsFile(self.output_dir / "metrics.jsonl", self.position.steps) if self._is_main else None
+        is_main = collectives.rank() == 0
+        metrics = MetricsFile(self.output_dir / "metrics.jsonl", self.position.steps) if is_main else None
         title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
         records = []
         with StopRequest() as stop, Progress(title, last_iter, start, self.log_freq) as progress:
@@ -395,10 +407,6 @@ class GitLLMRunner(RunnerBase):
         if metrics is not None:
             metrics.close()
         return records
-
-    @property
-    def _is_main(self) -> bool:
-        return collectives.rank() == 0
 
     def _autocast(self):
         return precision.autocast(self.device, self.dtype)
@@ -416,8 +424,8 @@ class GitLLMRunner(RunnerBase):
     def eval_epoch(self, split_name: str, cur_epoch: int | str, skip_reload: bool = False) -> dict | None:
         """Evaluate on one split.
 
-        Repairs: moves batches to a GPU whether there is one or not, and evaluates in another precision than it
-        trained in.
+        Repairs: moves batches to a GPU whether there is one or not, and evaluates in another precision than
+        it trained in.
 
         Args:
             split_name: The split.
@@ -433,8 +441,9 @@ class GitLLMRunner(RunnerBase):
         model.eval()
         logging.info("Evaluating on %s.", split_name)
         self.task.before_evaluation(model=model, dataset=self.datasets[split_name])
+        loader = self.dataloaders[split_name]
         with self._autocast():
-            results = self.task.evaluation(model, self.dataloaders[split_name], cuda_enabled=self.cuda_enabled)
+            results = self.task.evaluation(model, loader, cuda_enabled=self.cuda_enabled)
         if results is None:
             return None
         return self.task.after_evaluation(val_result=results, split_name=split_name, epoch=cur_epoch)
@@ -484,7 +493,8 @@ class GitLLMRunner(RunnerBase):
     def _keep_if_best(self, stats: dict[str, Any], epoch: int) -> None:
         """Repairs: the best score starts at 0, so that a run with negative scores has no best checkpoint."""
         if "agg_metrics" not in stats:
-            raise ConfigError(f"Task {type(self.task).__name__} gives no 'agg_metrics' to choose the best epoch by")
+            task = type(self.task).__name__
+            raise ConfigError(f"Task {task} gives no 'agg_metrics' to choose the best epoch by")
         score = float(stats["agg_metrics"])
         if math.isnan(score):
             logging.warning("The validation score of epoch %d is not a number.", epoch)
@@ -496,9 +506,7 @@ class GitLLMRunner(RunnerBase):
 
     @main_process
     def _save(self, name: str) -> None:
-        """Repairs: a crash while writing destroys the file, frozen weights tied to others leak into it, and
-        neither the best score nor the position is kept.
-        """  # noqa: D205
+        """Repairs: a crash destroys the file, tied frozen weights get in, score and position are lost."""
         path = self.output_dir / name
         content = {
             "model": trainable_state(self.unwrap_dist_model(self.model)),
@@ -542,7 +550,7 @@ class GitLLMRunner(RunnerBase):
         path = Path(url_or_filename)
         content = read_checkpoint(path)
         if "optimizer" not in content or "epoch" not in content:
-            raise ConfigError(f"{path} holds weights but no training state; give it as model.finetuned instead")
+            raise ConfigError(f"{path} holds weights but no training state; give it as model.finetuned")
         load_trainable_state(self.unwrap_dist_model(self.model), content["model"], str(path))
         try:
             self.optimizer.load_state_dict(content["optimizer"])
@@ -552,7 +560,8 @@ class GitLLMRunner(RunnerBase):
         self.best_agg_metric = content.get("best_agg_metric")
         self.best_epoch = content.get("best_epoch")
         self._validation_due = not content.get("validated", True) and len(self.valid_splits) > 0
-        logging.info("Resuming %s at epoch %d, iteration %d.", path, self.position.epoch, self.position.epoch_iter)
+        where = f"epoch {self.position.epoch}, iteration {self.position.epoch_iter}"
+        logging.info("Resuming %s at %s.", path, where)
 
     def _restore_position(self, content: dict[str, Any]) -> None:
         """Continue where the checkpoint stands; files of the host's runner say only the epoch."""
@@ -571,8 +580,8 @@ class GitLLMRunner(RunnerBase):
     def _say_nothing_to_do(self) -> None:
         done = min(self.position.epoch, self.max_epoch)
         logging.info(
-            "Nothing to do: %d of %d epochs (%d iterations) are done in %s. Evaluate it with `gitllm evaluate` and "
-            "--options model.load_finetuned=True model.finetuned=%s",
+            "Nothing to do: %d of %d epochs (%d iterations) are done in %s. Evaluate with `gitllm evaluate` "
+            "and --options model.load_finetuned=True model.finetuned=%s",
             done,
             self.max_epoch,
             self.position.iters,
@@ -583,9 +592,8 @@ class GitLLMRunner(RunnerBase):
     @main_process
     def _say_how_to_resume(self) -> None:
         """After Ctrl-C: what is kept, what is lost, and the command that goes on."""
-        resume_point = next(
-            (self.output_dir / name for name in (INTERRUPTED, LATEST) if (self.output_dir / name).is_file()), None
-        )
+        candidates = [self.output_dir / name for name in (INTERRUPTED, LATEST)]
+        resume_point = next((path for path in candidates if path.is_file()), None)
         if resume_point is None:
             logging.warning("Interrupted before anything was saved; start the run again.")
             return
@@ -595,11 +603,11 @@ class GitLLMRunner(RunnerBase):
             getattr(args, "cfg_path", "CONFIG.yaml"), list(getattr(args, "options", None) or []), resume_point
         )
         logging.warning(
-            "Interrupted. %s holds the weights after %d iterations (epoch %d, iteration %d); steps after that are "
+            "Interrupted. %s holds the weights after %d iterations (%d of epoch %d); what came after that is "
             "lost. Resume with:\n  %s",
             resume_point,
             content["iters"],
-            content["epoch"] + 1,
             content["epoch_iters"],
+            content["epoch"] + 1,
             command,
         )

@@ -1,4 +1,4 @@
-"""Data loaders over map-style data sets: the same order for the same seed and epoch, each example where it belongs."""
+"""Data loaders over map-style data sets, in an order that seed and epoch determine."""
 
 import itertools
 import signal
@@ -20,8 +20,12 @@ def leave_interrupts_to_the_main_process(worker_id: int) -> None:
 class EpochSampler(DistributedSampler):
     """This rank's share of a shuffle that seed and epoch determine, from any batch of the epoch on.
 
-    Rank r of W takes every W-th index of one shuffle, so batch b of all ranks together holds what batch b of one
-    process with W times the batch size holds. The few indices that do not divide among the ranks are left out.
+    Rank r of W takes every W-th index of one shuffle, so batch b of all ranks together holds what batch b of
+    one process with W times the batch size holds. Indices that do not divide among the ranks are left out.
+
+    Args:
+        dataset: Map-style.
+        seed: Of the shuffles, the same on all ranks.
     """
 
     def __init__(self, dataset: Dataset, seed: int):
@@ -62,7 +66,12 @@ def train_loader(
 
 
 def evaluation_loader(
-    dataset: Dataset, batch_size: int, num_workers: int, collate: Callable | None, shared: bool, pin_memory: bool
+    dataset: Dataset,
+    batch_size: int,
+    num_workers: int,
+    collate: Callable | None,
+    shared: bool,
+    pin_memory: bool,
 ) -> DataLoader:
     """A loader in the data set's order, the last batch included.
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.errors import DataError, GitLLMError
 from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.loaders import move_to_device, num_samples
 
@@ -45,7 +45,7 @@ class StepRecord:
         step: Counted from 0 over the run.
         epoch: Counted from 0.
         iter: Iterations done since the start of the run, this step's included.
-        loss: Mean over the supervised tokens of the step's batches (over its batches where the task counts no tokens).
+        loss: Mean over the step's supervised tokens (over its batches where the task counts no tokens).
         lr: Learning rate of the first parameter group.
         grad_norm: Norm of the gradient before clipping.
         samples: Number of examples.
@@ -89,13 +89,12 @@ class _Window:
 class TrainingLoop:
     """Runs iterations of a task on a model.
 
-    The loss that is minimised is the mean over all supervised tokens of the step, whatever batch, accumulation
-    step or rank they are in: every batch's mean is weighted by its tokens, and the summed gradient is divided by
-    all tokens once, before clipping. A task that counts no tokens has each batch weigh the same.
-
+    The loss that is minimised is the mean over all supervised tokens of the step, whatever batch or rank
+    they are in: every batch's mean is weighted by its tokens, and the summed gradient is divided by their
+    number once, before clipping. Where a task counts no tokens each batch weighs the same.
     Args:
-        task: LAVIS's task; `train_outputs(model, samples)` giving `loss` and `num_supervised_tokens` is used where
-            it exists, `train_step(model, samples)` giving the loss elsewhere.
+        task: LAVIS's task. `train_outputs(model, samples)`, giving `loss` and `num_supervised_tokens`, is
+            used where it exists; `train_step(model, samples)`, giving the loss, elsewhere.
         model: In distributed runs wrapped in DistributedDataParallel.
         optimizer: Its groups hold every trainable parameter.
         schedule: `set_for(step, epoch, epoch_iter)` sets the learning rates.
@@ -173,7 +172,7 @@ class TrainingLoop:
         window = _Window()
         bad_ids: list[str] = []
         for index in range(num_batches):
-            samples = move_to_device(next(batches), self.device)
+            samples = move_to_device(self._next_batch(batches, position), self.device)
             # LAVIS's own models read their place in the run from the batch.
             samples |= {
                 "epoch": position.epoch,
@@ -195,6 +194,21 @@ class TrainingLoop:
             self._refuse("loss", window.loss, position, sum(collectives.gather_objects(bad_ids), []))
         return window
 
+    @staticmethod
+    def _next_batch(batches: Iterator[dict[str, Any]], position: Position) -> dict[str, Any]:
+        """The next batch.
+
+        Raises:
+            DataError: A stream ended before the epoch did.
+        """
+        batch = next(batches, None)
+        if batch is None:
+            raise DataError(
+                f"The training data ended in epoch {position.epoch} after {position.epoch_iter} iterations; "
+                "make run.iters_per_inner_epoch or run.max_iters smaller, or repeat the stream"
+            )
+        return batch
+
     def _exchange_gradients(self, exchange: bool) -> contextlib.AbstractContextManager:
         """The context in which DistributedDataParallel does, or does not yet, average gradients."""
         if exchange or not hasattr(self.model, "no_sync"):
@@ -210,7 +224,7 @@ class TrainingLoop:
         return outputs["loss"], float(outputs["num_supervised_tokens"])
 
     def _step(self, window: _Window, position: Position) -> float:
-        """Turn summed gradients into the mean's, clip, and change the weights; gives the norm before clipping."""
+        """Turn the sum's gradient into the mean's, clip it, change the weights; gives the unclipped norm."""
         # DistributedDataParallel has divided the sum over ranks by their number.
         scale = collectives.world_size() / max(window.weight, 1.0)
         for parameter in self.parameters:
@@ -227,9 +241,9 @@ class TrainingLoop:
         self.optimizer.zero_grad(set_to_none=True)
         examples = f" Examples: {', '.join(instance_ids[:32])}." if instance_ids else ""
         raise NonFiniteLossError(
-            f"The {what} is {value} at epoch {position.epoch}, iteration {position.epoch_iter}. The weights were not "
-            f"changed by it; the last checkpoint is intact.{examples} A lower run.init_lr, a longer run.warmup_steps "
-            "or run.precision=fp32 may help; otherwise look at the examples."
+            f"The {what} is {value} at epoch {position.epoch}, iteration {position.epoch_iter}. The weights "
+            f"were not changed by it; the last checkpoint is intact.{examples} A lower run.init_lr, a longer "
+            "run.warmup_steps or run.precision=fp32 may help; otherwise look at the examples."
         )
 
     def _record(self, window: _Window, position: Position, grad_norm: float, seconds: float) -> StepRecord:

@@ -24,8 +24,8 @@ class MetricsFile:
 
     Args:
         path: The file; made if it does not exist.
-        first_step: The step the run starts or resumes at. Records from it on belong to steps that were lost and
-            are taken out, so that the file has each step once.
+        first_step: The step the run starts or resumes at. Records from it on belong to steps that were lost
+            and are taken out, so that the file has each step once.
     """
 
     def __init__(self, path: Path, first_step: int):
@@ -33,7 +33,7 @@ class MetricsFile:
         kept = path.with_name(f".{path.name}")
         kept.write_text("".join(lines))
         os.replace(kept, path)
-        self.file = open(path, "a")
+        self.file = open(path, "a")  # noqa: SIM115 - open as long as the epoch lasts
 
     def write(self, record: dict[str, Any]) -> None:
         """Append one record."""

@@ -27,7 +27,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, lr: float) -> list[d
         ]
     groups = [group for group in groups if group["params"]]
     if not groups:
-        raise ConfigError("The model has no trainable parameter; unfreeze a part of it or add LoRA, then train")
+        raise ConfigError("The model has no trainable parameter; unfreeze a part of it or add LoRA")
     for group in groups:
         if "lr" in group and "lr_scale" not in group:
             group["lr_scale"] = group["lr"] / lr

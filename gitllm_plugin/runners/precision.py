@@ -29,7 +29,7 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise ConfigError("run.device is 'cuda' but torch finds no GPU; use run.device=cpu or run.device=auto")
+        raise ConfigError("run.device is 'cuda' but torch finds no GPU; use run.device=cpu or auto")
     if local_rank is not None:
         return torch.device("cuda", local_rank)
     return torch.device("cuda", int(index or 0))

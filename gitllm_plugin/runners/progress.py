@@ -62,6 +62,6 @@ class Progress:
         shown = "  ".join(f"{name}: {value}" for name, value in values.items())
         line = f"{self.description}  [{self.done}/{self.total or '?'}]  {shown}"
         if self.total is not None:
-            seconds = (time.monotonic() - self.began) / max(1, self.done - self.start) * (self.total - self.done)
-            line += f"  eta: {tqdm.format_interval(seconds)}"
+            seconds = (time.monotonic() - self.began) / max(1, self.done - self.start)
+            line += f"  eta: {tqdm.format_interval(seconds * (self.total - self.done))}"
         return line

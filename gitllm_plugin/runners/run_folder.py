@@ -33,12 +33,12 @@ def create_run_folder(output_dir: Path) -> Path:
             number += 1
         except OSError as error:
             raise ConfigError(
-                f"run.output_dir is {output_dir}, where no folder can be made ({error.strerror}); choose another"
+                f"run.output_dir is {output_dir}, where no folder can be made: {error.strerror}"
             ) from error
 
 
 def point_to(folder: Path, name: str) -> None:
-    """Let `name`, beside `folder`, be a link to it; where links cannot be made, a text file holding its path."""
+    """Let `name`, beside `folder`, be a link to it; where links cannot be made, a text file with its path."""
     link = folder.parent / name
     temporary = folder.parent / f".{name}.{os.getpid()}"
     try:

@@ -20,7 +20,7 @@ def _constant(progress: float) -> float:
 
 
 DECAYS = {"cosine": _cosine, "linear": _linear, "constant": _constant}
-"""Decay by name: from the progress after warm-up in [0, 1] to the share of `init_lr - min_lr` that is left."""
+"""Decay by name: from the progress after warm-up, in [0, 1], to the share of `init_lr - min_lr` left."""
 
 
 def learning_rate(
@@ -35,8 +35,8 @@ def learning_rate(
 ) -> float:
     """The rate of optimizer step `step`, counted from 0.
 
-    During warm-up it rises in equal amounts from `warmup_lr` (exclusive) to `init_lr`, which step `warmup_steps`
-    uses; from there it decays towards `min_lr`, which step `total_steps` would reach, and stays there.
+    During warm-up it rises in equal amounts from `warmup_lr` (exclusive) to `init_lr`, which step
+    `warmup_steps` uses; from there it decays towards `min_lr`, reached at step `total_steps`, and stays.
     """
     if step < warmup_steps:
         return warmup_lr + (init_lr - warmup_lr) * (step + 1) / (warmup_steps + 1)

@@ -20,6 +20,7 @@ DEFAULTS: dict[str, Any] = {
     "warmup_steps": 0,
     "weight_decay": 0.05,
     "beta2": 0.999,
+    "batch_size_train": 8,
     "accum_grad_iters": 1,
     "max_grad_norm": 1.0,
     "log_freq": 50,
@@ -34,7 +35,6 @@ _WITHOUT_DEFAULT = {
     "init_lr",
     "warmup_lr",
     "lr_decay_rate",
-    "batch_size_train",
     "batch_size_eval",
     "max_epoch",
     "max_iters",
@@ -63,7 +63,7 @@ def fill_defaults(run_cfg: MutableMapping[str, Any]) -> None:
     for key, value in DEFAULTS.items():
         if key not in run_cfg:
             run_cfg[key] = value
-    if "batch_size_eval" not in run_cfg and "batch_size_train" in run_cfg:
+    if "batch_size_eval" not in run_cfg:
         run_cfg["batch_size_eval"] = run_cfg["batch_size_train"]
 
 
@@ -73,7 +73,7 @@ def check_training_settings(run_cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: Listing every missing key and every number out of range.
     """
-    faults = [f"run.{key} is missing" for key in ("init_lr", "batch_size_train") if run_cfg.get(key) is None]
+    faults = ["run.init_lr is missing"] if run_cfg.get("init_lr") is None else []
     if run_cfg.get("max_epoch") is None and run_cfg.get("max_iters") is None:
         faults.append("neither run.max_epoch nor run.max_iters is given; give at least one")
     smallest = {"batch_size_train": 1, "accum_grad_iters": 1, "log_freq": 1, "max_epoch": 1, "max_iters": 1}

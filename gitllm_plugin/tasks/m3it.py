@@ -87,7 +87,8 @@ class M3ITTask(BaseTask):
             raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}")
         computed = [*metrics, *([LOSS] if valid_loss else [])]
         if agg_metric not in computed:
-            raise ConfigError(f"run.agg_metric is {agg_metric!r}, but computed are: {', '.join(computed) or 'none'}")
+            names = ", ".join(computed) or "none"
+            raise ConfigError(f"run.agg_metric is {agg_metric!r}, but computed are: {names}")
         return cls(
             metrics=metrics,
             agg_metric=agg_metric,
@@ -99,7 +100,7 @@ class M3ITTask(BaseTask):
         )
 
     def train_outputs(self, model: torch.nn.Module, samples: dict[str, Any]) -> dict[str, Any]:
-        """Forward pass of one batch: `loss`, a scalar mean, and `num_supervised_tokens`, what it is the mean of."""
+        """Forward pass of one batch: `loss`, a scalar, the mean over `num_supervised_tokens`."""
         return model(samples)
 
     @torch.no_grad()
@@ -129,7 +130,9 @@ class M3ITTask(BaseTask):
         ]
 
     @torch.no_grad()
-    def evaluation(self, model: torch.nn.Module, data_loader: Any, cuda_enabled: bool = True) -> EvaluationResult:
+    def evaluation(
+        self, model: torch.nn.Module, data_loader: Any, cuda_enabled: bool = True
+    ) -> EvaluationResult:
         """Loss and answers for this rank's part of a split.
 
         Repairs the host's: it always moves batches to a GPU and prints every tenth.
@@ -160,8 +163,8 @@ class M3ITTask(BaseTask):
         Writes `result/{split}_epoch{epoch}.jsonl` and `{split}_metrics.json` into the run's folder.
 
         Returns:
-            On every rank: `loss`, each metric over all examples and as `{config}/{metric}`, `num_examples`, and
-            `agg_metrics`, of which higher is better.
+            On every rank: `loss`, each metric over all examples and as `{config}/{metric}`, `num_examples`,
+            and `agg_metrics`, of which higher is better.
 
         Raises:
             DataError: The split is empty.

@@ -33,7 +33,7 @@ def average_scores(examples: Sequence[Example], metrics: Sequence[str]) -> dict[
         metrics: Names of the scores.
 
     Returns:
-        `num_examples`, each metric's mean over all examples, and `{config}/{metric}` over each configuration's.
+        `num_examples`, each metric's mean over all examples, and `{config}/{metric}` over a configuration's.
     """
     averages: dict[str, float] = {"num_examples": len(examples)}
     averages |= {metric: _mean(examples, metric) for metric in metrics}

@@ -1,5 +1,6 @@
 """Files that are not, or not this model's, checkpoints; writing that cannot be caught half done."""
 
+import os
 import pickle
 
 import pytest
@@ -92,6 +93,7 @@ def test_auto_finds_the_newest_resume_point(tmp_path):
         file = tmp_path / name
         file.parent.mkdir()
         file.touch()
+        os.utime(file, (number, number))
     (tmp_path / "latest").symlink_to("2")
     assert find_resume_point("auto", tmp_path) == tmp_path / "2" / "checkpoint_interrupted.pth"
     with pytest.raises(ConfigError, match="has neither"):

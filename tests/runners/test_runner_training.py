@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import webdataset as wds
 from tiny_run import TinyData, TinyModel, build_runner
 
 from gitllm_plugin.errors import ConfigError, DataError
@@ -121,13 +122,18 @@ def test_accumulation_uses_the_last_batches_of_an_epoch_too(tmp_path):
 
 
 def test_max_iters_stops_within_an_epoch(tmp_path):
-    runner = build_runner(tmp_path, max_epoch=None, max_iters=6)
+    settings = {"max_epoch": None, "max_iters": 6, "lr_sched": "constant", "tiny": {"dropout": 0.0}}
+    runner = build_runner(tmp_path / "two parts", **settings)
     runner.train()
     assert [(record["epoch"], record["iter"]) for record in steps(runner)][-1] == (1, 6)
     assert runner.max_epoch == 2
 
-    longer = build_runner(tmp_path, max_epoch=None, max_iters=9, resume_ckpt_path=str(runner.output_dir))
+    settings["max_iters"] = 9
+    longer = build_runner(tmp_path / "two parts", resume_ckpt_path=str(runner.output_dir), **settings)
     longer.train()
+    at_once = build_runner(tmp_path / "at once", **settings)
+    at_once.train()
+    assert losses(longer) == losses(at_once)
     assert [record["step"] for record in steps(longer)] == list(range(9))
     assert [record["epoch"] for record in steps(longer)] == [0] * 4 + [1] * 4 + [2]
 
@@ -178,7 +184,9 @@ def test_batches_without_images_train(tmp_path):
 
 
 def test_worker_processes_give_the_same_losses(tmp_path):
-    alone, helped = build_runner(tmp_path / "a", max_epoch=1), build_runner(tmp_path / "b", max_epoch=1, num_workers=1)
+    tiny = {"dropout": 0.0}
+    alone = build_runner(tmp_path / "a", tiny=tiny, max_epoch=1)
+    helped = build_runner(tmp_path / "b", tiny=tiny, max_epoch=1, num_workers=1)
     alone.train()
     helped.train()
     assert losses(helped) == losses(alone)
@@ -235,3 +243,25 @@ def test_frozen_models_cannot_be_trained(tmp_path):
     model = TinyModel().requires_grad_(False)
     with pytest.raises(ConfigError, match="no trainable parameter"):
         build_runner(tmp_path, model=model).train()
+
+
+def endless_stream(limit: int | None = None) -> wds.DataPipeline:
+    """Examples one after the other, as a webdataset pipeline gives them; at most `limit`."""
+    data = TinyData(16)
+    keys = ("image", "text_input", "text_output", "instance_id", "question")
+    indices = range(limit) if limit else range(10_000)
+    return wds.DataPipeline(lambda: ({key: data[i % 16][key] for key in keys} for i in indices))
+
+
+def test_streams_train_by_iterations(tmp_path):
+    data = {"train": endless_stream()}
+    runner = build_runner(tmp_path, data=data, max_epoch=None, max_iters=5, valid_splits=[], test_splits=[])
+    runner.train()
+    assert [record["samples"] for record in steps(runner)] == [4] * 5
+
+
+def test_a_stream_that_ends_too_early_is_refused(tmp_path):
+    data = {"train": endless_stream(limit=8)}
+    runner = build_runner(tmp_path, data=data, max_epoch=None, max_iters=5, valid_splits=[], test_splits=[])
+    with pytest.raises(DataError, match="ended in epoch 0 after 2 iterations"):
+        runner.train()

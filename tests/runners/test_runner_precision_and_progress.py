@@ -1,0 +1,74 @@
+"""The choice of precision and device, and what progress shows."""
+
+import io
+import json
+import logging
+
+import pytest
+import torch
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners.metrics_file import MetricsFile
+from gitllm_plugin.runners.precision import resolve_device, resolve_precision
+from gitllm_plugin.runners.progress import Progress
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("feature", ["amx_bf16", "avx512_bf16"])
+def test_auto_is_bf16_where_the_cpu_has_it(monkeypatch, feature):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {feature: True})
+    assert resolve_precision("auto", CPU) is torch.bfloat16
+
+
+def test_auto_is_fp32_elsewhere_and_asking_for_bf16_warns(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True})
+    assert resolve_precision("auto", CPU) is torch.float32
+    assert not caplog.records
+    assert resolve_precision("bf16", CPU) is torch.bfloat16
+    assert "emulation" in caplog.text
+
+
+def test_devices(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == CPU
+    with pytest.raises(ConfigError, match="finds no GPU"):
+        resolve_device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto", local_rank=3) == torch.device("cuda", 3)
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+def test_without_a_terminal_a_line_appears_now_and_then(caplog):
+    with caplog.at_level(logging.INFO), Progress("epoch 1/2", total=5, log_freq=2) as progress:
+        for _ in range(5):
+            progress.update(samples=4, loss="0.5")
+    messages = [record.message for record in caplog.records]
+    assert [message.split("  ")[1] for message in messages] == ["[2/5]", "[4/5]", "[5/5]"]
+    assert "loss: 0.5" in messages[0] and "samples/s: " in messages[0] and messages[-1].endswith("eta: 00:00")
+
+
+def test_on_a_terminal_there_is_a_bar(monkeypatch, caplog):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with caplog.at_level(logging.INFO), Progress("epoch 1/2", total=2) as progress:
+        progress.update(2, samples=4, loss="0.5")
+    assert "epoch 1/2: 100%" in terminal.getvalue() and "loss=0.5" in terminal.getvalue()
+    assert not caplog.records
+
+
+def test_metrics_of_lost_steps_are_taken_out(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"ste')
+    metrics = MetricsFile(path, first_step=2)
+    metrics.write({"step": 2, "again": True})
+    metrics.close()
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"step": 0},
+        {"step": 1},
+        {"step": 2, "again": True},
+    ]
