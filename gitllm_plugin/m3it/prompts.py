@@ -3,12 +3,22 @@
 A prompt ends where the answer begins; the answer follows after one space.
 """
 
+from collections.abc import Callable
+
 from gitllm_plugin.errors import ConfigError
 
-TEMPLATES = {
-    # The article's.
-    "article": "##Instruction: {instruction} ##Question: {question} ##Answer:",
-}
+
+def _article(instruction: str, question: str) -> str:
+    # The markers stay where the question is empty, as in the article.
+    return f"##Instruction: {instruction} ##Question: {question} ##Answer:"
+
+
+def _plain(instruction: str, question: str) -> str:
+    # No markers: half the tokens where questions are short.
+    return " ".join(part for part in (instruction, question, "Answer:") if part)
+
+
+TEMPLATES: dict[str, Callable[[str, str], str]] = {"article": _article, "plain": _plain}
 
 
 def build_prompt(template: str, instruction: str, question: str) -> str:
@@ -23,7 +33,7 @@ def build_prompt(template: str, instruction: str, question: str) -> str:
         ConfigError: if there is no such template.
     """
     check_template(template)
-    return TEMPLATES[template].format(instruction=instruction.strip(), question=question.strip())
+    return TEMPLATES[template](instruction.strip(), question.strip())
 
 
 def check_template(template: str) -> None:

@@ -1,0 +1,32 @@
+# Thin on purpose: each target is one command that can be typed by hand.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+LAVIS  := salesforce-lavis==1.0.2
+
+.PHONY: demo test check install bench clean
+
+demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
+	$(BIN)/python -m examples.easyvqa.demo
+
+test: install          ## all fast tests
+	$(BIN)/python -m pytest
+
+check: install         ## style, types, architecture
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+
+# pip resumes from its cache after an interruption; the stamp is written only when all is there.
+$(VENV)/installed: setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,dev]'
+	$(BIN)/python -m pip install --no-deps $(LAVIS)
+	$(BIN)/gitllm doctor
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

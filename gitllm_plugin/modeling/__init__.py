@@ -1,0 +1,27 @@
+"""GIT-LLM in plain PyTorch: attention rule, families, projection, model. Knows nothing of LAVIS."""
+
+from gitllm_plugin.modeling.build import build_git_llm
+from gitllm_plugin.modeling.lora import LoraSettings
+from gitllm_plugin.modeling.model import GitLLM, GitLLMOutput
+from gitllm_plugin.modeling.tokens import TextBatch, TextEncoder
+from gitllm_plugin.modeling.trainable import (
+    load_trainable_state_dict,
+    parameter_groups,
+    set_trainable,
+    trainable_state_dict,
+)
+from gitllm_plugin.modeling.vision import ImageEncoder
+
+__all__ = [
+    "GitLLM",
+    "GitLLMOutput",
+    "ImageEncoder",
+    "LoraSettings",
+    "TextBatch",
+    "TextEncoder",
+    "build_git_llm",
+    "load_trainable_state_dict",
+    "parameter_groups",
+    "set_trainable",
+    "trainable_state_dict",
+]

@@ -1,0 +1,131 @@
+"""GIT's attention rule, given to transformers as a rule and not as a tensor.
+
+In one row, ``i`` are image tokens and ``t`` text tokens (GIT, Wang et al. 2022, section 3.1)::
+
+              keys:  i  i  i  t  t  t
+    queries:  i      x  x  x  .  .  .       image sees all of its image, no text
+              i      x  x  x  .  .  .
+              i      x  x  x  .  .  .
+              t      x  x  x  x  .  .       text sees the image and earlier text
+              t      x  x  x  x  x  .
+              t      x  x  x  x  x  x
+
+That is the causal rule, OR "the key is an image slot".  Rows may also carry several texts about one
+image, one after another; then a text key is seen by its own text alone.
+
+Every decoder of transformers asks one registry, ``AttentionMaskInterface``, for its mask and hands it
+the causal rule as a function.  :func:`install` wraps the stock factories of that registry once; the
+wrappers do nothing until a model's config carries a :class:`PrefixRule`, which :func:`prefix_attention`
+puts there for the duration of one call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, or_masks
+
+_RULE = "git_prefix_rule"
+_WRAPPED = ("eager", "sdpa", "flex_attention")
+
+
+@dataclass(frozen=True)
+class PrefixRule:
+    """Which slots of each row hold the image, and which text each text slot belongs to.
+
+    Attributes:
+        prefix_end: LongTensor ``[R]``; in row ``r`` the slots before ``prefix_end[r]`` are image (or padding,
+            which the 2-D attention mask removes).
+        text_ids: LongTensor ``[R, S]`` or None; slots of one text share a number. None: one text a row.
+    """
+
+    prefix_end: Tensor
+    text_ids: Tensor | None = None
+
+    def for_batch(self, batch_size: int) -> PrefixRule:
+        """The rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
+        repeats = batch_size // self.prefix_end.shape[0]
+        if repeats == 1:
+            return self
+        text_ids = None if self.text_ids is None else self.text_ids.repeat_interleave(repeats, dim=0)
+        return PrefixRule(self.prefix_end.repeat_interleave(repeats), text_ids)
+
+    def apply(self, causal: Callable) -> Callable:
+        """``causal`` (a mask function of transformers) OR-ed with GIT's prefix, AND-ed with "same text"."""
+        prefix_end, text_ids = self.prefix_end, self.text_ids
+
+        def key_is_image(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return key < prefix_end[batch]
+
+        if text_ids is None:
+            return or_masks(causal, key_is_image)
+
+        def causal_in_one_text(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return causal(batch, head, query, key) & (text_ids[batch, query] == text_ids[batch, key])
+
+        return or_masks(causal_in_one_text, key_is_image)
+
+
+def _with_prefix(factory: Callable) -> Callable:
+    @functools.wraps(factory)
+    def mask(*args: object, **kwargs: object) -> object:
+        rule: PrefixRule | None = getattr(kwargs.get("config"), _RULE, None)
+        # One query is a decoding step: it is text, which sees every key already.
+        if rule is None or kwargs["q_length"] == 1:
+            return factory(*args, **kwargs)
+        rule = rule.for_batch(kwargs["batch_size"])  # type: ignore[arg-type]
+        kwargs["mask_function"] = rule.apply(kwargs["mask_function"])  # type: ignore[arg-type]
+        # "sdpa" would otherwise answer None ("use is_causal") and lose the prefix.
+        kwargs["allow_is_causal_skip"] = False
+        kwargs["use_vmap"] = False
+        return factory(*args, **kwargs)
+
+    mask.git_prefix = True  # type: ignore[attr-defined]
+    return mask
+
+
+def install() -> None:
+    """Wrap transformers' mask factories; idempotent, and inert for every model without a rule."""
+    for name in _WRAPPED:
+        factory = ALL_MASK_ATTENTION_FUNCTIONS[name]
+        if not getattr(factory, "git_prefix", False):
+            ALL_MASK_ATTENTION_FUNCTIONS.register(name, _with_prefix(factory))
+
+
+@contextmanager
+def prefix_attention(config: PreTrainedConfig, rule: PrefixRule) -> Iterator[None]:
+    """Let the decoder of ``config`` attend by ``rule`` inside the block, and as always after it."""
+    install()
+    setattr(config, _RULE, rule)
+    try:
+        yield
+    finally:
+        # A rule left behind would silently change text-only use of the same language model.
+        delattr(config, _RULE)
+
+
+def brute_force_mask(is_image: Tensor, attention_mask: Tensor, text_ids: Tensor | None = None) -> Tensor:
+    """GIT's rule written out slot by slot: the reference that the tests compare against.
+
+    Args:
+        is_image: bool ``[S]``, the slots that hold the image.
+        attention_mask: bool ``[S]``, the slots that are not padding.
+        text_ids: long ``[S]`` or None, the text that each slot belongs to.
+
+    Returns:
+        bool ``[S, S]``, True where query (row) may see key (column).
+    """
+    size = is_image.shape[0]
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    for query in range(size):
+        for key in range(size):
+            same_text = text_ids is None or bool(text_ids[query] == text_ids[key])
+            seen = bool(is_image[key]) or (not is_image[query] and key <= query and same_text)
+            mask[query, key] = seen and bool(attention_mask[key])
+    return mask

@@ -1,0 +1,301 @@
+"""GIT-LLM: image encoder, one projection, and a causal language model that reads the image as a prefix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.modeling.attention import prefix_attention
+from gitllm_plugin.modeling.families import family_of
+from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.projection import Projection
+from gitllm_plugin.modeling.tokens import IGNORED
+from gitllm_plugin.modeling.vision import ImageEncoder
+
+
+@dataclass
+class GitLLMOutput:
+    """What :meth:`GitLLM.forward` gives.
+
+    Attributes:
+        loss: mean cross-entropy over supervised tokens, float32 scalar; None without labels.
+        logits: ``[N, T, V]`` at the text positions, zeros on padding; None with ``logits="none"``.
+        num_supervised_tokens: how many tokens the loss is the mean of.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    num_supervised_tokens: int = 0
+
+
+class GitLLM(nn.Module):
+    """Image encoder + projection + causal LLM under GIT's attention rule.
+
+    The language model is used as transformers made it: the rule reaches it through transformers' own mask
+    interface (:mod:`~gitllm_plugin.modeling.attention`) and positions through its own arguments.
+
+    Args:
+        image_encoder: gives ``[n, P, vision_dim]``.
+        language_model: a causal LM of transformers, of a family in
+            :data:`~gitllm_plugin.modeling.families.FAMILIES`.
+        max_images: most images (or video frames) of one text. Above 1, each place has a learned temporal
+            embedding, zero at the start, added before the projection (GIT, section 3.1).
+
+    Raises:
+        ConfigError: the language model's family is not supported.
+    """
+
+    def __init__(self, image_encoder: ImageEncoder, language_model: PreTrainedModel, max_images: int = 1) -> None:
+        super().__init__()
+        self.family = family_of(language_model.config.model_type)
+        self.image_encoder = image_encoder
+        self.language_model = language_model
+        self.projection = Projection(
+            image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps
+        )
+        self.temporal_embedding = (
+            nn.Parameter(torch.zeros(max_images, 1, image_encoder.vision_dim)) if max_images > 1 else None
+        )
+
+    @property
+    def max_images(self) -> int:
+        """Most images of one text."""
+        return 1 if self.temporal_embedding is None else self.temporal_embedding.shape[0]
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens, image and text, that the language model's positions allow."""
+        config = self.language_model.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+
+    def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Images to vectors of the language model's width.
+
+        Args:
+            pixel_values: ``[U, 3, H, W]`` or ``[U, F, 3, H, W]``.
+            num_images: long ``[U]``, how many of the F images of each entry are real; None: all.
+
+        Returns:
+            ``image_embeds [U, F*P, llm_dim]`` and ``image_valid`` bool ``[U, F*P]``.
+
+        Raises:
+            DataError: more images than the model was built for.
+        """
+        if pixel_values.ndim == 4:
+            pixel_values = pixel_values[:, None]
+        entries, frames = pixel_values.shape[:2]
+        if frames > self.max_images:
+            raise DataError(
+                f"{frames} images (or frames) for one text, but this model was built for {self.max_images}: "
+                f"set model.max_images to {frames} or more, or give fewer"
+            )
+        features = self.image_encoder(pixel_values.flatten(0, 1))
+        features = features.unflatten(0, (entries, frames))
+        if self.temporal_embedding is not None:
+            features = features + self.temporal_embedding[:frames].to(features.dtype)
+        tokens = features.shape[2]
+        image_embeds = self.projection(features.flatten(1, 2))
+        frame = torch.arange(frames * tokens, device=pixel_values.device) // tokens
+        if num_images is None:
+            num_images = torch.full((entries,), frames, device=pixel_values.device)
+        return image_embeds, frame[None, :] < num_images[:, None]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        logits: Literal["all", "none"] = "all",
+    ) -> GitLLMOutput:
+        """Score texts about images.
+
+        Args:
+            input_ids: long ``[N, T]``, padded on either side.
+            attention_mask: ``[N, T]``, 1 on real tokens; None: all are.
+            pixel_values: ``[U, 3, H, W]``, ``[U, F, 3, H, W]``, or None for text alone.
+            labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on. The first text token
+                is never predicted from the image.
+            image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
+                Texts of one image share its encoding and, where the family allows, its prefix; loss and
+                gradients are those of separate rows.
+            num_images: long ``[U]``, see :meth:`encode_images`.
+            logits: "none" computes logits at supervised positions only, for the loss.
+
+        Returns:
+            Loss (with labels) and logits.
+
+        Raises:
+            DataError: image and text are longer than the context.
+        """
+        text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
+        shared = image_index is not None and self.family.shares_rows
+        layout = lay_out(image_valid, text_valid.bool(), image_index, share_rows=shared)
+        if image_index is not None and not shared:
+            image_embeds = image_embeds[image_index]
+        keep, targets = (None, None) if labels is None else _supervised(layout, labels)
+        rows = self._rows(layout, image_embeds, input_ids)
+        slots = keep if logits == "none" and keep is not None else 0
+        out = self._decode(layout, rows, image_embeds, logits_to_keep=slots, use_cache=False).logits
+        loss, count = None, 0
+        if keep is not None:
+            count = int(keep.sum())
+            scored = out if logits == "none" else out[keep]
+            loss = F.cross_entropy(scored.float(), targets, reduction="sum") / max(count, 1)
+        return GitLLMOutput(loss, layout.text_of(out) if logits == "all" else None, count)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        **generation_kwargs: Any,
+    ) -> Any:
+        """Continue prompts about images, through the language model's own ``generate``.
+
+        Args:
+            input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`. An image
+                that several prompts read is encoded once and, where the family allows, prefilled once.
+            **generation_kwargs: any argument of transformers' ``generate`` (``max_new_tokens``, ``num_beams``,
+                ``do_sample``, ``return_dict_in_generate``, ...).
+
+        Returns:
+            New token ids ``[N, L]`` (the prompt is not repeated), or transformers' output object.
+
+        Raises:
+            DataError: image and prompt are longer than the context.
+        """
+        text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
+        cache = None
+        if image_index is not None and self.family.shares_rows and image_valid.shape[1]:
+            cache = self._prefill_images(image_embeds, image_valid)
+            # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
+            repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
+            cache.batch_select_indices(image_index.repeat_interleave(repeats))
+        align = "right" if cache is None else "blocks"
+        layout = lay_out(image_valid, text_valid.bool(), image_index, align=align)
+        if image_index is not None:
+            image_embeds = image_embeds[image_index]
+        rows = self._rows(layout, image_embeds, input_ids, generation_kwargs.get("max_new_tokens") or 0)
+        if self.language_model.generation_config.pad_token_id is None:
+            generation_kwargs.setdefault("pad_token_id", self.language_model.config.eos_token_id)
+        with self._git_prefix(layout, image_embeds):
+            return self.language_model.generate(
+                inputs_embeds=rows,
+                attention_mask=layout.attention_mask,
+                **self._positions(layout),
+                **({} if cache is None else {"past_key_values": cache}),
+                **generation_kwargs,
+            )
+
+    def _image_or_nothing(
+        self, input_ids: Tensor, pixel_values: Tensor | None, num_images: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        if pixel_values is not None:
+            return self.encode_images(pixel_values, num_images)
+        width = self.language_model.config.hidden_size
+        embeds = torch.zeros(len(input_ids), 0, width, device=input_ids.device)
+        return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool, device=input_ids.device)
+
+    def _prefill_images(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
+        """Keys and values of each image alone; exact, because image states never see text."""
+        no_text = torch.zeros(len(image_valid), 0, dtype=torch.bool, device=image_valid.device)
+        layout = lay_out(image_valid, no_text, align="right")
+        rows = self._rows(layout, image_embeds, no_text.long())
+        cache = DynamicCache(config=self.language_model.config)
+        self._decode(layout, rows, image_embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _rows(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor, new_tokens: int = 0) -> Tensor:
+        """The decoder's ``inputs_embeds [R, S, D]``."""
+        needed = layout.attention_mask.shape[1] + new_tokens
+        if (limit := self.context_length) is not None and needed > limit:
+            raise DataError(
+                f"image, text and answer take {needed} tokens, but the language model's context is {limit}: "
+                "shorten the prompt, ask for a shorter answer, or put fewer texts behind one image"
+            )
+        text_embeds = self.language_model.get_input_embeddings()(input_ids)
+        rows = text_embeds.new_zeros(*layout.attention_mask.shape, text_embeds.shape[-1])
+        if self.family.positions != "text":
+            rows = layout.place_image(rows, image_embeds)
+        return layout.place_text(rows, text_embeds)
+
+    def _positions(self, layout: Layout) -> dict[str, Tensor]:
+        if self.family.positions == "slots":
+            return {}
+        return {
+            "position_ids": layout.text_position_ids if self.family.positions == "text" else layout.position_ids
+        }
+
+    def _decode(self, layout: Layout, rows: Tensor, image_embeds: Tensor, **kwargs: Any) -> Any:
+        with self._git_prefix(layout, image_embeds):
+            return self.language_model(
+                inputs_embeds=rows, attention_mask=layout.attention_mask, **self._positions(layout), **kwargs
+            )
+
+    @contextmanager
+    def _git_prefix(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
+        """Everything that makes a call of the language model a call of GIT-LLM."""
+        decoder_config = self.language_model.config
+        with prefix_attention(decoder_config, layout.rule):
+            if self.family.positions != "text":
+                yield
+                return
+            with self._image_behind_positions(layout, image_embeds):
+                yield
+
+    @contextmanager
+    def _image_behind_positions(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
+        """Put image features where learned positions come out, instead of a position.
+
+        The decoder adds that module's output to (projected) token embeddings, which are zero on image
+        slots; so the sum is the image feature there, and token + position on text.
+        """
+        assert self.family.position_module is not None
+        module = self.language_model.get_submodule(self.family.position_module)
+        is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
+        is_image[layout.image_row, layout.image_slot] = True
+        rows = image_embeds.new_zeros(*is_image.shape, image_embeds.shape[-1])
+        rows = layout.place_image(rows, image_embeds)
+
+        def replace(module: nn.Module, args: Any, positions: Tensor) -> Tensor:
+            repeats = positions.shape[0] // is_image.shape[0]  # beams
+            length = positions.shape[1]  # of a row's end: what is in the cache already is not asked again
+            mask = is_image[:, -length:].repeat_interleave(repeats, dim=0)
+            image = rows[:, -length:].repeat_interleave(repeats, dim=0)
+            return torch.where(mask[..., None], image.to(positions.dtype), positions)
+
+        handle = module.register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _supervised(layout: Layout, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots whose logits are trained, bool ``[R, S]``, and their targets ``[n]`` in the same order."""
+    if labels.shape != layout.text_valid.shape:
+        raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(layout.text_valid.shape)}")
+    # Token t is predicted at token t - 1 of its own text.
+    targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    rows = torch.full_like(layout.attention_mask, IGNORED)
+    rows[layout.text_row, layout.text_slot] = targets[layout.text_valid]
+    keep = rows != IGNORED
+    return keep, rows[keep]

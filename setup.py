@@ -1,0 +1,70 @@
+"""Packaging of gitllm_plugin; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# Read without importing, since a build has none of the dependencies.
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "gitllm_plugin" / "__init__.py").read_text().splitlines()
+    if line.startswith("__version__")
+)
+
+# `configs/` and `projects/` stay at the top, as in LAVIS, and are installed inside the package.
+MOVED_IN = {"gitllm_plugin.configs": "configs", "gitllm_plugin.projects": "projects"}
+
+# What salesforce-lavis 1.0.2 imports itself. LAVIS is installed with --no-deps, because its metadata pins
+# transformers<4.27, timm==0.4.12 and an OpenCV of 2022 (docs/install.md).
+HOST = ["einops>=0.4.1", "ftfy>=6.1", "iopath>=0.1.10", "pandas>=2.0", "regex", "scipy>=1.10"]
+
+setup(
+    name="gitllm-plugin",
+    version=VERSION,
+    description="GIT-LLM for Salesforce LAVIS: train, evaluate and use LLMs that see",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="BSD-3-Clause",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["gitllm_plugin", "gitllm_plugin.*"]), *MOVED_IN],
+    package_dir=MOVED_IN,
+    package_data={"gitllm_plugin": ["py.typed"], **{package: ["**/*.yaml"] for package in MOVED_IN}},
+    install_requires=[
+        "numpy>=1.26",
+        "omegaconf>=2.3",
+        "peft>=0.17",
+        "pillow>=10.0",
+        "rouge-score>=0.1.2",
+        "safetensors>=0.4.3",
+        "timm>=1.0.9",
+        "torch>=2.6",
+        "torchvision>=0.21",
+        "tqdm>=4.66",
+        "transformers>=5.0",
+        "webdataset>=0.2.86",
+    ],
+    extras_require={
+        "host": HOST,
+        "gpu": ["bitsandbytes>=0.45"],
+        "demo": ["gguf>=0.10", "matplotlib>=3.8"],
+        "dev": [
+            "build",
+            "import-linter>=2.0",
+            "matplotlib>=3.8",
+            "pyright>=1.1.380",
+            "pytest>=8.0",
+            "pytest-timeout>=2.3",
+            "ruff>=0.6",
+        ],
+    },
+    entry_points={"console_scripts": ["gitllm = gitllm_plugin.cli.main:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "License :: OSI Approved :: BSD License",
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
