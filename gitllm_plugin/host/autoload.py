@@ -21,8 +21,7 @@ class LavisWatcher:
     Whatever fails in the plugin becomes a warning on stderr; LAVIS is then imported as if there were no hook.
     """
 
-    def __init__(self):
-        self.looking = False
+    looking = False
 
     def find_spec(self, name, path=None, target=None):
         """The spec of `lavis` with a loader that registers the plugin; None for any other module.

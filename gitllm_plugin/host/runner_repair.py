@@ -1,0 +1,22 @@
+"""Repair: LAVIS's `evaluate.py` builds `RunnerBase` whatever `run.runner` says."""
+
+
+def honour_configured_runner() -> None:
+    """Let `RunnerBase(cfg=...)` give the runner that `cfg` names, where a plugin registered it.
+
+    LAVIS's own runners are left as they are. Calling it again does nothing.
+    """
+    from lavis.common.registry import registry
+    from lavis.runners.runner_base import RunnerBase
+
+    if "__new__" in vars(RunnerBase):
+        return
+
+    def new_runner(cls, cfg, *args, **kwargs):
+        named = registry.get_runner_class(cfg.run_cfg.get("runner"))
+        of_plugin = named is not None and not named.__module__.startswith("lavis.")
+        if cls is RunnerBase and of_plugin and issubclass(named, RunnerBase):
+            cls = named
+        return object.__new__(cls)
+
+    RunnerBase.__new__ = new_runner
