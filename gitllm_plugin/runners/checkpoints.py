@@ -19,7 +19,7 @@ it and nothing in it can run:
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     parameters, under whatever names they have: a head tied to a frozen embedding is frozen too.
     """
     if hasattr(model, "trainable_state_dict"):
-        return model.trainable_state_dict()
+        return cast(Any, model).trainable_state_dict()
     named = model.named_parameters(remove_duplicate=False)
     frozen = {name for name, parameter in named if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
@@ -70,7 +70,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
             f"configuration that it was trained with, which it holds under 'config'.\n  {shown}"
         )
     if hasattr(model, "load_trainable_state_dict"):
-        model.load_trainable_state_dict(state)
+        cast(Any, model).load_trainable_state_dict(state)
     else:
         model.load_state_dict(state, strict=False)
 

@@ -131,7 +131,7 @@ class GitLLMRunner(RunnerBase):
     # ------------------------------------------------------------------ what one step needs
 
     @property
-    def optimizer(self) -> torch.optim.Optimizer:
+    def optimizer(self) -> torch.optim.AdamW:
         """Repairs: rates cannot differ by parameter, and decay is decided by letters within names."""
         if self._optimizer is None:
             run_cfg = self.config.run_cfg

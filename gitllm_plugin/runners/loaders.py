@@ -2,8 +2,8 @@
 
 import itertools
 import signal
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sized
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
@@ -87,7 +87,7 @@ def evaluation_loader(
     return DataLoader(
         dataset,
         batch_size=batch_size,
-        sampler=range(first, len(dataset), stride),
+        sampler=range(first, len(cast(Sized, dataset)), stride),
         num_workers=num_workers,
         collate_fn=collate,
         pin_memory=pin_memory,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from gitllm_plugin.errors import DataError, GitLLMError
@@ -92,6 +93,7 @@ class TrainingLoop:
     The loss that is minimised is the mean over all supervised tokens of the step, whatever batch or rank
     they are in: every batch's mean is weighted by its tokens, and the summed gradient is divided by their
     number once, before clipping. Where a task counts no tokens each batch weighs the same.
+
     Args:
         task: LAVIS's task. `train_outputs(model, samples)`, giving `loss` and `num_supervised_tokens`, is
             used where it exists; `train_step(model, samples)`, giving the loss, elsewhere.
@@ -211,9 +213,9 @@ class TrainingLoop:
 
     def _exchange_gradients(self, exchange: bool) -> contextlib.AbstractContextManager:
         """The context in which DistributedDataParallel does, or does not yet, average gradients."""
-        if exchange or not hasattr(self.model, "no_sync"):
-            return contextlib.nullcontext()
-        return self.model.no_sync()
+        if not exchange and isinstance(self.model, DistributedDataParallel):
+            return self.model.no_sync()
+        return contextlib.nullcontext()
 
     def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float]:
         """Mean loss of a batch and its weight."""

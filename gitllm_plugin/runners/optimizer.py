@@ -1,6 +1,6 @@
 """Parameter groups and the optimizer over them."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, lr: float) -> list[d
         ConfigError: Nothing in the model is trainable.
     """
     if hasattr(model, "optimizer_groups"):
-        groups = model.optimizer_groups(weight_decay, lr)
+        groups = cast(Any, model).optimizer_groups(weight_decay, lr)
     else:
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [

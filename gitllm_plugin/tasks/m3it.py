@@ -99,12 +99,12 @@ class M3ITTask(BaseTask):
             log_freq=int(run_cfg.get("log_freq", 50)),
         )
 
-    def train_outputs(self, model: torch.nn.Module, samples: dict[str, Any]) -> dict[str, Any]:
+    def train_outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
         """Forward pass of one batch: `loss`, a scalar, the mean over `num_supervised_tokens`."""
         return model(samples)
 
     @torch.no_grad()
-    def valid_step(self, model: torch.nn.Module, samples: dict[str, Any]) -> list[dict[str, Any]]:
+    def valid_step(self, model: Any, samples: dict[str, Any]) -> list[dict[str, Any]]:
         """Answer a batch.
 
         Returns:
@@ -130,9 +130,7 @@ class M3ITTask(BaseTask):
         ]
 
     @torch.no_grad()
-    def evaluation(
-        self, model: torch.nn.Module, data_loader: Any, cuda_enabled: bool = True
-    ) -> EvaluationResult:
+    def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> EvaluationResult:
         """Loss and answers for this rank's part of a split.
 
         Repairs the host's: it always moves batches to a GPU and prints every tenth.
@@ -195,10 +193,10 @@ class M3ITTask(BaseTask):
     def _write(
         self, examples: list[dict[str, Any]], scores: dict[str, Any], split_name: str, epoch: int | str
     ) -> None:
-        predictions = Path(registry.get_path("result_dir")) / f"{split_name}_epoch{epoch}.jsonl"
+        predictions = Path(str(registry.get_path("result_dir"))) / f"{split_name}_epoch{epoch}.jsonl"
         with open(predictions, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-        metrics = Path(registry.get_path("output_dir")) / f"{split_name}_metrics.json"
+        metrics = Path(str(registry.get_path("output_dir"))) / f"{split_name}_metrics.json"
         metrics.write_text(json.dumps({"split": split_name, "epoch": epoch, **scores}, indent=2) + "\n")
         table = format_table(examples, self.metrics)
         logging.info("%s, epoch %s, loss %s\n%s", split_name, epoch, scores.get(LOSS, "not computed"), table)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import webdataset as wds
+from lavis.tasks.base_task import BaseTask
 from tiny_run import TinyData, TinyModel, build_runner
 
 from gitllm_plugin.errors import ConfigError, DataError
@@ -265,3 +266,22 @@ def test_a_stream_that_ends_too_early_is_refused(tmp_path):
     runner = build_runner(tmp_path, data=data, max_epoch=None, max_iters=5, valid_splits=[], test_splits=[])
     with pytest.raises(DataError, match="ended in epoch 0 after 2 iterations"):
         runner.train()
+
+
+class HostTask(BaseTask):
+    """A task as LAVIS's own are: no counts of tokens, the host's evaluation, means of its own."""
+
+    def valid_step(self, model, samples):
+        assert samples["image"].device == model.device
+        return [float(model(samples)["loss"])]
+
+    def after_evaluation(self, val_result, split_name, epoch, **kwargs):
+        return {"agg_metrics": -sum(val_result) / len(val_result)}
+
+
+def test_tasks_of_the_host_train_and_evaluate(tmp_path):
+    runner = build_runner(tmp_path, max_epoch=3)
+    runner.task = HostTask()
+    runner.train()
+    assert len(losses(runner)) == 12
+    assert runner.best_agg_metric < 0
