@@ -1,0 +1,1 @@
+"""Complete examples of what the plugin is for."""

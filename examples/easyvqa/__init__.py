@@ -1,0 +1,7 @@
+"""The demonstration: GIT-LLM learns to describe pictures and to answer questions about them, on a CPU.
+
+Data (easy-VQA), language model (SmolLM2-135M-Instruct) and image encoder (EfficientNet-Lite0) come from
+ordinary packages of the Python package index, so that no model hub is needed. Run it from the checkout's root::
+
+    python -m examples.easyvqa.demo
+"""

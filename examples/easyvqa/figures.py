@@ -1,0 +1,87 @@
+"""The demonstration's two pictures: test images with answers, and the loss."""
+
+import base64
+import io
+import random
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # writes files; needs no display
+
+import matplotlib.pyplot as plt  # noqa: E402 - after the choice of the backend
+from PIL import Image  # noqa: E402
+
+SEED = 42
+COLUMNS = 4
+PER_CONFIG = {"caption": 5, "open": 7, "yesno": 4}
+RIGHT, WRONG = "tab:green", "tab:red"
+_SMOOTHED_STEPS = 20
+
+
+def choose_examples(examples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Sixteen examples drawn at random (not picked by hand), some of each configuration."""
+    generator = random.Random(SEED)
+    chosen = []
+    for config, count in PER_CONFIG.items():
+        members = [example for example in examples if example["config"] == config]
+        chosen += generator.sample(members, min(count, len(members)))
+    return chosen
+
+
+def draw_predictions(examples: Sequence[Mapping[str, Any]], images: Mapping[str, str], path: Path) -> None:
+    """Draws images with question, answer and truth; right answers green, wrong ones red.
+
+    Args:
+        examples: with `instance_id`, `config`, `question`, `prediction`, `references`, `exact_match`.
+        images: base64 text of the picture by `instance_id`.
+        path: the PNG to write.
+    """
+    rows = -(-len(examples) // COLUMNS)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.8 * COLUMNS, 3.3 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, example in zip(axes.flat, examples, strict=False):
+        picture = Image.open(io.BytesIO(base64.b64decode(images[example["instance_id"]])))
+        axis.imshow(picture.convert("RGB"), interpolation="nearest")
+        axis.set_title(textwrap.fill(example["question"] or "Describe the picture.", 30), fontsize=9)
+        color = RIGHT if example["exact_match"] else WRONG
+        axis.text(0.5, -0.05, f"answer: {example['prediction']}", color=color, **_below(axis))
+        axis.text(0.5, -0.15, f"truth: {example['references'][0]}", color="black", **_below(axis))
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def draw_loss(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws the training loss over the optimizer steps, as it is and smoothed.
+
+    Args:
+        steps: with `step` and `loss`.
+        path: the PNG to write.
+    """
+    numbers, losses = [step["step"] for step in steps], [step["loss"] for step in steps]
+    figure, axis = plt.subplots(figsize=(7, 4))
+    axis.plot(numbers, losses, color="tab:blue", alpha=0.3, label="each step")
+    axis.plot(numbers, _running_mean(losses), color="tab:blue", label=f"mean of {_SMOOTHED_STEPS} steps")
+    axis.set_yscale("log")
+    axis.set_xlabel("optimizer step")
+    axis.set_ylabel("cross-entropy per answer token")
+    axis.legend()
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def _below(axis: Any) -> dict[str, Any]:
+    return {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 9}
+
+
+def _running_mean(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those just before it."""
+    windows = (values[max(0, end - _SMOOTHED_STEPS) : end] for end in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]

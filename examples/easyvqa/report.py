@@ -1,0 +1,145 @@
+"""The demonstration's page: results, controls, pictures, times, environment."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from examples.easyvqa.controls import score_best_guesses
+from examples.easyvqa.data import CONFIGS, SHUFFLED, read_rows
+from examples.easyvqa.figures import choose_examples, draw_loss, draw_predictions
+from examples.easyvqa.runs import read_accuracies, read_losses, read_predictions, read_versions
+
+PAGE, PREDICTIONS_PICTURE, LOSS_PICTURE = "README.md", "predictions.png", "loss.png"
+
+_NAMES = {"caption": "captions", "open": "open questions", "yesno": "yes/no questions"}
+
+
+@dataclass(frozen=True)
+class Result:
+    """A line of the table; parts of 1.
+
+    Attributes:
+        config: the configuration.
+        examples: how many test examples it has.
+        accuracy: exact match of the model.
+        blind_guess: exact match of the best guess from the question alone.
+        shuffled: exact match of the model when every picture is another example's; None where not measured.
+    """
+
+    config: str
+    examples: int
+    accuracy: float
+    blind_guess: float
+    shuffled: float | None
+
+
+def collect_results(data: Path, accuracies: Mapping[str, float]) -> list[Result]:
+    """Puts the evaluation's scores beside the controls.
+
+    Args:
+        data: the folder with the splits' JSONL files.
+        accuracies: exact match by configuration.
+    """
+    results = []
+    for config in CONFIGS:
+        train, test = (read_rows(data / split / f"{config}.jsonl") for split in ("train", "test"))
+        results.append(
+            Result(
+                config=config,
+                examples=len(test),
+                accuracy=accuracies[config],
+                blind_guess=score_best_guesses(train, test),
+                shuffled=accuracies.get(config + SHUFFLED),
+            )
+        )
+    return results
+
+
+def format_table(results: Sequence[Result]) -> str:
+    """The results as a Markdown table that is also readable as it stands."""
+    rows = [("configuration", "test examples", "exact match", "blind guess", "shuffled images")]
+    for result in results:
+        shuffled = "-" if result.shuffled is None else f"{result.shuffled:.1%}"
+        scores = (f"{result.accuracy:.1%}", f"{result.blind_guess:.1%}", shuffled)
+        rows.append((_NAMES[result.config], f"{result.examples:,}", *scores))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows
+    ]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def write_report(
+    output: Path,
+    data: Path,
+    training: Path,
+    evaluation: Path,
+    seconds: Mapping[str, float],
+    commands: Sequence[str],
+) -> list[Result]:
+    """Writes the page and its two pictures into `output`.
+
+    Args:
+        output: the folder.
+        data: the folder with the splits' JSONL files.
+        training: the training run's folder.
+        evaluation: the evaluation run's folder.
+        seconds: how long each step took, in the order of the steps.
+        commands: what trained and evaluated the model.
+
+    Returns:
+        The lines of the table.
+    """
+    results = collect_results(data, read_accuracies(evaluation))
+    draw_loss(read_losses(training), output / LOSS_PICTURE)
+    _draw_predictions(data, evaluation, output / PREDICTIONS_PICTURE)
+    page = [
+        "# GIT-LLM on easy-VQA",
+        "SmolLM2-135M-Instruct and EfficientNet-Lite0, both frozen; trained are a projection and LoRA. "
+        "Scores are exact matches on the whole test split.",
+        format_table(results),
+        _explain_controls(results),
+        f"![Test pictures with question, answer and truth]({PREDICTIONS_PICTURE})",
+        "Sixteen test examples drawn at random; right answers are green, wrong ones red.",
+        f"![Training loss]({LOSS_PICTURE})",
+        "## Commands\n\n```\n" + "\n".join(commands) + "\n```",
+        "## Times\n\n" + "\n".join(f"- {step}: {format_seconds(value)}" for step, value in seconds.items()),
+        "## Environment\n\n" + "\n".join(_describe_environment(read_versions(evaluation))),
+        f"Training: `{training}`. Evaluation, with every answer: `{evaluation}`.",
+    ]
+    (output / PAGE).write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    return results
+
+
+def format_seconds(seconds: float) -> str:
+    """Seconds as people read them."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def _draw_predictions(data: Path, evaluation: Path, path: Path) -> None:
+    chosen = choose_examples(read_predictions(evaluation))
+    rows = [row for config in CONFIGS for row in read_rows(data / "test" / f"{config}.jsonl")]
+    draw_predictions(chosen, {row["id"]: row["image_base64_str"] for row in rows}, path)
+
+
+def _explain_controls(results: Sequence[Result]) -> str:
+    yesno = next(result for result in results if result.config == "yesno")
+    return (
+        "*Blind guess*: the answer that the train split gives most often to the same question. "
+        "*Shuffled images*: the same model and questions, with every picture swapped for another one. "
+        f"Yes/no questions stand apart because guessing alone gets {yesno.blind_guess:.1%} of them."
+    )
+
+
+def _describe_environment(versions: Mapping[str, Any]) -> list[str]:
+    shown = {key: value for key, value in versions.items() if key != "command" and value is not None}
+    return [*(f"- {key}: {value}" for key, value in shown.items()), f"- CPU cores: {_count_cores()}"]
+
+
+def _count_cores() -> int:
+    """Cores that this process may use, which in a container can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

