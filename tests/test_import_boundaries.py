@@ -46,9 +46,7 @@ def within(loaded: list[str], forbidden: tuple[str, ...]) -> list[str]:
 HOST = ("lavis", "omegaconf")
 # peft and transformers import torchvision, which does not load beside a CPU-only torch before it is repaired.
 REPAIR = "from gitllm_plugin.host.torchvision_repair import repair_torchvision; repair_torchvision()"
-ADAPTERS = tuple(
-    f"gitllm_plugin.{part}" for part in ("models", "processors", "datasets", "tasks", "runners", "cli")
-)
+ADAPTERS = tuple(f"gitllm_plugin.{part}" for part in ("models", "processors", "datasets", "tasks", "runners", "cli"))
 
 
 @pytest.mark.parametrize("package", ["gitllm_plugin", "gitllm_plugin.host.autoload"])

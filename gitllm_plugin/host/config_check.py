@@ -4,8 +4,9 @@ LAVIS answers an unknown name with None and an AttributeError far away, and igno
 """
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
@@ -89,7 +90,7 @@ def _parse_options(options: Sequence[str]):
         raise ConfigError(f"--options {' '.join(options)}: {error}") from error
 
 
-def _resolved(config, cfg_path: str | Path) -> Mapping:
+def _resolved(config, cfg_path: str | Path) -> Any:
     """The configuration as plain dictionaries, interpolations (`${run.seed}`) replaced by their values."""
     from omegaconf import OmegaConf
 
@@ -107,45 +108,47 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError)
 
 
-def _section(config: Mapping, name: str) -> Mapping:
+def _section(config: Any, name: str) -> Mapping:
     section = config.get(name)
     return section if isinstance(section, Mapping) else {}
 
 
-def _check_sections(config: Mapping) -> Iterable[str]:
+def _check_sections(config: Any) -> Iterable[str]:
     for name in _SECTIONS:
         if not isinstance(config.get(name), Mapping) or not config[name]:
             yield f"the section '{name}' is missing or not a mapping"
     yield from _unknown_keys("", config, {*_SECTIONS, "preprocess"}, "sections of a configuration")
 
 
-def _check_model(model: Mapping) -> Iterable[str]:
+def _registered(kind: str) -> Mapping[Any, Any]:
+    """LAVIS's registry of one kind ("model", "task", ...): name -> class."""
     from lavis.common.registry import registry
 
+    return registry.mapping[f"{kind}_name_mapping"]
+
+
+def _check_model(model: Mapping) -> Iterable[str]:
+    models = _registered("model")
+    arch = model.get("arch")
     if not model:
         return
-    known = registry.list_models()
-    if model.get("arch") not in known:
-        yield _unknown("model.arch", model.get("arch"), known, "models")
+    if arch not in models:
+        yield _unknown("model.arch", arch, models, "models")
         return
-    model_class = registry.get_model_class(model["arch"])
-    types = sorted(getattr(model_class, "PRETRAINED_MODEL_CONFIG_DICT", {}))
-    name = f"model '{model['arch']}'"
+    types = getattr(models[arch], "PRETRAINED_MODEL_CONFIG_DICT", {})
     if model.get("model_type") not in types:
-        yield _unknown("model.model_type", model.get("model_type"), types, f"types of {name}")
-    yield from _check_keys("model", model, model_class, {"arch", "model_type"}, f"keys of {name}")
+        yield _unknown("model.model_type", model.get("model_type"), types, f"types of model '{arch}'")
+    yield from _check_keys("model", model, models[arch], {"arch", "model_type"}, f"keys of model '{arch}'")
 
 
 def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
-    from lavis.common.registry import registry
-
+    builders = _registered("builder")
     for name, node in datasets.items():
         where, node = f"datasets.{name}", node if isinstance(node, Mapping) else {}
-        if name not in registry.list_datasets():
-            yield _unknown("datasets", name, registry.list_datasets(), "data sets")
+        if name not in builders:
+            yield _unknown("datasets", name, builders, "data sets")
             continue
-        builder = registry.get_builder_class(name)
-        types = sorted(getattr(builder, "DATASET_CONFIG_DICT", {}))
+        types = getattr(builders[name], "DATASET_CONFIG_DICT", {})
         if node.get("type", "default") not in types:
             yield _unknown(f"{where}.type", node.get("type", "default"), types, f"types of data set '{name}'")
         # LAVIS loads a data set's defaults before it looks at the options.
@@ -153,75 +156,66 @@ def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
             yield f"{where} is given by --options only; write '{name}: {{}}' under 'datasets' in the file too"
         elif node.get("type") != (in_file[name] or {}).get("type"):
             yield f"{where}.type cannot be changed by --options, LAVIS reads it from the file only"
-        yield from _check_keys(where, node, builder, _DATASET_KEYS, f"keys of data set '{name}'")
+        yield from _check_keys(where, node, builders[name], _DATASET_KEYS, f"keys of data set '{name}'")
         for kind in ("vis_processor", "text_processor"):
             yield from _check_processors(f"{where}.{kind}", node.get(kind))
 
 
-def _check_processors(where: str, node) -> Iterable[str]:
-    from lavis.common.registry import registry
-
+def _check_processors(where: str, node: Any) -> Iterable[str]:
+    processors = _registered("processor")
     for phase, processor in (node if isinstance(node, Mapping) else {}).items():
         if not isinstance(processor, Mapping) or "name" not in processor:
             continue  # a part of the defaults, overridden
-        name = processor["name"]
-        if name not in registry.list_processors():
-            yield _unknown(f"{where}.{phase}.name", name, registry.list_processors(), "processors")
-            continue
-        owner = registry.get_processor_class(name)
-        yield from _check_keys(f"{where}.{phase}", processor, owner, {"name"}, f"keys of processor '{name}'")
+        name, here = processor["name"], f"{where}.{phase}"
+        if name not in processors:
+            yield _unknown(f"{here}.name", name, processors, "processors")
+        else:
+            yield from _check_keys(here, processor, processors[name], {"name"}, f"keys of processor '{name}'")
 
 
 def _check_run(run: Mapping) -> Iterable[str]:
-    from lavis.common.registry import registry
-
     if not run:
         return
-    if run.get("task") not in registry.list_tasks():
-        yield _unknown("run.task", run.get("task"), registry.list_tasks(), "tasks")
-    if run.get("runner", "runner_base") not in registry.list_runners():
-        yield _unknown("run.runner", run["runner"], registry.list_runners(), "runners")
-    yield from _check_schedule(run)
-    yield from _check_run_keys(run)
+    tasks, runners = _registered("task"), _registered("runner")
+    task, runner = run.get("task"), run.get("runner", "runner_base")
+    if task not in tasks:
+        yield _unknown("run.task", task, tasks, "tasks")
+    if runner not in runners:
+        yield _unknown("run.runner", runner, runners, "runners")
+    yield from _check_schedule(run, runners.get(runner))
+    yield from _check_run_keys(run, tasks.get(task), runners.get(runner))
 
 
-def _check_schedule(run: Mapping) -> Iterable[str]:
+def _check_schedule(run: Mapping, runner: Any) -> Iterable[str]:
     """A runner that has schedules of its own declares their names as `LR_SCHEDULES`."""
-    from lavis.common.registry import registry
-
-    runner = registry.get_runner_class(run.get("runner", "runner_base"))
     if hasattr(runner, "CONFIG_KEYS") and not hasattr(runner, "LR_SCHEDULES"):
         return  # it checks its schedule itself
-    known = sorted({*registry.list_lr_schedulers(), *getattr(runner, "LR_SCHEDULES", ())})
+    known = {*_registered("lr_scheduler"), *getattr(runner, "LR_SCHEDULES", ())}
     if "lr_sched" in run and run["lr_sched"] not in known:
         yield _unknown("run.lr_sched", run["lr_sched"], known, "learning-rate schedules")
 
 
-def _check_run_keys(run: Mapping) -> Iterable[str]:
+def _check_run_keys(run: Mapping, task: Any, runner: Any) -> Iterable[str]:
     """`run` is shared by runner and task: it is checked where both say what they read."""
-    from lavis.common.registry import registry
-
-    task = registry.get_task_class(run.get("task"))
-    runner = registry.get_runner_class(run.get("runner", "runner_base"))
     if hasattr(task, "CONFIG_KEYS") and hasattr(runner, "CONFIG_KEYS"):
         allowed = task.CONFIG_KEYS | runner.CONFIG_KEYS | _RUN_KEYS
         yield from _unknown_keys("run.", run, allowed, "keys of 'run' with this task and runner")
 
 
-def _check_keys(where: str, node: Mapping, owner: type, structural: Iterable[str], what: str):
+def _check_keys(where: str, node: Mapping, owner: Any, structural: Iterable[str], what: str):
     if hasattr(owner, "CONFIG_KEYS"):
         yield from _unknown_keys(f"{where}.", node, owner.CONFIG_KEYS | set(structural), what)
 
 
-def _unknown_keys(prefix: str, node: Mapping, allowed: Iterable[str], what: str) -> Iterable[str]:
-    known = sorted(allowed)
+def _unknown_keys(prefix: str, node: Mapping, allowed: Collection[str], what: str) -> Iterable[str]:
     for key in node:
-        if key not in known:
-            yield _unknown("key", key, known, what, prefix)
+        if key not in allowed:
+            yield _unknown("key", key, allowed, what, prefix)
 
 
-def _unknown(where: str, given, known: Sequence[str], what: str, prefix: str = "") -> str:
+def _unknown(where: str, given: Any, known: Iterable[str], what: str, prefix: str = "") -> str:
     """One error: what was given, the nearest name, and all that exist."""
+    known = sorted(known)
     if given is None:
         return f"{where} is missing; {what} there are: {', '.join(known)}"
     near = difflib.get_close_matches(str(given), known, n=1)

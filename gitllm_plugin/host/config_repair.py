@@ -18,10 +18,8 @@ def honour_model_type_option() -> None:
 
     @functools.wraps(original)
     def build_model_config(config, **options):
-        named = {
-            key: options["model"][key] for key in ("arch", "model_type") if key in options.get("model", {})
-        }
+        named = {key: options["model"][key] for key in ("arch", "model_type") if key in options.get("model", {})}
         return original(OmegaConf.merge(config, {"model": named}) if named else config, **options)
 
-    build_model_config.honours_model_type_option = True
+    vars(build_model_config)["honours_model_type_option"] = True
     Config.build_model_config = staticmethod(build_model_config)

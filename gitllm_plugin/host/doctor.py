@@ -113,9 +113,7 @@ def _examine_registration(report: Report) -> None:
             gitllm_plugin.register()
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is the place to say it
         what = f"registering with LAVIS fails: {type(error).__name__}: {error}"
-        report.problems.append(
-            (what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where")
-        )
+        report.problems.append((what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where"))
         return
     report.facts.append(("registered with LAVIS", "yes"))
     report.notes += [str(warning.message) for warning in caught if warning.category is RuntimeWarning]

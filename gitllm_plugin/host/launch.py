@@ -102,7 +102,7 @@ def _build_runner(cfg_path: str | Path, options: Sequence[str]):
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
     model = task.build_model(cfg)
-    runner_class = registry.get_runner_class(cfg.run_cfg.get("runner", "runner_base"))
+    runner_class = registry.mapping["runner_name_mapping"][cfg.run_cfg.get("runner", "runner_base")]
     return runner_class(cfg=cfg, job_id=_shared_job_id(), task=task, model=model, datasets=datasets)
 
 

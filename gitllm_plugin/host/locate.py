@@ -109,8 +109,7 @@ def _require_libraries() -> None:
     if missing:
         packages = " ".join(REQUIREMENTS[module] for module in missing)
         raise HostError(
-            f"LAVIS needs {', '.join(missing)}, not installed for {sys.executable}. "
-            f"Install: pip install {packages}"
+            f"LAVIS needs {', '.join(missing)}, not installed for {sys.executable}. Install: pip install {packages}"
         )
 
 

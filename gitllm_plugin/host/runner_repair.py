@@ -13,10 +13,9 @@ def honour_configured_runner() -> None:
         return
 
     def new_runner(cls, cfg, *args, **kwargs):
-        named = registry.get_runner_class(cfg.run_cfg.get("runner"))
-        of_plugin = named is not None and not named.__module__.startswith("lavis.")
-        if cls is RunnerBase and of_plugin and issubclass(named, RunnerBase):
+        named = registry.mapping["runner_name_mapping"].get(cfg.run_cfg.get("runner"), RunnerBase)
+        if cls is RunnerBase and issubclass(named, RunnerBase) and not named.__module__.startswith("lavis."):
             cls = named
         return object.__new__(cls)
 
-    RunnerBase.__new__ = new_runner
+    setattr(RunnerBase, "__new__", new_runner)  # noqa: B010 - type checkers want object's signature here

@@ -41,7 +41,8 @@ def repair_torchvision() -> bool:
     """
     if "torchvision" in sys.modules:
         return bool(_libraries)
-    if importlib.util.find_spec("torchvision") is None:
+    folder = _package_folder()
+    if folder is None:
         raise HostError("torchvision is not installed, and LAVIS needs it: pip install torchvision")
     try:
         importlib.import_module("torchvision")
@@ -50,7 +51,7 @@ def repair_torchvision() -> bool:
         if not _MISSING.search(str(error)):
             raise
     _forget_partial_import()
-    names = _attached_operators()
+    names = _attached_operators(folder)
     _declare(names)
     importlib.import_module("torchvision")
     operators = ", ".join(f"torchvision::{name}" for name in names)
@@ -64,15 +65,19 @@ def repair_torchvision() -> bool:
     return True
 
 
+def _package_folder() -> Path | None:
+    spec = importlib.util.find_spec("torchvision")
+    return Path(spec.origin).parent if spec is not None and spec.origin else None
+
+
 def _forget_partial_import() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
 
 
-def _attached_operators() -> list[str]:
+def _attached_operators(folder: Path) -> list[str]:
     """Names of the operators that torchvision's Python code attaches to whether or not they exist."""
-    (folder,) = importlib.util.find_spec("torchvision").submodule_search_locations
-    source = (Path(folder) / "_meta_registrations.py").read_text(encoding="utf-8")
+    source = (folder / "_meta_registrations.py").read_text(encoding="utf-8")
     return sorted(set(_ATTACHED.findall(source)))
 
 

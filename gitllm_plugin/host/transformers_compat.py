@@ -67,9 +67,7 @@ def apply_chunking_to_forward(forward_fn, chunk_size: int, chunk_dim: int, *inpu
         raise ValueError(f"inputs differ in length along dimension {chunk_dim}: {sorted(lengths)}")
     (length,) = lengths
     if length % chunk_size:
-        raise ValueError(
-            f"length {length} of dimension {chunk_dim} is not a multiple of chunk size {chunk_size}"
-        )
+        raise ValueError(f"length {length} of dimension {chunk_dim} is not a multiple of chunk size {chunk_size}")
     chunks = zip(*(tensor.split(chunk_size, dim=chunk_dim) for tensor in input_tensors), strict=True)
     return torch.cat([forward_fn(*chunk) for chunk in chunks], dim=chunk_dim)
 

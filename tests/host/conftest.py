@@ -36,9 +36,7 @@ def run_python():
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             **(env or {}),
         }
-        return subprocess.run(
-            command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout
-        )
+        return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, timeout=timeout)
 
     return run
 

@@ -26,9 +26,7 @@ def registered_classes(host):
         return type("Checked", (), attributes)
 
     classes = {
-        "model": cls(
-            PRETRAINED_MODEL_CONFIG_DICT={"small": "", "large": ""}, CONFIG_KEYS=frozenset({"width"})
-        ),
+        "model": cls(PRETRAINED_MODEL_CONFIG_DICT={"small": "", "large": ""}, CONFIG_KEYS=frozenset({"width"})),
         "builder": cls(DATASET_CONFIG_DICT={"default": ""}, CONFIG_KEYS=frozenset({"storage"})),
         "processor": cls(CONFIG_KEYS=frozenset({"image_size"})),
         "task": cls(CONFIG_KEYS=frozenset({"metrics"})),
@@ -114,9 +112,7 @@ def test_one_wrong_name(errors_of, option, expected):
 
 
 def test_all_errors_come_at_once(errors_of):
-    message = errors_of(
-        options=["run.lr_sched=a", "model.model_type=b", "run.max_epochs=1", "datasets.nothing.x=1"]
-    )
+    message = errors_of(options=["run.lr_sched=a", "model.model_type=b", "run.max_epochs=1", "datasets.nothing.x=1"])
     assert "4 errors" in message
     for part in ("run.lr_sched 'a'", "model.model_type 'b'", "run.max_epochs", "datasets 'nothing'"):
         assert part in message

@@ -10,9 +10,7 @@ def config(host, tmp_path):
     from lavis.common.config import Config
 
     (tmp_path / "config.yaml").write_text(
-        "model: {arch: blip_caption, model_type: base_coco}\n"
-        "datasets: {coco_caption: {}}\n"
-        "run: {task: captioning}\n"
+        "model: {arch: blip_caption, model_type: base_coco}\ndatasets: {coco_caption: {}}\nrun: {task: captioning}\n"
     )
 
     def load(*options):

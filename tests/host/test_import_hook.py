@@ -29,9 +29,7 @@ def python(run_python, tmp_path):
 
     def run(script, at_start="", **env):
         (tmp_path / "script.py").write_text(script)
-        (tmp_path / "start" / "sitecustomize.py").write_text(
-            f"{at_start}\nimport site; site.addsitedir({str(site)!r})"
-        )
+        (tmp_path / "start" / "sitecustomize.py").write_text(f"{at_start}\nimport site; site.addsitedir({str(site)!r})")
         path = os.pathsep.join([str(tmp_path / "start"), REPOSITORY])
         return run_python(args=["-W", "ignore", "script.py"], cwd=tmp_path, env={"PYTHONPATH": path, **env})
 

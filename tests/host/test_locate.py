@@ -41,8 +41,6 @@ def test_git_main_is_told_by_the_modules_it_has(tmp_path, monkeypatch):
 
 
 def test_missing_libraries_are_named_together_with_the_command(run_python):
-    finished = run_python(
-        "from gitllm_plugin.host.locate import prepare; prepare()", hidden=["iopath", "yaml"]
-    )
+    finished = run_python("from gitllm_plugin.host.locate import prepare; prepare()", hidden=["iopath", "yaml"])
     assert "HostError: LAVIS needs iopath, yaml" in finished.stderr
     assert "pip install iopath pyyaml" in finished.stderr

@@ -56,10 +56,7 @@ def body_of(module_name: str, source: str) -> types.ModuleType:
 def test_only_lavis_gets_placeholders(absent, monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", None)  # makes `import spacy` fail as if it were absent
     assert isinstance(body_of("lavis.some_model", "import spacy.cli").spacy, Placeholder)
-    assert (
-        body_of("lavis.some_model", "from spacy.cli import download").download.__name__
-        == "spacy.cli.download"
-    )
+    assert body_of("lavis.some_model", "from spacy.cli import download").download.__name__ == "spacy.cli.download"
     with pytest.raises(ModuleNotFoundError):
         body_of("transformers.some_model", "import spacy")
 

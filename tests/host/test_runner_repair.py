@@ -27,8 +27,6 @@ def test_a_plugins_runner_is_built_with_what_was_given(runner_named):
     assert runner.given == {"job_id": "1"}
 
 
-@pytest.mark.parametrize(
-    "run", [{}, {"runner": "runner_base"}, {"runner": "runner_iter"}, {"runner": "unknown"}]
-)
+@pytest.mark.parametrize("run", [{}, {"runner": "runner_base"}, {"runner": "runner_iter"}, {"runner": "unknown"}])
 def test_lavis_keeps_its_own_way_with_its_own_runners(runner_named, run):
     assert type(runner_named(run)).__name__ == "RunnerBase"

@@ -8,17 +8,13 @@ from gitllm_plugin.host.locate import prepare_libraries
 
 
 def test_pruning_heads_keeps_the_other_heads_rows():
-    heads, index = compat.find_pruneable_heads_and_indices(
-        [0, 2], n_heads=4, head_size=2, already_pruned_heads=set()
-    )
+    heads, index = compat.find_pruneable_heads_and_indices([0, 2], n_heads=4, head_size=2, already_pruned_heads=set())
     assert heads == {0, 2}
     assert index.tolist() == [2, 3, 6, 7]
 
 
 def test_heads_are_numbered_as_before_any_pruning():
-    heads, index = compat.find_pruneable_heads_and_indices(
-        [0, 2], n_heads=3, head_size=2, already_pruned_heads={0}
-    )
+    heads, index = compat.find_pruneable_heads_and_indices([0, 2], n_heads=3, head_size=2, already_pruned_heads={0})
     assert heads == {2}
     assert index.tolist() == [0, 1, 4, 5]
 

@@ -14,6 +14,7 @@ CONFIG = """
 model: {{arch: git_llm, model_type: {model_type}}}
 datasets:
   m3it:
+    vis_processor: {{train: {{image_size: 32}}, eval: {{image_size: 32}}}}
     build_info:
       annotations:
         train: {{storage: {folder}/train.jsonl}}
@@ -51,12 +52,8 @@ def gitllm(run_python):
     """Runs the command line; `ranks` starts that many processes by torchrun."""
 
     def run(*args, ranks=0):
-        launcher = (
-            ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
-        )
-        return run_python(
-            args=["-W", "ignore", *launcher, "-m", "gitllm_plugin", *map(str, args)], timeout=300
-        )
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks else []
+        return run_python(args=["-W", "ignore", *launcher, "-m", "gitllm_plugin", *map(str, args)], timeout=300)
 
     return run
 
