@@ -199,5 +199,6 @@ class M3ITTask(BaseTask):
         metrics = Path(str(registry.get_path("output_dir"))) / f"{split_name}_metrics.json"
         metrics.write_text(json.dumps({"split": split_name, "epoch": epoch, **scores}, indent=2) + "\n")
         table = format_table(examples, self.metrics)
-        logging.info("%s, epoch %s, loss %s\n%s", split_name, epoch, scores.get(LOSS, "not computed"), table)
+        loss = f", loss {scores[LOSS]:.4f}" if LOSS in scores else ""
+        logging.info("%s, epoch %s%s\n%s", split_name, epoch, loss, table)
         logging.info("Predictions: %s", predictions)
