@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LAVIS  := salesforce-lavis==1.0.2
 
-.PHONY: demo test check install bench clean
+.PHONY: demo test check install clean
 
 demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo

@@ -1,5 +1,11 @@
 """GIT-LLM in plain PyTorch: attention rule, families, projection, model. Knows nothing of LAVIS."""
 
+# ruff: noqa: E402, I001
+from gitllm_plugin.host.torchvision_repair import repair_torchvision
+
+# transformers, timm and peft import torchvision; beside a CPU-only torch that fails until it is repaired.
+repair_torchvision()
+
 from gitllm_plugin.modeling.build import build_git_llm
 from gitllm_plugin.modeling.lora import LoraSettings
 from gitllm_plugin.modeling.model import GitLLM, GitLLMOutput

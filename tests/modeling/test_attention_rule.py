@@ -1,0 +1,84 @@
+"""GIT's rule, slot by slot, in the attention weights that each family really computes."""
+
+import pytest
+import torch
+
+from gitllm_plugin.modeling.attention import PrefixRule, brute_force_mask, install
+from gitllm_plugin.modeling.layout import Layout, lay_out
+from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, tiny_model
+
+
+def expected_masks(layout: Layout) -> torch.Tensor:
+    is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
+    is_image[layout.image_row, layout.image_slot] = True
+    texts = layout.rule.text_ids
+    return torch.stack(
+        [
+            brute_force_mask(is_image[r], layout.attention_mask[r].bool(), None if texts is None else texts[r])
+            for r in range(len(is_image))
+        ]
+    )
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["a row a text", "a row an image"])
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_attention_weights_are_zero_exactly_where_brute_force_says(family, shared):
+    model, text_encoder = tiny_model(family)
+    if shared and not model.family.shares_rows:
+        pytest.skip("positions come from slots: this family never shares rows")
+    model.language_model.set_attn_implementation("eager")
+    text = text_encoder.prompts([prompt for prompt, _ in TEXTS])
+    image_index = torch.tensor([0, 1, 0])
+    image_embeds, image_valid = model.encode_images(pixels(2))
+    layout = lay_out(image_valid, text.attention_mask, image_index, share_rows=shared)
+    rows = model._rows(layout, image_embeds if shared else image_embeds[image_index], text.input_ids)
+    with torch.no_grad():
+        out = model._decode(
+            layout, rows, image_embeds if shared else image_embeds[image_index], output_attentions=True
+        )
+    expected = expected_masks(layout)
+    for weights in out.attentions:
+        seen = (weights > 0).any(1)
+        real = layout.attention_mask.bool()
+        assert torch.equal(seen[real], expected[real])
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("align", ["left", "right", "blocks"])
+def test_mask_factories_give_the_rule_for_every_alignment(implementation, align):
+    from transformers import LlamaConfig
+    from transformers.masking_utils import create_causal_mask
+
+    from gitllm_plugin.modeling.attention import prefix_attention
+
+    image_valid = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
+    text_valid = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 0]]).bool()
+    layout = lay_out(image_valid, text_valid, align=align)
+    config = LlamaConfig(num_hidden_layers=1)
+    config._attn_implementation = implementation
+    rows = torch.zeros(*layout.attention_mask.shape, 4)
+    with prefix_attention(config, layout.rule):
+        mask = create_causal_mask(config, rows, layout.attention_mask, past_key_values=None)
+    seen = (mask if mask.dtype == torch.bool else mask == 0)[:, 0]
+    real = layout.attention_mask.bool()
+    assert torch.equal(seen[real], expected_masks(layout)[real])
+
+
+def test_rule_is_gone_after_the_call_and_after_an_error():
+    from transformers import LlamaConfig
+    from transformers.masking_utils import create_causal_mask
+
+    from gitllm_plugin.modeling.attention import prefix_attention
+
+    install()
+    config = LlamaConfig(num_hidden_layers=1)
+    config._attn_implementation = "eager"
+
+    def causal():
+        return create_causal_mask(config, torch.zeros(1, 3, 4), torch.ones(1, 3), past_key_values=None)
+
+    before = causal()
+    with pytest.raises(RuntimeError), prefix_attention(config, PrefixRule(torch.tensor([2]))):
+        assert not torch.equal(causal(), before)
+        raise RuntimeError
+    assert torch.equal(causal(), before)

@@ -1,0 +1,182 @@
+"""What GIT-LLM promises, for every family of the table: a new family is tested by being listed."""
+
+import pytest
+import torch
+
+from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, shift_padding, tiny_model
+
+TOLERANCE = {"atol": 1e-5, "rtol": 0}
+PROMPTS, ANSWERS = zip(*TEXTS, strict=True)
+
+
+@pytest.fixture(scope="module", params=FAMILY_NAMES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def setup(family):
+    model, text_encoder = tiny_model(family)
+    return model, text_encoder, text_encoder.prompts_and_answers(list(PROMPTS), list(ANSWERS))
+
+
+@torch.no_grad()
+def logits(model, text, images=None, **kwargs):
+    return model(text.input_ids, text.attention_mask, images, **kwargs).logits
+
+
+def test_a_later_token_never_changes_an_earlier_logit(setup):
+    model, _, text = setup
+    changed = text.input_ids.clone()
+    changed[:, 5] = (changed[:, 5] + 7) % 300
+    before = logits(model, text, pixels(3))
+    after = model(changed, text.attention_mask, pixels(3)).logits
+    torch.testing.assert_close(after[:, :5], before[:, :5], **TOLERANCE)
+    assert not torch.allclose(after[:2, 5:], before[:2, 5:])
+
+
+def test_text_never_changes_image_states(setup):
+    model, _, text = setup
+
+    def image_keys(input_ids):
+        from gitllm_plugin.modeling.layout import lay_out
+
+        embeds, valid = model.encode_images(pixels(3))
+        layout = lay_out(valid, text.attention_mask)
+        rows = model._rows(layout, embeds, input_ids)
+        with torch.no_grad():
+            hidden = model._decode(layout, rows, embeds, output_hidden_states=True).hidden_states
+        return [states[layout.image_row, layout.image_slot] for states in hidden]
+
+    for one, other in zip(image_keys(text.input_ids), image_keys(text.input_ids.flip(1)), strict=True):
+        torch.testing.assert_close(one, other, **TOLERANCE)
+
+
+def test_an_image_changes_every_text_logit(setup):
+    model, _, text = setup
+    difference = (logits(model, text, pixels(3)) - logits(model, text, pixels(3).flip(0))).abs().amax(-1)
+    assert (difference[[0, 2]][text.attention_mask[[0, 2]].bool()] > 1e-6).all()
+
+
+def test_padding_changes_nothing(setup):
+    model, _, text = setup
+    lengths = text.attention_mask.sum(1)
+    right = logits(model, text, pixels(3))
+    left = model(
+        shift_padding(text.input_ids, lengths), shift_padding(text.attention_mask, lengths), pixels(3)
+    ).logits
+    torch.testing.assert_close(left, shift_padding(right, lengths), **TOLERANCE)
+    for i, length in enumerate(lengths):
+        alone = model(text.input_ids[i : i + 1, :length], None, pixels(3)[i : i + 1]).logits
+        torch.testing.assert_close(alone[0], right[i, :length], **TOLERANCE)
+
+
+def test_loss_is_the_mean_cross_entropy_of_answer_tokens(setup):
+    model, _, text = setup
+    out = model(text.input_ids, text.attention_mask, pixels(3), text.labels)
+    shifted = text.labels[:, 1:]
+    expected = torch.nn.functional.cross_entropy(out.logits[:, :-1].flatten(0, 1), shifted.flatten())
+    torch.testing.assert_close(out.loss, expected, atol=1e-6, rtol=0)
+    assert out.num_supervised_tokens == int((shifted != -100).sum())
+    cheap = model(text.input_ids, text.attention_mask, pixels(3), text.labels, logits="none")
+    torch.testing.assert_close(cheap.loss, out.loss, atol=1e-6, rtol=0)
+    assert cheap.logits is None
+
+
+def test_texts_of_one_image_share_it_exactly(setup):
+    model, _, text = setup
+    image_index = torch.tensor([0, 1, 0])
+    grads = []
+    for kwargs in ({"pixel_values": pixels(2), "image_index": image_index}, {"pixel_values": pixels(2)[image_index]}):
+        model.zero_grad()
+        out = model(text.input_ids, text.attention_mask, labels=text.labels, **kwargs)
+        out.loss.backward()
+        grads.append((out, {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}))
+    (shared, shared_grads), (separate, separate_grads) = grads
+    torch.testing.assert_close(shared.logits, separate.logits, **TOLERANCE)
+    torch.testing.assert_close(shared.loss, separate.loss, atol=1e-6, rtol=0)
+    for name, grad in separate_grads.items():
+        torch.testing.assert_close(shared_grads[name], grad, atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_gradients_reach_exactly_what_is_declared_trained(setup):
+    model, _, text = setup
+    model.zero_grad()
+    model(text.input_ids, text.attention_mask, pixels(3), text.labels).loss.backward()
+    for name, parameter in model.named_parameters():
+        declared = name.startswith("projection.") or ".lora_" in name
+        assert parameter.requires_grad == declared, name
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == declared, name
+
+
+def greedy_without_cache(model, ids, image, steps):
+    """Token by token through `forward`, each time from the start: the reference for cached decoding."""
+    for _ in range(steps):
+        with torch.no_grad():
+            step = model(ids, None, image).logits[:, -1]
+        ids = torch.cat([ids, step.argmax(-1, keepdim=True)], 1)
+    return ids[:, -steps:]
+
+
+@pytest.mark.parametrize("images", ["separate", "shared", "none"])
+def test_cached_batched_decoding_equals_uncached_single_decoding(setup, images):
+    model, text_encoder, _ = setup
+    text = text_encoder.prompts(list(PROMPTS))
+    image_index = torch.tensor([0, 1, 0])
+    given = {
+        "separate": {"pixel_values": pixels(2)[image_index]},
+        "shared": {"pixel_values": pixels(2), "image_index": image_index},
+        "none": {},
+    }[images]
+    options = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "eos_token_id": None}
+    batch = model.generate(text.input_ids, text.attention_mask, **given, **options)
+    for i, length in enumerate(text.attention_mask.sum(1)):
+        image = None if images == "none" else pixels(2)[image_index[i : i + 1]]
+        expected = greedy_without_cache(model, text.input_ids[i : i + 1, :length], image, 5)
+        assert torch.equal(batch[i : i + 1], expected)
+
+
+def test_beam_search_in_a_batch_equals_single_rows(setup):
+    model, text_encoder, _ = setup
+    text = text_encoder.prompts(list(PROMPTS))
+    image_index = torch.tensor([1, 0, 1])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "num_beams": 3, "do_sample": False, "eos_token_id": None}
+    batch = model.generate(text.input_ids, text.attention_mask, pixels(2), image_index=image_index, **options)
+    for i, length in enumerate(text.attention_mask.sum(1)):
+        alone = model.generate(text.input_ids[i : i + 1, :length], None, pixels(2)[image_index[i : i + 1]], **options)
+        assert torch.equal(batch[i : i + 1], alone)
+
+
+def test_rows_with_and_without_images_and_with_several_mix(family):
+    model, text_encoder = tiny_model(family, max_images=2)
+    with torch.no_grad():
+        model.temporal_embedding.normal_()
+    text = text_encoder.prompts(list(PROMPTS))
+    images = pixels(3, frames=2)
+    mixed = model(text.input_ids, text.attention_mask, images, num_images=torch.tensor([2, 0, 1])).logits
+    for i, (length, given) in enumerate(
+        zip(text.attention_mask.sum(1), (images[:1], None, images[2:, :1]), strict=True)
+    ):
+        alone = model(text.input_ids[i : i + 1, :length], None, given).logits
+        torch.testing.assert_close(alone[0], mixed[i, :length], **TOLERANCE)
+
+
+def test_text_only_use_of_the_language_model_is_untouched(setup):
+    model, _, text = setup
+    ids = text.input_ids[:1, :8]
+    with torch.no_grad():
+        before = model.language_model(input_ids=ids).logits
+        logits(model, text, pixels(3))
+        torch.testing.assert_close(model.language_model(input_ids=ids).logits, before, **TOLERANCE)
+        torch.testing.assert_close(model(ids).logits, before, **TOLERANCE)
+
+
+def test_sdpa_equals_eager(setup):
+    model, _, text = setup
+    if model.family.name == "mpt":
+        pytest.skip("transformers' MPT has eager attention alone")
+    answers = []
+    for implementation in ("eager", "sdpa"):
+        model.language_model.set_attn_implementation(implementation)
+        answers.append(logits(model, text, pixels(3)))
+    torch.testing.assert_close(*answers, **TOLERANCE)
