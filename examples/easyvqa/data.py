@@ -32,9 +32,7 @@ class Question(NamedTuple):
     image: int
 
 
-def convert(
-    source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_images: int = SHUFFLED_IMAGES
-) -> None:
+def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_images: int = SHUFFLED_IMAGES) -> None:
     """Writes `{train,val,test}/{caption,open,yesno}.jsonl` and `test_shuffled/{caption,open}_shuffled.jsonl`.
 
     Args:
@@ -76,19 +74,25 @@ def choose_images(questions: Iterable[Question], count: int) -> list[int]:
 def describe_images(questions: Iterable[Question]) -> dict[int, str]:
     """Captions, such as `a teal rectangle`, of the pictures whose colour and shape the questions both give.
 
-    A picture has one object. Its colour or shape is the answer to a question, or part of the question ("what is
-    the color of the triangle?"); of some pictures only one of the two is asked.
+    A picture has one object. Its colour or shape is the answer to a question or part of one ("what is the
+    color of the triangle?"); of some pictures only one of the two is asked.
     """
     colors: dict[int, str] = {}
     shapes: dict[int, str] = {}
     for text, answer, image in questions:
         if answer in COLORS:
             colors[image] = answer
-            shapes.update({image: shape for shape in SHAPES if shape in text})
+            _note_named(shapes, image, SHAPES, text)
         elif answer in SHAPES:
             shapes[image] = answer
-            colors.update({image: color for color in COLORS if color in text})
+            _note_named(colors, image, COLORS, text)
     return {image: f"a {colors[image]} {shapes[image]}" for image in sorted(colors) if image in shapes}
+
+
+def _note_named(facts: dict[int, str], image: int, words: Iterable[str], question: str) -> None:
+    for word in words:
+        if word in question:
+            facts[image] = word
 
 
 def make_rows(questions: Sequence[Question]) -> dict[str, list[tuple[int, Row]]]:

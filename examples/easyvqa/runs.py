@@ -20,11 +20,10 @@ def newest_run(folder: Path, file: str) -> Path:
     Raises:
         DemoError: no run has the file.
     """
-    found = [path for path in folder.glob(f"*/{file}") if not (folder / path.relative_to(folder).parts[0]).is_symlink()]
-    if not found:
+    runs = [run for run in folder.glob("*") if not run.is_symlink() and (run / file).is_file()]
+    if not runs:
         raise DemoError(f"there is no run with {file} in {folder}; see the messages above")
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns)
-    return folder / newest.relative_to(folder).parts[0]
+    return max(runs, key=lambda run: (run / file).stat().st_mtime_ns)
 
 
 def read_predictions(run: Path) -> list[dict[str, Any]]:

