@@ -1,10 +1,12 @@
 """Checkpoint files that hold plain data: written whole or not at all, read without running anything."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gitllm_plugin.errors import ConfigError
 
@@ -41,3 +43,29 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ConfigError(f"{path} is not a checkpoint: it has no weights under 'model'")
     return content
+
+
+def check_same_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:
+    """Refuse weights that are not exactly those a model wants, by name and shape.
+
+    Args:
+        wanted: the model's weights.
+        given: the checkpoint's.
+        source: where the latter come from, for the message.
+
+    Raises:
+        ConfigError: names or shapes differ; the message lists them.
+    """
+    faults = [f"missing: {name}" for name in wanted if name not in given]
+    faults += [f"not in the model: {name}" for name in given if name not in wanted]
+    faults += [
+        f"shape of {name}: {list(given[name].shape)} in the file, {list(wanted[name].shape)} in the model"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    if faults:
+        shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
+        raise ConfigError(
+            f"{source} is a checkpoint of another model ({len(faults)} differences). Use the model's "
+            f"configuration that it was trained with, which it holds under 'config'.\n  {shown}"
+        )

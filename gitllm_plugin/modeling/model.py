@@ -240,9 +240,7 @@ class GitLLM(nn.Module):
     def _positions(self, layout: Layout) -> dict[str, Tensor]:
         if self.family.positions == "slots":
             return {}
-        return {
-            "position_ids": layout.text_position_ids if self.family.positions == "text" else layout.position_ids
-        }
+        return {"position_ids": layout.text_position_ids if self.family.positions == "text" else layout.position_ids}
 
     def _decode(self, layout: Layout, rows: Tensor, image_embeds: Tensor, **kwargs: Any) -> Any:
         with self._git_prefix(layout, image_embeds):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.checkpoint import check_same_weights
 
 #: Part -> does it hold this parameter? Names are dotted names below GitLLM.
 PARTS: dict[str, Callable[[str], bool]] = {
@@ -80,32 +81,21 @@ def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def load_trainable_state_dict(model: nn.Module, state_dict: dict[str, Tensor]) -> None:
+def load_trainable_state_dict(
+    model: nn.Module, state_dict: Mapping[str, Tensor], source: str = "the state dict"
+) -> None:
     """Load what :func:`trainable_state_dict` gave, by name and shape, all of it or nothing.
 
+    Args:
+        model: changed in place.
+        state_dict: weights by name.
+        source: where they come from, for the message.
+
     Raises:
-        ConfigError: keys are missing, unexpected, or of another shape; the message lists them.
+        ConfigError: names are missing or unknown, or shapes differ; the message lists them.
     """
-    expected = trainable_state_dict(model)
-    missing = sorted(expected.keys() - state_dict.keys())
-    unexpected = sorted(state_dict.keys() - expected.keys())
-    wrong = sorted(
-        f"{name} {tuple(state_dict[name].shape)} instead of {tuple(expected[name].shape)}"
-        for name in expected.keys() & state_dict.keys()
-        if state_dict[name].shape != expected[name].shape
-    )
-    if missing or unexpected or wrong:
-        problems = [
-            f"{len(found)} {kind}: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''}"
-            for kind, found in (("missing", missing), ("unexpected", unexpected), ("of another shape", wrong))
-            if found
-        ]
-        raise ConfigError(
-            "the checkpoint is not of this model's trained parameters ("
-            + "; ".join(problems)
-            + "). Build the model with the checkpoint's own `trainable` and `lora` settings."
-        )
+    check_same_weights(trainable_state_dict(model), state_dict, source)
     with torch.no_grad():
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            if name in state_dict and parameter.requires_grad:
+            if name in state_dict:
                 parameter.copy_(state_dict[name])

@@ -119,9 +119,7 @@ class ImageEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if not self.is_grid:
                 return self.tower(pixel_values=pixel_values).last_hidden_state
-            grid = self.tower.timm_model.forward_features(
-                pixel_values.contiguous(memory_format=torch.channels_last)
-            )
+            grid = self.tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
             return grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid
 
 

@@ -205,13 +205,14 @@ class GitLLMForLavis(BaseModel):
         """What a checkpoint holds: the trained parameters, by name."""
         return {f"model.{name}": value for name, value in trainable_state_dict(self.model).items()}
 
-    def load_trainable_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Load what :meth:`trainable_state_dict` gave.
+    def load_trainable_state_dict(self, state_dict: Mapping[str, Tensor], source: str = "the state dict") -> None:
+        """Load what :meth:`trainable_state_dict` gave; ``source`` names it in errors.
 
         Raises:
             ConfigError: keys or shapes are not those of this model.
         """
-        load_trainable_state_dict(self.model, {name.removeprefix("model."): v for name, v in state_dict.items()})
+        weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
+        load_trainable_state_dict(self.model, weights, source)
 
     def load_checkpoint(self, url_or_filename: str) -> None:
         """Load the trained weights of a run's ``checkpoint_*.pth``; all of them, or an error.
@@ -219,7 +220,8 @@ class GitLLMForLavis(BaseModel):
         Raises:
             ConfigError: no such file, no checkpoint, or one of another model.
         """
-        self.load_trainable_state_dict(read_checkpoint(Path(url_or_filename).expanduser())["model"])
+        path = Path(url_or_filename).expanduser()
+        self.load_trainable_state_dict(read_checkpoint(path)["model"], str(path))
 
     def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
         prompts = samples.get("prompt", samples.get("text_input"))

@@ -17,14 +17,13 @@ it and nothing in it can run:
     best_epoch        its epoch, or None
 """
 
-import os
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.checkpoint import check_same_weights
 
 BEST = "checkpoint_best.pth"
 LATEST = "checkpoint_latest.pth"
@@ -55,58 +54,11 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
     Raises:
         ConfigError: Names or shapes differ; the message lists them.
     """
-    wanted = trainable_state(model)
-    faults = [f"missing: {name}" for name in wanted if name not in state]
-    faults += [f"not in the model: {name}" for name in state if name not in wanted]
-    faults += [
-        f"shape of {name}: {list(state[name].shape)} in the file, {list(wanted[name].shape)} in the model"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    if faults:
-        shown = "\n  ".join(faults[:10]) + (f"\n  and {len(faults) - 10} more" if len(faults) > 10 else "")
-        raise ConfigError(
-            f"{source} is a checkpoint of another model ({len(faults)} differences). Use the model's "
-            f"configuration that it was trained with, which it holds under 'config'.\n  {shown}"
-        )
+    check_same_weights(trainable_state(model), state, source)
     if hasattr(model, "load_trainable_state_dict"):
         cast(Any, model).load_trainable_state_dict(state)
     else:
         model.load_state_dict(state, strict=False)
-
-
-def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` beside `path` and rename it: `path` is at any time the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU, running nothing that it may contain.
-
-    Raises:
-        ConfigError: No such file, or not a checkpoint that is plain data.
-    """
-    if not path.is_file():
-        raise ConfigError(f"There is no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for every way in which a file can be broken
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(
-            f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than "
-            f"tensors and plain values, which are not loaded because they could run code ({reason})"
-        ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
-        raise ConfigError(f"{path} is not a checkpoint: it has no weights under 'model'")
-    return content
 
 
 def find_resume_point(value: str, output_dir: Path) -> Path | None:
@@ -134,7 +86,5 @@ def find_resume_point(value: str, output_dir: Path) -> Path | None:
     candidates = [folder / name for folder in folders for name in (LATEST, INTERRUPTED)]
     found = [file for file in candidates if file.is_file()]
     if not found and value != "auto":
-        raise ConfigError(
-            f"run.resume_ckpt_path is the folder {value}, which has neither {LATEST} nor {INTERRUPTED}"
-        )
+        raise ConfigError(f"run.resume_ckpt_path is the folder {value}, which has neither {LATEST} nor {INTERRUPTED}")
     return max(found, key=lambda file: file.stat().st_mtime_ns).resolve() if found else None

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import IterableDataset
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.modeling.checkpoint import read_checkpoint, write_checkpoint
 from gitllm_plugin.runners import collectives, loaders, precision, settings
 from gitllm_plugin.runners.checkpoints import (
     BEST,
@@ -24,9 +25,7 @@ from gitllm_plugin.runners.checkpoints import (
     LATEST,
     find_resume_point,
     load_trainable_state,
-    read_checkpoint,
     trainable_state,
-    write_checkpoint,
 )
 from gitllm_plugin.runners.interrupts import StopRequest, resume_command
 from gitllm_plugin.runners.loop import Position, StepRecord, TrainingLoop
@@ -236,9 +235,7 @@ class GitLLMRunner(RunnerBase):
             return len(self.train_loader)
         given = self.config.run_cfg.get("iters_per_inner_epoch") or self.config.run_cfg.get("max_iters")
         if given is None:
-            raise ConfigError(
-                "Streaming training data has no length: give run.iters_per_inner_epoch or run.max_iters"
-            )
+            raise ConfigError("Streaming training data has no length: give run.iters_per_inner_epoch or run.max_iters")
         return int(given)
 
     @property

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -25,7 +26,7 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     if kind not in DEVICES:
         raise ConfigError(f"run.device is {name!r}; it may be one of {', '.join(DEVICES)}")
     if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
+        kind = default_device().type
     if kind == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -33,14 +34,6 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     if local_rank is not None:
         return torch.device("cuda", local_rank)
     return torch.device("cuda", int(index or 0))
-
-
-def has_fast_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices in hardware; emulation on a CPU is many times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:

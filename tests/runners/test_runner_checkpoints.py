@@ -9,12 +9,11 @@ from tiny_run import TinyModel, build_runner
 from torch import nn
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.checkpoint import read_checkpoint, write_checkpoint
 from gitllm_plugin.runners.checkpoints import (
     find_resume_point,
     load_trainable_state,
-    read_checkpoint,
     trainable_state,
-    write_checkpoint,
 )
 
 
