@@ -7,7 +7,9 @@ def rows(*pairs):
     return [{"inputs": question, "outputs": answer} for question, answer in pairs]
 
 
-TRAIN = rows(("color?", "red"), ("color?", "red"), ("color?", "blue"), ("shape?", "circle"), ("tie?", "b"), ("tie?", "a"))
+TRAIN = rows(
+    ("color?", "red"), ("color?", "red"), ("color?", "blue"), ("shape?", "circle"), ("tie?", "b"), ("tie?", "a")
+)
 
 
 def test_the_most_frequent_answer_to_a_question_is_its_best_guess():
