@@ -62,9 +62,8 @@ def convert_language_model(gguf: Path, target: Path) -> None:
     with new_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        expected = model.state_dict()
-        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).state_dict()
-        same = expected.keys() == loaded.keys() and all(expected[k].equal(loaded[k]) for k in expected)
+        loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        same = _same_tensors(model.state_dict(), loaded.state_dict())
         text = "What is the color of the triangle? red"
         if not same or AutoTokenizer.from_pretrained(folder)(text) != tokenizer(text):
             raise DemoError(f"{gguf.name}, converted and loaded again, is not what it was before")
@@ -93,12 +92,12 @@ def convert_image_encoder(checkpoint: Path, target: Path) -> None:
         timm.create_model(ARCHITECTURE, pretrained=False).state_dict(),
     )
     wrapper = TimmWrapperModel(TimmWrapperConfig(architecture=ARCHITECTURE, do_pooling=False))
-    wanted = wrapper.timm_model.state_dict()  # no classifier
-    wrapper.timm_model.load_state_dict({name: weights[name] for name in wanted})
+    without_classifier = wrapper.timm_model.state_dict()
+    wrapper.timm_model.load_state_dict({name: weights[name] for name in without_classifier})
     with new_folder(target) as folder:
         wrapper.save_pretrained(folder)
-        loaded = ImageEncoder.from_pretrained(str(folder)).tower.timm_model.state_dict()
-        if wanted.keys() != loaded.keys() or not all(loaded[k].equal(weights[k]) for k in wanted):
+        loaded = ImageEncoder.from_pretrained(str(folder)).tower.state_dict()
+        if not _same_tensors(wrapper.state_dict(), loaded):
             raise DemoError(f"{checkpoint.name}, converted and loaded again, is not what it was before")
 
 
@@ -119,6 +118,10 @@ def match_in_order(given: dict, wanted: dict) -> dict:
             shapes = f"{tuple(tensor.shape)} and {tuple(expected.shape)}"
             raise DemoError(f"{name} of the checkpoint and {target} of {ARCHITECTURE} have shapes {shapes}")
     return dict(zip(wanted, given.values(), strict=True))
+
+
+def _same_tensors(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(one[name].equal(other[name]) for name in one)
 
 
 def _make_torchvision_importable() -> None:
