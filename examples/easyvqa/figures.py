@@ -49,7 +49,7 @@ def draw_predictions(examples: Sequence[Mapping[str, Any]], images: Mapping[str,
         axis.imshow(picture.convert("RGB"), interpolation="nearest")
         axis.set_title(textwrap.fill(example["question"] or "Describe the picture.", 30), fontsize=9)
         color = RIGHT if example["exact_match"] else WRONG
-        axis.text(0.5, -0.05, f"answer: {example['prediction']}", color=color, **_below(axis))
+        axis.text(0.5, -0.05, f"answer: {_one_line(example['prediction'])}", color=color, **_below(axis))
         axis.text(0.5, -0.15, f"truth: {example['references'][0]}", color="black", **_below(axis))
     figure.tight_layout()
     figure.savefig(path, dpi=100)
@@ -78,7 +78,12 @@ def draw_loss(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
 
 
 def _below(axis: Any) -> dict[str, Any]:
-    return {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 9}
+    return {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 9, "parse_math": False}
+
+
+def _one_line(text: str) -> str:
+    """An answer of an untrained model can have several lines."""
+    return textwrap.shorten(text, 36, placeholder=" ...")
 
 
 def _running_mean(values: Sequence[float]) -> list[float]:

@@ -1,6 +1,7 @@
 """The demonstration's page: results, controls, pictures, times, environment."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Result:
 
     Attributes:
         config: the configuration.
-        examples: how many test examples it has.
+        examples: how many of its test examples were evaluated.
         accuracy: exact match of the model.
         blind_guess: exact match of the best guess from the question alone.
         shuffled: exact match of the model when every picture is another example's; None where not measured.
@@ -35,20 +36,24 @@ class Result:
     shuffled: float | None
 
 
-def collect_results(data: Path, accuracies: Mapping[str, float]) -> list[Result]:
+def collect_results(
+    data: Path, accuracies: Mapping[str, float], predictions: Sequence[Mapping[str, Any]]
+) -> list[Result]:
     """Puts the evaluation's scores beside the controls.
 
     Args:
         data: the folder with the splits' JSONL files.
         accuracies: exact match by configuration.
+        predictions: the evaluated examples, each with its `config`.
     """
+    counts = Counter(prediction["config"] for prediction in predictions)
     results = []
     for config in CONFIGS:
         train, test = (read_rows(data / split / f"{config}.jsonl") for split in ("train", "test"))
         results.append(
             Result(
                 config=config,
-                examples=len(test),
+                examples=counts[config],
                 accuracy=accuracies[config],
                 blind_guess=score_best_guesses(train, test),
                 shuffled=accuracies.get(config + SHUFFLED),
@@ -92,13 +97,14 @@ def write_report(
     Returns:
         The lines of the table.
     """
-    results = collect_results(data, read_accuracies(evaluation))
+    predictions = read_predictions(evaluation)
+    results = collect_results(data, read_accuracies(evaluation), predictions)
     draw_loss(read_losses(training), output / LOSS_PICTURE)
-    _draw_predictions(data, evaluation, output / PREDICTIONS_PICTURE)
+    _draw_predictions(data, predictions, output / PREDICTIONS_PICTURE)
     page = [
         "# GIT-LLM on easy-VQA",
         "SmolLM2-135M-Instruct and EfficientNet-Lite0, both frozen; trained are a projection and LoRA. "
-        "Scores are exact matches on the whole test split.",
+        "Scores are exact matches on the test split.",
         format_table(results),
         _explain_controls(results),
         f"![Test pictures with question, answer and truth]({PREDICTIONS_PICTURE})",
@@ -119,10 +125,9 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _draw_predictions(data: Path, evaluation: Path, path: Path) -> None:
-    chosen = choose_examples(read_predictions(evaluation))
+def _draw_predictions(data: Path, predictions: Sequence[Mapping[str, Any]], path: Path) -> None:
     rows = [row for config in CONFIGS for row in read_rows(data / "test" / f"{config}.jsonl")]
-    draw_predictions(chosen, {row["id"]: row["image_base64_str"] for row in rows}, path)
+    draw_predictions(choose_examples(predictions), {row["id"]: row["image_base64_str"] for row in rows}, path)
 
 
 def _explain_controls(results: Sequence[Result]) -> str:

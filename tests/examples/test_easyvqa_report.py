@@ -22,7 +22,7 @@ def make_prediction(row, right):
         "config": row["config"],
         "question": row["inputs"],
         "prompt": "Answer:",
-        "prediction": row["outputs"] if right else "something $else",
+        "prediction": row["outputs"] if right else "some $thing\nelse$_{",
         "references": [row["outputs"]],
         "exact_match": float(right),
         "rouge_l": float(right),
@@ -88,7 +88,8 @@ def test_report_has_table_controls_pictures_times_and_environment(data, training
 
 def test_controls_stand_beside_the_scores(data):
     accuracies = {"caption": 1.0, "open": 1.0, "yesno": 1.0, "caption_shuffled": 0.1, "open_shuffled": 0.2}
-    caption, open_, yesno = collect_results(data, accuracies)
+    predictions = [{"config": "caption"}] * 16 + [{"config": "caption_shuffled"}] * 9
+    caption, open_, yesno = collect_results(data, accuracies, predictions)
     assert (caption.shuffled, open_.shuffled, yesno.shuffled) == (0.1, 0.2, None)
     assert yesno.blind_guess == 13 / 20  # always "no"
     assert caption.examples == 16
@@ -124,7 +125,7 @@ def test_right_answers_are_green_and_wrong_ones_red(data, tmp_path, monkeypatch)
     examples = [make_prediction(rows[0], True), make_prediction(rows[1], False)]
     draw_predictions(examples, {row["id"]: row["image_base64_str"] for row in rows}, tmp_path / "p.png")
     assert drawn[0] == ("answer: rectangle", RIGHT)
-    assert drawn[2] == ("answer: something $else", WRONG)
+    assert drawn[2] == ("answer: some $thing else$_{", WRONG)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (125, "2 min 05 s")])
