@@ -182,15 +182,12 @@ def _check_run(run: Mapping) -> Iterable[str]:
         yield _unknown("run.task", task, tasks, "tasks")
     if runner not in runners:
         yield _unknown("run.runner", runner, runners, "runners")
-    yield from _check_schedule(run, runners.get(runner))
+    yield from _check_schedule(run)
     yield from _check_run_keys(run, tasks.get(task), runners.get(runner))
 
 
-def _check_schedule(run: Mapping, runner: Any) -> Iterable[str]:
-    """A runner that has schedules of its own declares their names as `LR_SCHEDULES`."""
-    if hasattr(runner, "CONFIG_KEYS") and not hasattr(runner, "LR_SCHEDULES"):
-        return  # it checks its schedule itself
-    known = {*_registered("lr_scheduler"), *getattr(runner, "LR_SCHEDULES", ())}
+def _check_schedule(run: Mapping) -> Iterable[str]:
+    known = _registered("lr_scheduler")
     if "lr_sched" in run and run["lr_sched"] not in known:
         yield _unknown("run.lr_sched", run["lr_sched"], known, "learning-rate schedules")
 

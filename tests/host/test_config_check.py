@@ -30,7 +30,7 @@ def registered_classes(host):
         "builder": cls(DATASET_CONFIG_DICT={"default": ""}, CONFIG_KEYS=frozenset({"storage"})),
         "processor": cls(CONFIG_KEYS=frozenset({"image_size"})),
         "task": cls(CONFIG_KEYS=frozenset({"metrics"})),
-        "runner": cls(CONFIG_KEYS=frozenset({"max_epoch", "lr_sched"}), LR_SCHEDULES=frozenset({"cosine"})),
+        "runner": cls(CONFIG_KEYS=frozenset({"max_epoch", "lr_sched"})),
     }
     names = {kind: "checked_data" if kind == "builder" else f"checked_{kind}" for kind in classes}
     for kind, name in names.items():
@@ -90,7 +90,7 @@ def test_of_the_configurations_that_lavis_ships_only_those_it_cannot_read_are_re
             "run.task 'checked_tusk' is unknown. Did you mean 'checked_task'? Tasks there are:",
         ),
         ("run.runner=checked_runer", "Did you mean 'checked_runner'? Runners there are:"),
-        ("run.lr_sched=cosin", "Did you mean 'cosine'? Learning-rate schedules there are: cosine"),
+        ("run.lr_sched=cosin", "Did you mean 'cosine'? Learning-rate schedules there are: constant, cosine"),
         ("run.max_epochs=2", "key 'run.max_epochs' is unknown. Did you mean 'run.max_epoch'?"),
         ("datasets.checked_data.storge=x", "Did you mean 'datasets.checked_data.storage'?"),
         (

@@ -35,6 +35,4 @@ def pixels(count: int, frames: int | None = None) -> torch.Tensor:
 def shift_padding(tensor: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Right-padded rows ``[N, T, ...]`` made left-padded."""
     size = tensor.shape[1]
-    return torch.stack(
-        [torch.roll(row, int(size - n), 0) for row, n in zip(tensor, lengths, strict=True)]
-    )
+    return torch.stack([torch.roll(row, int(size - n), 0) for row, n in zip(tensor, lengths, strict=True)])

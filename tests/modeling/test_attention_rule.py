@@ -33,9 +33,7 @@ def test_attention_weights_are_zero_exactly_where_brute_force_says(family, share
     layout = lay_out(image_valid, text.attention_mask, image_index, share_rows=shared)
     rows = model._rows(layout, image_embeds if shared else image_embeds[image_index], text.input_ids)
     with torch.no_grad():
-        out = model._decode(
-            layout, rows, image_embeds if shared else image_embeds[image_index], output_attentions=True
-        )
+        out = model._decode(layout, rows, image_embeds if shared else image_embeds[image_index], output_attentions=True)
     expected = expected_masks(layout)
     for weights in out.attentions:
         seen = (weights > 0).any(1)

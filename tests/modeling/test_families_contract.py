@@ -62,9 +62,7 @@ def test_padding_changes_nothing(setup):
     model, _, text = setup
     lengths = text.attention_mask.sum(1)
     right = logits(model, text, pixels(3))
-    left = model(
-        shift_padding(text.input_ids, lengths), shift_padding(text.attention_mask, lengths), pixels(3)
-    ).logits
+    left = model(shift_padding(text.input_ids, lengths), shift_padding(text.attention_mask, lengths), pixels(3)).logits
     torch.testing.assert_close(left, shift_padding(right, lengths), **TOLERANCE)
     for i, length in enumerate(lengths):
         alone = model(text.input_ids[i : i + 1, :length], None, pixels(3)[i : i + 1]).logits

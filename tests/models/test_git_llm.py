@@ -1,0 +1,163 @@
+"""GIT-LLM behind LAVIS's own functions: zoo, loading by name, losses, answers, checkpoints."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+import gitllm_plugin
+from gitllm_plugin.errors import ConfigError, DataError
+
+gitllm_plugin.register()
+
+from lavis.models import load_model, load_model_and_preprocess, model_zoo  # noqa: E402
+
+from gitllm_plugin.models.git_llm import GitLLMForLavis  # noqa: E402
+
+TYPES = sorted(GitLLMForLavis.PRETRAINED_MODEL_CONFIG_DICT)
+TINY = [name for name in TYPES if name.startswith("tiny_")]
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model_and_preprocess("git_llm", "tiny_llama", is_eval=True)
+
+
+def samples(loaded, count=2):
+    _, image, text = loaded
+    pictures = torch.stack([image["eval"](Image.new("RGB", (50, 40), color)) for color in ("red", "blue")[:count]])
+    return {"image": pictures, "text_input": [text["eval"]("what color is the shape?")] * count}
+
+
+def test_zoo_lists_every_type():
+    assert dict(iter(model_zoo))["git_llm"] == TYPES
+    assert {"opt_350m", "opt_6.7b", "llama2_7b", "mpt_7b", "smollm2_135m"} <= set(TYPES)
+
+
+@pytest.mark.parametrize("model_type", TYPES)
+def test_every_type_has_a_whole_configuration(model_type):
+    config = OmegaConf.load(GitLLMForLavis.default_config_path(model_type))
+    assert set(config.model) - {"arch", "model_type"} <= GitLLMForLavis.CONFIG_KEYS
+    assert config.model.model_type == model_type
+    for kind in ("vis_processor", "text_processor"):
+        assert set(config.preprocess[kind]) == {"train", "eval"}
+
+
+@pytest.mark.parametrize("model_type", TINY)
+def test_every_family_trains_and_answers_through_lavis(model_type):
+    model = load_model("git_llm", model_type).train()
+    batch = {
+        "image": torch.randn(2, 3, 32, 32),
+        "image_index": torch.tensor([0, 1, 1]),
+        "text_input": ["what color? Answer:", "what shape? Answer:", "is it red? Answer:"],
+        "text_output": ["red", "circle", "no"],
+    }
+    optimizer = torch.optim.AdamW(model.optimizer_groups(0.0, 1e-2), lr=1e-2)
+    losses = []
+    for _ in range(8):
+        out = model(batch)
+        out["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(out["loss"].detach()))
+    assert losses[-1] < losses[0] - 0.02
+    answers = model.eval().predict_answers(batch, max_len=4)
+    assert len(answers) == 3 and all(isinstance(answer, str) for answer in answers)
+
+
+def test_answers_do_not_depend_on_the_way_they_are_asked_for(loaded):
+    model = loaded[0]
+    batch = samples(loaded)
+    answers = model.predict_answers(batch, max_len=6)
+    assert model.generate(batch, max_length=6) == answers
+    assert model.generate({"image": batch["image"], "prompt": batch["text_input"][0]}, max_length=6) == answers
+    assert len(model.generate(batch, num_beams=3, num_captions=2, max_length=3)) == 4
+    torch.manual_seed(0)
+    assert len(model.generate(batch, use_nucleus_sampling=True, max_length=3)) == 2
+
+
+def test_captions_without_prompt_are_learnt_behind_the_models_own(loaded):
+    model, batch = loaded[0], samples(loaded)
+    caption = {"image": batch["image"], "text_input": ["a red shape", "a blue shape"]}
+    explicit = {**caption, "text_input": [model.prompt] * 2, "text_output": caption["text_input"]}
+    assert torch.equal(model(caption)["loss"], model(explicit)["loss"])
+
+
+def test_trained_weights_round_trip_and_nothing_else_is_saved(loaded, tmp_path):
+    state = load_model("git_llm", "tiny_llama").trainable_state_dict()
+    assert state and all(".lora_" in name or "projection" in name for name in state)
+    changed = {name: value + 1 for name, value in state.items()}
+    torch.save({"model": changed}, tmp_path / "checkpoint.pth")
+    model = load_model("git_llm", "tiny_llama", checkpoint=str(tmp_path / "checkpoint.pth"))
+    assert all(torch.equal(value, changed[name]) for name, value in model.trainable_state_dict().items())
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_a_checkpoint_of_another_model_is_refused_and_named(change, tmp_path):
+    model = load_model("git_llm", "tiny_llama")
+    state = dict(model.trainable_state_dict())
+    name = next(iter(state))
+    if change == "missing":
+        del state[name]
+    elif change == "unknown":
+        state["model.projection.7.weight"] = torch.zeros(1)
+    else:
+        state[name] = torch.zeros(1)
+    torch.save({"model": state}, tmp_path / "other.pth")
+    before = {key: value.clone() for key, value in model.trainable_state_dict().items()}
+    with pytest.raises(ConfigError, match="other.pth is a checkpoint of another model"):
+        model.load_checkpoint(str(tmp_path / "other.pth"))
+    assert all(torch.equal(value, before[key]) for key, value in model.trainable_state_dict().items())
+
+
+def config(**changes):
+    given = OmegaConf.load(GitLLMForLavis.default_config_path("tiny_opt")).model
+    return OmegaConf.merge(given, changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trainabel": "proj"}, "did you mean 'trainable'"),
+        ({"trainable": "proj+lorra"}, "unknown part .'lorra'. .*proj, lora, llm, vit"),
+        ({"trainable": "lora", "lora": None}, "'lora' matches no parameter"),
+        ({"lora": {"targets": ["q_porj"]}}, "q_porj.* match no layer"),
+        ({"lora": {"rnak": 4}}, "did you mean 'rank'"),
+        ({"lr_scale": {"vit": 2}}, "nothing of part 'vit' is trained"),
+        ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: gpt_neox, llama, mpt, opt"),
+        ({"image_encoder": "tiny:eye"}, "no tiny image encoder 'eye'"),
+        ({"language_model": "/no/such/folder"}, "'/no/such/folder' cannot be loaded"),
+        ({"dtype": "float8"}, "dtype 'float8'; allowed: auto, float32"),
+        ({"load_finetuned": True}, "model.finetuned names no checkpoint"),
+        ({"load_finetuned": True, "finetuned": "no.pth"}, "no.pth"),
+    ],
+)
+def test_wrong_settings_are_named_with_what_is_allowed(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        model = GitLLMForLavis.from_config(config(**changes))
+        model.optimizer_groups(0.0, 1e-3)
+
+
+def test_a_prompt_longer_than_the_context_is_refused(loaded):
+    batch = samples(loaded, 1)
+    batch["text_input"] = ["word " * 400]
+    with pytest.raises(DataError, match=r"tokens, but the language model's context is 256"):
+        loaded[0].generate(batch)
+    with pytest.raises(DataError, match="shorten the prompt"):
+        loaded[0]({**batch, "text_output": ["no"]})
+
+
+def test_images_of_another_size_are_refused(loaded):
+    with pytest.raises(ConfigError, match="image_size: 32"):
+        loaded[0].generate({"image": torch.zeros(1, 3, 48, 48), "prompt": "x"})
+
+
+def test_more_images_than_the_model_was_built_for_are_refused(loaded):
+    with pytest.raises(DataError, match="set model.max_images to 3"):
+        loaded[0].generate({"image": torch.zeros(1, 3, 3, 32, 32), "prompt": "x"})
+
+
+def test_configurations_are_found_beside_the_package():
+    assert all(Path(path).is_file() for path in GitLLMForLavis.PRETRAINED_MODEL_CONFIG_DICT.values())
