@@ -605,6 +605,6 @@ class GitLLMRunner(RunnerBase):
             resume_point,
             content["iters"],
             content["epoch_iters"],
-            content["epoch"] + 1,
+            content["epoch"] + 2,  # the file counts finished epochs from 0, the progress bar from 1
             command,
         )
