@@ -1,0 +1,117 @@
+"""Tokens, vision, LoRA and what is trained: each part by itself."""
+
+import pytest
+import torch
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling import LoraSettings, TextEncoder, build_git_llm, set_trainable
+from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
+from gitllm_plugin.modeling.trainable import parameter_groups, trainable_state_dict
+
+
+def test_a_prompt_has_the_same_ids_in_training_and_at_inference():
+    encoder = TextEncoder(tiny_tokenizer())
+    prompt = "##Question: what color is the shape? ##Answer:"
+    alone = encoder.prompts([prompt]).input_ids[0]
+    trained = encoder.prompts_and_answers([prompt], ["red"])
+    assert torch.equal(trained.input_ids[0, : len(alone)], alone)
+    assert encoder.tokenizer.decode(trained.input_ids[0]) == f"{prompt} red</s>"
+
+
+def test_labels_are_answer_and_end_token():
+    tokenizer = tiny_tokenizer()
+    batch = TextEncoder(tokenizer).prompts_and_answers(["what color? Answer:", "x"], ["a red circle", "no"])
+    kept = [tokenizer.decode(row[row != -100]) for row in batch.labels]
+    assert kept == [" a red circle</s>", " no</s>"]
+    everything = TextEncoder(tokenizer, loss_on="all").prompts_and_answers(["x"], ["no"])
+    assert torch.equal(everything.labels, everything.input_ids)
+
+
+def test_end_token_of_a_closing_tokenizer_does_not_stand_before_the_answer():
+    tokenizer = tiny_tokenizer()
+    from tokenizers.processors import TemplateProcessing
+
+    end = (tokenizer.eos_token, tokenizer.eos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[end])
+    ids = TextEncoder(tokenizer).prompts_and_answers(["Answer:"], ["no"]).input_ids[0]
+    assert (ids == tokenizer.eos_token_id).sum() == 1
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "timm"])
+def test_encoders_give_all_tokens_before_any_final_norm(kind):
+    encoder = tiny_image_encoder(kind)
+    pixels = torch.randn(2, 3, 32, 32)
+    features = encoder(pixels)
+    tokens = {"clip": 17, "siglip": 16, "timm": 1}[kind]
+    assert features.shape == (2, tokens, encoder.vision_dim)
+    if kind == "siglip":
+        assert not torch.allclose(features.mean(-1), torch.zeros(2, tokens), atol=1e-3)
+    if kind == "timm":
+        grid = encoder.tower.timm_model.forward_features(pixels)
+        torch.testing.assert_close(features[:, 0], grid[..., 0, 0])
+
+
+def test_clip_equals_transformers_last_hidden_state():
+    encoder = tiny_image_encoder("clip")
+    pixels = torch.randn(1, 3, 32, 32)
+    assert torch.equal(encoder(pixels), encoder.tower(pixel_values=pixels).last_hidden_state)
+
+
+def test_a_frozen_encoder_stays_in_evaluation_mode_and_builds_no_graph():
+    model, _ = build_git_llm("tiny:llama", "tiny:timm", trainable="proj")
+    model.train()
+    assert not model.image_encoder.tower.training and model.language_model.training
+    assert not model.image_encoder(torch.randn(1, 3, 32, 32)).requires_grad
+
+
+def test_lora_reaches_the_language_model_only():
+    model, _ = build_git_llm("tiny:opt", "tiny:clip", lora=LoraSettings())
+    adapted = {name for name, _ in model.named_parameters() if ".lora_" in name}
+    assert adapted and all(name.startswith("language_model.") for name in adapted)
+    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in adapted} == {"q_proj", "k_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "trained"),
+    [("proj", {"projection"}), ("proj+vit", {"projection", "image_encoder"}), ("llm", {"language_model"})],
+)
+def test_parts_are_trained_in_float32_and_saved_alone(parts, trained):
+    model, _ = build_git_llm("tiny:opt", "tiny:clip", trainable=parts, dtype="bfloat16")
+    state = trainable_state_dict(model)
+    assert {name.split(".")[0] for name in state} == trained
+    assert {value.dtype for value in state.values()} == {torch.float32}
+
+
+def test_a_tied_head_is_saved_only_where_it_is_trained():
+    model, _ = build_git_llm("tiny:opt", "tiny:clip", trainable="proj")
+    assert model.language_model.lm_head.weight is model.language_model.get_input_embeddings().weight
+    assert not any("lm_head" in name for name in trainable_state_dict(model))
+
+
+def test_groups_cover_every_trained_parameter_once():
+    model, _ = build_git_llm("tiny:llama", "tiny:clip", lora=LoraSettings())
+    groups = parameter_groups(model, 0.1, {"proj": 3.0})
+    listed = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert {(group["weight_decay"], group["lr_scale"]) for group in groups} == {(0.1, 3.0), (0.0, 3.0), (0.1, 1.0)}
+
+
+def test_a_part_that_matches_nothing_is_an_error():
+    model, _ = build_git_llm("tiny:llama", "tiny:clip", trainable="proj")
+    with pytest.raises(ConfigError, match="'lora' matches no parameter"):
+        set_trainable(model, "proj+lora")
+
+
+def test_a_family_that_is_not_known_is_refused_with_those_that_are():
+    from transformers import BertConfig, BertLMHeadModel
+
+    from gitllm_plugin.modeling import GitLLM
+
+    bert = BertLMHeadModel(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, is_decoder=True))
+    with pytest.raises(ConfigError, match="type 'bert' is not supported; supported: gpt_neox, llama, mpt, opt"):
+        GitLLM(tiny_image_encoder("clip"), bert)
+
+
+def test_tiny_models_are_the_same_each_time():
+    one, other = tiny_language_model("llama"), tiny_language_model("llama")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
