@@ -1,4 +1,4 @@
-"""From the items of a data set to one batch, in which equal pictures are held once."""
+"""From the items of a data set to one batch, in which the texts of an item share its picture."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,27 +15,20 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Args:
         items: mappings with ``image`` (float [3, H, W], [F, 3, H, W] for several frames, or None),
-            ``image_key`` (equal for equal images; empty where there is none) and ``texts``, a list of
-            mappings with TEXT_KEYS.
+            and ``texts``, a list of mappings with TEXT_KEYS.
 
     Returns:
-        ``image``: [U, 3, H, W] of the U distinct images (an item without one has zeros), [U, F, 3, H, W]
+        ``image``: [U, 3, H, W] one an item (zeros where it has none), [U, F, 3, H, W]
         padded with zeros where an item has several frames, or None if no item has an image;
         ``image_index``: int64 [N], which of the U each of the N texts is about;
         ``num_images``: int64 [U], how many frames are real, only if some item has fewer than F;
         and for each of TEXT_KEYS a list of N.
     """
-    images: dict[str, Tensor | None] = {}
-    image_index: list[int] = []
-    positions: dict[str, int] = {}
-    for item in items:
-        position = positions.setdefault(item["image_key"], len(positions))
-        images.setdefault(item["image_key"], item["image"])
-        image_index += [position] * len(item["texts"])
+    image_index = [row for row, item in enumerate(items) for _ in item["texts"]]
     texts = [text for item in items for text in item["texts"]]
     batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
     batch["image_index"] = torch.tensor(image_index)
-    batch.update(_stack(list(images.values())))
+    batch.update(_stack([item["image"] for item in items]))
     return batch
 
 

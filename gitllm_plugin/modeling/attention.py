@@ -26,10 +26,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, or_masks
+
+from gitllm_plugin.errors import ConfigError
 
 _RULE = "git_prefix_rule"
 _WRAPPED = ("eager", "sdpa", "flex_attention")
@@ -100,7 +101,16 @@ def install() -> None:
 
 @contextmanager
 def prefix_attention(config: PreTrainedConfig, rule: PrefixRule) -> Iterator[None]:
-    """Let the decoder of ``config`` attend by ``rule`` inside the block, and as always after it."""
+    """Let the decoder of ``config`` attend by ``rule`` inside the block, and as always after it.
+
+    Raises:
+        ConfigError: the decoder uses an attention implementation that the rule cannot reach.
+    """
+    if config._attn_implementation not in _WRAPPED:
+        raise ConfigError(
+            f"attention implementation {config._attn_implementation!r} cannot express GIT's mask; "
+            f"use one of {', '.join(_WRAPPED)} (language_model.set_attn_implementation)"
+        )
     install()
     setattr(config, _RULE, rule)
     try:
@@ -108,24 +118,3 @@ def prefix_attention(config: PreTrainedConfig, rule: PrefixRule) -> Iterator[Non
     finally:
         # A rule left behind would silently change text-only use of the same language model.
         delattr(config, _RULE)
-
-
-def brute_force_mask(is_image: Tensor, attention_mask: Tensor, text_ids: Tensor | None = None) -> Tensor:
-    """GIT's rule written out slot by slot: the reference that the tests compare against.
-
-    Args:
-        is_image: bool ``[S]``, the slots that hold the image.
-        attention_mask: bool ``[S]``, the slots that are not padding.
-        text_ids: long ``[S]`` or None, the text that each slot belongs to.
-
-    Returns:
-        bool ``[S, S]``, True where query (row) may see key (column).
-    """
-    size = is_image.shape[0]
-    mask = torch.zeros(size, size, dtype=torch.bool)
-    for query in range(size):
-        for key in range(size):
-            same_text = text_ids is None or bool(text_ids[query] == text_ids[key])
-            seen = bool(is_image[key]) or (not is_image[query] and key <= query and same_text)
-            mask[query, key] = seen and bool(attention_mask[key])
-    return mask

@@ -41,9 +41,8 @@ def build_git_llm(
     lora: LoraSettings | None = None,
     max_images: int = 1,
     dtype: str = "auto",
-    seed: int = 0,
 ) -> tuple[GitLLM, PreTrainedTokenizerBase]:
-    """Build a GIT-LLM from pretrained parts.
+    """Build a GIT-LLM from pretrained parts; projection and LoRA start from torch's random state.
 
     Args:
         language_model: hub name or local folder of a causal LM; ``tiny:<family>`` for a random small one.
@@ -52,7 +51,6 @@ def build_git_llm(
         lora: LoRA on the language model; None: none.
         max_images: most images of one text.
         dtype: of frozen weights, see :func:`resolve_dtype`; trained ones are float32.
-        seed: of the projection's and LoRA's initial values.
 
     Returns:
         The model, in evaluation mode on the CPU, and the language model's tokenizer.
@@ -63,11 +61,9 @@ def build_git_llm(
     frozen_dtype = resolve_dtype(dtype)
     decoder, tokenizer = _load_language_model(language_model, frozen_dtype)
     encoder = _load_image_encoder(image_encoder, frozen_dtype)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GitLLM(encoder, decoder, max_images=max_images)
-        if lora is not None:
-            inject_lora(decoder, lora, model.family.lora_targets)
+    model = GitLLM(encoder, decoder, max_images=max_images)
+    if lora is not None:
+        inject_lora(decoder, lora, model.family.lora_targets)
     set_trainable(model, trainable)
     return model.eval(), tokenizer
 

@@ -100,6 +100,7 @@ def lay_out(
     text_start = (same_row.tril(-1) * text_lengths[None, :]).sum(1)
     row_lengths = image_lengths.index_add(0, rows_of_text, text_lengths)
     if align == "blocks":
+        assert not share_rows, "texts behind a cached image have a row each"
         image_block = image_valid.sum(1).max()
         first_slot = image_block - image_lengths
         text_slot_0 = image_block + text_lengths.max() - text_lengths

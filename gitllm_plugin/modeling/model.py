@@ -76,6 +76,12 @@ class GitLLM(nn.Module):
         config = self.language_model.config
         return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
 
+    @property
+    def sliding_window(self) -> int | None:
+        """Most tokens that every layer attends to, where the decoder's attention is windowed."""
+        config = self.language_model.config
+        return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+
     def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images to vectors of the language model's width.
 
@@ -145,6 +151,7 @@ class GitLLM(nn.Module):
         layout = lay_out(image_valid, text_valid.bool(), image_index, share_rows=shared)
         if image_index is not None and not shared:
             image_embeds = image_embeds[image_index]
+        self._check_context(layout)
         keep, targets = (None, None) if labels is None else _supervised(layout, labels)
         rows = self._rows(layout, image_embeds, input_ids)
         slots = keep if logits == "none" and keep is not None else 0
@@ -172,8 +179,8 @@ class GitLLM(nn.Module):
         Args:
             input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`. An image
                 that several prompts read is encoded once and, where the family allows, prefilled once.
-            **generation_kwargs: any argument of transformers' ``generate`` (``max_new_tokens``, ``num_beams``,
-                ``do_sample``, ``return_dict_in_generate``, ...).
+            **generation_kwargs: arguments of transformers' ``generate`` by name (``max_new_tokens``,
+                ``num_beams``, ``do_sample``, ``return_dict_in_generate``, ...).
 
         Returns:
             New token ids ``[N, L]`` (the prompt is not repeated), or transformers' output object.
@@ -184,7 +191,7 @@ class GitLLM(nn.Module):
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
         cache = None
-        if image_index is not None and self.family.shares_rows and image_valid.shape[1]:
+        if image_index is not None and len(image_index) > len(image_valid) and self._can_share(image_valid):
             cache = self._prefill_images(image_embeds, image_valid)
             # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
@@ -193,9 +200,8 @@ class GitLLM(nn.Module):
         layout = lay_out(image_valid, text_valid.bool(), image_index, align=align)
         if image_index is not None:
             image_embeds = image_embeds[image_index]
-        rows = self._rows(layout, image_embeds, input_ids, generation_kwargs.get("max_new_tokens") or 0)
-        if self.language_model.generation_config.pad_token_id is None:
-            generation_kwargs.setdefault("pad_token_id", self.language_model.config.eos_token_id)
+        self._check_context(layout, generation_kwargs.get("max_new_tokens") or 0)
+        rows = self._rows(layout, image_embeds, input_ids)
         with self._git_prefix(layout, image_embeds):
             return self.language_model.generate(
                 inputs_embeds=rows,
@@ -214,6 +220,9 @@ class GitLLM(nn.Module):
         embeds = torch.zeros(len(input_ids), 0, width, device=input_ids.device)
         return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool, device=input_ids.device)
 
+    def _can_share(self, image_valid: Tensor) -> bool:
+        return self.family.shares_rows and bool(image_valid.any())
+
     def _prefill_images(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
         """Keys and values of each image alone; exact, because image states never see text."""
         no_text = torch.zeros(len(image_valid), 0, dtype=torch.bool, device=image_valid.device)
@@ -223,19 +232,31 @@ class GitLLM(nn.Module):
         self._decode(layout, rows, image_embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
-    def _rows(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor, new_tokens: int = 0) -> Tensor:
+    def _rows(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor) -> Tensor:
         """The decoder's ``inputs_embeds [R, S, D]``."""
-        needed = layout.attention_mask.shape[1] + new_tokens
-        if (limit := self.context_length) is not None and needed > limit:
-            raise DataError(
-                f"image, text and answer take {needed} tokens, but the language model's context is {limit}: "
-                "shorten the prompt, ask for a shorter answer, or put fewer texts behind one image"
-            )
         text_embeds = self.language_model.get_input_embeddings()(input_ids)
         rows = text_embeds.new_zeros(*layout.attention_mask.shape, text_embeds.shape[-1])
         if self.family.positions != "text":
             rows = layout.place_image(rows, image_embeds)
         return layout.place_text(rows, text_embeds)
+
+    def _check_context(self, layout: Layout, new_tokens: int = 0) -> None:
+        """Refuse what the decoder's positions, or its window, cannot hold.
+
+        Raises:
+            DataError: too long; the message says by how much.
+        """
+        if self.family.positions == "slots":
+            needed = layout.attention_mask.shape[1]
+        else:
+            needed = int(self._positions(layout)["position_ids"].max()) + 1
+        limits = [self.context_length, self.sliding_window]
+        limit = min((limit for limit in limits if limit is not None), default=None)
+        if limit is not None and needed + new_tokens > limit:
+            raise DataError(
+                f"image, text and answer take {needed + new_tokens} positions, but the language model's context is "
+                f"{limit}: shorten the prompt or ask for a shorter answer"
+            )
 
     def _positions(self, layout: Layout) -> dict[str, Tensor]:
         if self.family.positions == "slots":

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from gitllm_plugin.errors import ConfigError
+
 IGNORED = -100
 
 
@@ -39,6 +41,17 @@ class TextEncoder:
     tokenizer: PreTrainedTokenizerBase
     loss_on: Literal["answer", "all"] = "answer"
 
+    def __post_init__(self) -> None:
+        if self.loss_on not in ("answer", "all"):
+            raise ConfigError(f"loss_on is {self.loss_on!r}; it may be 'answer' or 'all'")
+
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """End and padding token for generation, the ones of training."""
+        end = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
+
     def prompts(self, prompts: list[str]) -> TextBatch:
         """Encode prompts for generation."""
         return self._pad([self._prompt_ids(prompt) for prompt in prompts], None)
@@ -63,13 +76,15 @@ class TextEncoder:
     def _prompt_ids(self, prompt: str) -> list[int]:
         ids = self.tokenizer(prompt)["input_ids"]
         # Some tokenizers close every text with the end token; here the answer still follows.
-        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1]
+        # Something must stand before an answer: its first token is not predicted from the image.
+        start = self.tokenizer.bos_token_id
+        return ids or [self.tokenizer.eos_token_id if start is None else start]
 
     def _pad(self, ids: list[list[int]], labels: list[list[int]] | None) -> TextBatch:
         longest = max(map(len, ids))
-        pad = self.tokenizer.pad_token_id
-        if pad is None:
-            pad = self.tokenizer.eos_token_id  # any token: attention_mask hides it
+        pad = self.special_tokens["pad_token_id"]
 
         def rows(lists: list[list[int]], fill: int) -> Tensor:
             return torch.tensor([row + [fill] * (longest - len(row)) for row in lists])

@@ -33,9 +33,9 @@ def _vision_class(model_type: str) -> type[PreTrainedModel]:
 class ImageEncoder(nn.Module):
     """A vision tower that answers with all its tokens: ``[n, 3, H, W] -> [n, P, vision_dim]``.
 
-    The features are the last hidden state, CLS token included where there is one, before any final norm
-    (GIT-LLM trains its own LayerNorm behind the projection); a convolutional backbone's grid is read row
-    by row.
+    The features are the last hidden state, CLS token included where there is one; of CLIP and SigLIP without
+    the final norm (GIT-LLM trains its own LayerNorm behind the projection), of timm's backbones what
+    ``forward_features`` gives. A grid is read row by row.
 
     Args:
         tower: the vision model.
@@ -54,7 +54,8 @@ class ImageEncoder(nn.Module):
         self.vision_dim: int = tower.timm_model.num_features if self.is_grid else config.hidden_size
         self.layer_norm_eps: float = getattr(config, "layer_norm_eps", 1e-5)
         self.image_size: int | None = None if self.is_grid else config.image_size
-        if hasattr(tower, "post_layernorm") and config.model_type == "siglip_vision_model":
+        if config.model_type == "siglip_vision_model":
+            tower.get_submodule("post_layernorm")  # an error here means that transformers moved it
             tower.post_layernorm = nn.Identity()  # SigLIP normalises its last hidden state; CLIP does not
         if self.is_grid:
             tower.to(memory_format=torch.channels_last)
@@ -120,6 +121,8 @@ class ImageEncoder(nn.Module):
             if not self.is_grid:
                 return self.tower(pixel_values=pixel_values).last_hidden_state
             grid = self.tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
+            if grid.ndim == 4 and grid.shape[1] != self.vision_dim:
+                grid = grid.permute(0, 3, 1, 2)  # Swin and its kin have channels last
             return grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid
 
 

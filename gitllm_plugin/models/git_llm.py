@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import (
     GitLLM,
     LoraSettings,
@@ -118,6 +118,11 @@ class GitLLMForLavis(BaseModel):
         """
         answers = samples.get("text_output")
         prompts = samples["text_input"]
+        if answers is None and "answer" in samples:
+            raise DataError(
+                "the batch has questions with weighted answers (`answer`, `n_answers`), as LAVIS's VQA training sets "
+                "give them, which this model does not train on; use the data set m3it"
+            )
         if answers is None:
             prompts, answers = [self.prompt] * len(prompts), prompts
         text = self.text_encoder.prompts_and_answers(list(prompts), list(answers))
@@ -167,6 +172,7 @@ class GitLLMForLavis(BaseModel):
             repetition_penalty=repetition_penalty,
             **({"length_penalty": length_penalty} if beams > 1 else {}),
             **(sampling or {"do_sample": False}),
+            **self.text_encoder.special_tokens,
         )
         return self.text_encoder.decode(token_ids)
 
@@ -178,6 +184,7 @@ class GitLLMForLavis(BaseModel):
         inference_method: str = "generate",
         max_len: int = 30,
         min_len: int = 1,
+        prompt: str = "",
         **kwargs: Any,
     ) -> list[str]:
         """Short answers to questions, as LAVIS's question-answering tasks ask for them.
@@ -188,17 +195,20 @@ class GitLLMForLavis(BaseModel):
             inference_method: ``generate``.
             max_len: most new tokens.
             min_len: least new tokens.
-            **kwargs: LAVIS's further arguments (``answer_list``, ``prompt``, ...), which generation does not use.
+            prompt: ``run.prompt`` of LAVIS: a template with ``{}`` for the question; empty: the text as it is.
+            **kwargs: LAVIS's further arguments (``answer_list``, ...), which generation does not use.
 
         Raises:
             ConfigError: another method than ``generate``.
         """
         if inference_method != "generate":
-            raise ConfigError(f"inference_method {inference_method!r} is not supported; use 'generate'")
+            raise ConfigError(f"run.inference_method is {inference_method!r}; this model has 'generate' alone")
+        if prompt:
+            samples = {**samples, "prompt": [prompt.format(text) for text in self._prompts(samples)]}
         return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
 
-    def optimizer_groups(self, weight_decay: float, lr: float) -> list[dict[str, Any]]:
-        """Groups of trained parameters, with the parts' own learning rates; ``lr`` is theirs times ``lr_scale``."""
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups of trained parameters; ``lr_scale`` is each part's factor on the run's learning rate."""
         return parameter_groups(self.model, weight_decay, self.lr_scale)
 
     def trainable_state_dict(self) -> dict[str, Tensor]:

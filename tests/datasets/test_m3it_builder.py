@@ -77,9 +77,7 @@ def test_texts_about_one_image_share_an_item(tmp_path):
     assert [len(group) for group in splits["train"].groups] == [2, 2, 1, 2, 2, 1, 2]
     assert [len(group) for group in splits["val"].groups] == [5, 5, 2]
     assert {split.num_examples for split in splits.values()} == {12}
-    ids = [
-        text["instance_id"] for item in map(splits["test"].__getitem__, range(3)) for text in item["texts"]
-    ]
+    ids = [text["instance_id"] for item in map(splits["test"].__getitem__, range(3)) for text in item["texts"]]
     assert ids == [f"toy-0-{index}" for index in range(12)]
 
 
@@ -141,9 +139,7 @@ def test_lavis_config_with_options_and_task(tmp_path):
 def test_the_registered_name_and_the_defaults():
     assert registry.get_builder_class("m3it") is M3ITBuilder
     assert M3ITBuilder.default_config_path().endswith("configs/datasets/m3it/defaults.yaml")
-    with pytest.raises(
-        ConfigError, match="names no files.\nSet datasets.m3it.build_info.annotations.<split>.storage"
-    ):
+    with pytest.raises(ConfigError, match="names no files.\nSet datasets.m3it.build_info.annotations.<split>.storage"):
         load_dataset("m3it")
 
 

@@ -18,6 +18,4 @@ def test_missing_file_names_both_places(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "files", lambda name: tmp_path / name)
     with pytest.raises(FileNotFoundError) as caught:
         resources.config_path("no.yaml")
-    assert f"neither {tmp_path}/gitllm_plugin/configs/no.yaml nor {tmp_path}/configs/no.yaml" in str(
-        caught.value
-    )
+    assert f"neither {tmp_path}/gitllm_plugin/configs/no.yaml nor {tmp_path}/configs/no.yaml" in str(caught.value)

@@ -3,9 +3,31 @@
 import pytest
 import torch
 
-from gitllm_plugin.modeling.attention import PrefixRule, brute_force_mask, install
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.attention import PrefixRule, install, prefix_attention
 from gitllm_plugin.modeling.layout import Layout, lay_out
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, tiny_model
+
+
+def brute_force_mask(is_image, attention_mask, text_ids=None):
+    """GIT's rule written out slot by slot.
+
+    Args:
+        is_image: bool ``[S]``, the slots that hold the image.
+        attention_mask: bool ``[S]``, the slots that are not padding.
+        text_ids: long ``[S]`` or None, the text that each slot belongs to.
+
+    Returns:
+        bool ``[S, S]``, True where query (row) may see key (column).
+    """
+    size = is_image.shape[0]
+    mask = torch.zeros(size, size, dtype=torch.bool)
+    for query in range(size):
+        for key in range(size):
+            same_text = text_ids is None or bool(text_ids[query] == text_ids[key])
+            seen = bool(is_image[key]) or (not is_image[query] and key <= query and same_text)
+            mask[query, key] = seen and bool(attention_mask[key])
+    return mask
 
 
 def expected_masks(layout: Layout) -> torch.Tensor:
@@ -47,8 +69,6 @@ def test_mask_factories_give_the_rule_for_every_alignment(implementation, align)
     from transformers import LlamaConfig
     from transformers.masking_utils import create_causal_mask
 
-    from gitllm_plugin.modeling.attention import prefix_attention
-
     image_valid = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 0, 0]]).bool()
     text_valid = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [0, 0, 1, 1, 0]]).bool()
     layout = lay_out(image_valid, text_valid, align=align)
@@ -66,8 +86,6 @@ def test_rule_is_gone_after_the_call_and_after_an_error():
     from transformers import LlamaConfig
     from transformers.masking_utils import create_causal_mask
 
-    from gitllm_plugin.modeling.attention import prefix_attention
-
     install()
     config = LlamaConfig(num_hidden_layers=1)
     config._attn_implementation = "eager"
@@ -80,3 +98,13 @@ def test_rule_is_gone_after_the_call_and_after_an_error():
         assert not torch.equal(causal(), before)
         raise RuntimeError
     assert torch.equal(causal(), before)
+
+
+def test_an_attention_that_the_rule_cannot_reach_is_refused():
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(num_hidden_layers=1)
+    config._attn_implementation = "flash_attention_2"
+    message = "'flash_attention_2' cannot express GIT's mask; use one of eager, sdpa"
+    with pytest.raises(ConfigError, match=message), prefix_attention(config, PrefixRule(torch.tensor([2]))):
+        pass

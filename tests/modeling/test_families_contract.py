@@ -145,6 +145,19 @@ def test_beam_search_in_a_batch_equals_single_rows(setup):
         assert torch.equal(batch[i : i + 1], alone)
 
 
+def test_several_returned_sequences_stand_beside_their_prompt(setup):
+    model, text_encoder, _ = setup
+    text = text_encoder.prompts(list(PROMPTS))
+    image_index = torch.tensor([1, 0, 1])
+    options = {"max_new_tokens": 3, "min_new_tokens": 3, "num_beams": 3, "num_return_sequences": 2, "do_sample": False}
+    several = model.generate(text.input_ids, text.attention_mask, pixels(2), image_index=image_index, **options)
+    best = model.generate(
+        text.input_ids, text.attention_mask, pixels(2)[image_index], **{**options, "num_return_sequences": 1}
+    )
+    assert several.shape[0] == 6
+    assert torch.equal(several[::2, :3], best[:, :3])
+
+
 def test_rows_with_and_without_images_and_with_several_mix(family):
     model, text_encoder = tiny_model(family, max_images=2)
     with torch.no_grad():
@@ -157,6 +170,17 @@ def test_rows_with_and_without_images_and_with_several_mix(family):
     ):
         alone = model(text.input_ids[i : i + 1, :length], None, given).logits
         torch.testing.assert_close(alone[0], mixed[i, :length], **TOLERANCE)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_context_counts_positions_and_not_slots(setup, shared):
+    """Texts behind one image restart their positions: together they may be longer than the context."""
+    model, text_encoder, _ = setup
+    text = text_encoder.prompts(["word " * 30] * 8)
+    image_index = torch.zeros(8, dtype=torch.long) if shared else None
+    images = pixels(1) if shared else pixels(8)
+    assert text.attention_mask.sum() > model.context_length
+    assert torch.isfinite(logits(model, text, images, image_index=image_index)).all()
 
 
 def test_text_only_use_of_the_language_model_is_untouched(setup):

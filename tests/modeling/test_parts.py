@@ -46,9 +46,14 @@ def test_encoders_give_all_tokens_before_any_final_norm(kind):
     assert features.shape == (2, tokens, encoder.vision_dim)
     if kind == "siglip":
         assert not torch.allclose(features.mean(-1), torch.zeros(2, tokens), atol=1e-3)
-    if kind == "timm":
-        grid = encoder.tower.timm_model.forward_features(pixels)
-        torch.testing.assert_close(features[:, 0], grid[..., 0, 0])
+
+
+def test_a_grid_is_read_row_by_row():
+    encoder = tiny_image_encoder("timm")
+    pixels = torch.randn(1, 3, 64, 96)
+    grid = encoder.tower.timm_model.forward_features(pixels)
+    assert grid.shape[-2:] == (2, 3)
+    torch.testing.assert_close(encoder(pixels)[0, 4], grid[0, :, 1, 1])
 
 
 def test_clip_equals_transformers_last_hidden_state():

@@ -54,7 +54,7 @@ def test_every_family_trains_and_answers_through_lavis(model_type):
         "text_input": ["what color? Answer:", "what shape? Answer:", "is it red? Answer:"],
         "text_output": ["red", "circle", "no"],
     }
-    optimizer = torch.optim.AdamW(model.optimizer_groups(0.0, 1e-2), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.optimizer_groups(0.0), lr=1e-2)
     losses = []
     for _ in range(8):
         out = model(batch)
@@ -78,11 +78,23 @@ def test_answers_do_not_depend_on_the_way_they_are_asked_for(loaded):
     assert len(model.generate(batch, use_nucleus_sampling=True, max_length=3)) == 2
 
 
-def test_captions_without_prompt_are_learnt_behind_the_models_own(loaded):
+def test_captions_without_prompt_are_learnt_from_their_first_token(loaded):
+    model, image = loaded[0], samples(loaded)["image"]
+    out = model({"image": image, "text_input": ["a red shape", "a blue shape"]})
+    tokens = sum(len(model.text_encoder.tokenizer(text).input_ids) + 1 for text in (" a red shape", " a blue shape"))
+    assert model.prompt == "" and out["num_supervised_tokens"] == tokens
+    assert len(model.generate({"image": image}, max_length=3)) == 2
+
+
+def test_lavis_prompt_template_is_filled_with_the_question(loaded):
     model, batch = loaded[0], samples(loaded)
-    caption = {"image": batch["image"], "text_input": ["a red shape", "a blue shape"]}
-    explicit = {**caption, "text_input": [model.prompt] * 2, "text_output": caption["text_input"]}
-    assert torch.equal(model(caption)["loss"], model(explicit)["loss"])
+    asked = {**batch, "text_input": [f"Question: {text}" for text in batch["text_input"]]}
+    assert model.predict_answers(batch, prompt="Question: {}", max_len=5) == model.predict_answers(asked, max_len=5)
+
+
+def test_lavis_vqa_training_batches_are_refused_rather_than_learnt_wrongly(loaded):
+    with pytest.raises(DataError, match="n_answers"):
+        loaded[0]({**samples(loaded), "answer": ["red", "blue"], "n_answers": [1, 1]})
 
 
 def test_trained_weights_round_trip_and_nothing_else_is_saved(loaded, tmp_path):
@@ -129,6 +141,7 @@ def config(**changes):
         ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: gpt_neox, llama, mpt, opt"),
         ({"image_encoder": "tiny:eye"}, "no tiny image encoder 'eye'"),
         ({"language_model": "/no/such/folder"}, "'/no/such/folder' cannot be loaded"),
+        ({"loss_on": "anser"}, "loss_on is 'anser'; it may be 'answer' or 'all'"),
         ({"dtype": "float8"}, "dtype 'float8'; allowed: auto, float32"),
         ({"load_finetuned": True}, "model.finetuned names no checkpoint"),
         ({"load_finetuned": True, "finetuned": "no.pth"}, "no.pth"),
@@ -137,13 +150,13 @@ def config(**changes):
 def test_wrong_settings_are_named_with_what_is_allowed(changes, message):
     with pytest.raises(ConfigError, match=message):
         model = GitLLMForLavis.from_config(config(**changes))
-        model.optimizer_groups(0.0, 1e-3)
+        model.optimizer_groups(0.0)
 
 
 def test_a_prompt_longer_than_the_context_is_refused(loaded):
     batch = samples(loaded, 1)
     batch["text_input"] = ["word " * 400]
-    with pytest.raises(DataError, match=r"tokens, but the language model's context is 256"):
+    with pytest.raises(DataError, match=r"positions, but the language model's context is 256"):
         loaded[0].generate(batch)
     with pytest.raises(DataError, match="shorten the prompt"):
         loaded[0]({**batch, "text_output": ["no"]})

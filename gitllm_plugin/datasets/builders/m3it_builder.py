@@ -84,7 +84,8 @@ class M3ITBuilder(BaseDatasetBuilder):
         return splits
 
     def _build_split(self, split: str, node: Mapping[str, Any]) -> M3ITDataset:
-        phase = "train" if split == "train" else "eval"
+        is_train = split == "train"
+        phase = "train" if is_train else "eval"
         examples = JsonlExamples(
             find_sources(node["storage"]),
             allow_text_only=self.config.allow_text_only,
@@ -94,7 +95,8 @@ class M3ITBuilder(BaseDatasetBuilder):
             vis_processor=self.vis_processors[phase],
             text_processor=self.text_processors[phase],
             examples=examples,
-            texts_per_image=self.config["texts_per_image" if split == "train" else "eval_texts_per_image"],
+            texts_per_image=self.config["texts_per_image" if is_train else "eval_texts_per_image"],
+            separate_configs=not is_train,
         )
 
 

@@ -19,7 +19,7 @@ from gitllm_plugin.m3it.jsonl import JsonlExamples
 class M3ITDataset(Dataset):
     """One split.
 
-    An item is ``{"image", "image_key", "texts"}``, as :func:`~gitllm_plugin.datasets.collate.collate_groups`
+    An item is ``{"image", "texts"}``, as :func:`~gitllm_plugin.datasets.collate.collate_groups`
     takes it. The length is the number of items, not of examples.
 
     Args:
@@ -27,6 +27,8 @@ class M3ITDataset(Dataset):
         text_processor: (question, instruction) -> prompt.
         examples: the examples of the split.
         texts_per_image: the most examples that share an item.
+        separate_configs: let only examples of one configuration share an item. Answers of one configuration are
+            alike in length, and generation runs as long as the longest answer of a batch.
     """
 
     def __init__(
@@ -35,10 +37,13 @@ class M3ITDataset(Dataset):
         text_processor: Callable[..., str],
         examples: JsonlExamples,
         texts_per_image: int = 1,
+        separate_configs: bool = False,
     ):
         self.set_processors(vis_processor, text_processor)
         self.examples = examples
-        keys = (examples.image_key(index) for index in range(len(examples)))
+        keys = [examples.image_key(index) for index in range(len(examples))]
+        if separate_configs:
+            keys = [key and f"{examples.config_of(index)} {key}" for index, key in enumerate(keys)]
         self.groups = group_by_image(keys, texts_per_image)
 
     def __len__(self) -> int:
@@ -53,7 +58,6 @@ class M3ITDataset(Dataset):
         examples = [self.examples[member] for member in self.groups[index]]
         return {
             "image": self._load_images(examples[0]),
-            "image_key": examples[0].image_key,
             "texts": [self._make_text(example) for example in examples],
         }
 
