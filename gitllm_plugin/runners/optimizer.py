@@ -8,17 +8,17 @@ from torch import nn
 from gitllm_plugin.errors import ConfigError
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, lr: float) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Groups of trainable parameters, each with `params`, `weight_decay` and `lr_scale`.
 
-    A model with a method `optimizer_groups(weight_decay, lr)` decides itself; a group's own `lr` becomes its
-    `lr_scale` relative to the run's. Otherwise matrices are decayed and vectors (biases, norms) are not.
+    A model with a method `optimizer_groups(weight_decay)` decides itself. Otherwise matrices are decayed and
+    vectors (biases, norms) are not.
 
     Raises:
         ConfigError: Nothing in the model is trainable.
     """
     if hasattr(model, "optimizer_groups"):
-        groups = cast(Any, model).optimizer_groups(weight_decay, lr)
+        groups = cast(Any, model).optimizer_groups(weight_decay)
     else:
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
@@ -29,12 +29,10 @@ def parameter_groups(model: nn.Module, weight_decay: float, lr: float) -> list[d
     if not groups:
         raise ConfigError("The model has no trainable parameter; unfreeze a part of it or add LoRA")
     for group in groups:
-        if "lr" in group and "lr_scale" not in group:
-            group["lr_scale"] = group["lr"] / lr
         group.setdefault("lr_scale", 1.0)
     return groups
 
 
 def build_optimizer(model: nn.Module, lr: float, weight_decay: float, beta2: float) -> torch.optim.AdamW:
     """AdamW over the groups of `parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay, lr), lr=lr, betas=(0.9, beta2))
+    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=(0.9, beta2))

@@ -30,10 +30,10 @@ def test_warm_up_starts_at_its_own_rate():
 
 def test_groups_keep_their_own_scale():
     class Model(nn.Linear):
-        def optimizer_groups(self, weight_decay, lr):
+        def optimizer_groups(self, weight_decay):
             return [
                 {"params": [self.weight], "weight_decay": weight_decay, "lr_scale": 0.1},
-                {"params": [self.bias], "weight_decay": 0.0, "lr": 2 * lr},
+                {"params": [self.bias], "weight_decay": 0.0, "lr_scale": 2.0},
             ]
 
     optimizer = build_optimizer(Model(2, 2), lr=0.5, weight_decay=0.1, beta2=0.99)
@@ -44,7 +44,7 @@ def test_groups_keep_their_own_scale():
 
 def test_only_trainable_matrices_decay():
     model = nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2), nn.Linear(2, 2).requires_grad_(False))
-    decayed, others = parameter_groups(model, weight_decay=0.1, lr=1.0)
+    decayed, others = parameter_groups(model, weight_decay=0.1)
     assert decayed["params"] == [model[0].weight] and decayed["weight_decay"] == 0.1
     assert len(others["params"]) == 3 and others["weight_decay"] == 0.0
 
