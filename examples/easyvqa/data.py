@@ -4,7 +4,7 @@ import base64
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,11 @@ CONFIGS = ("caption", "open", "yesno")
 SHUFFLED = "_shuffled"
 """Ends the names of the configurations in which every picture belongs to another example."""
 
+SHORT = "train_short"
+"""The part of the train split that the demonstration trains on."""
+
 SEED = 42
+YESNO_EVERY = 4
 VAL_IMAGES = 150
 SHUFFLED_IMAGES = 200
 
@@ -33,7 +37,8 @@ class Question(NamedTuple):
 
 
 def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_images: int = SHUFFLED_IMAGES) -> None:
-    """Writes `{train,val,test}/{caption,open,yesno}.jsonl` and `test_shuffled/{caption,open}_shuffled.jsonl`.
+    """Writes `{train,train_short,val,test}/{caption,open,yesno}.jsonl` and the control
+    `test_shuffled/{caption,open}_shuffled.jsonl`.
 
     Args:
         source: easy-VQA's folder `data`, with `{train,test}/questions.json` and `{train,test}/images/*.png`.
@@ -47,10 +52,12 @@ def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_i
     with new_folder(target) as folder:
         train = read_questions(source / "train")
         val = set(choose_images(train, val_images))
-        _write_split(folder / "train", [q for q in train if q.image not in val], source / "train")
-        _write_split(folder / "val", [q for q in train if q.image in val], source / "train")
+        rows = make_rows([question for question in train if question.image not in val])
+        _write_split(folder / "train", rows, source / "train")
+        _write_split(folder / SHORT, choose_short_course(rows), source / "train")
+        _write_split(folder / "val", make_rows([q for q in train if q.image in val]), source / "train")
         test = read_questions(source / "test")
-        _write_split(folder / "test", test, source / "test")
+        _write_split(folder / "test", make_rows(test), source / "test")
         _write_shuffled(folder / "test_shuffled", test, source / "test", shuffled_images)
 
 
@@ -108,6 +115,30 @@ def make_rows(questions: Sequence[Question]) -> dict[str, list[tuple[int, Row]]]
     return rows
 
 
+def choose_short_course(rows: Mapping[str, Sequence[tuple[int, Row]]]) -> dict[str, list[tuple[int, Row]]]:
+    """What two CPU cores learn most from in minutes: many pictures, few texts about each.
+
+    Of each picture the caption and one open question (two where there is no caption), of every fourth one
+    yes/no question. A caption tells both colour and shape; a question about the same picture adds little.
+    """
+    rng = random.Random(SEED)
+    captioned = {image for image, _ in rows["caption"]}
+
+    def draw(config: str, number: Callable[[int], int]) -> list[tuple[int, Row]]:
+        by_image: dict[int, list[Row]] = defaultdict(list)
+        for image, row in rows[config]:
+            by_image[image].append(row)
+        return [
+            (image, row) for image, mine in by_image.items() for row in rng.sample(mine, min(number(image), len(mine)))
+        ]
+
+    return {
+        "caption": list(rows["caption"]),
+        "open": draw("open", lambda image: 1 if image in captioned else 2),
+        "yesno": draw("yesno", lambda image: int(image % YESNO_EVERY == 0)),
+    }
+
+
 def _row(config: str, number: str, instruction: str, question: str, answer: str) -> Row:
     return {
         "id": f"{config}-{number}",
@@ -118,11 +149,11 @@ def _row(config: str, number: str, instruction: str, question: str, answer: str)
     }
 
 
-def _write_split(folder: Path, questions: Sequence[Question], source: Path) -> None:
+def _write_split(folder: Path, rows: Mapping[str, Sequence[tuple[int, Row]]], source: Path) -> None:
     folder.mkdir()
-    pictures = _read_pictures(source, {question.image for question in questions})
-    for config, rows in make_rows(questions).items():
-        _write(folder / f"{config}.jsonl", [{**row, "image_base64_str": pictures[i]} for i, row in rows])
+    pictures = _read_pictures(source, {image for mine in rows.values() for image, _ in mine})
+    for config, mine in rows.items():
+        _write(folder / f"{config}.jsonl", [{**row, "image_base64_str": pictures[image]} for image, row in mine])
 
 
 def _write_shuffled(folder: Path, questions: Sequence[Question], source: Path, count: int) -> None:

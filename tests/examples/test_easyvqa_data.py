@@ -1,5 +1,6 @@
 import base64
 import json
+from collections import Counter
 
 import pytest
 
@@ -23,7 +24,7 @@ def test_every_question_is_in_one_split_and_configuration(converted):
     assert counts["test_shuffled"]["open_shuffled"] == 10
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test", "test_shuffled"])
+@pytest.mark.parametrize("split", ["train", "train_short", "val", "test", "test_shuffled"])
 def test_the_plugin_reads_every_split(converted, split):
     examples = JsonlExamples(find_sources(str(converted / split / "*.jsonl")))
     assert len(examples) == sum(count_rows(converted)[split].values())
@@ -67,6 +68,17 @@ def test_validation_pictures_are_not_trained_on(converted):
 
     assert len(pictures("val")) == 6
     assert not pictures("val") & pictures("train")
+
+
+def test_short_course_is_a_part_of_train_with_few_texts_a_picture(converted):
+    def rows(split, config):
+        return read_rows(converted / split / f"{config}.jsonl")
+
+    assert rows("train_short", "caption") == rows("train", "caption")
+    for config in ("open", "yesno"):
+        short, whole = rows("train_short", config), rows("train", config)
+        assert 0 < len(short) <= len(whole) and all(row in whole for row in short)
+        assert max(Counter(row["image_base64_str"] for row in short).values()) <= 2
 
 
 def test_every_picture_of_the_control_belongs_to_another_example(converted):

@@ -215,7 +215,10 @@ def test_configurations_read_the_cache_and_write_where_the_demo_looks(configs, t
         assert config["model"]["language_model"] == str(cache.language_model)
         assert config["model"]["image_encoder"] == str(cache.image_encoder)
     annotations = configs["train"]["datasets"]["m3it"]["build_info"]["annotations"]
-    assert {Path(node["storage"]).parent for node in annotations.values()} == {cache.data / "train", cache.data / "val"}
+    assert {Path(node["storage"]).parent for node in annotations.values()} == {
+        cache.data / "train_short",
+        cache.data / "val",
+    }
     assert configs["train"]["run"]["output_dir"] == "output/demo/train"
     assert configs["evaluate"]["run"]["output_dir"] == "output/demo/evaluate"
 
