@@ -8,49 +8,38 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.config_keys import DATASET_KEYS, RUN_KEYS, as_assignments
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.resources import find_config
 
 _SECTIONS = ("model", "datasets", "run")
-# Keys that LAVIS itself, or the launcher, reads or sets in `run`, whatever the runner and the task.
-_RUN_KEYS = frozenset(
-    {
-        "runner",
-        "task",
-        "seed",
-        "device",
-        "distributed",
-        "world_size",
-        "dist_url",
-        "dist_backend",
-        "rank",
-        "gpu",
-    }
-)
-_DATASET_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
 
 
-def check_config(cfg_path: str | Path, options: Sequence[str] = ()) -> None:
+def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: bool = False) -> None:
     """Check a configuration file and the options that override it. LAVIS must have been prepared.
 
     Checked: that the names of model, model type, task, runner, schedule, data sets, their types and
-    processors exist, and that classes which declare `CONFIG_KEYS` are given no other keys.
+    processors exist, that classes which declare `CONFIG_KEYS` are given no other keys, and that an evaluation
+    is not given a training to resume.
 
     Args:
         cfg_path: YAML file with the sections `model`, `datasets` and `run`.
         options: Overrides, each `key.subkey=value`.
+        evaluating: Whether nothing is to be trained, as `run.evaluate` also says.
 
     Raises:
         ConfigError: One message with every error found.
     """
     from omegaconf import OmegaConf
 
-    in_file = _load(Path(cfg_path))
+    in_file = _load(find_config(cfg_path))
     given = _resolved(OmegaConf.merge(in_file, _parse_options(options)), cfg_path)
     errors = [
         *_check_sections(given),
         *_check_model(_section(given, "model")),
         *_check_datasets(_section(given, "datasets"), _section(OmegaConf.to_container(in_file), "datasets")),
         *_check_run(_section(given, "run")),
+        *_check_weights(_section(given, "run"), evaluating),
     ]
     if errors:
         listed = "\n".join(f"  - {error}" for error in errors)
@@ -60,8 +49,6 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = ()) -> None:
 def _load(path: Path):
     from omegaconf import OmegaConf
 
-    if not path.is_file():
-        raise ConfigError(f"there is no configuration file '{path}' (looked from {Path.cwd()})")
     try:
         config = OmegaConf.load(path)
     except _unreadable() as error:
@@ -74,10 +61,7 @@ def _load(path: Path):
 def _parse_options(options: Sequence[str]):
     from omegaconf import OmegaConf
 
-    options = list(options)
-    if len(options) % 2 == 0 and not any("=" in option for option in options):
-        # LAVIS also takes pairs: --options run.seed 1 run.device cpu
-        options = [f"{key}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
+    options = as_assignments(options)
     wrong = [option for option in options if not option.partition("=")[0] or "=" not in option]
     if wrong:
         raise ConfigError(
@@ -156,7 +140,7 @@ def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
             yield f"{where} is given by --options only; write '{name}: {{}}' under 'datasets' in the file too"
         elif node.get("type") != (in_file[name] or {}).get("type"):
             yield f"{where}.type cannot be changed by --options, LAVIS reads it from the file only"
-        yield from _check_keys(where, node, builders[name], _DATASET_KEYS, f"keys of data set '{name}'")
+        yield from _check_keys(where, node, builders[name], DATASET_KEYS, f"keys of data set '{name}'")
         for kind in ("vis_processor", "text_processor"):
             yield from _check_processors(f"{where}.{kind}", node.get(kind))
 
@@ -186,6 +170,17 @@ def _check_run(run: Mapping) -> Iterable[str]:
     yield from _check_run_keys(run, tasks.get(task), runners.get(runner))
 
 
+def _check_weights(run: Mapping, evaluating: bool) -> Iterable[str]:
+    """Runners read `run.resume_ckpt_path` in training only: other weights than those meant would be evaluated."""
+    given = run.get("resume_ckpt_path")
+    if given and (evaluating or run.get("evaluate")):
+        path = given if Path(str(given)).is_file() else "PATH"
+        yield (
+            f"run.resume_ckpt_path={given} continues a training and is not read in an evaluation; leave it out and "
+            f"give the weights to evaluate with --options model.load_finetuned=True model.finetuned={path}"
+        )
+
+
 def _check_schedule(run: Mapping) -> Iterable[str]:
     known = _registered("lr_scheduler")
     if "lr_sched" in run and run["lr_sched"] not in known:
@@ -195,7 +190,7 @@ def _check_schedule(run: Mapping) -> Iterable[str]:
 def _check_run_keys(run: Mapping, task: Any, runner: Any) -> Iterable[str]:
     """`run` is shared by runner and task: it is checked where both say what they read."""
     if hasattr(task, "CONFIG_KEYS") and hasattr(runner, "CONFIG_KEYS"):
-        allowed = task.CONFIG_KEYS | runner.CONFIG_KEYS | _RUN_KEYS
+        allowed = task.CONFIG_KEYS | runner.CONFIG_KEYS | RUN_KEYS
         yield from _unknown_keys("run.", run, allowed, "keys of 'run' with this task and runner")
 
 

@@ -10,7 +10,7 @@ import warnings
 
 from gitllm_plugin import __version__
 from gitllm_plugin.errors import HostError
-from gitllm_plugin.host import import_hook, placeholders
+from gitllm_plugin.host import import_hook, placeholders, torchvision_repair
 from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
 
 # What this package itself needs beyond LAVIS's own requirements: module -> what to give pip.
@@ -50,6 +50,8 @@ def examine() -> Report:
         _examine_devices(report)
     if report.ok:
         _examine_registration(report)
+    if report.ok:
+        _examine_precision(report)
     _examine_hook(report)
     return report
 
@@ -90,18 +92,17 @@ def _examine_devices(report: Report) -> None:
     else:
         report.facts.append(("GPU", "none that torch can use"))
     report.facts.append(("CPU threads", str(torch.get_num_threads())))
-    report.facts.append(("bf16 on CPU", _cpu_bf16()))
 
 
-def _cpu_bf16() -> str:
-    """How fast bf16 is on this CPU, from the instructions it has."""
+def _examine_precision(report: Report) -> None:
+    """What a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
     import torch
 
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return "unknown (this torch does not tell)"
-    capabilities = torch.cpu.get_capabilities()
-    fast = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if capabilities.get(name)]
-    return f"in hardware ({', '.join(fast)})" if fast else "emulated: this CPU has no instructions for it"
+    from gitllm_plugin.modeling.precision import has_fast_bf16
+
+    fast = has_fast_bf16(torch.device("cpu"))
+    meaning = "fast, precision auto uses it" if fast else "not known to be fast, precision auto computes in fp32"
+    report.facts.append(("bf16 on CPU", meaning))
 
 
 def _examine_registration(report: Report) -> None:
@@ -109,14 +110,18 @@ def _examine_registration(report: Report) -> None:
     import gitllm_plugin
 
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torchvision_repair.TorchvisionWarning)  # reported below
             gitllm_plugin.register()
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is the place to say it
         what = f"registering with LAVIS fails: {type(error).__name__}: {error}"
         report.problems.append((what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where"))
         return
     report.facts.append(("registered with LAVIS", "yes"))
-    report.notes += [str(warning.message) for warning in caught if warning.category is RuntimeWarning]
+    if torchvision_repair.fault is not None:
+        report.notes.append(
+            f"{torchvision_repair.fault}. A torchvision of torch's own build (same download index) helps"
+        )
     for module, reason in placeholders.standing_in.items():
         if reason != "not installed":
             report.absent[module] = f"pip install --upgrade {placeholders.PACKAGES[module]}  ({reason})"

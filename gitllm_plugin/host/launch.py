@@ -1,14 +1,19 @@
 """LAVIS's main sequence, as in its `train.py` and `evaluate.py`, and its scripts run unmodified."""
 
 import argparse
+import logging
+import os
 import random
 import runpy
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import gitllm_plugin
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host import torchvision_repair
+from gitllm_plugin.resources import find_config
 
 
 def train(cfg_path: str | Path, options: Sequence[str] = ()):
@@ -38,8 +43,11 @@ def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
 
     Returns:
         The runner, after evaluation.
+
+    Raises:
+        ConfigError: As `train`, and for `run.resume_ckpt_path`, which an evaluation does not read.
     """
-    runner = _build_runner(cfg_path, options)
+    runner = _build_runner(cfg_path, options, evaluating=True)
     runner.evaluate(skip_reload=True)
     _leave_process_group()
     return runner
@@ -50,7 +58,7 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
 
     Args:
         path: The script.
-        argv: Its arguments. A configuration given by `--cfg-path` is checked before the script starts.
+        argv: Its arguments. A configuration given by `--cfg-path` is found and checked before the script starts.
 
     Raises:
         ConfigError: No such script, or its configuration is wrong.
@@ -59,15 +67,24 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no script '{path}'; give the path of a file such as LAVIS's train.py")
-    gitllm_plugin.register()
-    _check_script_config(argv)
-    sys.argv = [str(path), *argv]
+    _register()
+    sys.argv = [str(path), *_check_script_config(path, argv)]
     # Python puts a script's folder first on the path; `runpy` does not.
     sys.path.insert(0, str(path.resolve().parent))
     runpy.run_path(str(path), run_name="__main__")
 
 
-def _check_script_config(argv: Sequence[str]) -> None:
+def _register() -> None:
+    """Register; what is wrong with torchvision is a line on the first rank, not a warning with a source line."""
+    known_before = torchvision_repair.fault
+    warnings.filterwarnings("ignore", category=torchvision_repair.TorchvisionWarning)
+    gitllm_plugin.register()
+    if torchvision_repair.fault != known_before and os.environ.get("RANK", "0") == "0":
+        logging.getLogger(__name__).warning("note: %s", torchvision_repair.fault)
+
+
+def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
+    """The script's arguments, with its configuration checked and named by where it was found."""
     from gitllm_plugin.host.config_check import check_config
 
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
@@ -76,16 +93,20 @@ def _check_script_config(argv: Sequence[str]) -> None:
     try:
         known, _ = parser.parse_known_args(list(argv))
     except argparse.ArgumentError:
-        return  # the script parses its own arguments and says what is wrong with them
-    if known.cfg_path is not None:
-        check_config(known.cfg_path, known.options)
+        return list(argv)  # the script parses its own arguments and says what is wrong with them
+    if known.cfg_path is None:
+        return list(argv)
+    check_config(known.cfg_path, known.options, evaluating=path.stem == "evaluate")
+    given = (known.cfg_path, f"--cfg-path={known.cfg_path}")
+    found = str(find_config(known.cfg_path))
+    return [word.replace(known.cfg_path, found) if word in given else word for word in argv]
 
 
-def _build_runner(cfg_path: str | Path, options: Sequence[str]):
-    gitllm_plugin.register()
+def _build_runner(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
+    _register()
     from gitllm_plugin.host.config_check import check_config
 
-    check_config(cfg_path, options)
+    check_config(cfg_path, options, evaluating)
 
     from lavis.common.config import Config
     from lavis.common.logger import setup_logger
@@ -94,7 +115,7 @@ def _build_runner(cfg_path: str | Path, options: Sequence[str]):
 
     from gitllm_plugin.host.distributed import init_distributed_mode
 
-    cfg = Config(argparse.Namespace(cfg_path=str(cfg_path), options=list(options)))
+    cfg = Config(argparse.Namespace(cfg_path=str(find_config(cfg_path)), options=list(options)))
     init_distributed_mode(cfg.run_cfg)
     _set_seeds(cfg.run_cfg.get("seed", 42))
     setup_logger()
@@ -102,8 +123,22 @@ def _build_runner(cfg_path: str | Path, options: Sequence[str]):
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
     model = task.build_model(cfg)
+    if evaluating or cfg.run_cfg.get("evaluate", False):
+        _warn_of_untrained_weights(model, cfg.model_cfg)
     runner_class = registry.mapping["runner_name_mapping"][cfg.run_cfg.get("runner", "runner_base")]
     return runner_class(cfg=cfg, job_id=_shared_job_id(), task=task, model=model, datasets=datasets)
+
+
+def _warn_of_untrained_weights(model, model_cfg) -> None:
+    """Say when what a GIT-LLM learns, its projection and LoRA, was given no checkpoint and so is random."""
+    from lavis.common.dist_utils import is_main_process
+
+    loaded = model_cfg.get("load_finetuned") and model_cfg.get("finetuned")
+    if hasattr(model, "trainable_state_dict") and not loaded and is_main_process():
+        logging.warning(
+            "UNTRAINED weights are evaluated: no checkpoint is loaded into the model's trainable parts. "
+            "Give one with --options model.load_finetuned=True model.finetuned=PATH"
+        )
 
 
 def _set_seeds(seed: int) -> None:

@@ -24,6 +24,14 @@ _SCHEMAS = {
 _ATTACHED = re.compile(r"""register_fake\(\s*["']torchvision::(\w+)["']""")
 _MISSING = re.compile(r"operator torchvision::\w+ does not exist")
 
+
+class TorchvisionWarning(RuntimeWarning):
+    """torchvision works in part."""
+
+
+# What is wrong with torchvision here; None where nothing is, or where it was not looked at.
+fault: str | None = None
+
 # torch.library drops the declarations of a Library object that is garbage collected.
 _libraries: list = []
 
@@ -34,11 +42,12 @@ def repair_torchvision() -> bool:
     Where torchvision loads by itself nothing is changed.
 
     Returns:
-        True if operators had to be declared (a `RuntimeWarning` says so), False if nothing was wrong.
+        True if operators had to be declared (a `TorchvisionWarning` says so), False if nothing was wrong.
 
     Raises:
         HostError: torchvision is not installed.
     """
+    global fault
     if "torchvision" in sys.modules:
         return bool(_libraries)
     folder = _package_folder()
@@ -54,14 +63,11 @@ def repair_torchvision() -> bool:
     names = _attached_operators(folder)
     _declare(names)
     importlib.import_module("torchvision")
-    operators = ", ".join(f"torchvision::{name}" for name in names)
-    warnings.warn(
-        "torchvision's C++ library does not load beside this torch build. Its Python parts work, "
-        f"the operators {operators} do not. A torchvision of torch's own build (same download index) ends "
-        "this warning.",
-        RuntimeWarning,
-        stacklevel=2,
+    fault = (
+        f"torchvision is of another build than torch: its operators ({', '.join(names)}), which GIT-LLM does not use, "
+        "do not work"
     )
+    warnings.warn(fault, TorchvisionWarning, stacklevel=2)
     return True
 
 

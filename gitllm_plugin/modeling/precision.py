@@ -7,7 +7,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices in hardware; emulation on a CPU is many times slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = torch.cpu.get_capabilities()
+    # Older releases of torch do not tell.
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
 
 

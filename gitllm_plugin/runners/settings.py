@@ -30,8 +30,6 @@ DEFAULTS: dict[str, Any] = {
 """What a missing key means. `batch_size_eval` is `batch_size_train` where it is missing."""
 
 _WITHOUT_DEFAULT = {
-    "runner",
-    "task",
     "init_lr",
     "warmup_lr",
     "lr_decay_rate",
@@ -42,20 +40,9 @@ _WITHOUT_DEFAULT = {
     "train_dataset_ratios",
     "amp",
 }
-_SET_BY_LAUNCHER = {"distributed", "world_size", "rank", "gpu", "dist_url", "dist_backend"}
-_READ_BY_HOST_TASKS = {
-    "max_len",
-    "min_len",
-    "num_beams",
-    "inference_method",
-    "num_ans_candidates",
-    "prompt",
-    "report_metric",
-    "k_test",
-}
 
-CONFIG_KEYS = frozenset(DEFAULTS) | _WITHOUT_DEFAULT | _SET_BY_LAUNCHER | _READ_BY_HOST_TASKS
-"""Every key of `run:` that the runner, the launcher or one of LAVIS's own tasks reads."""
+CONFIG_KEYS = frozenset(DEFAULTS) | _WITHOUT_DEFAULT
+"""Every key of `run:` that the runner reads; the task and the launcher (`RUN_KEYS`) read others."""
 
 
 def fill_defaults(run_cfg: MutableMapping[str, Any]) -> None:

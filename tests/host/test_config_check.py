@@ -4,6 +4,7 @@ import argparse
 
 import pytest
 
+import gitllm_plugin
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.config_check import check_config
 
@@ -20,6 +21,7 @@ run: {task: checked_task, runner: checked_runner, lr_sched: linear_warmup_cosine
 @pytest.fixture(scope="module", autouse=True)
 def registered_classes(host):
     """Adds classes that declare their keys to LAVIS's registry, and takes them out again."""
+    gitllm_plugin.register()  # our runner's schedules
     from lavis.common.registry import registry
 
     def cls(**attributes):
@@ -30,7 +32,7 @@ def registered_classes(host):
         "builder": cls(DATASET_CONFIG_DICT={"default": ""}, CONFIG_KEYS=frozenset({"storage"})),
         "processor": cls(CONFIG_KEYS=frozenset({"image_size"})),
         "task": cls(CONFIG_KEYS=frozenset({"metrics"})),
-        "runner": cls(CONFIG_KEYS=frozenset({"max_epoch", "lr_sched"})),
+        "runner": cls(CONFIG_KEYS=frozenset({"max_epoch", "lr_sched", "evaluate", "resume_ckpt_path"})),
     }
     names = {kind: "checked_data" if kind == "builder" else f"checked_{kind}" for kind in classes}
     for kind, name in names.items():
@@ -144,8 +146,18 @@ def test_unreadable_files(errors_of, text, expected):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(ConfigError, match=r"no configuration file '.*nowhere\.yaml' \(looked from "):
+    with pytest.raises(ConfigError, match=r"no configuration file '.*nowhere\.yaml'; looked for "):
         check_config(tmp_path / "nowhere.yaml")
+
+
+def test_an_evaluation_is_not_given_a_training_to_resume(errors_of, tmp_path):
+    hint = "--options model.load_finetuned=True model.finetuned=PATH"
+    assert hint in errors_of(options=["run.evaluate=True", "run.resume_ckpt_path=auto"])
+    path = tmp_path / "config.yaml"
+    (tmp_path / "weights.pth").touch()
+    with pytest.raises(ConfigError, match=r"model\.finetuned=.*weights\.pth"):
+        check_config(path, [f"run.resume_ckpt_path={tmp_path}/weights.pth"], evaluating=True)
+    check_config(path, ["run.resume_ckpt_path=null"], evaluating=True)
 
 
 @pytest.mark.parametrize("options", [["run.seed"], ["run.seed=1", "run.device"], ["=1"]])

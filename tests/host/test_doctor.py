@@ -29,6 +29,19 @@ def test_versions_host_devices_and_hook_are_reported(report):
     assert facts["LAVIS"].startswith("1.0.2")
 
 
+def test_the_doctor_and_the_runs_agree_on_bf16(host, monkeypatch):
+    from gitllm_plugin.modeling import precision
+
+    for fast, said in ((True, "fast, precision auto uses it"), (False, "computes in fp32")):
+        monkeypatch.setattr(precision, "has_fast_bf16", lambda device, fast=fast: fast)
+        assert said in dict(doctor.examine().facts)["bf16 on CPU"]
+
+
+def test_a_fault_of_torchvision_is_a_note(host, monkeypatch):
+    monkeypatch.setattr(doctor.torchvision_repair, "fault", "torchvision is broken")
+    assert any(note.startswith("torchvision is broken") for note in doctor.examine().notes)
+
+
 def test_what_is_missing_comes_with_the_command_that_installs_it(run_python):
     finished = run_python(EXAMINE, hidden=["lavis", "peft", "decord", "torch"])
     assert finished.returncode == 0, finished.stderr

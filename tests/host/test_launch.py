@@ -1,10 +1,12 @@
 """LAVIS's main sequence with a task, model, data set and runner that only record that they were used."""
 
 import random
+import sys
 
 import pytest
 
 import gitllm_plugin
+from gitllm_plugin import resources
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host import launch
 
@@ -82,6 +84,83 @@ def test_evaluation_uses_the_configured_runner_and_its_weights_as_they_are(confi
     assert Recorder.calls[1:] == [("evaluate", True)]
 
 
+class Untrained:
+    """Like a GIT-LLM: it can say what of it is trained."""
+
+    def trainable_state_dict(self):
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("options", "warned"),
+    [
+        ([], True),
+        (["model.finetuned=a.pth"], True),  # not loaded without load_finetuned
+        (["model.finetuned=a.pth", "model.load_finetuned=True"], False),
+    ],
+)
+def test_evaluating_untrained_weights_is_said(config, monkeypatch, caplog, options, warned):
+    monkeypatch.setattr(Recorder, "build_model", lambda self, cfg: Untrained())
+    launch.evaluate(config, options)
+    assert ("UNTRAINED weights are evaluated" in caplog.text) == warned
+    caplog.clear()
+    launch.train(config, options)
+    assert caplog.text == ""
+    launch.train(config, [*options, "run.evaluate=True"])
+    assert ("UNTRAINED" in caplog.text) == warned
+
+
+def test_an_evaluation_does_not_resume(config):
+    for command, options in ((launch.evaluate, []), (launch.train, ["run.evaluate=True"])):
+        with pytest.raises(ConfigError, match="model.load_finetuned=True model.finetuned=PATH"):
+            command(config, ["run.resume_ckpt_path=auto", *options])
+    assert Recorder.calls == []
+
+
+def test_configurations_of_the_package_are_found_from_any_folder(config, tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "gitllm_plugin"
+    own = package / "projects" / "git_llm" / "own.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text(config.read_text())
+    monkeypatch.setattr(resources, "files", lambda name: package)
+    monkeypatch.chdir(tmp_path)
+
+    assert launch.train("projects/git_llm/own.yaml").given["cfg"].args.cfg_path == str(own)
+    (tmp_path / "script.py").write_text("import sys; open('seen', 'w').write(' '.join(sys.argv[1:]))")
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    launch.run_script("script.py", ["--cfg-path", "projects/git_llm/own.yaml"])
+    launch.run_script("script.py", ["--cfg-path=projects/git_llm/own.yaml"])
+    assert (tmp_path / "seen").read_text() == f"--cfg-path={own}"
+
+    mine = tmp_path / "projects" / "git_llm" / "own.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(config.read_text())
+    assert launch.train("projects/git_llm/own.yaml").given["cfg"].args.cfg_path == "projects/git_llm/own.yaml"
+    with pytest.raises(ConfigError) as raised:
+        launch.train("projects/nowhere.yaml")
+    for folder in (tmp_path, package):
+        assert str(folder / "projects" / "nowhere.yaml") in str(raised.value)
+
+
+def test_a_fault_of_torchvision_is_one_line(run_python):
+    code = """
+import warnings
+from gitllm_plugin.host import launch, torchvision_repair
+warnings.simplefilter("error", torchvision_repair.TorchvisionWarning)
+torchvision_repair.fault = None
+import gitllm_plugin
+def register():
+    torchvision_repair.fault = "torchvision is broken"
+    warnings.warn("torchvision is broken", torchvision_repair.TorchvisionWarning)
+gitllm_plugin.register = register
+launch._register()
+launch._register()
+"""
+    for rank, lines in (("0", ["note: torchvision is broken"]), ("1", [])):
+        finished = run_python(code, env={"RANK": rank})
+        assert (finished.returncode, finished.stderr.splitlines()) == (0, lines)
+
+
 def test_a_wrong_configuration_builds_nothing(config):
     with pytest.raises(ConfigError, match="run.task 'nothing' is unknown"):
         launch.train(config, ["run.task=nothing"])
@@ -89,8 +168,6 @@ def test_a_wrong_configuration_builds_nothing(config):
 
 
 def test_a_script_sees_its_arguments_its_folder_and_the_plugin(config, tmp_path, monkeypatch):
-    import sys
-
     monkeypatch.setattr(sys, "argv", list(sys.argv))
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "beside_the_script.py").write_text("")

@@ -19,11 +19,13 @@ def meta_other(dets): ...
 PROBE = """
 import sys, warnings
 sys.path.insert(0, {path!r})
-from gitllm_plugin.host.torchvision_repair import repair_torchvision
+from gitllm_plugin.host import torchvision_repair
+from gitllm_plugin.host.torchvision_repair import TorchvisionWarning, repair_torchvision
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert repair_torchvision() and repair_torchvision()
-assert [warning.category for warning in caught if "torchvision" in str(warning.message)] == [RuntimeWarning]
+assert [warning.category for warning in caught if "torchvision" in str(warning.message)] == [TorchvisionWarning]
+assert str(caught[-1].message) == torchvision_repair.fault and "nms, of_a_later_release" in torchvision_repair.fault
 import torch, torchvision
 assert torchvision.__file__.startswith({path!r})
 try:
