@@ -46,6 +46,8 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
 def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Put the weights of a checkpoint into `model`, after checking that they are this model's, all of them.
 
+    A model with `load_trainable_state_dict(state, source)` checks and loads itself.
+
     Args:
         model: Changed in place.
         state: Weights by name.
@@ -54,10 +56,10 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
     Raises:
         ConfigError: Names or shapes differ; the message lists them.
     """
-    check_same_weights(trainable_state(model), state, source)
     if hasattr(model, "load_trainable_state_dict"):
-        cast(Any, model).load_trainable_state_dict(state)
+        cast(Any, model).load_trainable_state_dict(state, source)
     else:
+        check_same_weights(trainable_state(model), state, source)
         model.load_state_dict(state, strict=False)
 
 

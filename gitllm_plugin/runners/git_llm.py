@@ -1,6 +1,7 @@
 """Runner `git_llm`: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
 
 import datetime
+import json
 import logging
 import math
 import time
@@ -27,14 +28,18 @@ from gitllm_plugin.runners.checkpoints import (
     load_trainable_state,
     trainable_state,
 )
-from gitllm_plugin.runners.interrupts import StopRequest, resume_command
+from gitllm_plugin.runners.commands import evaluation_command, resume_command
+from gitllm_plugin.runners.interrupts import StopRequest
 from gitllm_plugin.runners.loop import Position, StepRecord, TrainingLoop
-from gitllm_plugin.runners.metrics_file import MetricsFile
+from gitllm_plugin.runners.metrics_file import METRICS_FILE, MetricsFile, take_out_lost_steps
 from gitllm_plugin.runners.optimizer import build_optimizer
 from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.runners.run_folder import create_run_folder, point_to, write_versions
 from gitllm_plugin.runners.schedule import DECAYS, HostSchedule, StepSchedule
 from gitllm_plugin.runners.seeding import seed_everything
+
+# What a finished run was tested on, in its folder.
+TESTED = "tested.json"
 
 # LAVIS and the check of configurations look schedules up in LAVIS's registry.
 for _name in DECAYS:
@@ -112,10 +117,14 @@ class GitLLMRunner(RunnerBase):
     def model(self) -> torch.nn.Module:
         """Repairs: is None where the model already is on the device, and gives DDP device ids on a CPU.
 
+        Where the run computes in fp32 the model is fp32, frozen weights included, however they were loaded.
         A batch without images leaves the projection unused, hence `find_unused_parameters`.
         """
         if self._wrapped_model is None:
-            self._model = self._wrapped_model = self._model.to(self.device)
+            self._model = self._model.to(self.device)
+            if self.dtype == torch.float32:
+                self._model = precision.compute_in_float32(self._model)
+            self._wrapped_model = self._model
             if self.use_distributed and any(p.requires_grad for p in self._model.parameters()):
                 device_ids = [self.device.index] if self.cuda_enabled else None
                 self._wrapped_model = DistributedDataParallel(
@@ -154,7 +163,7 @@ class GitLLMRunner(RunnerBase):
                 self._lr_sched = StepSchedule(
                     self.optimizer,
                     name,
-                    total_steps=self._total_steps(),
+                    total_steps=self._steps_until(self.total_iters),
                     warmup_steps=int(run_cfg.warmup_steps),
                     init_lr=self.init_lr,
                     min_lr=self.min_lr,
@@ -251,8 +260,9 @@ class GitLLMRunner(RunnerBase):
         by_epochs = self.max_epoch * self.iters_per_epoch
         return min(by_epochs, int(self.config.run_cfg.get("max_iters") or by_epochs))
 
-    def _total_steps(self) -> int:
-        epochs, rest = divmod(self.total_iters, self.iters_per_epoch)
+    def _steps_until(self, iters: int) -> int:
+        """Optimizer steps of the first `iters` iterations of a run; an epoch's last may accumulate fewer batches."""
+        epochs, rest = divmod(iters, self.iters_per_epoch)
         steps_per_epoch = math.ceil(self.iters_per_epoch / self.accum_grad_iters)
         return epochs * steps_per_epoch + math.ceil(rest / self.accum_grad_iters)
 
@@ -310,12 +320,13 @@ class GitLLMRunner(RunnerBase):
             return
         began = time.monotonic()
         self._prepare_training()
-        if self._is_finished() and not self._validation_due:
+        if self._is_finished() and not self._validation_due and self._is_tested():
             self._say_nothing_to_do()
             return
         try:
             self._train_epochs()
             self._test(cur_epoch="best" if self.valid_splits else self._epoch_label(), skip_reload=False)
+            self._note_tested()
         except KeyboardInterrupt:
             self._say_how_to_resume()
             raise
@@ -390,7 +401,7 @@ class GitLLMRunner(RunnerBase):
         """Run the loop, showing and writing every step."""
         start = self.position.epoch_iter
         is_main = collectives.rank() == 0
-        metrics = MetricsFile(self.output_dir / "metrics.jsonl", self.position.steps) if is_main else None
+        metrics = MetricsFile(self.output_dir / METRICS_FILE) if is_main else None
         title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
         records = []
         with StopRequest() as stop, Progress(title, last_iter, start, self.log_freq) as progress:
@@ -467,6 +478,20 @@ class GitLLMRunner(RunnerBase):
             if logs[split] is not None:
                 self.log_stats(logs[split], split)
         return logs
+
+    def _is_tested(self) -> bool:
+        """Whether the end of this run, as far as it is trained now, was evaluated on all `run.test_splits`."""
+        path = self.output_dir / TESTED
+        tested = json.loads(path.read_text()) if collectives.rank() == 0 and path.is_file() else {}
+        tested = collectives.broadcast_object(tested)
+        done = tested.get("splits", []) if tested.get("iters") == self.position.iters else []
+        return set(self.test_splits) <= set(done)
+
+    @main_process
+    def _note_tested(self) -> None:
+        """Let a run that was interrupted in its test be told from one that is done."""
+        content = {"iters": self.position.iters, "splits": list(self.test_splits)}
+        (self.output_dir / TESTED).write_text(json.dumps(content) + "\n")
 
     def _validate_only(self) -> None:
         for split in self.valid_splits:
@@ -553,6 +578,8 @@ class GitLLMRunner(RunnerBase):
             self.optimizer.load_state_dict(content["optimizer"])
         except ValueError as error:
             raise ConfigError(f"The optimizer's state in {path} does not fit this run: {error}") from error
+        if collectives.rank() == 0 and "steps" in content:
+            take_out_lost_steps(self.output_dir / METRICS_FILE, int(content["epoch"]) + 1, int(content["steps"]))
         self._restore_position(content)
         self.best_agg_metric = content.get("best_agg_metric")
         self.best_epoch = content.get("best_epoch")
@@ -561,29 +588,46 @@ class GitLLMRunner(RunnerBase):
         logging.info("Resuming %s at %s.", path, where)
 
     def _restore_position(self, content: dict[str, Any]) -> None:
-        """Continue where the checkpoint stands; files of the host's runner say only the epoch."""
-        epoch = int(content["epoch"]) + 1
-        iters = int(content.get("iters", epoch * self.iters_per_epoch))
-        steps = int(content.get("steps", math.ceil(iters / self.accum_grad_iters)))
-        epoch_iter = int(content.get("epoch_iters", 0))
-        if epoch_iter and content["iters_per_epoch"] != self.iters_per_epoch:
-            logging.warning("Batches are of another size than before: epoch %d is started anew.", epoch)
+        """Continue where the checkpoint stands; files of the host's runner say only the epoch.
+
+        Iterations and steps are counted as if epochs always had this run's length, so that schedule and end of
+        the run fit its batch size and number of processes. Streams have no epochs: their iterations count on.
+        """
+        epoch, epoch_iter = int(content["epoch"]) + 1, int(content.get("epoch_iters", 0))
+        before = int(content.get("iters_per_epoch", self.iters_per_epoch))
+        if before != self.iters_per_epoch and hasattr(self.train_loader, "__next__"):
+            epoch, epoch_iter = divmod(int(content["iters"]), self.iters_per_epoch)
+        elif before != self.iters_per_epoch:
+            logging.warning(
+                "An epoch had %d iterations and now has %d (another batch size, number of processes or amount of "
+                "data); training goes on with epoch %d%s.",
+                before,
+                self.iters_per_epoch,
+                epoch + 1,
+                ", which is started anew" if epoch_iter else "",
+            )
             epoch_iter = 0
-        self.position = Position(epoch=epoch, epoch_iter=epoch_iter, iters=iters, steps=steps)
+        iters = epoch * self.iters_per_epoch + epoch_iter
+        self.position = Position(epoch=epoch, epoch_iter=epoch_iter, iters=iters, steps=self._steps_until(iters))
         self.start_epoch = epoch
 
     # ------------------------------------------------------------------ messages
 
+    def _given_config(self) -> tuple[str, list[str]]:
+        """The configuration file and the options this run was started with, as far as `Config` knows them."""
+        args = getattr(self.config, "args", None)
+        return str(getattr(args, "cfg_path", "CONFIG.yaml")), list(getattr(args, "options", None) or [])
+
     def _say_nothing_to_do(self) -> None:
-        done = min(self.position.epoch, self.max_epoch)
+        best = self.output_dir / BEST
+        weights = best if best.is_file() or self._resume_from is None else self._resume_from
         logging.info(
-            "Nothing to do: %d of %d epochs (%d iterations) are done in %s. Evaluate with `gitllm evaluate` "
-            "and --options model.load_finetuned=True model.finetuned=%s",
-            done,
+            "Nothing to do: %d of %d epochs (%d iterations) are done in %s. Evaluate its weights with:\n  %s",
+            min(self.position.epoch, self.max_epoch),
             self.max_epoch,
             self.position.iters,
             self.output_dir,
-            self.output_dir / (BEST if (self.output_dir / BEST).is_file() else LATEST),
+            evaluation_command(*self._given_config(), weights),
         )
 
     @main_process
@@ -594,11 +638,11 @@ class GitLLMRunner(RunnerBase):
         if resume_point is None:
             logging.warning("Interrupted before anything was saved; start the run again.")
             return
+        command = resume_command(*self._given_config(), resume_point)
+        if self._is_finished() and not self._validation_due and self.test_splits:
+            logging.warning("Interrupted after training, in the test. Run the test with:\n  %s", command)
+            return
         content = read_checkpoint(resume_point)
-        args = getattr(self.config, "args", None)
-        command = resume_command(
-            getattr(args, "cfg_path", "CONFIG.yaml"), list(getattr(args, "options", None) or []), resume_point
-        )
         logging.warning(
             "Interrupted. %s holds the weights after %d iterations (%d of epoch %d); what came after that is "
             "lost. Resume with:\n  %s",

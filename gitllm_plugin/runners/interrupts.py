@@ -1,10 +1,8 @@
 """Ctrl-C during training: the step in progress is finished first, so that what is saved is whole."""
 
 import logging
-import shlex
 import signal
 import threading
-from pathlib import Path
 from types import FrameType
 
 
@@ -34,18 +32,3 @@ class StopRequest:
             raise KeyboardInterrupt
         self.requested = True
         logging.warning("Interrupted: finishing this step and saving. Press Ctrl-C again to stop at once.")
-
-
-def resume_command(cfg_path: str, options: list[str], checkpoint: Path) -> str:
-    """The command that continues an interrupted run.
-
-    Args:
-        cfg_path: Configuration file of the run.
-        options: Its `--options`, as `key=value` or as alternating keys and values.
-        checkpoint: Where to continue from.
-    """
-    if options and "=" not in options[0]:
-        options = [f"{key}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
-    kept = [option for option in options if not option.startswith("run.resume_ckpt_path=")]
-    options = [*kept, f"run.resume_ckpt_path={checkpoint}"]
-    return shlex.join(["gitllm", "train", "--cfg-path", str(cfg_path), "--options", *options])

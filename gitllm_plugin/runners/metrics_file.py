@@ -5,18 +5,33 @@ import os
 from pathlib import Path
 from typing import Any
 
+METRICS_FILE = "metrics.jsonl"
 
-def _kept_lines(path: Path, first_step: int) -> list[str]:
-    """Complete lines of steps before `first_step`; a line cut off by a crash is dropped."""
+
+def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
+    """Leave each step once in the metrics of a run to be resumed.
+
+    Taken out are the steps that a checkpoint does not hold, and a line cut off by a crash.
+
+    Args:
+        path: The file; nothing is done where it does not exist.
+        epoch: The epoch in which the checkpoint stands.
+        step: The steps that were done when it was written. Only in its epoch are they compared: another batch
+            size numbers later epochs differently.
+    """
+    if not path.is_file():
+        return
     kept = []
     for line in path.read_text().splitlines():
         try:
             record = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if record["step"] < first_step:
+        if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step):
             kept.append(line + "\n")
-    return kept
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text("".join(kept))
+    os.replace(temporary, path)
 
 
 class MetricsFile:
@@ -24,15 +39,9 @@ class MetricsFile:
 
     Args:
         path: The file; made if it does not exist.
-        first_step: The step the run starts or resumes at. Records from it on belong to steps that were lost
-            and are taken out, so that the file has each step once.
     """
 
-    def __init__(self, path: Path, first_step: int):
-        lines = _kept_lines(path, first_step) if path.is_file() else []
-        kept = path.with_name(f".{path.name}")
-        kept.write_text("".join(lines))
-        os.replace(kept, path)
+    def __init__(self, path: Path):
         self.file = open(path, "a")  # noqa: SIM115 - open as long as the epoch lasts
 
     def write(self, record: dict[str, Any]) -> None:

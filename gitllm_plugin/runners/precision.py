@@ -4,6 +4,7 @@ import logging
 from contextlib import AbstractContextManager
 
 import torch
+from torch import nn
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
@@ -55,6 +56,18 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
             device.type,
         )
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
+
+
+def compute_in_float32(model: nn.Module) -> nn.Module:
+    """Turn every floating parameter and buffer of `model`, in place, into float32; in the log if any was not."""
+    others = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32}
+    if others:
+        logging.info(
+            "The run computes in float32: weights in %s become float32. Those rounded when they were loaded stay so; "
+            "model.dtype=float32 loads them exactly.",
+            ", ".join(sorted(others)),
+        )
+    return model.float()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:

@@ -104,10 +104,10 @@ def test_models_with_their_own_account_are_asked():
         def trainable_state_dict(self):
             return {"only": self.bias}
 
-        def load_trainable_state_dict(self, state):
-            self.loaded = state
+        def load_trainable_state_dict(self, state, source):
+            self.loaded = (state, source)
 
     model = Model(1, 1)
-    state = {"only": torch.ones(1)}
+    state = {"of another model": torch.ones(1)}  # checking is theirs too
     load_trainable_state(model, state, "memory")
-    assert model.loaded is state
+    assert model.loaded == (state, "memory")

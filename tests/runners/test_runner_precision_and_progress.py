@@ -6,13 +6,19 @@ import logging
 
 import pytest
 import torch
+from tiny_run import TinyModel, build_runner
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.metrics_file import MetricsFile
+from gitllm_plugin.runners.metrics_file import MetricsFile, take_out_lost_steps
 from gitllm_plugin.runners.precision import resolve_device, resolve_precision
 from gitllm_plugin.runners.progress import Progress
 
 CPU = torch.device("cpu")
+
+
+def test_a_torch_that_does_not_tell_is_taken_for_one_without_bf16(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision("auto", CPU) is torch.float32
 
 
 @pytest.mark.parametrize("feature", ["amx_bf16", "avx512_bf16"])
@@ -63,12 +69,32 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch, caplog):
 
 def test_metrics_of_lost_steps_are_taken_out(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"ste')
-    metrics = MetricsFile(path, first_step=2)
-    metrics.write({"step": 2, "again": True})
+    take_out_lost_steps(path, epoch=1, step=2)  # nothing to take out
+    steps = [{"epoch": 0, "step": 0}, {"epoch": 0, "step": 9}, {"epoch": 1, "step": 1}, {"epoch": 1, "step": 2}]
+    path.write_text("".join(json.dumps(step) + "\n" for step in steps) + '{"ste')
+    take_out_lost_steps(path, epoch=1, step=2)
+    metrics = MetricsFile(path)
+    metrics.write({"epoch": 1, "step": 2, "again": True})
     metrics.close()
-    assert [json.loads(line) for line in path.read_text().splitlines()] == [
-        {"step": 0},
-        {"step": 1},
-        {"step": 2, "again": True},
-    ]
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    assert found == [*steps[:3], {"epoch": 1, "step": 2, "again": True}]
+
+
+def test_frozen_weights_in_bf16_compute_in_fp32_where_the_run_does(tmp_path, caplog):
+    model = TinyModel()
+    model.embedding.to(torch.bfloat16)
+    with caplog.at_level(logging.INFO):
+        runner = build_runner(tmp_path, model=model, precision="fp32", max_epoch=1)
+        runner.train()
+    assert {p.dtype for p in runner.model.parameters()} == {torch.float32}
+    assert runner.model.lm_head.weight is runner.model.embedding.weight
+    assert caplog.text.count("weights in torch.bfloat16 become float32") == 1
+
+
+def test_weights_are_left_alone_where_nothing_has_to_change(tmp_path, caplog):
+    model = TinyModel()
+    model.embedding.to(torch.bfloat16)
+    with caplog.at_level(logging.INFO):
+        assert build_runner(tmp_path, model=model, precision="bf16").model.embedding.weight.dtype is torch.bfloat16
+        assert build_runner(tmp_path, precision="fp32").model.embedding.weight.dtype is torch.float32
+    assert "become float32" not in caplog.text

@@ -98,7 +98,68 @@ def test_a_finished_run_has_nothing_to_do(tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         build_runner(tmp_path, max_epoch=1, resume_ckpt_path=str(runner.output_dir)).train()
     assert "Nothing to do: 1 of 1 epochs" in caplog.text
+    weights = runner.output_dir / "checkpoint_best.pth"
+    options = f"run.init_lr=0.05 model.load_finetuned=True model.finetuned={weights}"
+    assert f"gitllm evaluate --cfg-path tiny.yaml --options {options}" in caplog.text
     assert len(losses(runner)) == 4
+
+
+def test_an_interrupted_final_test_is_run_when_resumed(tmp_path, monkeypatch, caplog):
+    build_runner(tmp_path, max_epoch=1).train()  # its test metrics stay in the folder
+    longer = build_runner(tmp_path, max_epoch=2, resume_ckpt_path="auto")
+
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(longer, "_test", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        longer.train()
+    assert "Interrupted after training, in the test. Run the test with:\n  gitllm train" in caplog.text
+    (longer.output_dir / "test_metrics.json").unlink()
+
+    resumed = build_runner(tmp_path, max_epoch=2, resume_ckpt_path="auto")
+    resumed.train()
+    assert json.loads((longer.output_dir / "test_metrics.json").read_text())["epoch"] == "best"
+    assert len(losses(resumed)) == 8
+    with caplog.at_level(logging.INFO):
+        build_runner(tmp_path, max_epoch=2, resume_ckpt_path="auto").train()
+    assert "Nothing to do" in caplog.text
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 8), (8, 4)])
+def test_resuming_with_another_batch_size_counts_by_epochs(tmp_path, caplog, before, after):
+    settings = {"lr_sched": "linear", "valid_splits": [], "test_splits": []}
+    build_runner(tmp_path, max_epoch=2, batch_size_train=before, **settings).train()
+    resumed = build_runner(tmp_path, max_epoch=4, batch_size_train=after, resume_ckpt_path="auto", **settings)
+    resumed.train()
+
+    assert f"An epoch had {16 // before} iterations and now has {16 // after}" in caplog.text
+    assert "training goes on with epoch 3." in caplog.text
+    steps_per_epoch = 16 // after
+    assert (resumed.position.iters, resumed.position.steps) == (4 * steps_per_epoch,) * 2
+    recorded = steps(resumed)
+    assert [record["epoch"] for record in recorded] == [
+        *[0] * (16 // before), *[1] * (16 // before), *[2] * steps_per_epoch, *[3] * steps_per_epoch
+    ]  # fmt: skip
+    assert recorded[2 * 16 // before]["lr"] == pytest.approx(0.05 / 2)  # half of a linear decay is left
+
+
+def test_resuming_within_an_epoch_with_another_batch_size_starts_it_anew(tmp_path, caplog):
+    settings = {"max_epoch": None, "valid_splits": [], "test_splits": [], "resume_ckpt_path": "auto"}
+    build_runner(tmp_path, max_iters=6, **settings).train()
+    settings["max_epoch"] = 2
+    resumed = build_runner(tmp_path, batch_size_train=8, **settings)
+    resumed.train()
+    assert "training goes on with epoch 2, which is started anew." in caplog.text
+    assert resumed.position.iters == 4
+
+
+def test_accumulating_more_batches_counts_fewer_steps(tmp_path):
+    settings = {"valid_splits": [], "test_splits": [], "resume_ckpt_path": "auto"}
+    build_runner(tmp_path, max_epoch=1, **settings).train()
+    resumed = build_runner(tmp_path, max_epoch=2, accum_grad_iters=4, **settings)
+    resumed.train()
+    assert (resumed.position.iters, resumed.position.steps) == (8, 2)
 
 
 def test_auto_resume_without_a_run_starts_one(tmp_path, caplog):
@@ -259,6 +320,14 @@ def test_streams_train_by_iterations(tmp_path):
     runner = build_runner(tmp_path, data=data, max_epoch=None, max_iters=5, valid_splits=[], test_splits=[])
     runner.train()
     assert [record["samples"] for record in steps(runner)] == [4] * 5
+
+
+def test_a_longer_stream_goes_on_where_the_shorter_one_ended(tmp_path):
+    settings = {"max_epoch": None, "valid_splits": [], "test_splits": [], "resume_ckpt_path": "auto"}
+    build_runner(tmp_path, data={"train": endless_stream()}, max_iters=5, **settings).train()
+    longer = build_runner(tmp_path, data={"train": endless_stream()}, max_iters=9, **settings)
+    longer.train()
+    assert [record["iter"] for record in steps(longer)] == list(range(1, 10))
 
 
 def test_a_stream_that_ends_too_early_is_refused(tmp_path):
