@@ -1,6 +1,7 @@
 """LAVIS's main sequence, as in its `train.py` and `evaluate.py`, and its scripts run unmodified."""
 
 import argparse
+import ctypes
 import logging
 import os
 import random
@@ -166,7 +167,13 @@ def _shared_job_id() -> str:
 
 
 def _leave_process_group() -> None:
+    """Leave it, but do not let it be freed.
+
+    The last to refer to a gloo group is the model's DistributedDataParallel. Freeing it, Python's lock held, torch
+    waits for threads of gloo that may be waiting for that lock: now and then a rank would never end.
+    """
     import torch.distributed as dist
 
     if dist.is_initialized():
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         dist.destroy_process_group()

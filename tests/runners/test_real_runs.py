@@ -1,0 +1,150 @@
+"""GIT-LLM itself, tiny and random, by the command line: interrupted, resumed, evaluated; two processes; bf16."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gitllm_plugin.cli.main import main
+from gitllm_plugin.host import launch
+from tests.m3it_files import write_m3it_jsonl
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+}
+# 24 rows about 12 pictures; the 7 of val and test divide neither by 2 processes nor by 2 a batch.
+CONFIG = """
+model: {{arch: git_llm, model_type: tiny_llama, lora: {{rank: 4, alpha: 8, dropout: 0.0}}}}
+datasets:
+  m3it:
+    texts_per_image: 2
+    vis_processor: {{train: {{image_size: 32}}, eval: {{image_size: 32}}}}
+    build_info:
+      annotations:
+        train: {{storage: {folder}/train.jsonl}}
+        val: {{storage: {folder}/val.jsonl}}
+        test: {{storage: {folder}/test.jsonl}}
+run:
+  task: m3it
+  runner: git_llm
+  device: cpu
+  precision: fp32
+  seed: 1
+  init_lr: 1.0e-2
+  max_epoch: 2
+  batch_size_train: 4
+  batch_size_eval: 2
+  max_len: 4
+  log_freq: 1
+  valid_splits: [val]
+  test_splits: [test]
+  output_dir: {folder}/output
+"""
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    """Path of a configuration with its data beside it."""
+    write_m3it_jsonl(tmp_path / "train.jsonl", rows=24, texts_per_image=2)
+    for seed, split in enumerate(("val", "test"), start=1):
+        write_m3it_jsonl(tmp_path / f"{split}.jsonl", rows=7, seed=seed)
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+def run_folder(config: Path, output: str = "output", link: str = "latest") -> Path:
+    return (config.parent / output / link).resolve()
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of every step."""
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def metrics(folder: Path) -> dict:
+    return json.loads((folder / "test_metrics.json").read_text())
+
+
+def predictions(folder: Path) -> dict[str, str]:
+    lines = (folder / "result" / "test_epochbest.jsonl").read_text().splitlines()
+    return {example["instance_id"]: example["prediction"] for example in map(json.loads, lines)}
+
+
+def interrupt_in_the_middle(command: list[str], config: Path, after_steps: int) -> subprocess.CompletedProcess:
+    """Press Ctrl-C once `after_steps` steps are done."""
+    run = subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and run.poll() is None:
+        found = list(config.parent.glob("output/*/metrics.jsonl"))
+        if found and len(found[0].read_text().splitlines()) >= after_steps:
+            os.killpg(run.pid, signal.SIGINT)
+            break
+        time.sleep(0.01)
+    output = run.communicate(timeout=60)[0]
+    return subprocess.CompletedProcess(command, run.returncode, output)
+
+
+def test_interrupted_resumed_by_the_printed_command_and_evaluated(config):
+    options = ["run.batch_size_train=1", "run.max_epoch=4"]  # 48 steps
+    command = [sys.executable, "-m", "gitllm_plugin", "train", "--cfg-path", str(config), "--options", *options]
+    interrupted = interrupt_in_the_middle(command, config, after_steps=5)
+    assert interrupted.returncode == 130, interrupted.stdout
+    assert len(losses(run_folder(config))) < 48
+
+    printed = re.search(r"Resume with:\n *(.+)", interrupted.stdout)
+    assert printed, interrupted.stdout
+    resume = shlex.split(printed[1])
+    assert resume[:-1] == command
+    resumed = subprocess.run(resume, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    assert resumed.returncode == 0, resumed.stderr
+    folder = run_folder(config)
+    assert len(losses(folder)) == 48
+    assert not (folder / "checkpoint_interrupted.pth").exists()
+
+    weights = ["model.load_finetuned=True", f"model.finetuned={folder / 'checkpoint_best.pth'}"]
+    assert main(["evaluate", "--cfg-path", str(config), "--options", *weights]) == 0
+    evaluation = run_folder(config, link="latest_evaluation")
+    assert evaluation != folder
+    assert metrics(evaluation) == metrics(folder)
+    assert predictions(evaluation) == predictions(folder)
+
+
+def test_two_processes_equal_one(config):
+    """At the same global batch: every loss, every prediction, and the metrics."""
+    launch.train(config)
+    options = ["run.batch_size_train=2", f"run.output_dir={config.parent / 'two'}"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "-m", "gitllm_plugin", "train", "--cfg-path", str(config), "--options", *options]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("note: torchvision") <= 1
+
+    one, two = run_folder(config), run_folder(config, "two")
+    assert len(losses(one)) == 6
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert len(predictions(one)) == 7 and predictions(two) == predictions(one)
+    assert metrics(two) == pytest.approx(metrics(one), abs=1e-5)
+
+
+def test_bf16_trains_and_answers(config):
+    options = ["run.precision=bf16", "model.dtype=bfloat16", "run.max_epoch=3", "run.valid_splits=[]"]
+    runner = launch.train(config, options)
+    found = losses(run_folder(config))
+    assert found[-1] < found[0]
+    parameters = list(runner.model.parameters())
+    assert {str(p.dtype) for p in parameters if p.requires_grad} == {"torch.float32"}
+    assert {str(p.dtype) for p in parameters if not p.requires_grad} == {"torch.bfloat16"}
+    assert metrics(run_folder(config))["num_examples"] == 7
