@@ -190,9 +190,7 @@ class M3ITTask(BaseTask):
             for example, score in zip(examples, METRICS[name](predictions, references), strict=True):
                 example[name] = score
 
-    def _write(
-        self, examples: list[dict[str, Any]], scores: dict[str, Any], split_name: str, epoch: int | str
-    ) -> None:
+    def _write(self, examples: list[dict[str, Any]], scores: dict[str, Any], split_name: str, epoch: int | str) -> None:
         predictions = Path(str(registry.get_path("result_dir"))) / f"{split_name}_epoch{epoch}.jsonl"
         with open(predictions, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
