@@ -23,7 +23,7 @@ SHORT = "train_short"
 SEED = 42
 YESNO_EVERY = 4
 VAL_IMAGES = 150
-SHUFFLED_IMAGES = 200
+SHUFFLED_IMAGES = 100
 
 Row = dict[str, str]
 
@@ -111,7 +111,7 @@ def make_rows(questions: Sequence[Question]) -> dict[str, list[tuple[int, Row]]]
     for text, answer, image in questions:
         config = "yesno" if answer in ("yes", "no") else "open"
         asked[image] += 1
-        rows[config].append((image, _row(config, f"{image}-{asked[image]}", "Question:", text, answer)))
+        rows[config].append((image, _row(config, f"{image}-{asked[image]}", "", text, answer)))
     return rows
 
 

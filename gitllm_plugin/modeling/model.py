@@ -154,8 +154,8 @@ class GitLLM(nn.Module):
         self._check_context(layout)
         keep, targets = (None, None) if labels is None else _supervised(layout, labels)
         rows = self._rows(layout, image_embeds, input_ids)
-        slots = keep if logits == "none" and keep is not None else 0
-        out = self._decode(layout, rows, image_embeds, logits_to_keep=slots, use_cache=False).logits
+        with self._head_on(keep if logits == "none" else None):
+            out = self._decode(layout, rows, image_embeds, use_cache=False).logits
         loss, count = None, 0
         if keep is not None:
             count = int(keep.sum())
@@ -279,6 +279,22 @@ class GitLLM(nn.Module):
                 return
             with self._image_behind_positions(layout, image_embeds):
                 yield
+
+    @contextmanager
+    def _head_on(self, keep: Tensor | None) -> Iterator[None]:
+        """Compute logits ``[n, V]`` at the slots ``keep`` (bool ``[R, S]``) alone; None: at all.
+
+        transformers' own ``logits_to_keep`` takes such a mask only in its newest releases.
+        """
+        if keep is None:
+            yield
+            return
+        head = self.language_model.get_output_embeddings()
+        handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],))
+        try:
+            yield
+        finally:
+            handle.remove()
 
     @contextmanager
     def _image_behind_positions(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:

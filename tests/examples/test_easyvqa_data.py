@@ -41,7 +41,7 @@ def test_test_split_and_control_can_be_evaluated_together(converted):
 
 def test_rows_have_question_answer_and_the_picture_as_it_is(converted, easy_vqa):
     row = read_rows(converted / "test" / "open.jsonl")[0]
-    assert row["instruction"] == "Question:"
+    assert row["instruction"] == ""  # the question says it all, and each token costs
     assert (row["inputs"], row["outputs"]) == ("what is the red shape?", "rectangle")
     assert base64.b64decode(row["image_base64_str"]) == (easy_vqa / "test" / "images" / "0.png").read_bytes()
     caption = read_rows(converted / "test" / "caption.jsonl")[1]
