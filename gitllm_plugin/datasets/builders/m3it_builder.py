@@ -9,7 +9,7 @@ from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, loa
 from lavis.processors.base_processor import BaseProcessor
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config_keys import DATASET_KEYS, check_keys
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.m3it.files import find_sources
@@ -17,7 +17,7 @@ from gitllm_plugin.m3it.jsonl import JsonlExamples
 from gitllm_plugin.resources import config_path
 
 SPLITS = ("train", "val", "test")
-_LAVIS_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
+
 _NO_FILES = """The data set m3it names no files.
 Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
 a list of files or a mapping from configuration names to those, for example
@@ -45,7 +45,7 @@ class M3ITBuilder(BaseDatasetBuilder):
     def __init__(self, cfg: DictConfig | str | None = None):
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
-        check_keys("datasets.m3it", self.config, self.CONFIG_KEYS | _LAVIS_KEYS)
+        check_keys("datasets.m3it", self.config, self.CONFIG_KEYS | DATASET_KEYS)
         for key in ("texts_per_image", "eval_texts_per_image"):
             if not isinstance(self.config[key], int) or self.config[key] < 1:
                 raise ConfigError(f"datasets.m3it.{key} is {self.config[key]!r}, expected 1 or more")
