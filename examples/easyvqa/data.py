@@ -20,8 +20,12 @@ SHUFFLED = "_shuffled"
 SHORT = "train_short"
 """The part of the train split that the demonstration trains on."""
 
+YESNO_SAMPLE = "test_sample"
+"""The yes/no questions that the demonstration evaluates: those about every fourth test picture."""
+
 SEED = 42
-YESNO_EVERY = 4
+YESNO_TEST_EVERY = 4
+OPEN_EVERY, YESNO_EVERY = 2, 4
 VAL_IMAGES = 150
 SHUFFLED_IMAGES = 100
 
@@ -37,7 +41,7 @@ class Question(NamedTuple):
 
 
 def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_images: int = SHUFFLED_IMAGES) -> None:
-    """Writes `{train,train_short,val,test}/{caption,open,yesno}.jsonl` and the control
+    """Writes `{train,train_short,val,test}/{caption,open,yesno}.jsonl`, `test_sample/yesno.jsonl` and the control
     `test_shuffled/{caption,open}_shuffled.jsonl`.
 
     Args:
@@ -57,7 +61,10 @@ def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_i
         _write_split(folder / SHORT, choose_short_course(rows), source / "train")
         _write_split(folder / "val", make_rows([q for q in train if q.image in val]), source / "train")
         test = read_questions(source / "test")
-        _write_split(folder / "test", make_rows(test), source / "test")
+        rows = make_rows(test)
+        _write_split(folder / "test", rows, source / "test")
+        sample = [(image, row) for image, row in rows["yesno"] if image % YESNO_TEST_EVERY == 0]
+        _write_split(folder / YESNO_SAMPLE, {"yesno": sample}, source / "test")
         _write_shuffled(folder / "test_shuffled", test, source / "test", shuffled_images)
 
 
@@ -118,8 +125,9 @@ def make_rows(questions: Sequence[Question]) -> dict[str, list[tuple[int, Row]]]
 def choose_short_course(rows: Mapping[str, Sequence[tuple[int, Row]]]) -> dict[str, list[tuple[int, Row]]]:
     """What two CPU cores learn most from in minutes: many pictures, few texts about each.
 
-    Of each picture the caption and one open question (two where there is no caption), of every fourth one
-    yes/no question. A caption tells both colour and shape; a question about the same picture adds little.
+    Of each picture the caption (two open questions where there is none), of every second one open question and of
+    every fourth one yes/no question besides. A caption tells both colour and shape; a question about the same
+    picture adds little.
     """
     rng = random.Random(SEED)
     captioned = {image for image, _ in rows["caption"]}
@@ -134,7 +142,7 @@ def choose_short_course(rows: Mapping[str, Sequence[tuple[int, Row]]]) -> dict[s
 
     return {
         "caption": list(rows["caption"]),
-        "open": draw("open", lambda image: 1 if image in captioned else 2),
+        "open": draw("open", lambda image: int(image % OPEN_EVERY == 0) if image in captioned else 2),
         "yesno": draw("yesno", lambda image: int(image % YESNO_EVERY == 0)),
     }
 

@@ -47,6 +47,7 @@ def collect_results(
         predictions: the evaluated examples, each with its `config`.
     """
     counts = Counter(prediction["config"] for prediction in predictions)
+    evaluated = {prediction["instance_id"] for prediction in predictions}
     results = []
     for config in CONFIGS:
         train, test = (read_rows(data / split / f"{config}.jsonl") for split in ("train", "test"))
@@ -55,7 +56,7 @@ def collect_results(
                 config=config,
                 examples=counts[config],
                 accuracy=accuracies[config],
-                blind_guess=score_best_guesses(train, test),
+                blind_guess=score_best_guesses(train, [row for row in test if row["id"] in evaluated]),
                 shuffled=accuracies.get(config + SHUFFLED),
             )
         )

@@ -88,7 +88,8 @@ def test_report_has_table_controls_pictures_times_and_environment(data, training
 
 def test_controls_stand_beside_the_scores(data):
     accuracies = {"caption": 1.0, "open": 1.0, "yesno": 1.0, "caption_shuffled": 0.1, "open_shuffled": 0.2}
-    predictions = [{"config": "caption"}] * 16 + [{"config": "caption_shuffled"}] * 9
+    evaluated = [row for config in ("caption", "yesno") for row in read_rows(data / "test" / f"{config}.jsonl")]
+    predictions = [{"config": row["config"], "instance_id": row["id"]} for row in evaluated]
     caption, open_, yesno = collect_results(data, accuracies, predictions)
     assert (caption.shuffled, open_.shuffled, yesno.shuffled) == (0.1, 0.2, None)
     assert yesno.blind_guess == 13 / 20  # always "no"
