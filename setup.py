@@ -18,7 +18,7 @@ MOVED_IN = {"gitllm_plugin.configs": "configs", "gitllm_plugin.projects": "proje
 
 # What salesforce-lavis 1.0.2 imports itself. LAVIS is installed with --no-deps, because its metadata pins
 # transformers<4.27, timm==0.4.12 and an OpenCV of 2022 (docs/install.md).
-HOST = ["einops>=0.4.1", "ftfy>=6.1", "iopath>=0.1.10", "pandas>=2.0", "regex", "scipy>=1.10"]
+HOST = ["einops", "ftfy", "iopath", "pandas", "pyyaml", "regex"]
 
 setup(
     name="gitllm-plugin",

@@ -3,7 +3,7 @@ import json
 import pytest
 from PIL import Image
 
-from examples.easyvqa.data import convert, read_rows
+from examples.easyvqa.data import CONFIGS, convert, read_rows
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.figures import RIGHT, WRONG, choose_examples, draw_predictions
 from examples.easyvqa.report import Result, collect_results, format_seconds, format_table, write_report
@@ -88,7 +88,7 @@ def test_report_has_table_controls_pictures_times_and_environment(data, training
 
 def test_controls_stand_beside_the_scores(data):
     accuracies = {"caption": 1.0, "open": 1.0, "yesno": 1.0, "caption_shuffled": 0.1, "open_shuffled": 0.2}
-    evaluated = [row for config in ("caption", "yesno") for row in read_rows(data / "test" / f"{config}.jsonl")]
+    evaluated = [row for config in CONFIGS for row in read_rows(data / "test" / f"{config}.jsonl")]
     predictions = [{"config": row["config"], "instance_id": row["id"]} for row in evaluated]
     caption, open_, yesno = collect_results(data, accuracies, predictions)
     assert (caption.shuffled, open_.shuffled, yesno.shuffled) == (0.1, 0.2, None)
