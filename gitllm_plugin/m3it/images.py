@@ -50,9 +50,7 @@ def _decode_picture(data: bytes, place: str, max_pixels: int) -> Image.Image:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))
     except _BROKEN as error:
-        raise DataError(
-            f"{place}: the image is broken ({error}). Replace the image or remove the row."
-        ) from error
+        raise DataError(f"{place}: the image is broken ({error}). Replace the image or remove the row.") from error
 
 
 def _decode_bytes(image_base64: str, place: str) -> bytes:
@@ -85,9 +83,7 @@ def _open(data: bytes, place: str) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{place}: the image is too large ({error}). Make it smaller or remove the row."
-        ) from error
+        raise DataError(f"{place}: the image is too large ({error}). Make it smaller or remove the row.") from error
     except _BROKEN as error:
         raise DataError(
             f"{place}: {len(data)} bytes that are no image (they start with {data[:8]!r}). "

@@ -190,9 +190,7 @@ def _get_version(file: BinaryIO) -> tuple[int, int]:
 def _progress(sources: Sequence[Source]) -> tqdm:
     total = sum(source.path.stat().st_size for source in sources)
     hidden = total < _PROGRESS_FROM_BYTES or not sys.stderr.isatty()
-    return tqdm(
-        total=total, unit="B", unit_scale=True, desc="Checking M3IT files", disable=hidden, file=sys.stderr
-    )
+    return tqdm(total=total, unit="B", unit_scale=True, desc="Checking M3IT files", disable=hidden, file=sys.stderr)
 
 
 def _label_sources(sources: Sequence[Source]) -> list[str]:

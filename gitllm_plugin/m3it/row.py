@@ -51,9 +51,7 @@ def find_problems(row: Mapping[str, Any], allow_text_only: bool) -> list[str]:
     """
     missing = [key for key in REQUIRED_KEYS if key not in row]
     if missing:
-        return [
-            f"missing {', '.join(map(repr, missing))}; the row has {', '.join(map(repr, row)) or 'no keys'}"
-        ]
+        return [f"missing {', '.join(map(repr, missing))}; the row has {', '.join(map(repr, row)) or 'no keys'}"]
     problems = [
         f"{key!r} is {_describe(row[key])}, expected text"
         for key in ("instruction", "inputs")
@@ -110,9 +108,7 @@ def _find_image_problems(images: Any, allow_text_only: bool) -> list[str]:
     if images is None or images == "" or images == []:
         if allow_text_only:
             return []
-        return [
-            "the row has no image ('image_base64_str' is empty); set allow_text_only: true to use such rows"
-        ]
+        return ["the row has no image ('image_base64_str' is empty); set allow_text_only: true to use such rows"]
     for image in images if isinstance(images, list) else [images]:
         if not isinstance(image, str) or not image:
             return [f"'image_base64_str' holds {_describe(image)}, expected base64 text or a list of them"]

@@ -82,14 +82,11 @@ def _read_normalization(cfg: Mapping[str, Any]) -> tuple[tuple[float, ...], tupl
             raise ConfigError(f"normalization is {name!r}, expected one of {', '.join(NORMALIZATIONS)}")
         return NORMALIZATIONS[name]
     if "normalization" in cfg:
-        raise ConfigError(
-            "normalization is given together with mean or std; give either its name or both numbers"
-        )
+        raise ConfigError("normalization is given together with mean or std; give either its name or both numbers")
     mean, std = (tuple(cfg.get(key) or ()) for key in ("mean", "std"))
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise ConfigError(
-            f"mean is {list(mean)} and std is {list(std)}, "
-            "expected three numbers each, std above 0 (white is 1)"
+            f"mean is {list(mean)} and std is {list(std)}, expected three numbers each, std above 0 (white is 1)"
         )
     return mean, std
 
@@ -100,11 +97,8 @@ def _read_crop_scale(cfg: Mapping[str, Any]) -> tuple[float, float] | None:
         return None
     if isinstance(scale, (str, float, int)) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         raise ConfigError(
-            f"random_resized_crop is {scale!r}, "
-            "expected the least and greatest part of the area, such as [0.5, 1.0]"
+            f"random_resized_crop is {scale!r}, expected the least and greatest part of the area, such as [0.5, 1.0]"
         )
     if cfg.get("resize", "squash") != "squash":
-        raise ConfigError(
-            "random_resized_crop squashes what it cuts out; remove resize or random_resized_crop"
-        )
+        raise ConfigError("random_resized_crop squashes what it cuts out; remove resize or random_resized_crop")
     return float(scale[0]), float(scale[1])

@@ -46,9 +46,7 @@ def test_normalization_of_black_and_white(normalization):
 
 
 def test_efficientnet_lite_is_127_by_128():
-    pixels = make_processor(image_size=1, normalization="efficientnet_lite")(
-        Image.new("RGB", (1, 1), (0, 127, 255))
-    )
+    pixels = make_processor(image_size=1, normalization="efficientnet_lite")(Image.new("RGB", (1, 1), (0, 127, 255)))
     assert torch.allclose(pixels.flatten(), torch.tensor([-127 / 128, 0.0, 1.0]), atol=1e-6)
 
 
@@ -80,9 +78,7 @@ def test_clip_preset_agrees_with_clips_own_processor():
 
 def test_random_resized_crop_is_random_within_the_image_and_seeded():
     processor = GitLLMImageTrainProcessor.from_config(
-        OmegaConf.create(
-            {"image_size": 8, "random_resized_crop": [0.3, 0.6], "mean": [0] * 3, "std": [1] * 3}
-        )
+        OmegaConf.create({"image_size": 8, "random_resized_crop": [0.3, 0.6], "mean": [0] * 3, "std": [1] * 3})
     )
     image = make_picture()
     torch.manual_seed(0)
