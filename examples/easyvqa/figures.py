@@ -41,7 +41,7 @@ def draw_predictions(examples: Sequence[Mapping[str, Any]], images: Mapping[str,
         path: the PNG to write.
     """
     rows = -(-len(examples) // COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.8 * COLUMNS, 3.3 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.8 * COLUMNS, 3.8 * rows), squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, example in zip(axes.flat, examples, strict=False):
@@ -51,8 +51,8 @@ def draw_predictions(examples: Sequence[Mapping[str, Any]], images: Mapping[str,
         color = RIGHT if example["exact_match"] else WRONG
         axis.text(0.5, -0.05, f"answer: {_one_line(example['prediction'])}", color=color, **_below(axis))
         axis.text(0.5, -0.15, f"truth: {example['references'][0]}", color="black", **_below(axis))
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    figure.tight_layout(h_pad=4)  # tight_layout does not see the two lines below a picture
+    figure.savefig(path, dpi=100, bbox_inches="tight")
     plt.close(figure)
 
 

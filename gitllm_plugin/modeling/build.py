@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -70,7 +70,7 @@ def build_git_llm(
 
 def _load_language_model(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     if name.startswith(_TINY):
-        return tiny_language_model(name.removeprefix(_TINY)).to(dtype), tiny_tokenizer()
+        return cast(Any, tiny_language_model(name.removeprefix(_TINY))).to(dtype), tiny_tokenizer()
     tokenizer = _load(name, "language model", AutoTokenizer.from_pretrained)
     config = _load(name, "language model", AutoConfig.from_pretrained)
     family_of(config.model_type)  # before gigabytes are read

@@ -22,7 +22,7 @@ class LoraSettings:
     """
 
     rank: int = 8
-    alpha: float = 16
+    alpha: int = 16
     dropout: float = 0.05
     targets: tuple[str, ...] | None = None
 

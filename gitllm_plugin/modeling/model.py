@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -157,7 +157,7 @@ class GitLLM(nn.Module):
         with self._head_on(keep if logits == "none" else None):
             out = self._decode(layout, rows, image_embeds, use_cache=False).logits
         loss, count = None, 0
-        if keep is not None:
+        if keep is not None and targets is not None:
             count = int(keep.sum())
             scored = out if logits == "none" else out[keep]
             loss = F.cross_entropy(scored.float(), targets, reduction="sum") / max(count, 1)
@@ -203,7 +203,7 @@ class GitLLM(nn.Module):
         self._check_context(layout, generation_kwargs.get("max_new_tokens") or 0)
         rows = self._rows(layout, image_embeds, input_ids)
         with self._git_prefix(layout, image_embeds):
-            return self.language_model.generate(
+            return cast(Any, self.language_model).generate(
                 inputs_embeds=rows,
                 attention_mask=layout.attention_mask,
                 **self._positions(layout),
@@ -289,7 +289,7 @@ class GitLLM(nn.Module):
         if keep is None:
             yield
             return
-        head = self.language_model.get_output_embeddings()
+        head = cast(nn.Module, self.language_model.get_output_embeddings())
         handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],))
         try:
             yield

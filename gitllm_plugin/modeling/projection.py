@@ -1,5 +1,7 @@
 """From the image encoder's width to the language model's: Linear, then LayerNorm (GIT, section 3.1)."""
 
+from typing import cast
+
 from torch import Tensor, nn
 
 
@@ -15,6 +17,11 @@ class Projection(nn.Sequential):
     def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5) -> None:
         super().__init__(nn.Linear(vision_dim, llm_dim), nn.LayerNorm(llm_dim, eps=eps))
 
+    @property
+    def weight(self) -> Tensor:
+        """The linear layer's weight ``[llm_dim, vision_dim]``."""
+        return cast(nn.Linear, self[0]).weight
+
     def forward(self, features: Tensor) -> Tensor:
         """Project; the input is cast to the projection's dtype first (the encoder may be in bf16)."""
-        return super().forward(features.to(self[0].weight.dtype))
+        return super().forward(features.to(self.weight.dtype))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -48,8 +48,8 @@ class TextEncoder:
     @property
     def special_tokens(self) -> dict[str, int]:
         """End and padding token for generation, the ones of training."""
-        end = self.tokenizer.eos_token_id
-        pad = self.tokenizer.pad_token_id
+        end = cast(int, self.tokenizer.eos_token_id)
+        pad = cast("int | None", self.tokenizer.pad_token_id)
         return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
 
     def prompts(self, prompts: list[str]) -> TextBatch:
@@ -79,8 +79,8 @@ class TextEncoder:
         if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
             ids = ids[:-1]
         # Something must stand before an answer: its first token is not predicted from the image.
-        start = self.tokenizer.bos_token_id
-        return ids or [self.tokenizer.eos_token_id if start is None else start]
+        start = cast("int | None", self.tokenizer.bos_token_id)
+        return ids or [self.special_tokens["eos_token_id"] if start is None else start]
 
     def _pad(self, ids: list[list[int]], labels: list[list[int]] | None) -> TextBatch:
         longest = max(map(len, ids))

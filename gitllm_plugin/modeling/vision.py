@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +51,14 @@ class ImageEncoder(nn.Module):
         self.tower = tower
         config = tower.config
         self.is_grid = config.model_type == "timm_wrapper"
-        self.vision_dim: int = tower.timm_model.num_features if self.is_grid else config.hidden_size
+        self.vision_dim: int = cast(Any, tower).timm_model.num_features if self.is_grid else config.hidden_size
         self.layer_norm_eps: float = getattr(config, "layer_norm_eps", 1e-5)
         self.image_size: int | None = None if self.is_grid else config.image_size
         if config.model_type == "siglip_vision_model":
             tower.get_submodule("post_layernorm")  # an error here means that transformers moved it
             tower.post_layernorm = nn.Identity()  # SigLIP normalises its last hidden state; CLIP does not
         if self.is_grid:
-            tower.to(memory_format=torch.channels_last)
+            nn.Module.to(tower, memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> ImageEncoder:
@@ -120,7 +120,9 @@ class ImageEncoder(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if not self.is_grid:
                 return self.tower(pixel_values=pixel_values).last_hidden_state
-            grid = self.tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
+            grid = cast(Any, self.tower).timm_model.forward_features(
+                pixel_values.contiguous(memory_format=torch.channels_last)
+            )
             if grid.ndim == 4 and grid.shape[1] != self.vision_dim:
                 grid = grid.permute(0, 3, 1, 2)  # Swin and its kin have channels last
             return grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid

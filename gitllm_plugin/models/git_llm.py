@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lavis.common.registry import registry
@@ -78,7 +78,7 @@ class GitLLMForLavis(BaseModel):
         Raises:
             ConfigError: an unknown key, a name that cannot be loaded, or a checkpoint of another model.
         """
-        cfg = OmegaConf.to_container(cfg, resolve=True) if OmegaConf.is_config(cfg) else dict(cfg)
+        cfg = cast(dict, OmegaConf.to_container(cfg, resolve=True)) if OmegaConf.is_config(cfg) else dict(cfg)
         check_keys("model", cfg, cls.CONFIG_KEYS | {"arch", "model_type"})
         git_llm, tokenizer = build_git_llm(
             cfg["language_model"],
@@ -103,7 +103,7 @@ class GitLLMForLavis(BaseModel):
     @property
     def device(self) -> torch.device:
         """Where the model is."""
-        return self.model.projection[0].weight.device
+        return self.model.projection.weight.device
 
     def forward(self, samples: Mapping[str, Any]) -> dict[str, Any]:
         """Loss of a batch.
@@ -126,7 +126,9 @@ class GitLLMForLavis(BaseModel):
         if answers is None:
             prompts, answers = [self.prompt] * len(prompts), prompts
         text = self.text_encoder.prompts_and_answers(list(prompts), list(answers))
-        output = self.model(**self._inputs(text, samples), labels=text.labels.to(self.device), logits="none")
+        output = self.model(
+            **self._inputs(text, samples), labels=cast(Tensor, text.labels).to(self.device), logits="none"
+        )
         return {"loss": output.loss, "num_supervised_tokens": output.num_supervised_tokens}
 
     @torch.no_grad()
@@ -161,8 +163,12 @@ class GitLLMForLavis(BaseModel):
             N * ``num_captions`` texts.
         """
         text = self.text_encoder.prompts(self._prompts(samples))
-        sampling = {"do_sample": True, "top_p": top_p, "temperature": temperature} if use_nucleus_sampling else {}
         beams = 1 if use_nucleus_sampling else num_beams
+        search: dict[str, Any] = {"do_sample": False}
+        if use_nucleus_sampling:
+            search = {"do_sample": True, "top_p": top_p, "temperature": temperature}
+        elif beams > 1:
+            search["length_penalty"] = length_penalty
         token_ids = self.model.generate(
             **self._inputs(text, samples),
             max_new_tokens=max_length,
@@ -170,9 +176,8 @@ class GitLLMForLavis(BaseModel):
             num_beams=beams,
             num_return_sequences=num_captions,
             repetition_penalty=repetition_penalty,
-            **({"length_penalty": length_penalty} if beams > 1 else {}),
-            **(sampling or {"do_sample": False}),
-            **self.text_encoder.special_tokens,
+            **search,
+            **cast(Any, self.text_encoder.special_tokens),
         )
         return self.text_encoder.decode(token_ids)
 
