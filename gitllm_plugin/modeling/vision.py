@@ -58,7 +58,7 @@ class ImageEncoder(nn.Module):
             tower.get_submodule("post_layernorm")  # an error here means that transformers moved it
             tower.post_layernorm = nn.Identity()  # SigLIP normalises its last hidden state; CLIP does not
         if self.is_grid:
-            nn.Module.to(tower, memory_format=torch.channels_last)
+            cast(Any, tower).to(memory_format=torch.channels_last)
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig) -> ImageEncoder:
