@@ -57,7 +57,8 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_the_line_does_nothing_where_the_plugin_is_gone(run_python, tmp_path):
     finished = run_python(
-        args=["-I", "-c", import_hook.LINE + "print(len([f for f in sys.meta_path if 'gitllm' in repr(f)]))"],
+        # -S: without site-packages, where the plugin may be installed for these tests.
+        args=["-I", "-S", "-c", import_hook.LINE + "print(len([f for f in sys.meta_path if 'gitllm' in repr(f)]))"],
         cwd=tmp_path,
     )
     assert (finished.stdout.strip(), finished.stderr) == ("0", "")
@@ -71,7 +72,7 @@ def test_a_plain_script_finds_the_plugin(python):
 
 def test_the_kill_switch(python):
     import_hook.install(python.site)
-    script = "import sys; print([finder for finder in sys.meta_path if 'gitllm' in repr(finder)])"
+    script = "import sys; print([finder for finder in sys.meta_path if 'LavisWatcher' in repr(finder)])"
     assert "LavisWatcher" in python(script).stdout
     assert python(script, GITLLM_HOOK="0").stdout.strip() == "[]"
 
