@@ -35,7 +35,7 @@ setup(
     install_requires=[
         "numpy",
         "omegaconf>=2.3",
-        "peft>=0.17",
+        "peft>=0.18",
         "pillow",
         "rouge-score",
         "safetensors",
