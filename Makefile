@@ -15,7 +15,7 @@ test: install          ## all fast tests
 check: install         ## style, types, architecture
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 install: $(VENV)/installed
