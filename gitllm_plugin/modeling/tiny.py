@@ -17,29 +17,17 @@ _WORDS = (
     "##Answer: a red circle, a green square, a teal rectangle, a black triangle, yes, no, gray, yellow, brown "
 ) * 4
 
+_VIT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 32,
+    "patch_size": 8,
+}
 _IMAGE_ENCODERS = {
-    "clip": (
-        "clip_vision_model",
-        {
-            "hidden_size": 48,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-    ),
-    "siglip": (
-        "siglip_vision_model",
-        {
-            "hidden_size": 48,
-            "intermediate_size": 96,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 32,
-            "patch_size": 8,
-        },
-    ),
+    "clip": ("clip_vision_model", _VIT),
+    "siglip": ("siglip_vision_model", _VIT),
     "timm": ("timm_wrapper", {"architecture": "test_efficientnet", "do_pooling": False}),
 }
 
