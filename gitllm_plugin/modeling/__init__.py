@@ -9,6 +9,7 @@ repair_torchvision()
 from gitllm_plugin.modeling.build import build_git_llm
 from gitllm_plugin.modeling.lora import LoraSettings
 from gitllm_plugin.modeling.model import GitLLM, GitLLMOutput
+from gitllm_plugin.modeling.published import load_published
 from gitllm_plugin.modeling.tokens import TextBatch, TextEncoder
 from gitllm_plugin.modeling.trainable import (
     load_trainable_state_dict,
@@ -26,6 +27,7 @@ __all__ = [
     "TextBatch",
     "TextEncoder",
     "build_git_llm",
+    "load_published",
     "load_trainable_state_dict",
     "parameter_groups",
     "set_trainable",

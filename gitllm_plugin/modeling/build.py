@@ -8,10 +8,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.families import family_of
+from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.lora import LoraSettings, inject_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
+from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.trainable import set_trainable
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -41,6 +42,7 @@ def build_git_llm(
     lora: LoraSettings | None = None,
     max_images: int = 1,
     dtype: str = "auto",
+    self_test: bool = True,
 ) -> tuple[GitLLM, PreTrainedTokenizerBase]:
     """Build a GIT-LLM from pretrained parts; projection and LoRA start from torch's random state.
 
@@ -51,30 +53,36 @@ def build_git_llm(
         lora: LoRA on the language model; None: none.
         max_images: most images of one text.
         dtype: of frozen weights, see :func:`resolve_dtype`; trained ones are float32.
+        self_test: whether a tiny copy of the language model is tested first, see
+            :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
 
     Returns:
         The model, in evaluation mode on the CPU, and the language model's tokenizer.
 
     Raises:
-        ConfigError: a name that cannot be loaded, a family that is not supported, a setting that matches nothing.
+        ConfigError: a name that cannot be loaded, a language model that fails the self-test, a setting that
+            matches nothing.
     """
     frozen_dtype = resolve_dtype(dtype)
-    decoder, tokenizer = _load_language_model(language_model, frozen_dtype)
+    decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, self_test)
     encoder = _load_image_encoder(image_encoder, frozen_dtype)
-    model = GitLLM(encoder, decoder, max_images=max_images)
+    model = GitLLM(encoder, decoder, max_images=max_images, family=family)
     if lora is not None:
         inject_lora(decoder, lora, model.family.lora_targets)
     set_trainable(model, trainable)
     return model.eval(), tokenizer
 
 
-def _load_language_model(name: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load_language_model(
+    name: str, dtype: torch.dtype, self_test: bool
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Family]:
     if name.startswith(_TINY):
-        return cast(Any, tiny_language_model(name.removeprefix(_TINY))).to(dtype), tiny_tokenizer()
+        decoder = tiny_language_model(name.removeprefix(_TINY))
+        return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
     tokenizer = _load(name, "language model", AutoTokenizer.from_pretrained)
     config = _load(name, "language model", AutoConfig.from_pretrained)
-    family_of(config.model_type)  # before gigabytes are read
-    return _load(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype), tokenizer
+    family = resolve_family(config, self_test)  # before gigabytes are read
+    return _load(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype), tokenizer, family
 
 
 def _load_image_encoder(name: str, dtype: torch.dtype) -> ImageEncoder:

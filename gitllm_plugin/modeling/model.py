@@ -14,7 +14,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import prefix_attention
-from gitllm_plugin.modeling.families import family_of
+from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.layout import Layout, lay_out
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.tokens import IGNORED
@@ -44,18 +44,27 @@ class GitLLM(nn.Module):
 
     Args:
         image_encoder: gives ``[n, P, vision_dim]``.
-        language_model: a causal LM of transformers, of a family in
-            :data:`~gitllm_plugin.modeling.families.FAMILIES`.
+        language_model: a causal LM of transformers.
         max_images: most images (or video frames) of one text. Above 1, each place has a learned temporal
-            embedding, zero at the start, added before the projection (GIT, section 3.1).
+            embedding, zero at the start, added before the projection (GIT, section 3.1); an image that comes
+            without a place (``[U, 3, H, W]``) gets none.
+        family: facts about the language model; None: those of
+            :data:`~gitllm_plugin.modeling.families.FAMILIES`.
 
     Raises:
-        ConfigError: the language model's family is not supported.
+        ConfigError: the language model's family is not in the table and none is given.
     """
 
-    def __init__(self, image_encoder: ImageEncoder, language_model: PreTrainedModel, max_images: int = 1) -> None:
+    def __init__(
+        self,
+        image_encoder: ImageEncoder,
+        language_model: PreTrainedModel,
+        max_images: int = 1,
+        family: Family | None = None,
+    ) -> None:
         super().__init__()
-        self.family = family_of(language_model.config.model_type)
+        self.family = family or _family_in_table(language_model.config.model_type)
+        self.positions = self.family.positions_of(language_model.config)
         self.image_encoder = image_encoder
         self.language_model = language_model
         self.projection = Projection(
@@ -64,6 +73,11 @@ class GitLLM(nn.Module):
         self.temporal_embedding = (
             nn.Parameter(torch.zeros(max_images, 1, image_encoder.vision_dim)) if max_images > 1 else None
         )
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether several texts can stand behind one image: positions must be free to restart."""
+        return self.positions != "slots"
 
     @property
     def max_images(self) -> int:
@@ -86,7 +100,7 @@ class GitLLM(nn.Module):
         """Images to vectors of the language model's width.
 
         Args:
-            pixel_values: ``[U, 3, H, W]`` or ``[U, F, 3, H, W]``.
+            pixel_values: ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for images that have places.
             num_images: long ``[U]``, how many of the F images of each entry are real; None: all.
 
         Returns:
@@ -95,7 +109,8 @@ class GitLLM(nn.Module):
         Raises:
             DataError: more images than the model was built for.
         """
-        if pixel_values.ndim == 4:
+        have_places = pixel_values.ndim == 5
+        if not have_places:
             pixel_values = pixel_values[:, None]
         entries, frames = pixel_values.shape[:2]
         if frames > self.max_images:
@@ -105,7 +120,7 @@ class GitLLM(nn.Module):
             )
         features = self.image_encoder(pixel_values.flatten(0, 1))
         features = features.unflatten(0, (entries, frames))
-        if self.temporal_embedding is not None:
+        if have_places and self.temporal_embedding is not None:
             features = features + self.temporal_embedding[:frames].to(features.dtype)
         tokens = features.shape[2]
         image_embeds = self.projection(features.flatten(1, 2))
@@ -147,7 +162,7 @@ class GitLLM(nn.Module):
         """
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
-        shared = image_index is not None and self.family.shares_rows
+        shared = image_index is not None and self.shares_rows
         layout = lay_out(image_valid, text_valid.bool(), image_index, share_rows=shared)
         if image_index is not None and not shared:
             image_embeds = image_embeds[image_index]
@@ -221,7 +236,7 @@ class GitLLM(nn.Module):
         return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool, device=input_ids.device)
 
     def _can_share(self, image_valid: Tensor) -> bool:
-        return self.family.shares_rows and bool(image_valid.any())
+        return self.shares_rows and bool(image_valid.any())
 
     def _prefill_images(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
         """Keys and values of each image alone; exact, because image states never see text."""
@@ -236,7 +251,7 @@ class GitLLM(nn.Module):
         """The decoder's ``inputs_embeds [R, S, D]``."""
         text_embeds = self.language_model.get_input_embeddings()(input_ids)
         rows = text_embeds.new_zeros(*layout.attention_mask.shape, text_embeds.shape[-1])
-        if self.family.positions != "text":
+        if self.positions != "text":
             rows = layout.place_image(rows, image_embeds)
         return layout.place_text(rows, text_embeds)
 
@@ -246,7 +261,7 @@ class GitLLM(nn.Module):
         Raises:
             DataError: too long; the message says by how much.
         """
-        if self.family.positions == "slots":
+        if self.positions == "slots":
             needed = layout.attention_mask.shape[1]
         else:
             needed = int(self._positions(layout)["position_ids"].max()) + 1
@@ -259,9 +274,9 @@ class GitLLM(nn.Module):
             )
 
     def _positions(self, layout: Layout) -> dict[str, Tensor]:
-        if self.family.positions == "slots":
+        if self.positions == "slots":
             return {}
-        return {"position_ids": layout.text_position_ids if self.family.positions == "text" else layout.position_ids}
+        return {"position_ids": layout.text_position_ids if self.positions == "text" else layout.position_ids}
 
     def _decode(self, layout: Layout, rows: Tensor, image_embeds: Tensor, **kwargs: Any) -> Any:
         with self._git_prefix(layout, image_embeds):
@@ -274,7 +289,7 @@ class GitLLM(nn.Module):
         """Everything that makes a call of the language model a call of GIT-LLM."""
         decoder_config = self.language_model.config
         with prefix_attention(decoder_config, layout.rule):
-            if self.family.positions != "text":
+            if self.positions != "text":
                 yield
                 return
             with self._image_behind_positions(layout, image_embeds):
@@ -322,6 +337,15 @@ class GitLLM(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+def _family_in_table(model_type: str) -> Family:
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"language model of type {model_type!r} is in no family of the table ({', '.join(sorted(FAMILIES))}); "
+            "build_git_llm tests whether it fits, or give `family`"
+        )
+    return FAMILIES[model_type]
 
 
 def _supervised(layout: Layout, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -10,79 +11,126 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
 
-#: Hugging Face ``model_type`` -> class of the vision tower alone.
-VISION_MODELS = {
-    "clip": "CLIPVisionModel",
-    "clip_vision_model": "CLIPVisionModel",
-    "siglip": "SiglipVisionModel",
-    "siglip_vision_model": "SiglipVisionModel",
-    "timm_wrapper": "TimmWrapperModel",
+
+@dataclass(frozen=True)
+class Tower:
+    """Facts about one kind of vision tower.
+
+    Attributes:
+        model_class: its class in transformers, without any text tower.
+        layers: dotted name of the list of its transformer layers.
+        final_norm: dotted name of a norm behind them that its last hidden state passes; None where it passes none.
+    """
+
+    model_class: str
+    layers: str = "encoder.layers"
+    final_norm: str | None = None
+
+
+_GIT = Tower("GitVisionModel", "vision_model.encoder.layers", "vision_model.post_layernorm")
+_SIGLIP = Tower("SiglipVisionModel", final_norm="post_layernorm")
+_SIGLIP2 = Tower("Siglip2VisionModel", final_norm="post_layernorm")
+
+#: Hugging Face ``model_type``, of the tower alone or of a model that has one -> facts.
+TOWERS: dict[str, Tower] = {
+    "clip": Tower("CLIPVisionModel"),
+    "clip_vision_model": Tower("CLIPVisionModel"),
+    "siglip": _SIGLIP,  # SigLIP 2 with a fixed image size too
+    "siglip_vision_model": _SIGLIP,
+    "siglip2": _SIGLIP2,  # SigLIP 2 NaFlex
+    "siglip2_vision_model": _SIGLIP2,
+    "dinov2": Tower("Dinov2Model", "encoder.layer", "layernorm"),
+    "dinov2_with_registers": Tower("Dinov2WithRegistersModel", "encoder.layer", "layernorm"),
+    "vit": Tower("ViTModel", "layers", "layernorm"),
+    "git": _GIT,
+    "git_vision_model": _GIT,
 }
+TIMM = "timm_wrapper"
 
 
-def _vision_class(model_type: str) -> type[PreTrainedModel]:
+def _facts(model_type: str) -> Tower:
+    if model_type not in TOWERS:
+        known = ", ".join(sorted([*TOWERS, TIMM]))
+        raise ConfigError(f"image encoder of type {model_type!r} is not supported; supported: {known}")
+    return TOWERS[model_type]
+
+
+def _class_of(model_type: str) -> type[PreTrainedModel]:
     import transformers
 
-    if model_type not in VISION_MODELS:
-        raise ConfigError(
-            f"image encoder of type {model_type!r} is not supported; supported: {', '.join(sorted(VISION_MODELS))}"
-        )
-    return getattr(transformers, VISION_MODELS[model_type])
+    return getattr(transformers, "TimmWrapperModel" if model_type == TIMM else _facts(model_type).model_class)
 
 
 class ImageEncoder(nn.Module):
     """A vision tower that answers with all its tokens: ``[n, 3, H, W] -> [n, P, vision_dim]``.
 
-    The features are the last hidden state, CLS token included where there is one; of CLIP and SigLIP without
-    the final norm (GIT-LLM trains its own LayerNorm behind the projection), of timm's backbones what
+    The features are the last hidden state, CLS and register tokens included where there are any, without the
+    final norm (GIT-LLM trains its own LayerNorm behind the projection); of timm's backbones what
     ``forward_features`` gives. A grid is read row by row.
 
     Args:
         tower: the vision model.
+        layer: the hidden layer that is read, counted from the end: -1 is the last, -2 LLaVA's. Layers behind
+            it are removed.
 
     Attributes:
         vision_dim: width of the features.
         layer_norm_eps: epsilon for the projection's LayerNorm, the tower's own.
         image_size: the square size in pixels that the tower demands, or None where any size goes.
+
+    Raises:
+        ConfigError: a kind of tower that is not supported, or a layer that it does not have.
     """
 
-    def __init__(self, tower: PreTrainedModel) -> None:
+    def __init__(self, tower: PreTrainedModel, layer: int = -1) -> None:
         super().__init__()
         self.tower = tower
+        self.layer = layer
         config = tower.config
-        self.is_grid = config.model_type == "timm_wrapper"
+        self.is_grid = config.model_type == TIMM
+        self.patchifies = config.model_type == "siglip2_vision_model"
         self.vision_dim: int = cast(Any, tower).timm_model.num_features if self.is_grid else config.hidden_size
         self.layer_norm_eps: float = getattr(config, "layer_norm_eps", 1e-5)
-        self.image_size: int | None = None if self.is_grid else config.image_size
-        if config.model_type == "siglip_vision_model":
-            tower.get_submodule("post_layernorm")  # an error here means that transformers moved it
-            tower.post_layernorm = nn.Identity()  # SigLIP normalises its last hidden state; CLIP does not
+        self.image_size: int | None = None if self.is_grid or self.patchifies else config.image_size
         if self.is_grid:
+            if layer != -1:
+                raise ConfigError(f"vision_layer is {layer}, but backbones of timm give their last features only (-1)")
             cast(Any, tower).to(memory_format=torch.channels_last)
+        else:
+            _read_layer(tower, _facts(config.model_type), layer)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig) -> ImageEncoder:
+    def from_config(cls, config: PreTrainedConfig, layer: int = -1) -> ImageEncoder:
         """A randomly initialised encoder."""
-        model_class = _vision_class(config.model_type)
-        return cls(model_class(_vision_part(config)))
+        model_class = _class_of(config.model_type)
+        return cls(model_class(_vision_part(config)), layer)
 
     @classmethod
-    def from_pretrained(cls, name: str, **kwargs: Any) -> ImageEncoder:
+    def from_pretrained(cls, name: str, layer: int = -1, **kwargs: Any) -> ImageEncoder:
         """Load pretrained weights by hub name or from a local folder.
 
         Args:
-            name: hub name or folder.
+            name: hub name or folder, of the tower alone or of a model that has one (CLIP, SigLIP, GIT).
+            layer: as for the class.
             **kwargs: go to ``from_pretrained`` (``dtype``, ``revision``, ...).
 
         Raises:
-            ConfigError: a type of encoder that is not supported.
+            ConfigError: a type of encoder that is not supported, or weights that do not hold it.
             OSError: the name is neither a folder nor a model that can be fetched.
         """
         from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(name)
-        model_class = _vision_class(config.model_type)
-        return cls(model_class.from_pretrained(name, config=_vision_part(config), **kwargs))
+        model_class = _class_of(config.model_type)
+        if config.model_type == "git":
+            # The tower stands two levels deep there.
+            kwargs["key_mapping"] = {r"^git\.image_encoder\.": ""}
+        tower, info = cast(Any, model_class).from_pretrained(
+            name, config=_vision_part(config), output_loading_info=True, **kwargs
+        )
+        if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
+            raise ConfigError(f"{name} does not hold the weights of a {model_class.__name__}: missing {missing[:5]}")
+        return cls(tower, layer)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -118,14 +166,51 @@ class ImageEncoder(nn.Module):
             )
         pixel_values = pixel_values.to(self.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            if not self.is_grid:
-                return self.tower(pixel_values=pixel_values).last_hidden_state
-            grid = cast(Any, self.tower).timm_model.forward_features(
-                pixel_values.contiguous(memory_format=torch.channels_last)
-            )
-            if grid.ndim == 4 and grid.shape[1] != self.vision_dim:
-                grid = grid.permute(0, 3, 1, 2)  # Swin and its kin have channels last
-            return grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid
+            if self.is_grid:
+                return _grid_features(self.tower, pixel_values, self.vision_dim)
+            inputs = _patchify(pixel_values, self.tower.config.patch_size) if self.patchifies else {}
+            return self.tower(**{"pixel_values": pixel_values, **inputs}).last_hidden_state
+
+
+def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
+    """Let the tower's last hidden state be that of ``layer``, in place: behind it stands neither layer nor norm."""
+    if facts.final_norm is not None:
+        tower.get_submodule(facts.final_norm)  # an error here means that transformers moved it
+        tower.set_submodule(facts.final_norm, nn.Identity())
+    layers = cast(nn.ModuleList, tower.get_submodule(facts.layers))
+    if not -len(layers) <= layer <= -1:
+        raise ConfigError(
+            f"vision_layer is {layer}, but {tower.config.model_type} has {len(layers)} layers: "
+            f"-1 (the last) to {-len(layers)}"
+        )
+    del layers[len(layers) + layer + 1 :]
+    tower.config.num_hidden_layers = len(layers)
+
+
+def _grid_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:
+    grid = tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
+    if grid.ndim == 4 and grid.shape[1] != channels:
+        grid = grid.permute(0, 3, 1, 2)  # Swin and its kin have channels last
+    return grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid
+
+
+def _patchify(pixel_values: Tensor, size: int) -> dict[str, Tensor]:
+    """The arguments of SigLIP 2 NaFlex, which takes patches: whole images ``[n, 3, H, W]``, row by row.
+
+    Raises:
+        ConfigError: height or width is not a multiple of the patch size.
+    """
+    count, _, height, width = pixel_values.shape
+    if height % size or width % size:
+        raise ConfigError(f"images of {height}x{width} pixels; siglip2 takes multiples of its patch size {size}")
+    rows, columns = height // size, width // size
+    patches = pixel_values.unflatten(3, (columns, size)).unflatten(2, (rows, size)).permute(0, 2, 4, 3, 5, 1)
+    device = pixel_values.device
+    return {
+        "pixel_values": patches.reshape(count, rows * columns, -1),
+        "pixel_attention_mask": torch.ones(count, rows * columns, dtype=torch.long, device=device),
+        "spatial_shapes": torch.tensor([[rows, columns]] * count, device=device),
+    }
 
 
 def _vision_part(config: PreTrainedConfig) -> PreTrainedConfig:

@@ -6,6 +6,8 @@ from gitllm_plugin.modeling import GitLLM, LoraSettings, TextEncoder, build_git_
 from gitllm_plugin.modeling.families import FAMILIES
 
 FAMILY_NAMES = sorted(FAMILIES)
+MEMBERS = [(name, variant) for name in FAMILY_NAMES for variant in (None, *FAMILIES[name].variants)]
+"""Every family, and every variant of it that works differently inside."""
 TEXTS = [
     ("##Question: is it red? ##Answer:", "no"),
     ("##Question: what color is the shape in the image? ##Answer:", "a red circle"),

@@ -138,7 +138,7 @@ def config(**changes):
         ({"lora": {"targets": ["q_porj"]}}, "q_porj.* match no layer"),
         ({"lora": {"rnak": 4}}, "did you mean 'rank'"),
         ({"lr_scale": {"vit": 2}}, "nothing of part 'vit' is trained"),
-        ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: gpt_neox, llama, mpt, opt"),
+        ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: falcon, gemma, .*opt"),
         ({"image_encoder": "tiny:eye"}, "no tiny image encoder 'eye'"),
         ({"language_model": "/no/such/folder"}, "'/no/such/folder' cannot be loaded"),
         ({"loss_on": "anser"}, "loss_on is 'anser'; it may be 'answer' or 'all'"),

@@ -1,36 +1,46 @@
 """Facts about families of language models, one small file each.
 
-A family file holds one :class:`~gitllm_plugin.modeling.families.family.Family` and nothing else.  To add
-one, write the file and list it below; the contract tests run over this table.
+A family file holds :class:`~gitllm_plugin.modeling.families.family.Family` and nothing else.  To add one,
+write the file and list it below; the contract tests run over this table.  What is not in the table is served
+by :func:`default_family`, if it passes the self-test (:mod:`gitllm_plugin.modeling.self_test`).
 """
 
 from __future__ import annotations
 
-from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.families.family import Family
+from gitllm_plugin.modeling.families.default import default_family
+from gitllm_plugin.modeling.families.falcon import FALCON
+from gitllm_plugin.modeling.families.family import Family, Positions
+from gitllm_plugin.modeling.families.gemma import GEMMA, GEMMA2, GEMMA3
+from gitllm_plugin.modeling.families.gpt2 import GPT2
 from gitllm_plugin.modeling.families.gpt_neox import GPT_NEOX
 from gitllm_plugin.modeling.families.llama import LLAMA
+from gitllm_plugin.modeling.families.mistral import MISTRAL
 from gitllm_plugin.modeling.families.mpt import MPT
 from gitllm_plugin.modeling.families.opt import OPT
+from gitllm_plugin.modeling.families.phi3 import PHI3
+from gitllm_plugin.modeling.families.qwen import QWEN2, QWEN3
+from gitllm_plugin.modeling.families.smollm3 import SMOLLM3
+from gitllm_plugin.modeling.families.stablelm import STABLELM
 
-FAMILIES: dict[str, Family] = {
-    model_type: family for family in (OPT, LLAMA, MPT, GPT_NEOX) for model_type in family.model_types
-}
+_TABLE = (
+    OPT,
+    LLAMA,
+    MPT,
+    GPT_NEOX,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    GEMMA,
+    GEMMA2,
+    GEMMA3,
+    PHI3,
+    GPT2,
+    FALCON,
+    STABLELM,
+    SMOLLM3,
+)
 
+FAMILIES: dict[str, Family] = {model_type: family for family in _TABLE for model_type in family.model_types}
+"""Hugging Face ``model_type`` -> family."""
 
-def family_of(model_type: str) -> Family:
-    """The family of a Hugging Face ``model_type``.
-
-    Raises:
-        ConfigError: no such family; the message lists those that exist.
-    """
-    try:
-        return FAMILIES[model_type]
-    except KeyError:
-        raise ConfigError(
-            f"language model of type {model_type!r} is not supported; supported: {', '.join(sorted(FAMILIES))}. "
-            "Add a file of facts to gitllm_plugin/modeling/families/."
-        ) from None
-
-
-__all__ = ["FAMILIES", "Family", "family_of"]
+__all__ = ["FAMILIES", "Family", "Positions", "default_family"]

@@ -5,7 +5,6 @@ from gitllm_plugin.modeling.families.family import Family
 GPT_NEOX = Family(
     name="gpt_neox",
     model_types=("gpt_neox",),
-    positions="sequence",
     lora_targets=("query_key_value",),
     tiny_config={
         "hidden_size": 64,
@@ -14,4 +13,5 @@ GPT_NEOX = Family(
         "num_attention_heads": 4,
         "max_position_embeddings": 256,
     },
+    variants={"sequential_residual": {"use_parallel_residual": False}},
 )

@@ -5,9 +5,9 @@ from gitllm_plugin.modeling.families.family import Family
 OPT = Family(
     name="opt",
     model_types=("opt",),
+    lora_targets=("q_proj", "k_proj", "v_proj"),
     positions="text",
     position_module="model.decoder.embed_positions",
-    lora_targets=("q_proj", "k_proj", "v_proj"),
     tiny_config={
         "hidden_size": 64,
         "word_embed_proj_dim": 32,  # exercises project_in and project_out, as OPT-350m has them
@@ -16,5 +16,9 @@ OPT = Family(
         "ffn_dim": 128,
         "max_position_embeddings": 256,
         "dropout": 0.0,
+    },
+    variants={
+        "without_project_in": {"word_embed_proj_dim": 64},
+        "layer_norm_after": {"do_layer_norm_before": False},  # OPT-350m
     },
 )

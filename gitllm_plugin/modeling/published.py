@@ -1,0 +1,206 @@
+"""Checkpoints of the published GIT-LLM implementation, opened as they are.
+
+That implementation subclasses each language model and keeps the image encoder, the projection and the
+temporal embeddings inside it; ``<root>`` is the decoder's own prefix (``model.``, ``transformer.``,
+``gpt_neox.``)::
+
+    <root>image_encoder.*                              CLIP ViT
+    <root>visual_projection.visual_projection.{0,1}.*  Linear, LayerNorm
+    <root>img_temporal_embedding.{i}                   (1, 1, vision width), one a frame
+    everything else                                    the language model, by the names it had then
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.model import GitLLM
+from gitllm_plugin.modeling.self_test import resolve_family
+from gitllm_plugin.modeling.vision import ImageEncoder
+
+_PREFIX = "git_"
+_PROJECTION = "visual_projection.visual_projection."
+_TEMPORAL = re.compile(r"img_temporal_embedding\.(\d+)$")
+_LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])\.(?:\w+\.)?weight$")
+
+#: Buffers that older releases of transformers saved and that are computed today.
+_COMPUTED = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$|\.attention\.(masked_)?bias$")
+
+#: Decoder -> name in a published file -> name in transformers; None: not used by the published forward pass.
+_RENAMED: dict[str, dict[str, str | None]] = {
+    "opt": {
+        "model.embed_positions.weight": "model.decoder.embed_positions.weight",
+        "model.decoder.embed_positions.weight": None,
+    }
+}
+
+#: ``lora_alpha`` of every training configuration that was published, for files that do not say it.
+PUBLISHED_LORA_ALPHA = 32
+
+
+def load_published(
+    config: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, lora_alpha: float | None = None
+) -> GitLLM:
+    """Build a GIT-LLM from a published configuration and its weights.
+
+    Args:
+        config: the published ``config.json`` (``model_type`` ``git_opt``, ``git_llama``, ``git_mpt``,
+            ``git_gpt_neox``, ...; the image encoder's under ``vision_config``).
+        state_dict: the published weights. Tensors are taken over and not copied, unless LoRA is merged into them.
+        lora_alpha: of LoRA weights that the file holds unmerged; None: what ``config`` says, else 32, the published
+            training configurations' value, with a warning.
+
+    Returns:
+        The model in evaluation mode, every parameter trainable, LoRA merged. Decoder and encoder keep the
+        checkpoint's dtype; projection and temporal embeddings are float32.
+
+    Raises:
+        ConfigError: not a published configuration, or keys that are missing or cannot be explained; the message
+            lists them.
+    """
+    decoder_config = _decoder_config(config)
+    family = resolve_family(decoder_config)
+    weights = _merge_lora(_plain_names(state_dict), config, lora_alpha)
+    parts = _split(weights, decoder_config.model_type)
+    model_class = AutoModelForCausalLM._model_mapping[type(decoder_config)]
+    decoder = _load(model_class, decoder_config, parts["language_model"])
+    vision_config = CLIPVisionConfig.from_dict(dict(config["vision_config"]))
+    encoder = ImageEncoder(_load(CLIPVisionModel, vision_config, parts["image_encoder"]))
+    temporal = parts["temporal"]
+    _check_frames(config, temporal)
+    model = GitLLM(encoder, decoder, max_images=max(len(temporal), 1), family=family)
+    _fill(model.projection, parts["projection"])
+    if model.temporal_embedding is not None:
+        frames = torch.cat([temporal[str(index)] for index in range(len(temporal))])
+        model.temporal_embedding.data.copy_(frames)
+    return model.requires_grad_().eval()
+
+
+def _decoder_config(config: Mapping[str, Any]) -> PreTrainedConfig:
+    given = str(config.get("model_type"))
+    model_type = given.removeprefix(_PREFIX)
+    if given == model_type or model_type not in CONFIG_MAPPING or "vision_config" not in config:
+        raise ConfigError(
+            f"not a published GIT-LLM configuration: model_type is {given!r}, expected {_PREFIX}<type> with a type "
+            "that transformers has, such as git_opt, git_llama, git_mpt or git_gpt_neox, and a vision_config beside it"
+        )
+    own = {key: value for key, value in config.items() if key not in ("vision_config", "model_type")}
+    return CONFIG_MAPPING[model_type].from_dict(own)
+
+
+def _plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names without what PEFT puts around the model (``base_model.model.``) or a layer (``base_layer.``)."""
+    return {
+        name.replace("base_model.model.", "").replace(".base_layer.", "."): value for name, value in state_dict.items()
+    }
+
+
+def _merge_lora(weights: dict[str, Tensor], config: Mapping[str, Any], lora_alpha: float | None) -> dict[str, Tensor]:
+    """Add each LoRA update to the weight that it belongs to: ``W + scale * B @ A``."""
+    halves: dict[str, dict[str, Tensor]] = {}
+    merged = {}
+    for name, value in weights.items():
+        match = _LORA.match(name)
+        if match is None:
+            merged[name] = value
+        else:
+            halves.setdefault(f"{match['layer']}.weight", {})[match["half"]] = value
+    if not halves:
+        return merged
+    broken = sorted(name for name, pair in halves.items() if name not in merged or set(pair) != {"A", "B"})
+    if broken:
+        raise ConfigError(f"LoRA weights without their layer or their other half: {', '.join(broken)}")
+    settings = _find_lora_settings(config)
+    alpha = lora_alpha if lora_alpha is not None else settings.get("lora_alpha")
+    if alpha is None:
+        alpha = PUBLISHED_LORA_ALPHA
+        warnings.warn(
+            f"the checkpoint holds unmerged LoRA and does not say its lora_alpha: {alpha} is assumed, as in the "
+            "published training configurations",
+            stacklevel=3,
+        )
+    for name, pair in halves.items():
+        rank = pair["A"].shape[0]
+        scale = float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
+        base = merged[name]
+        update = scale * pair["B"].float() @ pair["A"].float()
+        merged[name] = (base.float() + update.view(base.shape)).to(base.dtype)
+    return merged
+
+
+def _find_lora_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The mapping in ``config``, at any depth, that says ``lora_alpha``; empty if none does."""
+    if "lora_alpha" in config:
+        return config
+    nested = (_find_lora_settings(value) for value in config.values() if isinstance(value, Mapping))
+    return next((found for found in nested if found), {})
+
+
+def _split(weights: dict[str, Tensor], model_type: str) -> dict[str, dict[str, Tensor]]:
+    """Weights by the part of GitLLM that they belong to, under that part's own names."""
+    anchor = f"{_PROJECTION}0.weight"
+    root = next((name.removesuffix(anchor) for name in weights if name.endswith(anchor)), None)
+    if root is None:
+        raise ConfigError(f"not a published GIT-LLM checkpoint: no key ends with {anchor}")
+    renamed = _RENAMED.get(model_type, {})
+    parts: dict[str, dict[str, Tensor]] = {
+        part: {} for part in ("image_encoder", "projection", "temporal", "language_model")
+    }
+    for name, value in weights.items():
+        inner = name.removeprefix(root)
+        temporal = _TEMPORAL.match(inner)
+        target = renamed.get(name, name)
+        if _COMPUTED.search(name) or target is None:
+            continue
+        if inner.startswith("image_encoder."):
+            parts["image_encoder"][inner.removeprefix("image_encoder.")] = value
+        elif inner.startswith(_PROJECTION):
+            parts["projection"][inner.removeprefix(_PROJECTION)] = value
+        elif temporal:
+            parts["temporal"][temporal[1]] = value
+        else:
+            parts["language_model"][target] = value
+    return parts
+
+
+def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]) -> PreTrainedModel:
+    """A model of transformers with exactly these weights; transformers knows the names of its older releases."""
+    dtype = next(iter(weights.values())).dtype if weights else torch.float32
+    model, info = model_class.from_pretrained(
+        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    faults = [f"missing: {name}" for name in sorted(info["missing_keys"])]
+    faults += [f"not explained: {name}" for name in sorted(info["unexpected_keys"])]
+    faults += [f"another shape: {name}" for name in sorted(map(str, info["mismatched_keys"]))]
+    if faults:
+        raise ConfigError(
+            f"the checkpoint does not fit its configuration ({model_class.__name__}, {len(faults)} differences):\n  "
+            + "\n  ".join(faults)
+        )
+    return model
+
+
+def _check_frames(config: Mapping[str, Any], temporal: Mapping[str, Tensor]) -> None:
+    stated = config.get("num_image_with_embedding") or 0
+    if sorted(temporal, key=int) != [str(index) for index in range(len(temporal))] or len(temporal) != stated:
+        raise ConfigError(
+            f"num_image_with_embedding is {stated}, but the checkpoint has the temporal embeddings "
+            f"{sorted(temporal, key=int)}"
+        )
+
+
+def _fill(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ConfigError(f"the checkpoint's visual_projection does not fit: {error}") from error
