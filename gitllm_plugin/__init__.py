@@ -10,6 +10,7 @@ REGISTERED_MODULES = (
     "gitllm_plugin.processors.git_llm_image",
     "gitllm_plugin.processors.git_llm_instruction",
     "gitllm_plugin.models.git_llm",
+    "gitllm_plugin.models.git",
     "gitllm_plugin.datasets.builders.m3it_builder",
     "gitllm_plugin.tasks.m3it",
     "gitllm_plugin.runners.git_llm",

@@ -18,7 +18,12 @@ def _plain(instruction: str, question: str) -> str:
     return " ".join(part for part in (instruction, question, "Answer:") if part)
 
 
-TEMPLATES: dict[str, Callable[[str, str], str]] = {"article": _article, "plain": _plain}
+def _question(instruction: str, question: str) -> str:
+    # Plain GIT was trained on bare questions, and on captions behind nothing.
+    return question
+
+
+TEMPLATES: dict[str, Callable[[str, str], str]] = {"article": _article, "plain": _plain, "question": _question}
 
 
 def build_prompt(template: str, instruction: str, question: str) -> str:

@@ -6,7 +6,7 @@ from gitllm_plugin.host.torchvision_repair import repair_torchvision
 # transformers, timm and peft import torchvision; beside a CPU-only torch that fails until it is repaired.
 repair_torchvision()
 
-from gitllm_plugin.modeling.build import build_git_llm
+from gitllm_plugin.modeling.build import BuildSettings, build_git_llm
 from gitllm_plugin.modeling.lora import LoraSettings
 from gitllm_plugin.modeling.model import GitLLM, GitLLMOutput
 from gitllm_plugin.modeling.published import load_published
@@ -20,6 +20,7 @@ from gitllm_plugin.modeling.trainable import (
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 __all__ = [
+    "BuildSettings",
     "GitLLM",
     "GitLLMOutput",
     "ImageEncoder",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -14,7 +16,7 @@ from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
-from gitllm_plugin.modeling.trainable import set_trainable
+from gitllm_plugin.modeling.trainable import set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _TINY = "tiny:"
@@ -34,65 +36,127 @@ def resolve_dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a GIT-LLM is built with, besides the names of its parts.
+
+    Attributes:
+        trainable: what is trained, see :func:`~gitllm_plugin.modeling.trainable.select`.
+        lora: LoRA on the language model; None: none.
+        max_images: most images of one text.
+        vision_layer: the encoder's hidden layer that is read, -1 the last.
+        dtype: of frozen weights, see :func:`resolve_dtype`; trained ones are float32.
+        load_in_4bit: hold the frozen language model in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA.
+        untie: give the head a weight of its own where it shares the input embedding's.
+        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        self_test: whether a tiny copy of the language model is tested first, see
+            :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+    """
+
+    trainable: str | Sequence[str] = "proj+lora"
+    lora: LoraSettings | None = None
+    max_images: int = 1
+    vision_layer: int = -1
+    dtype: str = "auto"
+    load_in_4bit: bool = False
+    untie: bool = False
+    gradient_checkpointing: bool = False
+    self_test: bool = True
+
+
 def build_git_llm(
-    language_model: str,
-    image_encoder: str,
-    *,
-    trainable: str = "proj+lora",
-    lora: LoraSettings | None = None,
-    max_images: int = 1,
-    dtype: str = "auto",
-    self_test: bool = True,
+    language_model: str, image_encoder: str, settings: BuildSettings | None = None, **changes: Any
 ) -> tuple[GitLLM, PreTrainedTokenizerBase]:
     """Build a GIT-LLM from pretrained parts; projection and LoRA start from torch's random state.
 
     Args:
         language_model: hub name or local folder of a causal LM; ``tiny:<family>`` for a random small one.
-        image_encoder: hub name or local folder; ``tiny:clip``, ``tiny:siglip`` or ``tiny:timm``.
-        trainable: what is trained, see :func:`~gitllm_plugin.modeling.trainable.set_trainable`.
-        lora: LoRA on the language model; None: none.
-        max_images: most images of one text.
-        dtype: of frozen weights, see :func:`resolve_dtype`; trained ones are float32.
-        self_test: whether a tiny copy of the language model is tested first, see
-            :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+        image_encoder: hub name or local folder; ``tiny:<kind>`` for a random small one.
+        settings: how; None: the defaults.
+        **changes: fields of :class:`BuildSettings`, in the place of those in ``settings``.
 
     Returns:
         The model, in evaluation mode on the CPU, and the language model's tokenizer.
 
     Raises:
         ConfigError: a name that cannot be loaded, a language model that fails the self-test, a setting that
-            matches nothing.
+            matches nothing, or 4 bits without a GPU.
     """
-    frozen_dtype = resolve_dtype(dtype)
-    decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, self_test)
-    encoder = _load_image_encoder(image_encoder, frozen_dtype)
-    model = GitLLM(encoder, decoder, max_images=max_images, family=family)
-    if lora is not None:
-        inject_lora(decoder, lora, model.family.lora_targets)
-    set_trainable(model, trainable)
+    settings = replace(settings or BuildSettings(), **changes)
+    frozen_dtype = resolve_dtype(settings.dtype)
+    decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, settings)
+    encoder = _load_image_encoder(image_encoder, frozen_dtype, settings.vision_layer)
+    model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family)
+    model.sources = {"language_model": language_model, "image_encoder": image_encoder}
+    if settings.untie:
+        untie_head(model)
+    if settings.lora is not None:
+        inject_lora(decoder, settings.lora, family.lora_targets)
+    set_trainable(model, settings.trainable)
+    if settings.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
     return model.eval(), tokenizer
 
 
+def enable_gradient_checkpointing(model: GitLLM) -> None:
+    """Let the language model, and the encoder where it is trained, compute activations twice and keep few."""
+    towers = [model.language_model] if model.image_encoder.frozen else [model.language_model, model.image_encoder.tower]
+    for tower in towers:
+        if not tower.supports_gradient_checkpointing:
+            raise ConfigError(
+                f"gradient_checkpointing: {type(tower).__name__} of transformers has none; leave it out or do not "
+                "train that part"
+            )
+        tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
 def _load_language_model(
-    name: str, dtype: torch.dtype, self_test: bool
+    name: str, dtype: torch.dtype, settings: BuildSettings
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, Family]:
+    quantization = _four_bits(dtype) if settings.load_in_4bit else {}
     if name.startswith(_TINY):
         decoder = tiny_language_model(name.removeprefix(_TINY))
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
-    tokenizer = _load(name, "language model", AutoTokenizer.from_pretrained)
-    config = _load(name, "language model", AutoConfig.from_pretrained)
-    family = resolve_family(config, self_test)  # before gigabytes are read
-    return _load(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype), tokenizer, family
+    tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
+    config = load_by_name(name, "language model", AutoConfig.from_pretrained)
+    family = resolve_family(config, settings.self_test)  # before gigabytes are read
+    decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
+    return decoder, tokenizer, family
 
 
-def _load_image_encoder(name: str, dtype: torch.dtype) -> ImageEncoder:
+def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
+    """Arguments of ``from_pretrained`` for 4-bit weights.
+
+    Raises:
+        ConfigError: no CUDA, or bitsandbytes is not installed.
+    """
+    from importlib.util import find_spec
+
+    if not torch.cuda.is_available():
+        raise ConfigError("load_in_4bit needs a CUDA GPU, and torch finds none; use dtype: bfloat16 instead")
+    if find_spec("bitsandbytes") is None:
+        raise ConfigError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    compute = torch.bfloat16 if dtype == torch.float32 else dtype
+    config = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+
+
+def _load_image_encoder(name: str, dtype: torch.dtype, layer: int) -> ImageEncoder:
     if name.startswith(_TINY):
-        encoder = tiny_image_encoder(name.removeprefix(_TINY))
-        return encoder.to(dtype)
-    return _load(name, "image encoder", ImageEncoder.from_pretrained, dtype=dtype)
+        return tiny_image_encoder(name.removeprefix(_TINY), layer).to(dtype)
+    return load_by_name(name, "image encoder", ImageEncoder.from_pretrained, layer=layer, dtype=dtype)
 
 
-def _load(name: str, what: str, loader: Any, **kwargs: Any) -> Any:
+def load_by_name(name: str, what: str, loader: Any, **kwargs: Any) -> Any:
+    """What ``loader(name, **kwargs)`` gives.
+
+    Raises:
+        ConfigError: ``name`` is neither a folder nor a model that can be fetched.
+    """
     try:
         return loader(name, **kwargs)
     except OSError as error:

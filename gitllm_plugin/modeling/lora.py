@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
+
+QKV = "qkv"
+ALL_LINEAR = "all-linear"
+ADAPTER = "default"
 
 
 @dataclass(frozen=True)
@@ -18,16 +25,28 @@ class LoraSettings:
         rank: rank of the update.
         alpha: the update is scaled by ``alpha / rank``.
         dropout: dropout before the update.
-        targets: names of the linear layers to adapt; None: the family's query, key and value projections.
+        targets: names of the layers to adapt. ``qkv`` (also where it is None) stands for the family's query, key
+            and value projections, fused or not; ``all-linear`` for every linear layer but the head.
+        rslora: scale by ``alpha / sqrt(rank)`` (Kalajdzievski 2023).
+        dora: learn magnitudes apart from directions (Liu et al. 2024).
     """
 
     rank: int = 8
     alpha: int = 16
     dropout: float = 0.05
     targets: tuple[str, ...] | None = None
+    rslora: bool = False
+    dora: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                f"lora: rank is {self.rank} (1 or more), alpha is {self.alpha} (above 0), "
+                f"dropout is {self.dropout} (0 to below 1)"
+            )
 
 
-def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, default_targets: tuple[str, ...]) -> None:
+def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, family_targets: tuple[str, ...]) -> None:
     """Put LoRA layers into ``language_model``, in place.
 
     The base weights keep their values and are frozen by the caller. Only the language model is handed to
@@ -36,14 +55,75 @@ def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, default
     Raises:
         ConfigError: a target name that no layer has.
     """
-    targets = settings.targets or default_targets
-    leaves = {name.rsplit(".", 1)[-1] for name, _ in language_model.named_modules()}
-    if unknown := sorted(set(targets) - leaves):
-        raise ConfigError(
-            f"LoRA targets {unknown} match no layer of {type(language_model).__name__}; "
-            f"this family's defaults are {list(default_targets)}"
-        )
-    config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(targets)
+    targets = resolve_targets(language_model, settings.targets or (QKV,), family_targets)
+    inject_adapter_in_model(lora_config(language_model, settings, targets), language_model, adapter_name=ADAPTER)
+
+
+def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets: list[str]) -> LoraConfig:
+    """PEFT's configuration of ``settings``."""
+    transposed = any(type(layer).__name__ == "Conv1D" for layer in _layers_named(language_model, targets))
+    return LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        use_rslora=settings.rslora,
+        use_dora=settings.dora,
+        fan_in_fan_out=transposed,  # GPT-2's layers hold their weights the other way round
+        task_type="CAUSAL_LM",
     )
-    inject_adapter_in_model(config, language_model)
+
+
+def resolve_targets(
+    language_model: PreTrainedModel, targets: tuple[str, ...], family_targets: tuple[str, ...]
+) -> list[str]:
+    """Layer names that ``targets`` means in this language model.
+
+    Raises:
+        ConfigError: a name that no layer has.
+    """
+    linear = _linear_names(language_model)
+    # A family lists names for all its members: one of them may have fused what another has apart.
+    known = [name for name in family_targets if name in linear]
+    resolved: list[str] = []
+    for target in targets:
+        found = known if target == QKV else linear if target == ALL_LINEAR else [n for n in linear if n == target]
+        if not found:
+            raise ConfigError(
+                f"LoRA targets: {target!r} matches no layer of {type(language_model).__name__}; "
+                f"its linear layers are {', '.join(linear)}; {QKV!r} stands for {', '.join(known) or 'none'}, "
+                f"{ALL_LINEAR!r} for all"
+            )
+        resolved += [name for name in found if name not in resolved]
+    return resolved
+
+
+def merge_lora(language_model: PreTrainedModel) -> None:
+    """Add every LoRA update to its weight and take the LoRA layers out, in place.
+
+    Raises:
+        ConfigError: there is no LoRA.
+    """
+    layers = {name: module for name, module in language_model.named_modules() if isinstance(module, LoraLayer)}
+    if not layers:
+        raise ConfigError("merge: the language model has no LoRA")
+    for name, layer in layers.items():
+        cast(Any, layer).merge(safe_merge=True)
+        language_model.set_submodule(name, layer.get_base_layer())
+    if hasattr(language_model, "peft_config"):
+        del language_model.peft_config
+
+
+def _linear_names(language_model: PreTrainedModel) -> list[str]:
+    """Last parts of the names of linear layers, the head's left out, each once."""
+    head = language_model.get_output_embeddings()
+    names = [
+        name.rsplit(".", 1)[-1]
+        for name, module in language_model.named_modules()
+        if module is not head and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+    ]
+    return list(dict.fromkeys(names))
+
+
+def _layers_named(language_model: PreTrainedModel, targets: list[str]) -> list[nn.Module]:
+    return [module for name, module in language_model.named_modules() if name.rsplit(".", 1)[-1] in targets]

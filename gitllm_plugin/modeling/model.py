@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -51,6 +52,9 @@ class GitLLM(nn.Module):
         family: facts about the language model; None: those of
             :data:`~gitllm_plugin.modeling.families.FAMILIES`.
 
+    Attributes:
+        sources: the names that ``language_model`` and ``image_encoder`` were loaded by, as far as they are known.
+
     Raises:
         ConfigError: the language model's family is not in the table and none is given.
     """
@@ -65,6 +69,7 @@ class GitLLM(nn.Module):
         super().__init__()
         self.family = family or _family_in_table(language_model.config.model_type)
         self.positions = self.family.positions_of(language_model.config)
+        self.sources: dict[str, str] = {}
         self.image_encoder = image_encoder
         self.language_model = language_model
         self.projection = Projection(
@@ -225,6 +230,19 @@ class GitLLM(nn.Module):
                 **({} if cache is None else {"past_key_values": cache}),
                 **generation_kwargs,
             )
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write a folder, see :func:`gitllm_plugin.modeling.folder.save_folder`."""
+        from gitllm_plugin.modeling.folder import save_folder  # it needs this class
+
+        save_folder(self, folder, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **kwargs: Any) -> GitLLM:
+        """Read a folder, see :func:`gitllm_plugin.modeling.folder.load_folder`, which also gives the tokenizer."""
+        from gitllm_plugin.modeling.folder import load_folder
+
+        return load_folder(folder, **kwargs).model
 
     def _image_or_nothing(
         self, input_ids: Tensor, pixel_values: Tensor | None, num_images: Tensor | None

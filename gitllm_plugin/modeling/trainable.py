@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import fnmatch
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,65 +13,159 @@ from torch import Tensor, nn
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.checkpoint import check_same_weights
 
+if TYPE_CHECKING:
+    from gitllm_plugin.modeling.model import GitLLM
+
 #: Part -> does it hold this parameter? Names are dotted names below GitLLM.
-PARTS: dict[str, Callable[[str], bool]] = {
+_BY_NAME: dict[str, Callable[[str], bool]] = {
     "proj": lambda name: name.startswith(("projection.", "temporal_embedding")),
     "lora": lambda name: ".lora_" in name,
     "llm": lambda name: name.startswith("language_model.") and ".lora_" not in name,
     "vit": lambda name: name.startswith("image_encoder."),
+    "all": lambda name: True,
 }
+PARTS = (*_BY_NAME, "head")
+"""Parts that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
 
 
-def set_trainable(model: nn.Module, parts: str) -> None:
-    """Freeze all of ``model`` but ``parts``, and keep what is trained in float32.
+def names_of_part(model: nn.Module, part: str) -> set[str]:
+    """Names of a part's parameters, a tied one under each of its names; empty where the model has none."""
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if part in _BY_NAME:
+        return set(filter(_BY_NAME[part], names))
+    if not hasattr(model, "language_model"):
+        return set()
+    head = cast("GitLLM", model).language_model.get_output_embeddings()
+    inside = {id(parameter) for parameter in head.parameters()} if head is not None else set()
+    return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in inside}
+
+
+def select(model: nn.Module, trainable: str | Sequence[str]) -> set[str]:
+    """Names of the parameters that ``trainable`` means.
 
     Args:
         model: a GitLLM.
-        parts: names joined by ``+``: ``proj``, ``proj+lora``, ``proj+llm``, ``proj+lora+vit``, ...
+        trainable: parts joined by ``+`` (``proj+lora``, ``proj+head``, ``all``, ...), or a list of parts and of
+            patterns over dotted names with ``*`` and ``?`` (``language_model.model.layers.1?.*``).
 
     Raises:
-        ConfigError: an unknown part, or one that this model does not have.
+        ConfigError: an unknown part, or one or a pattern that matches nothing.
     """
-    chosen = parts.split("+")
-    if unknown := [part for part in chosen if part not in PARTS]:
-        raise ConfigError(f"trainable: unknown part {unknown} in {parts!r}; parts: {', '.join(PARTS)}, joined by '+'")
-    names = [name for name, _ in model.named_parameters()]
-    for part in chosen:
-        if not any(map(PARTS[part], names)):
-            raise ConfigError(f"trainable: {part!r} matches no parameter of this model (lora needs `lora:` set)")
+    chosen = trainable.split("+") if isinstance(trainable, str) else list(trainable)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    selected: set[str] = set()
+    for entry in chosen:
+        is_pattern = not isinstance(trainable, str) and entry not in PARTS
+        if not is_pattern and entry not in PARTS:
+            raise ConfigError(
+                f"trainable: unknown part {entry!r} in {trainable!r}; parts: {', '.join(PARTS)}, joined by '+'; "
+                "patterns over parameter names go into a list"
+            )
+        found = set(fnmatch.filter(names, entry)) if is_pattern else names_of_part(model, entry)
+        if not found:
+            hint = " (lora needs `lora:` set)" if entry == "lora" else ""
+            listing = "" if not is_pattern else "; `gitllm parameters --cfg-path FILE` lists the names"
+            raise ConfigError(f"trainable: {entry!r} matches no parameter of this model{hint}{listing}")
+        selected |= found
+    return selected
+
+
+def set_trainable(model: nn.Module, trainable: str | Sequence[str]) -> None:
+    """Freeze all of ``model`` but what ``trainable`` selects, and keep that in float32.
+
+    Args:
+        model: a GitLLM.
+        trainable: as for :func:`select`.
+
+    Raises:
+        ConfigError: see :func:`select`; or weights that were loaded in 4 bits, which cannot be trained.
+    """
+    selected = select(model, trainable)
+    chosen = {id(parameter) for name, parameter in model.named_parameters(remove_duplicate=False) if name in selected}
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(any(PARTS[part](name) for part in chosen))
+        parameter.requires_grad_(False)
+        if id(parameter) not in chosen:
+            continue
+        if not parameter.is_floating_point():
+            raise ConfigError(f"trainable: {name} was loaded in 4 bits and cannot be trained; train LoRA instead")
+        # A step of 1e-4 on a bfloat16 weight is mostly rounded away.
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    _report_tied(model, selected)
+
+
+def untie_head(model: GitLLM) -> None:
+    """Give the head a weight of its own, in place, where it is the input embedding's.
+
+    Raises:
+        ConfigError: the head is not tied.
+    """
+    decoder = model.language_model
+    head, embedding = decoder.get_output_embeddings(), decoder.get_input_embeddings()
+    if head is None or cast(Any, head).weight is not cast(Any, embedding).weight:
+        raise ConfigError("untie: this language model's head is not tied to its input embedding; leave `untie` out")
+    cast(Any, head).weight = nn.Parameter(cast(Any, head).weight.detach().clone())
+    decoder.config.tie_word_embeddings = False
+
+
+def _report_tied(model: nn.Module, selected: set[str]) -> None:
+    """Say what else is trained when one of the names of a tied weight was chosen."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         if parameter.requires_grad:
-            # A step of 1e-4 on a bfloat16 weight is mostly rounded away.
-            parameter.data = parameter.data.float()
+            names.setdefault(id(parameter), []).append(name)
+    for tied in names.values():
+        if len(tied) > 1 and not selected.issuperset(names_of_part(model, "llm")):
+            logging.warning(
+                "%s are one weight: all of them are trained. model.untie: true gives the head a weight of its own.",
+                " and ".join(tied),
+            )
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, lr_scale: Mapping[str, float]) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    lr_scale: Mapping[str, float] | None = None,
+    part_weight_decay: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
     """The trained parameters as groups for an optimizer.
 
     Args:
         model: a GitLLM.
         weight_decay: of matrices; vectors (biases, norms) are not decayed.
         lr_scale: factor on the learning rate per part, as ``{"proj": 3.0}``; 1 where a part is not named.
+        part_weight_decay: decay of a part's matrices in the place of ``weight_decay``.
 
     Returns:
         Groups with ``params``, ``weight_decay`` and ``lr_scale``; none of them empty.
 
     Raises:
-        ConfigError: ``lr_scale`` names a part of which nothing is trained.
+        ConfigError: a part is named of which nothing is trained.
     """
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for part in lr_scale:
-        if part not in PARTS or not any(PARTS[part](name) for name, _ in trained):
-            raise ConfigError(f"lr_scale: nothing of part {part!r} is trained; parts: {', '.join(PARTS)}")
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    scales = _by_parameter(model, trained, lr_scale or {}, "lr_scale")
+    decays = _by_parameter(model, trained, part_weight_decay or {}, "weight_decay")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for name, parameter in trained:
-        scale = next((float(factor) for part, factor in lr_scale.items() if PARTS[part](name)), 1.0)
-        groups.setdefault((weight_decay if parameter.ndim >= 2 else 0.0, scale), []).append(parameter)
+    for name, parameter in trained.items():
+        decay = decays.get(name, weight_decay) if parameter.ndim >= 2 else 0.0
+        groups.setdefault((decay, scales.get(name, 1.0)), []).append(parameter)
     return [
         {"params": parameters, "weight_decay": decay, "lr_scale": scale}
         for (decay, scale), parameters in groups.items()
     ]
+
+
+def _by_parameter(
+    model: nn.Module, trained: Mapping[str, nn.Parameter], by_part: Mapping[str, float], key: str
+) -> dict[str, float]:
+    """A setting per part as one per trained parameter; a part named later, such as head behind llm, wins."""
+    values: dict[str, float] = {}
+    for part, value in by_part.items():
+        names = names_of_part(model, part) & trained.keys() if part in PARTS else set()
+        if not names:
+            raise ConfigError(f"{key}: nothing of part {part!r} is trained; parts: {', '.join(PARTS)}")
+        values |= dict.fromkeys(names, float(value))
+    return values
 
 
 def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:

@@ -128,7 +128,7 @@ class ImageEncoder(nn.Module):
         tower, info = cast(Any, model_class).from_pretrained(
             name, config=_vision_part(config), output_loading_info=True, **kwargs
         )
-        if missing := [key for key in info["missing_keys"] if "pooler" not in key]:
+        if missing := [key for key in info["missing_keys"] if not _is_unused(key, tower.config.model_type)]:
             raise ConfigError(f"{name} does not hold the weights of a {model_class.__name__}: missing {missing[:5]}")
         return cls(tower, layer)
 
@@ -172,6 +172,12 @@ class ImageEncoder(nn.Module):
             return self.tower(**{"pixel_values": pixel_values, **inputs}).last_hidden_state
 
 
+def _is_unused(name: str, model_type: str) -> bool:
+    """Whether a weight behind the features has no part in them: a pooler, or the final norm."""
+    norm = None if model_type == TIMM else _facts(model_type).final_norm
+    return "pooler" in name or (norm is not None and name.startswith(f"{norm}."))
+
+
 def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
     """Let the tower's last hidden state be that of ``layer``, in place: behind it stands neither layer nor norm."""
     if facts.final_norm is not None:
@@ -183,8 +189,14 @@ def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
             f"vision_layer is {layer}, but {tower.config.model_type} has {len(layers)} layers: "
             f"-1 (the last) to {-len(layers)}"
         )
+    if layer == -1:
+        return
     del layers[len(layers) + layer + 1 :]
-    tower.config.num_hidden_layers = len(layers)
+    config: Any = tower.config
+    config.num_hidden_layers = len(layers)
+    if hasattr(config, "stage_names"):  # DINOv2 names its layers, to be a backbone of other models
+        config.stage_names = config.stage_names[: len(layers) + 1]
+        config.out_features = config.stage_names[-1:]
 
 
 def _grid_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:

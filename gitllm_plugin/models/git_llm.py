@@ -1,37 +1,31 @@
-"""GIT-LLM as a model of LAVIS: batches of samples in, losses and answers out."""
+"""GIT-LLM as a model of LAVIS."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 from lavis.common.registry import registry
-from lavis.models.base_model import BaseModel
-from omegaconf import OmegaConf
-from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys
-from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import (
+    BuildSettings,
     GitLLM,
     LoraSettings,
-    TextBatch,
     TextEncoder,
     build_git_llm,
-    load_trainable_state_dict,
     parameter_groups,
-    trainable_state_dict,
 )
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
+from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
 
+BUILD_KEYS = frozenset(BuildSettings.__dataclass_fields__)
 _TYPES = Path(config_path("models", "git_llm"))
 
 
 @registry.register_model("git_llm")
-class GitLLMForLavis(BaseModel):
+class GitLLMForLavis(ImageTextModel):
     """Image encoder + projection + causal LLM, behind the methods that LAVIS's runners and tasks call.
 
     Args:
@@ -42,21 +36,15 @@ class GitLLMForLavis(BaseModel):
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}
-    CONFIG_KEYS = frozenset(
-        {
-            "language_model",
-            "image_encoder",
-            "trainable",
-            "lora",
-            "max_images",
-            "dtype",
-            "loss_on",
-            "prompt",
-            "lr_scale",
-            "load_finetuned",
-            "finetuned",
-        }
-    )
+    CONFIG_KEYS = ImageTextModel.CONFIG_KEYS | {
+        "language_model",
+        "image_encoder",
+        *BUILD_KEYS,
+        "loss_on",
+        "prompt",
+        "lr_scale",
+        "weight_decay",
+    }
 
     def __init__(
         self,
@@ -64,12 +52,11 @@ class GitLLMForLavis(BaseModel):
         text_encoder: TextEncoder,
         prompt: str = "",
         lr_scale: Mapping[str, float] | None = None,
+        weight_decay: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.text_encoder = text_encoder
-        self.prompt = prompt
+        super().__init__(model, text_encoder, prompt)
         self.lr_scale = dict(lr_scale or {})
+        self.weight_decay = dict(weight_decay or {})
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> GitLLMForLavis:
@@ -78,184 +65,28 @@ class GitLLMForLavis(BaseModel):
         Raises:
             ConfigError: an unknown key, a name that cannot be loaded, or a checkpoint of another model.
         """
-        cfg = cast(dict, OmegaConf.to_container(cfg, resolve=True)) if OmegaConf.is_config(cfg) else dict(cfg)
-        check_keys("model", cfg, cls.CONFIG_KEYS | {"arch", "model_type"})
+        cfg = cls.read_config(cfg)
+        settings = {name: cfg[name] for name in BUILD_KEYS - {"lora"} if name in cfg}
         git_llm, tokenizer = build_git_llm(
-            cfg["language_model"],
-            cfg["image_encoder"],
-            trainable=cfg.get("trainable", "proj+lora"),
-            lora=_lora_settings(cfg.get("lora")),
-            max_images=int(cfg.get("max_images", 1)),
-            dtype=cfg.get("dtype", "auto"),
+            cfg["language_model"], cfg["image_encoder"], lora=_lora_settings(cfg.get("lora")), **settings
         )
         model = cls(
             git_llm,
             TextEncoder(tokenizer, loss_on=cfg.get("loss_on", "answer")),
             prompt=cfg.get("prompt", ""),
             lr_scale=cfg.get("lr_scale"),
+            weight_decay=cfg.get("weight_decay"),
         )
-        if cfg.get("load_finetuned", False):
-            if not cfg.get("finetuned"):
-                raise ConfigError("model.load_finetuned is true, but model.finetuned names no checkpoint")
-            model.load_checkpoint(cfg["finetuned"])
+        model.load_finetuned(cfg)
         return model
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.model.projection.weight.device
-
-    def forward(self, samples: Mapping[str, Any]) -> dict[str, Any]:
-        """Loss of a batch.
-
-        Args:
-            samples: ``image`` (``[U, 3, H, W]``, ``[U, F, 3, H, W]`` or None), ``text_input`` (N prompts) and
-                ``text_output`` (N answers), optionally ``image_index [N]`` and ``num_images [U]``. Without
-                ``text_output``, ``text_input`` is what is learnt, behind the model's ``prompt``.
-
-        Returns:
-            ``loss``, the mean over supervised tokens, and ``num_supervised_tokens``.
-        """
-        answers = samples.get("text_output")
-        prompts = samples["text_input"]
-        if answers is None and "answer" in samples:
-            raise DataError(
-                "the batch has questions with weighted answers (`answer`, `n_answers`), as LAVIS's VQA training sets "
-                "give them, which this model does not train on; use the data set m3it"
-            )
-        if answers is None:
-            prompts, answers = [self.prompt] * len(prompts), prompts
-        text = self.text_encoder.prompts_and_answers(list(prompts), list(answers))
-        output = self.model(
-            **self._inputs(text, samples), labels=cast(Tensor, text.labels).to(self.device), logits="none"
-        )
-        return {"loss": output.loss, "num_supervised_tokens": output.num_supervised_tokens}
-
-    @torch.no_grad()
-    def generate(
-        self,
-        samples: Mapping[str, Any],
-        use_nucleus_sampling: bool = False,
-        num_beams: int = 1,
-        max_length: int = 30,
-        min_length: int = 1,
-        top_p: float = 0.9,
-        repetition_penalty: float = 1.0,
-        length_penalty: float = 1.0,
-        num_captions: int = 1,
-        temperature: float = 1.0,
-    ) -> list[str]:
-        """Answers or captions, with the arguments of LAVIS's other models.
-
-        Args:
-            samples: ``image``, and a prompt a text as ``prompt`` or ``text_input``; else the model's own.
-            use_nucleus_sampling: sample from the ``top_p`` nucleus instead of searching.
-            num_beams: beams of the search.
-            max_length: most new tokens; the prompt does not count.
-            min_length: least new tokens.
-            top_p: mass of the nucleus.
-            repetition_penalty: above 1 discourages repeated tokens.
-            length_penalty: exponent on a beam's length.
-            num_captions: answers per text; they stand one after another.
-            temperature: divides the logits before sampling.
-
-        Returns:
-            N * ``num_captions`` texts.
-        """
-        text = self.text_encoder.prompts(self._prompts(samples))
-        beams = 1 if use_nucleus_sampling else num_beams
-        search: dict[str, Any] = {"do_sample": False}
-        if use_nucleus_sampling:
-            search = {"do_sample": True, "top_p": top_p, "temperature": temperature}
-        elif beams > 1:
-            search["length_penalty"] = length_penalty
-        token_ids = self.model.generate(
-            **self._inputs(text, samples),
-            max_new_tokens=max_length,
-            min_new_tokens=min_length,
-            num_beams=beams,
-            num_return_sequences=num_captions,
-            repetition_penalty=repetition_penalty,
-            **search,
-            **cast(Any, self.text_encoder.special_tokens),
-        )
-        return self.text_encoder.decode(token_ids)
-
-    @torch.no_grad()
-    def predict_answers(
-        self,
-        samples: Mapping[str, Any],
-        num_beams: int = 1,
-        inference_method: str = "generate",
-        max_len: int = 30,
-        min_len: int = 1,
-        prompt: str = "",
-        **kwargs: Any,
-    ) -> list[str]:
-        """Short answers to questions, as LAVIS's question-answering tasks ask for them.
-
-        Args:
-            samples: as in :meth:`generate`.
-            num_beams: beams of the search.
-            inference_method: ``generate``.
-            max_len: most new tokens.
-            min_len: least new tokens.
-            prompt: ``run.prompt`` of LAVIS: a template with ``{}`` for the question; empty: the text as it is.
-            **kwargs: LAVIS's further arguments (``answer_list``, ...), which generation does not use.
-
-        Raises:
-            ConfigError: another method than ``generate``.
-        """
-        if inference_method != "generate":
-            raise ConfigError(f"run.inference_method is {inference_method!r}; this model has 'generate' alone")
-        if prompt:
-            samples = {**samples, "prompt": [prompt.format(text) for text in self._prompts(samples)]}
-        return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
-
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Groups of trained parameters; ``lr_scale`` is each part's factor on the run's learning rate."""
-        return parameter_groups(self.model, weight_decay, self.lr_scale)
+        """Groups of trained parameters; ``lr_scale`` is each part's factor on the run's learning rate.
 
-    def trainable_state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint holds: the trained parameters, by name."""
-        return {f"model.{name}": value for name, value in trainable_state_dict(self.model).items()}
-
-    def load_trainable_state_dict(self, state_dict: Mapping[str, Tensor], source: str = "the state dict") -> None:
-        """Load what :meth:`trainable_state_dict` gave; ``source`` names it in errors.
-
-        Raises:
-            ConfigError: keys or shapes are not those of this model.
+        Args:
+            weight_decay: of matrices in parts for which the model's own ``weight_decay`` gives none.
         """
-        weights = {name.removeprefix("model."): value for name, value in state_dict.items()}
-        load_trainable_state_dict(self.model, weights, source)
-
-    def load_checkpoint(self, url_or_filename: str) -> None:
-        """Load the trained weights of a run's ``checkpoint_*.pth``; all of them, or an error.
-
-        Raises:
-            ConfigError: no such file, no checkpoint, or one of another model.
-        """
-        path = Path(url_or_filename).expanduser()
-        self.load_trainable_state_dict(read_checkpoint(path)["model"], str(path))
-
-    def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
-        prompts = samples.get("prompt", samples.get("text_input"))
-        if prompts is None or isinstance(prompts, str):
-            count = len(samples["image_index"] if "image_index" in samples else samples["image"])
-            return [self.prompt if prompts is None else prompts] * count
-        return list(prompts)
-
-    def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(self.device)
-
-        return {
-            "input_ids": move(text.input_ids),
-            "attention_mask": move(text.attention_mask),
-            "pixel_values": move(samples.get("image")),
-            "image_index": move(samples.get("image_index")) if samples.get("image") is not None else None,
-            "num_images": move(samples.get("num_images")),
-        }
+        return parameter_groups(self.model, weight_decay, self.lr_scale, self.weight_decay)
 
 
 def _lora_settings(node: Mapping[str, Any] | None) -> LoraSettings | None:

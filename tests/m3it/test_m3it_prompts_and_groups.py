@@ -12,7 +12,12 @@ def test_article_template():
     assert prompt == "##Instruction: Look. ##Question: what is it? ##Answer:"
 
 
-@pytest.mark.parametrize("template", sorted(TEMPLATES))
+def test_question_template_is_the_question_alone():
+    assert build_prompt("question", "Look.", " what is it?\n") == "what is it?"
+    assert build_prompt("question", "Describe the picture.", "") == ""
+
+
+@pytest.mark.parametrize("template", sorted(set(TEMPLATES) - {"question"}))
 def test_templates_hold_both_parts_braces_included_and_end_without_space(template):
     prompt = build_prompt(template, "in{0}", "qu{x}")
     assert "in{0}" in prompt

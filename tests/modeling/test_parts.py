@@ -1,12 +1,11 @@
-"""Tokens, vision, LoRA and what is trained: each part by itself."""
+"""Tokens, frozen encoders and tiny models: each part by itself."""
 
 import pytest
 import torch
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling import LoraSettings, TextEncoder, build_git_llm, set_trainable
+from gitllm_plugin.modeling import TextEncoder, build_git_llm
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
-from gitllm_plugin.modeling.trainable import parameter_groups, trainable_state_dict
 
 
 def test_a_prompt_has_the_same_ids_in_training_and_at_inference():
@@ -42,44 +41,6 @@ def test_a_frozen_encoder_stays_in_evaluation_mode_and_builds_no_graph():
     model.train()
     assert not model.image_encoder.tower.training and model.language_model.training
     assert not model.image_encoder(torch.randn(1, 3, 32, 32)).requires_grad
-
-
-def test_lora_reaches_the_language_model_only():
-    model, _ = build_git_llm("tiny:opt", "tiny:clip", lora=LoraSettings())
-    adapted = {name for name, _ in model.named_parameters() if ".lora_" in name}
-    assert adapted and all(name.startswith("language_model.") for name in adapted)
-    assert {name.split(".lora_")[0].rsplit(".", 1)[1] for name in adapted} == {"q_proj", "k_proj", "v_proj"}
-
-
-@pytest.mark.parametrize(
-    ("parts", "trained"),
-    [("proj", {"projection"}), ("proj+vit", {"projection", "image_encoder"}), ("llm", {"language_model"})],
-)
-def test_parts_are_trained_in_float32_and_saved_alone(parts, trained):
-    model, _ = build_git_llm("tiny:opt", "tiny:clip", trainable=parts, dtype="bfloat16")
-    state = trainable_state_dict(model)
-    assert {name.split(".")[0] for name in state} == trained
-    assert {value.dtype for value in state.values()} == {torch.float32}
-
-
-def test_a_tied_head_is_saved_only_where_it_is_trained():
-    model, _ = build_git_llm("tiny:opt", "tiny:clip", trainable="proj")
-    assert model.language_model.lm_head.weight is model.language_model.get_input_embeddings().weight
-    assert not any("lm_head" in name for name in trainable_state_dict(model))
-
-
-def test_groups_cover_every_trained_parameter_once():
-    model, _ = build_git_llm("tiny:llama", "tiny:clip", lora=LoraSettings())
-    groups = parameter_groups(model, 0.1, {"proj": 3.0})
-    listed = [id(parameter) for group in groups for parameter in group["params"]]
-    assert sorted(listed) == sorted(id(p) for p in model.parameters() if p.requires_grad)
-    assert {(group["weight_decay"], group["lr_scale"]) for group in groups} == {(0.1, 3.0), (0.0, 3.0), (0.1, 1.0)}
-
-
-def test_a_part_that_matches_nothing_is_an_error():
-    model, _ = build_git_llm("tiny:llama", "tiny:clip", trainable="proj")
-    with pytest.raises(ConfigError, match="'lora' matches no parameter"):
-        set_trainable(model, "proj+lora")
 
 
 def test_a_decoder_of_no_family_has_to_be_tested_first():

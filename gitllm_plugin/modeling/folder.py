@@ -1,0 +1,294 @@
+"""A GIT-LLM in a folder that loads anywhere, without the network when its parts are in it::
+
+    git_llm.json             what it is made of
+    projection.safetensors   projection and temporal embeddings
+    language_model/          Hugging Face's model and tokenizer        (or its name, see below)
+    image_encoder/           Hugging Face's model and image processor  (or its name)
+    adapter/                 LoRA in PEFT's form, where there is any
+
+With ``with_base=False`` the frozen parts are named and not written: a few megabytes beside weights that
+everybody has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.build import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.checkpoint import check_same_weights
+from gitllm_plugin.modeling.lora import ADAPTER
+from gitllm_plugin.modeling.model import GitLLM
+from gitllm_plugin.modeling.self_test import resolve_family
+from gitllm_plugin.modeling.trainable import names_of_part
+from gitllm_plugin.modeling.vision import ImageEncoder
+
+DESCRIPTION = "git_llm.json"
+PROJECTION = "projection.safetensors"
+LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
+_FORMAT = 1
+_SAMPLES = 32
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass
+class LoadedFolder:
+    """What a folder holds.
+
+    Attributes:
+        model: in evaluation mode on the CPU; projection and LoRA trainable, the rest frozen.
+        tokenizer: the language model's; None where none was saved.
+        settings: what the caller of :func:`save_folder` gave: image and prompt settings.
+        folder: where it was.
+    """
+
+    model: GitLLM
+    tokenizer: PreTrainedTokenizerBase | None
+    settings: dict[str, Any]
+    folder: Path = field(repr=False)
+
+
+def save_folder(
+    model: GitLLM,
+    folder: str | Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    image_processor: Any = None,
+    settings: Mapping[str, Any] | None = None,
+    with_base: bool = True,
+) -> None:
+    """Write a model; the folder appears only when it is complete.
+
+    Args:
+        model: LoRA in it stays apart, see :func:`~gitllm_plugin.modeling.lora.merge_lora`.
+        folder: must not exist, or be empty.
+        tokenizer: the language model's.
+        image_processor: anything with ``save_pretrained``, put beside the image encoder.
+        settings: plain values, kept with the model.
+        with_base: whether language model and image encoder are written; else their names are.
+
+    Raises:
+        ConfigError: the folder is in use; or without base, a part was trained, or its name is not known.
+    """
+    with _new_folder(Path(folder)) as target:
+        parts = {}
+        for part, write in ((LANGUAGE_MODEL, _save_language_model), (IMAGE_ENCODER, _save_image_encoder)):
+            parts[part] = part if with_base else _name_of(model, part)
+            if with_base:
+                write(model, target / part)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(target / LANGUAGE_MODEL)
+        if image_processor is not None:
+            image_processor.save_pretrained(target / IMAGE_ENCODER)
+        save_file(_projection_state(model), target / PROJECTION)
+        if has_lora(model):
+            save_adapter(model.language_model, target / LORA, parts[LANGUAGE_MODEL])
+        description = {
+            "format": _FORMAT,
+            **parts,
+            "vision_layer": model.image_encoder.layer,
+            "max_images": model.max_images,
+            "fingerprint": _fingerprint(model.language_model),
+            "settings": dict(settings or {}),
+        }
+        (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+
+
+def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True) -> LoadedFolder:
+    """Read what :func:`save_folder` wrote.
+
+    Args:
+        folder: the folder.
+        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.build.resolve_dtype`.
+        self_test: see :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+
+    Raises:
+        ConfigError: not such a folder, one of its parts is missing or does not fit, or its adapter was trained on
+            another language model.
+    """
+    folder = Path(folder).expanduser()
+    description = _read_description(folder)
+    frozen = resolve_dtype(dtype)
+    name, encoder_name = (_place(folder, description, part) for part in (LANGUAGE_MODEL, IMAGE_ENCODER))
+    config = load_by_name(name, "language model", AutoConfig.from_pretrained)
+    family = resolve_family(config, self_test)
+    decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
+    encoder = load_by_name(
+        encoder_name, "image encoder", ImageEncoder.from_pretrained, layer=_layer_to_cut(description), dtype=frozen
+    )
+    encoder.layer = description["vision_layer"]
+    model = GitLLM(encoder, decoder, max_images=description["max_images"], family=family)
+    model.sources = {part: description[part] for part in (LANGUAGE_MODEL, IMAGE_ENCODER) if description[part] != part}
+    _load_projection(model, folder / PROJECTION)
+    if (folder / LORA).is_dir():
+        _check_fingerprint(decoder, description["fingerprint"], folder, name)
+        load_adapter(decoder, folder / LORA)
+    trained = names_of_part(model, "proj") | names_of_part(model, "lora")
+    for parameter_name, parameter in model.named_parameters():
+        parameter.requires_grad_(parameter_name in trained)
+    return LoadedFolder(model.eval(), _load_tokenizer(folder, name), description["settings"], folder)
+
+
+def has_lora(model: GitLLM) -> bool:
+    """Whether the language model has LoRA layers."""
+    return bool(names_of_part(model, "lora"))
+
+
+def save_adapter(language_model: PreTrainedModel, folder: Path, base_name: str) -> None:
+    """Write LoRA in PEFT's own form: ``PeftModel.from_pretrained(base, folder)`` reads it too."""
+    config: LoraConfig = cast(Any, language_model).peft_config[ADAPTER]
+    config.base_model_name_or_path = base_name
+    config.inference_mode = True
+    config.save_pretrained(str(folder))
+    state = _adapter_state(language_model)
+    state = {f"{_PEFT_PREFIX}{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
+    """Put the LoRA layers of a PEFT adapter into ``language_model``, in place.
+
+    Raises:
+        ConfigError: the adapter's names or shapes are not this language model's.
+    """
+    config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
+    config.inference_mode = False
+    try:
+        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
+    except ValueError as error:
+        raise ConfigError(f"{folder} is an adapter for another language model: {error}") from error
+    state = {
+        name.removeprefix(_PEFT_PREFIX): value
+        for name, value in load_file(folder / "adapter_model.safetensors").items()
+    }
+    check_same_weights(_adapter_state(language_model), state, str(folder))
+    set_peft_model_state_dict(language_model, state, adapter_name=ADAPTER)
+    for name, parameter in language_model.named_parameters():
+        if ".lora_" in name:
+            parameter.data = parameter.data.float()
+
+
+def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
+    """LoRA's weights by PEFT's names. Embeddings are not its business: PEFT would look the base up on the hub."""
+    return get_peft_model_state_dict(language_model, adapter_name=ADAPTER, save_embedding_layers=False)
+
+
+def _save_language_model(model: GitLLM, folder: Path) -> None:
+    """Write the decoder without the LoRA layers that are in it."""
+    state = {
+        name.replace(".base_layer.", "."): value
+        for name, value in model.language_model.state_dict().items()
+        if ".lora_" not in name
+    }
+    model.language_model.save_pretrained(folder, state_dict=state)
+
+
+def _save_image_encoder(model: GitLLM, folder: Path) -> None:
+    model.image_encoder.tower.save_pretrained(folder)
+
+
+def _layer_to_cut(description: Mapping[str, Any]) -> int:
+    """Layers behind the one that is read were not written."""
+    return -1 if description[IMAGE_ENCODER] == IMAGE_ENCODER else description["vision_layer"]
+
+
+def _name_of(model: GitLLM, part: str) -> str:
+    if part not in model.sources:
+        raise ConfigError(f"the {part} was not loaded by a name, so that it cannot be left out: save it with the base")
+    trained = [
+        name
+        for name, parameter in model.named_parameters()
+        if name.startswith(f"{part}.") and ".lora_" not in name and parameter.requires_grad
+    ]
+    if trained:
+        raise ConfigError(
+            f"the {part} was trained ({trained[0]}, ...), so that it cannot be left out: save the base too"
+        )
+    return model.sources[part]
+
+
+def _projection_state(model: GitLLM) -> dict[str, Tensor]:
+    names = names_of_part(model, "proj")
+    return {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name in names}
+
+
+def _load_projection(model: GitLLM, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{path.parent} has no {path.name}")
+    state = load_file(path)
+    check_same_weights(_projection_state(model), state, str(path))
+    model.load_state_dict(state, strict=False)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ConfigError(
+            f"{folder} is not a folder of a GIT-LLM: it has no {DESCRIPTION}. `gitllm export RUN FOLDER` makes one of "
+            "a training run, `gitllm convert-checkpoint` of a published checkpoint"
+        )
+    description = json.loads(path.read_text())
+    if description.get("format") != _FORMAT:
+        raise ConfigError(f"{path} has format {description.get('format')}; this version reads format {_FORMAT}")
+    return description
+
+
+def _place(folder: Path, description: Mapping[str, Any], part: str) -> str:
+    """A part's own folder, or the name it goes by elsewhere."""
+    return str(folder / part) if description[part] == part else description[part]
+
+
+def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
+    inside = folder / LANGUAGE_MODEL
+    if not inside.is_dir() and name.startswith(str(folder)):
+        return None
+    place = inside if (inside / "tokenizer_config.json").is_file() else name
+    try:
+        return AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError):
+        return None
+
+
+def _fingerprint(language_model: PreTrainedModel) -> list[float]:
+    """A few input embeddings: language models of one shape are told apart by them, in any number format."""
+    weight = cast(Any, language_model.get_input_embeddings()).weight.detach().flatten()
+    places = torch.linspace(0, len(weight) - 1, _SAMPLES).long()
+    return [round(value, 6) for value in weight[places.to(weight.device)].float().tolist()]
+
+
+def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], folder: Path, name: str) -> None:
+    found, wanted = torch.tensor(_fingerprint(language_model)), torch.tensor(expected)
+    if not torch.allclose(found, wanted, rtol=0.02, atol=1e-3):
+        raise ConfigError(
+            f"the adapter in {folder} was trained on another language model than {name!r}, whose weights differ"
+        )
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its name when the block ends without an error."""
+    folder = folder.expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists already; name a new folder, or delete it")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            folder.rmdir()
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,264 @@
+"""Plain GIT: transformers' own implementation behind the interface of GIT-LLM.
+
+transformers computes. What is here loads checkpoints whole, encodes an image once however many texts and beams
+read it, and lets texts of different lengths and videos of fewer frames share a batch. The article:
+https://arxiv.org/abs/2205.14100.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoTokenizer, GitConfig, GitForCausalLM, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.modeling.build import load_by_name
+from gitllm_plugin.modeling.model import GitLLMOutput
+from gitllm_plugin.modeling.tokens import IGNORED
+
+#: transformers corrected the spelling of a parameter, but not in the checkpoints: without this, the temporal
+#: embeddings of the video checkpoints are whatever the memory held before.
+_RENAMED = {"img_temperal_embedding": "img_temporal_embedding"}
+
+
+def load_git(weights: str) -> tuple[Git, PreTrainedTokenizerBase]:
+    """Load a GIT checkpoint, in float32 because all of it is trained.
+
+    Args:
+        weights: hub name (``microsoft/git-base-coco``), or a folder with model and tokenizer in it.
+
+    Returns:
+        The model, in evaluation mode on the CPU, and its tokenizer, which has [CLS] for BOS and [SEP] for EOS.
+
+    Raises:
+        ConfigError: the name cannot be loaded, is another kind of model, or lacks a part of the weights.
+    """
+    config = load_by_name(weights, "GIT", AutoConfig.from_pretrained)
+    if config.model_type != GitConfig.model_type:
+        raise ConfigError(
+            f"model.weights is {weights!r}, a model of type {config.model_type!r}, but arch 'git' takes GIT alone: "
+            "microsoft/git-base, a fine-tuning of it, or a folder written by GitForCausalLM.save_pretrained"
+        )
+    causal_lm, report = load_by_name(
+        weights,
+        "GIT",
+        GitForCausalLM.from_pretrained,
+        dtype=torch.float32,
+        key_mapping=_RENAMED,
+        output_loading_info=True,
+    )
+    if missing := sorted(report["missing_keys"]):
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise ConfigError(
+            f"model.weights is {weights!r}, which is not a whole GIT: it lacks {shown}. "
+            "Fetch or save it again; transformers would fill such parts with chance values"
+        )
+    return Git(causal_lm).eval(), _load_tokenizer(weights, config.vocab_size)
+
+
+def _load_tokenizer(weights: str, vocab_size: int) -> PreTrainedTokenizerBase:
+    tokenizer = load_by_name(weights, "GIT's tokenizer", AutoTokenizer.from_pretrained)
+    # In a folder without a tokenizer, transformers makes one that knows no word, and says nothing.
+    if not len(tokenizer.all_special_tokens) < len(tokenizer) <= vocab_size:
+        raise ConfigError(
+            f"{weights!r} has a tokenizer of {len(tokenizer)} tokens for a model of {vocab_size}, or none at all: "
+            "save the tokenizer that the model was trained with (BERT's) in the same folder"
+        )
+    if tokenizer.cls_token is None or tokenizer.sep_token is None:
+        raise ConfigError(
+            f"the tokenizer of {weights!r} has no [CLS] or no [SEP], with which GIT begins and ends texts; "
+            "save the tokenizer that the model was trained with (BERT's) in the same folder"
+        )
+    # GIT's texts are [CLS] prompt answer [SEP]: under these names, TextEncoder makes just that.
+    tokenizer.bos_token, tokenizer.eos_token = tokenizer.cls_token, tokenizer.sep_token
+    return tokenizer
+
+
+class Git(nn.Module):
+    """GIT with the methods of :class:`~gitllm_plugin.modeling.model.GitLLM`; results are transformers' own.
+
+    Args:
+        causal_lm: the model.
+    """
+
+    def __init__(self, causal_lm: GitForCausalLM) -> None:
+        super().__init__()
+        self.causal_lm = causal_lm
+
+    @property
+    def max_images(self) -> int:
+        """Most frames of one text; 1 where the checkpoint has no temporal embeddings."""
+        return self.causal_lm.config.num_image_with_embedding or 1
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return cast(Any, self.causal_lm.config.vision_config).image_size
+
+    @property
+    def context_length(self) -> int:
+        """Most text tokens; image tokens have no positions."""
+        return self.causal_lm.config.max_position_embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        logits: Literal["all", "none"] = "all",
+    ) -> GitLLMOutput:
+        """Score texts about images.
+
+        Args:
+            input_ids: long ``[N, T]``, padded on the right.
+            attention_mask: ``[N, T]``, 1 on real tokens; None: all are.
+            pixel_values: float ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for F frames of a video.
+            labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on.
+            image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
+            num_images: long ``[U]``, how many frames are real: all of them, see :meth:`generate`.
+            logits: "none" computes logits at supervised positions only, for the loss.
+
+        Returns:
+            The loss is the mean over supervised tokens; ``logits`` are ``[N, T, V]``.
+
+        Raises:
+            DataError, ConfigError: see :meth:`generate`.
+        """
+        self._check_context(input_ids.shape[1])
+        with self._images_by_number(pixel_values, num_images, image_index) as numbers:
+            hidden = self.causal_lm.git(
+                input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, use_cache=False
+            ).last_hidden_state
+        hidden = hidden[:, -input_ids.shape[1] :]  # [N, T, D], behind the image tokens
+        head = self.causal_lm.output
+        loss, count = None, 0
+        if labels is not None:
+            supervised = labels[:, 1:] != IGNORED
+            count = int(supervised.sum())
+            scores = head(hidden[:, :-1][supervised]).float()
+            loss = F.cross_entropy(scores, labels[:, 1:][supervised], reduction="sum") / max(count, 1)
+        return GitLLMOutput(loss, head(hidden) if logits == "all" else None, count)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        **generation_kwargs: Any,
+    ) -> Tensor:
+        """Continue prompts about images, through transformers' ``generate``.
+
+        Args:
+            input_ids: long ``[N, T]``, padded on the right: [CLS] and the prompt, without [SEP].
+            attention_mask, pixel_values, image_index: as in :meth:`forward`.
+            num_images: long ``[U]`` or None: how many of the F frames are real. GIT has no mask for images, so
+                all must be.
+            **generation_kwargs: arguments of transformers' ``generate`` by name (``max_new_tokens``, ...).
+
+        Returns:
+            New token ids ``[N, L]``; the prompt is not repeated.
+
+        Raises:
+            DataError: no image, too many frames or a different number of them in a batch, or a text longer than
+                the model's positions.
+            ConfigError: images of another size than the model's.
+        """
+        length = input_ids.shape[1]
+        # The last new token is not read.
+        self._check_context(length + max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        input_ids, attention_mask = pad_left(input_ids, attention_mask)
+        with self._images_by_number(pixel_values, num_images, image_index) as numbers:
+            token_ids = cast(Any, self.causal_lm).generate(
+                input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, **generation_kwargs
+            )
+        return token_ids[:, length:]
+
+    @contextmanager
+    def _images_by_number(
+        self, pixel_values: Tensor | None, num_images: Tensor | None, image_index: Tensor | None
+    ) -> Iterator[Tensor]:
+        """Encode images once, and let GIT look them up by number instead of encoding them.
+
+        ``generate`` repeats ``pixel_values`` for each beam, and GIT encodes all copies; here the copies are of
+        numbers.
+
+        Yields:
+            What GIT is to be given for ``pixel_values``: long ``[N, 1, 1, 1]``, or ``[N, F, 1, 1, 1]``.
+        """
+        pixel_values = self._check_images(pixel_values, num_images)
+        git = self.causal_lm.git
+        encoder, attention = cast(Any, git.image_encoder), cast(Any, git.encoder.layer[0]).attention.self
+        features = encoder(pixel_values.flatten(0, -4)).last_hidden_state  # [U*F, P, vision_dim]
+        numbers = torch.arange(len(features), device=features.device).view(*pixel_values.shape[:-3], 1, 1, 1)
+        encoder.forward = lambda numbers, **unused: BaseModelOutput(last_hidden_state=features[numbers.flatten()])
+        # GIT takes every cached video for one of all frames it could have, and so shifts the padding of prompts.
+        stored, attention.image_patch_tokens = attention.image_patch_tokens, numbers[0].numel() * features.shape[1]
+        try:
+            yield numbers if image_index is None else numbers[image_index]
+        finally:
+            del encoder.forward
+            attention.image_patch_tokens = stored
+
+    def _check_images(self, pixel_values: Tensor | None, num_images: Tensor | None) -> Tensor:
+        """The images, ``[U, 3, H, W]`` or ``[U, F, 3, H, W]``, of a checkpoint without frames always the former."""
+        if pixel_values is None:
+            raise DataError("the batch has no image; GIT reads one with every text (arch git_llm also reads none)")
+        height, width = pixel_values.shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ConfigError(
+                f"images of {height}x{width} pixels, but this GIT takes {self.image_size}x{self.image_size}: "
+                f"set image_size: {self.image_size} in vis_processor"
+            )
+        frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
+        if frames > self.max_images:
+            raise DataError(
+                f"{frames} images (or frames) for one text, but this GIT reads {self.max_images} at most: give fewer"
+                + (", or use a video type such as base_vatex" if self.max_images == 1 else "")
+            )
+        if num_images is not None and bool((num_images != frames).any()):
+            raise DataError(
+                f"the batch has texts with {sorted(set(num_images.tolist()))} images (or frames); GIT reads the same "
+                "number for all texts of a batch: take as many frames of each video, or set the batch size to 1"
+            )
+        return pixel_values[:, 0] if pixel_values.ndim == 5 and self.max_images == 1 else pixel_values
+
+    def _check_context(self, tokens: int) -> None:
+        if tokens > self.context_length:
+            raise DataError(
+                f"text and answer take {tokens} positions, but GIT's context is {self.context_length}: "
+                "shorten the prompt or ask for a shorter answer"
+            )
+
+
+def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the padding of prompts to the left, where ``generate`` continues them.
+
+    The padding is each row's own first token: the mask hides it from the model, but a penalty on repetition,
+    which sees ids without mask, must find nothing that the prompt alone does not have.
+
+    Args:
+        input_ids: long ``[N, T]``, padded on the right.
+        attention_mask: ``[N, T]``, 1 on real tokens.
+
+    Returns:
+        Both with their padding on the left.
+    """
+    order = attention_mask.argsort(dim=1, stable=True)  # padding first, then tokens in their order
+    mask = attention_mask.gather(1, order)
+    return torch.where(mask.bool(), input_ids.gather(1, order), input_ids[:, :1]), mask

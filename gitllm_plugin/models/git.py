@@ -1,0 +1,40 @@
+"""Plain GIT as a model of LAVIS: microsoft/git-base and its fine-tunings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lavis.common.registry import registry
+
+from gitllm_plugin.modeling import TextEncoder
+from gitllm_plugin.modeling.git import load_git
+from gitllm_plugin.models.image_text import ImageTextModel
+from gitllm_plugin.resources import config_path
+
+_TYPES = Path(config_path("models", "git"))
+
+
+@registry.register_model("git")
+class GitForLavis(ImageTextModel):
+    """transformers' GIT, behind the methods that LAVIS's runners and tasks call.
+
+    Captions follow [CLS]; answers follow [CLS] and the question, which no [SEP] closes.
+    """
+
+    PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}
+    CONFIG_KEYS = ImageTextModel.CONFIG_KEYS | {"weights"}
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any]) -> GitForLavis:
+        """Build from the ``model`` node of a configuration, as LAVIS merges it.
+
+        Raises:
+            ConfigError: an unknown key, weights that cannot be loaded, or a checkpoint of another model.
+        """
+        cfg = cls.read_config(cfg)
+        git, tokenizer = load_git(cfg["weights"])
+        model = cls(git, TextEncoder(tokenizer))
+        model.load_finetuned(cfg)
+        return model

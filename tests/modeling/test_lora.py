@@ -1,0 +1,97 @@
+"""LoRA: which layers it reaches, its forms, merging."""
+
+import pytest
+import torch
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling import LoraSettings, build_git_llm
+from gitllm_plugin.modeling.families import FAMILIES
+from gitllm_plugin.modeling.lora import merge_lora
+from tests.modeling.batches import pixels
+
+IDS = torch.arange(3, 3 + 2 * 9).view(2, 9)
+QKV = {
+    "falcon": {"query_key_value"},
+    "gpt2": {"c_attn"},
+    "gpt_neox": {"query_key_value"},
+    "mpt": {"Wqkv"},
+    "phi3": {"qkv_proj"},
+}
+
+
+def build(family, **lora):
+    model, _ = build_git_llm(
+        f"tiny:{family}", "tiny:clip", lora=LoraSettings(**{"dropout": 0.0, **lora}), dtype="float32"
+    )
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def adapted(model):
+    return {name.split(".lora_")[0] for name, _ in model.named_parameters() if ".lora_" in name}
+
+
+def leaves(model):
+    return {name.rsplit(".", 1)[1] for name in adapted(model)}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_lora_reaches_queries_keys_and_values_of_the_language_model_only(family):
+    model = build(family)
+    assert leaves(model) == QKV.get(family, {"q_proj", "k_proj", "v_proj"})
+    assert all(name.startswith("language_model.") for name in adapted(model))
+    layers = model.language_model.config.num_hidden_layers
+    assert len(adapted(model)) == layers * len(leaves(model))
+
+
+def test_all_linear_leaves_the_head_out():
+    assert leaves(build("llama", targets=("all-linear",))) == {
+        *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    }
+    assert leaves(build("gpt2", targets=("qkv", "c_fc"))) == {"c_attn", "c_fc"}
+
+
+def test_targets_that_match_nothing_say_what_there_is():
+    with pytest.raises(
+        ConfigError,
+        match="'q_porj' matches no layer of MptForCausalLM; its linear layers are Wqkv, .*'qkv' stands for Wqkv",
+    ):
+        build("mpt", targets=("q_porj",))
+
+
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.0}])
+def test_numbers_out_of_range_are_refused(wrong):
+    with pytest.raises(ConfigError, match="lora: rank is"):
+        LoraSettings(**wrong)
+
+
+def test_rslora_scales_by_the_root_of_the_rank():
+    plain, stable = build("llama", rank=4, alpha=8), build("llama", rank=4, alpha=8, rslora=True)
+    layer = "language_model.model.layers.0.self_attn.q_proj"
+    assert plain.get_submodule(layer).scaling["default"] == 2.0
+    assert stable.get_submodule(layer).scaling["default"] == 4.0
+
+
+def test_dora_learns_magnitudes():
+    model = build("llama", dora=True)
+    assert any("lora_magnitude_vector" in name and p.requires_grad for name, p in model.named_parameters())
+
+
+@pytest.mark.parametrize("form", [{}, {"rslora": True}, {"dora": True}, {"targets": ("all-linear",)}])
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_merging_leaves_a_plain_model_with_equal_logits(family, form):
+    model = build(family, **form)
+    plain_modules = {
+        type(module) for module in build_git_llm(f"tiny:{family}", "tiny:clip", trainable="proj")[0].modules()
+    }
+    with torch.no_grad():
+        before = model(IDS, None, pixels(2)).logits
+        merge_lora(model.language_model)
+        torch.testing.assert_close(model(IDS, None, pixels(2)).logits, before, atol=1e-4, rtol=0)
+    assert {type(module) for module in model.modules()} == plain_modules
+    with pytest.raises(ConfigError, match="has no LoRA"):
+        merge_lora(model.language_model)
