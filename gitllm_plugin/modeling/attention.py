@@ -11,7 +11,8 @@ In one row, ``i`` are image tokens and ``t`` text tokens (GIT, Wang et al. 2022,
               t      x  x  x  x  x  x
 
 That is the causal rule, OR "the key is an image slot".  Rows may also carry several texts about one
-image, one after another; then a text key is seen by its own text alone.
+image, one after another, and several images, each in front of its texts; then a text key is seen by its own
+text alone, and an image key by its own image and texts.
 
 Every decoder of transformers asks one registry, ``AttentionMaskInterface``, for its mask and hands it
 the causal rule as a function.  :func:`install` wraps the stock factories of that registry once; the
@@ -38,39 +39,46 @@ _WRAPPED = ("eager", "sdpa", "flex_attention")
 
 @dataclass(frozen=True)
 class PrefixRule:
-    """Which slots of each row hold the image, and which text each text slot belongs to.
+    """Which slots of each row hold an image, and which text and image each slot belongs to.
 
     Attributes:
-        prefix_end: LongTensor ``[R]``; in row ``r`` the slots before ``prefix_end[r]`` are image (or padding,
-            which the 2-D attention mask removes).
-        text_ids: LongTensor ``[R, S]`` or None; slots of one text share a number. None: one text a row.
+        prefix_end: LongTensor ``[R]``, for rows of one image and one text: in row ``r`` the slots before
+            ``prefix_end[r]`` are image (or padding, which the 2-D attention mask removes).
+        shared: None, or for rows of several texts and images the numbers of each slot's text (-1 on image slots)
+            and image, two LongTensors ``[R, S]``; ``prefix_end`` is not read then.
     """
 
     prefix_end: Tensor
-    text_ids: Tensor | None = None
+    shared: tuple[Tensor, Tensor] | None = None
 
     def for_batch(self, batch_size: int) -> PrefixRule:
         """The rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
         repeats = batch_size // self.prefix_end.shape[0]
-        if repeats == 1:
+        if repeats == 1 or self.shared is not None:
             return self
-        text_ids = None if self.text_ids is None else self.text_ids.repeat_interleave(repeats, dim=0)
-        return PrefixRule(self.prefix_end.repeat_interleave(repeats), text_ids)
+        return PrefixRule(self.prefix_end.repeat_interleave(repeats))
 
     def apply(self, causal: Callable) -> Callable:
-        """``causal`` (a mask function of transformers) OR-ed with GIT's prefix, AND-ed with "same text"."""
-        prefix_end, text_ids = self.prefix_end, self.text_ids
+        """``causal`` (a mask function of transformers) OR-ed with GIT's prefix, within one text and image."""
+        if self.shared is not None:
+            return _within_texts(causal, *self.shared)
+        prefix_end = self.prefix_end
 
         def key_is_image(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return key < prefix_end[batch]
 
-        if text_ids is None:
-            return or_masks(causal, key_is_image)
+        return or_masks(causal, key_is_image)
 
-        def causal_in_one_text(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return causal(batch, head, query, key) & (text_ids[batch, query] == text_ids[batch, key])
 
-        return or_masks(causal_in_one_text, key_is_image)
+def _within_texts(causal: Callable, text_ids: Tensor, image_ids: Tensor) -> Callable:
+    def key_is_own_image(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (text_ids[batch, key] == -1) & (image_ids[batch, query] == image_ids[batch, key])
+
+    def causal_in_one_text(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        key_text = text_ids[batch, key]
+        return causal(batch, head, query, key) & (key_text != -1) & (text_ids[batch, query] == key_text)
+
+    return or_masks(causal_in_one_text, key_is_own_image)
 
 
 def _with_prefix(factory: Callable) -> Callable:

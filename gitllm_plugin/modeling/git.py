@@ -218,7 +218,9 @@ class Git(nn.Module):
     def _check_images(self, pixel_values: Tensor | None, num_images: Tensor | None) -> Tensor:
         """The images, ``[U, 3, H, W]`` or ``[U, F, 3, H, W]``, of a checkpoint without frames always the former."""
         if pixel_values is None:
-            raise DataError("the batch has no image; GIT reads one with every text (arch git_llm also reads none)")
+            raise DataError(
+                "the batch has no image, and GIT reads one with every text; the model git_llm also takes texts alone"
+            )
         height, width = pixel_values.shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             raise ConfigError(

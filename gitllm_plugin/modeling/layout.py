@@ -73,8 +73,8 @@ def lay_out(
         image_valid: bool ``[U, P]``; P = 0 for a batch without images.
         text_valid: bool ``[N, T]``, the texts' own attention mask, padded on either side.
         image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
-        share_rows: put all texts of one image behind one copy of it, one row an image (R = U); else one row
-            a text (R = N).
+        share_rows: put all texts of one image behind one copy of it, and as many images into a row as fit into
+            the longest of these (R <= U); else one row a text (R = N).
         align: "left": padding behind the text (training); "right": all rows end in the same slot, padding in
             front of the image (generation); "blocks": images end in one slot and texts in another, padding in
             front of each (generation behind cached images).
@@ -83,60 +83,108 @@ def lay_out(
         The layout. But for "blocks", image and text of a row are contiguous, so that position rules computed
         from slots (ALiBi) hold.
     """
-    device = text_valid.device
     image_valid, text_valid = image_valid.bool(), text_valid.bool()
     if image_index is None:
-        image_index = torch.arange(text_valid.shape[0], device=device)
-    text_lengths = text_valid.sum(1)
+        image_index = torch.arange(text_valid.shape[0], device=text_valid.device)
     if share_rows:
-        rows_of_text, image_rows = image_index, image_valid
-    else:
-        rows_of_text = torch.arange(text_valid.shape[0], device=device)
-        image_rows = image_valid[image_index]
-    num_rows = image_rows.shape[0]
-    image_lengths = image_rows.sum(1)
-    # Slots of each row's texts, one after another in the batch's order.
-    same_row = rows_of_text[:, None] == rows_of_text[None, :]
-    text_start = (same_row.tril(-1) * text_lengths[None, :]).sum(1)
-    row_lengths = image_lengths.index_add(0, rows_of_text, text_lengths)
+        assert align == "left", "texts behind a cached image have a row each"
+        return _share_rows(image_valid, text_valid, image_index)
+    image_rows = image_valid[image_index]
+    image_lengths, text_lengths = image_rows.sum(1), text_valid.sum(1)
     if align == "blocks":
-        assert not share_rows, "texts behind a cached image have a row each"
-        image_block = image_valid.sum(1).max()
-        first_slot = image_block - image_lengths
-        text_slot_0 = image_block + text_lengths.max() - text_lengths
-        size = int(image_block + text_lengths.max())
+        image_end = image_rows.sum(1).max().expand_as(image_lengths)
+        text_start = image_end + text_lengths.max() - text_lengths
+        size = int(image_end[0] + text_lengths.max())
     else:
-        size = int(row_lengths.max())
-        first_slot = size - row_lengths if align == "right" else torch.zeros_like(row_lengths)
-        text_slot_0 = (first_slot + image_lengths)[rows_of_text] + text_start
+        lengths = image_lengths + text_lengths
+        size = int(lengths.max())
+        image_end = image_lengths + (size - lengths if align == "right" else 0)
+        text_start = image_end
+    rows = torch.arange(len(text_valid), device=text_valid.device)
+    places = _Places(rows, image_end - image_lengths, rows, text_start)
+    return _place(image_rows, text_valid, rows, places, (len(rows), size), PrefixRule(prefix_end=image_end))
 
-    image_row, image_column = image_rows.nonzero(as_tuple=True)
-    image_order = (image_rows.cumsum(1) - 1)[image_row, image_column]
-    image_slot = first_slot[image_row] + image_order
+
+@dataclass(frozen=True)
+class _Places:
+    """Where images and texts begin: row and slot of each, long ``[U]``, ``[U]``, ``[N]``, ``[N]``."""
+
+    image_row: Tensor
+    image_slot: Tensor
+    text_row: Tensor
+    text_slot: Tensor
+
+
+def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) -> Layout:
+    """Each image once, its texts behind it, several such groups in a row."""
+    device = text_valid.device
+    image_lengths, text_lengths = image_valid.sum(1), text_valid.sum(1)
+    group_lengths = image_lengths.index_add(0, image_index, text_lengths)
+    bins, starts, shape = _fill_rows(group_lengths.tolist())
+    image_row, image_slot = torch.tensor(bins, device=device), torch.tensor(starts, device=device)
+    # Texts of one image stand one after another in the batch's order.
+    before = (image_index[:, None] == image_index[None, :]).tril(-1)
+    text_slot = (image_slot + image_lengths)[image_index] + (before * text_lengths[None, :]).sum(1)
+    places = _Places(image_row, image_slot, image_row[image_index], text_slot)
+    text_ids = torch.full(shape, -1, dtype=torch.long, device=device)
+    image_ids = torch.full(shape, -1, dtype=torch.long, device=device)
+    rule = PrefixRule(prefix_end=text_ids.new_zeros(shape[0]), shared=(text_ids, image_ids))
+    layout = _place(image_valid, text_valid, image_index, places, shape, rule)
+    text_ids[layout.text_row, layout.text_slot] = text_valid.nonzero()[:, 0]
+    image_ids[layout.text_row, layout.text_slot] = image_index[text_valid.nonzero()[:, 0]]
+    image_ids[layout.image_row, layout.image_slot] = image_valid.nonzero()[:, 0]
+    return layout
+
+
+def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int]]:
+    """Put groups into rows as long as the longest of them: the longest first, each where it fits first.
+
+    Returns:
+        The row and the first slot of each group, and the number of rows and slots.
+    """
+    capacity, filled = max(lengths), []
+    bins, starts = [0] * len(lengths), [0] * len(lengths)
+    for group in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        row = next((r for r, used in enumerate(filled) if used + lengths[group] <= capacity), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        bins[group], starts[group] = row, filled[row]
+        filled[row] += lengths[group]
+    return bins, starts, (len(filled), capacity)
+
+
+def _place(
+    image_valid: Tensor,
+    text_valid: Tensor,
+    image_of_text: Tensor,
+    places: _Places,
+    shape: tuple[int, int],
+    rule: PrefixRule,
+) -> Layout:
+    """The layout with every token in its slot, counted from where its image or text begins."""
+    image_of, image_column = image_valid.nonzero(as_tuple=True)
+    image_order = (image_valid.cumsum(1) - 1)[image_of, image_column]
+    image_row, image_slot = places.image_row[image_of], places.image_slot[image_of] + image_order
 
     text_of, text_column = text_valid.nonzero(as_tuple=True)
     text_order = (text_valid.cumsum(1) - 1)[text_of, text_column]
-    text_row = rows_of_text[text_of]
-    text_slot = text_slot_0[text_of] + text_order
+    text_row, text_slot = places.text_row[text_of], places.text_slot[text_of] + text_order
 
-    def rows_of(fill: int = 0) -> Tensor:
-        return torch.full((num_rows, size), fill, dtype=torch.long, device=device)
-
-    attention_mask, position_ids, text_position_ids, text_ids = rows_of(), rows_of(), rows_of(), rows_of(-1)
+    attention_mask, position_ids, text_position_ids = torch.zeros(
+        3, *shape, dtype=torch.long, device=rule.prefix_end.device
+    )
     attention_mask[image_row, image_slot] = 1
     attention_mask[text_row, text_slot] = 1
     position_ids[image_row, image_slot] = image_order
-    position_ids[text_row, text_slot] = image_lengths[text_row] + text_order
+    position_ids[text_row, text_slot] = image_valid.sum(1)[image_of_text[text_of]] + text_order
     text_position_ids[text_row, text_slot] = text_order
-    text_ids[text_row, text_slot] = text_of
-    rule = PrefixRule(prefix_end=first_slot + image_lengths, text_ids=text_ids if share_rows else None)
     return Layout(
         attention_mask=attention_mask,
         position_ids=position_ids,
         text_position_ids=text_position_ids,
         image_row=image_row,
         image_slot=image_slot,
-        image_valid=image_rows,
+        image_valid=image_valid,
         text_row=text_row,
         text_slot=text_slot,
         text_valid=text_valid,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -168,6 +169,10 @@ class ImageTextModel(BaseModel):
         if prompt:
             samples = {**samples, "prompt": [prompt.format(text) for text in self._prompts(samples)]}
         return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
+
+    def inference(self) -> AbstractContextManager[None]:
+        """A context for many batches without training between them; a model may compute in a faster way there."""
+        return nullcontext()
 
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the trained parameters, by name."""

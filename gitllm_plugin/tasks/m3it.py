@@ -1,5 +1,6 @@
 """Task `m3it`: instruction tuning with validation loss, generated answers and their scores."""
 
+import contextlib
 import json
 import logging
 import math
@@ -141,7 +142,8 @@ class M3ITTask(BaseTask):
             cuda_enabled: Not used: batches go where the model is.
         """
         result = EvaluationResult()
-        with Progress("evaluation", len(data_loader), log_freq=self.log_freq) as progress:
+        inference = getattr(model, "inference", contextlib.nullcontext)
+        with inference(), Progress("evaluation", len(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
                 samples = move_to_device(samples, model.device)
                 if self.valid_loss:

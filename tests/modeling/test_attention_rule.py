@@ -9,13 +9,13 @@ from gitllm_plugin.modeling.layout import Layout, lay_out
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, tiny_model
 
 
-def brute_force_mask(is_image, attention_mask, text_ids=None):
+def brute_force_mask(is_image, attention_mask, shared=None):
     """GIT's rule written out slot by slot.
 
     Args:
         is_image: bool ``[S]``, the slots that hold the image.
         attention_mask: bool ``[S]``, the slots that are not padding.
-        text_ids: long ``[S]`` or None, the text that each slot belongs to.
+        shared: None, or the text and the image that each slot belongs to, two long ``[S]``.
 
     Returns:
         bool ``[S, S]``, True where query (row) may see key (column).
@@ -24,8 +24,9 @@ def brute_force_mask(is_image, attention_mask, text_ids=None):
     mask = torch.zeros(size, size, dtype=torch.bool)
     for query in range(size):
         for key in range(size):
-            same_text = text_ids is None or bool(text_ids[query] == text_ids[key])
-            seen = bool(is_image[key]) or (not is_image[query] and key <= query and same_text)
+            same_text, same_image = (True, True) if shared is None else (ids[query] == ids[key] for ids in shared)
+            earlier_text = not is_image[query] and not is_image[key] and key <= query and same_text
+            seen = (bool(is_image[key]) and same_image) or earlier_text
             mask[query, key] = seen and bool(attention_mask[key])
     return mask
 
@@ -33,11 +34,14 @@ def brute_force_mask(is_image, attention_mask, text_ids=None):
 def expected_masks(layout: Layout) -> torch.Tensor:
     is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
     is_image[layout.image_row, layout.image_slot] = True
-    texts = layout.rule.text_ids
     return torch.stack(
         [
-            brute_force_mask(is_image[r], layout.attention_mask[r].bool(), None if texts is None else texts[r])
-            for r in range(len(is_image))
+            brute_force_mask(
+                is_image[row],
+                layout.attention_mask[row].bool(),
+                layout.rule.shared and [ids[row] for ids in layout.rule.shared],
+            )
+            for row in range(len(is_image))
         ]
     )
 
@@ -50,9 +54,9 @@ def test_attention_weights_are_zero_exactly_where_brute_force_says(family, share
         pytest.skip("positions come from slots: this family never shares rows")
     # Not by set_attn_implementation: Falcon refuses it, though it reads the configuration in each call.
     model.language_model.config._attn_implementation = "eager"
-    text = text_encoder.prompts([prompt for prompt, _ in TEXTS])
-    image_index = torch.tensor([0, 1, 0])
-    image_embeds, image_valid = model.encode_images(pixels(2))
+    text = text_encoder.prompts([TEXTS[i][0] for i in (1, 2, 1, 0, 1, 1)])
+    image_index = torch.tensor([0, 1, 0, 2, 0, 0])  # the last two images fit into one row
+    image_embeds, image_valid = model.encode_images(pixels(3))
     layout = lay_out(image_valid, text.attention_mask, image_index, share_rows=shared)
     rows = model._rows(layout, image_embeds if shared else image_embeds[image_index], text.input_ids)
     with torch.no_grad():

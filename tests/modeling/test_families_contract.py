@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import PROPERTIES, make_probe
 from gitllm_plugin.modeling.tiny import sharpen, tiny_image_encoder, tiny_language_model
@@ -53,10 +54,15 @@ def test_loss_is_the_mean_cross_entropy_of_answer_tokens(setup):
 
 
 def test_texts_of_one_image_share_it_exactly(setup):
-    model, _, text = setup
-    image_index = torch.tensor([0, 1, 0])
+    """Also where images that have few texts share a row."""
+    model, text_encoder, _ = setup
+    prompts, answers = zip(*[TEXTS[i] for i in (1, 2, 1, 0, 1, 1)], strict=True)
+    text = text_encoder.prompts_and_answers(list(prompts), list(answers))
+    image_index = torch.tensor([0, 1, 0, 2, 0, 0])
+    image_valid = torch.ones(3, 17).bool()
+    assert lay_out(image_valid, text.attention_mask, image_index, share_rows=True).attention_mask.shape[0] == 2
     grads = []
-    for kwargs in ({"pixel_values": pixels(2), "image_index": image_index}, {"pixel_values": pixels(2)[image_index]}):
+    for kwargs in ({"pixel_values": pixels(3), "image_index": image_index}, {"pixel_values": pixels(3)[image_index]}):
         model.zero_grad()
         out = model(text.input_ids, text.attention_mask, labels=text.labels, **kwargs)
         out.loss.backward()

@@ -36,7 +36,33 @@ def test_texts_stand_one_after_another_behind_their_image():
     assert layout.attention_mask.tolist() == [[1] * 7, [1, 1, 0, 0, 0, 0, 0]]
     assert layout.position_ids[0].tolist() == [0, 1, 2, 3, 2, 3, 4]
     assert layout.text_position_ids[0].tolist() == [0, 0, 0, 1, 0, 1, 2]
-    assert layout.rule.text_ids.tolist() == [[-1, -1, 0, 0, 2, 2, 2], [-1, 1, -1, -1, -1, -1, -1]]
+    text_ids, image_ids = layout.rule.shared
+    assert text_ids.tolist() == [[-1, -1, 0, 0, 2, 2, 2], [-1, 1, -1, -1, -1, -1, -1]]
+    assert image_ids.tolist() == [[0] * 7, [1, 1, -1, -1, -1, -1, -1]]
+
+
+def test_groups_that_fit_share_a_row():
+    images = torch.tensor([[1, 1], [1, 0], [1, 1]]).bool()
+    texts = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 1, 1]]).bool()
+    layout = lay_out(images, texts, share_rows=True)
+    assert layout.attention_mask.tolist() == [[1] * 5, [1] * 5]
+    assert layout.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 2, 0, 1]]
+    text_ids, image_ids = layout.rule.shared
+    assert text_ids.tolist() == [[-1, -1, 2, 2, 2], [-1, -1, 0, -1, 1]]
+    assert image_ids.tolist() == [[2] * 5, [0, 0, 0, 1, 1]]
+
+
+def test_rows_of_groups_hold_every_token_once_and_little_padding():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.ones(40, 9).bool()
+    lengths = torch.randint(3, 30, (60,), generator=generator)
+    texts = torch.arange(30)[None] < lengths[:, None]
+    index = torch.randint(0, 40, (60,), generator=generator)
+    layout = lay_out(images, texts, index, share_rows=True)
+    assert layout.attention_mask.sum() == images.sum() + texts.sum()
+    slots = torch.cat([layout.image_row, layout.text_row]) * 1000 + torch.cat([layout.image_slot, layout.text_slot])
+    assert len(slots.unique()) == len(slots) == layout.attention_mask.sum()
+    assert layout.attention_mask.float().mean() > 0.9
 
 
 def test_way_back_is_the_inverse_and_leaves_zeros_on_padding():

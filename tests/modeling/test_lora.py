@@ -6,7 +6,7 @@ import torch
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import LoraSettings, build_git_llm
 from gitllm_plugin.modeling.families import FAMILIES
-from gitllm_plugin.modeling.lora import merge_lora
+from gitllm_plugin.modeling.lora import lora_merged, merge_lora
 from tests.modeling.batches import pixels
 
 IDS = torch.arange(3, 3 + 2 * 9).view(2, 9)
@@ -95,3 +95,20 @@ def test_merging_leaves_a_plain_model_with_equal_logits(family, form):
     assert {type(module) for module in model.modules()} == plain_modules
     with pytest.raises(ConfigError, match="has no LoRA"):
         merge_lora(model.language_model)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_a_merge_for_a_while_is_undone_to_the_last_bit(dora):
+    model = build("llama", dora=dora)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        expected = model(IDS, None, pixels(2)).logits
+        with pytest.raises(RuntimeError), lora_merged(model.language_model):
+            layer = model.language_model.model.layers[0].self_attn.q_proj
+            assert not torch.equal(
+                layer.base_layer.weight, before["language_model.model.layers.0.self_attn.q_proj.base_layer.weight"]
+            )
+            torch.testing.assert_close(model(IDS, None, pixels(2)).logits, expected, atol=1e-4, rtol=0)
+            raise RuntimeError
+        assert torch.equal(model(IDS, None, pixels(2)).logits, expected)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

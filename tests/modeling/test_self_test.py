@@ -85,8 +85,14 @@ def with_positions_over_padding(monkeypatch):
 
 
 def with_texts_that_see_each_other(monkeypatch):
-    original = PrefixRule.apply
-    monkeypatch.setattr(PrefixRule, "apply", lambda self, causal: original(PrefixRule(self.prefix_end), causal))
+    original = PrefixRule.__init__
+
+    def init(self, prefix_end, shared=None):
+        if shared is not None:
+            shared = (shared[0].clamp(max=0), shared[1])
+        original(self, prefix_end, shared)
+
+    monkeypatch.setattr(PrefixRule, "__init__", init)
 
 
 @pytest.mark.parametrize(
