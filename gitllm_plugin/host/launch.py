@@ -68,14 +68,14 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no script '{path}'; give the path of a file such as LAVIS's train.py")
-    _register()
+    register_quietly()
     sys.argv = [str(path), *_check_script_config(path, argv)]
     # Python puts a script's folder first on the path; `runpy` does not.
     sys.path.insert(0, str(path.resolve().parent))
     runpy.run_path(str(path), run_name="__main__")
 
 
-def _register() -> None:
+def register_quietly() -> None:
     """Register; what is wrong with torchvision is a line on the first rank, not a warning with a source line."""
     known_before = torchvision_repair.fault
     warnings.filterwarnings("ignore", category=torchvision_repair.TorchvisionWarning)
@@ -103,20 +103,42 @@ def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
     return [word.replace(known.cfg_path, found) if word in given else word for word in argv]
 
 
-def _build_runner(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
-    _register()
+def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
+    """A table of the parameters of the model that a configuration describes, by the names that `trainable` takes.
+
+    Raises:
+        ConfigError: The file, an option or a name in them is wrong; all such errors at once.
+        HostError: LAVIS, or a library that it cannot do without, is missing.
+    """
+    cfg = _read_config(cfg_path, options)
+    from lavis.tasks import setup_task
+
+    from gitllm_plugin.modeling.parameters import format_parameters, parameter_rows
+    from gitllm_plugin.models.image_text import ImageTextModel
+
+    model = setup_task(cfg).build_model(cfg)
+    return format_parameters(parameter_rows(model.model if isinstance(model, ImageTextModel) else model))
+
+
+def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
+    """LAVIS's `Config`, checked."""
+    register_quietly()
     from gitllm_plugin.host.config_check import check_config
 
     check_config(cfg_path, options, evaluating)
-
     from lavis.common.config import Config
+
+    return Config(argparse.Namespace(cfg_path=str(find_config(cfg_path)), options=list(options)))
+
+
+def _build_runner(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
+    cfg = _read_config(cfg_path, options, evaluating)
     from lavis.common.logger import setup_logger
     from lavis.common.registry import registry
     from lavis.tasks import setup_task
 
     from gitllm_plugin.host.distributed import init_distributed_mode
 
-    cfg = Config(argparse.Namespace(cfg_path=str(find_config(cfg_path)), options=list(options)))
     init_distributed_mode(cfg.run_cfg)
     _set_seeds(cfg.run_cfg.get("seed", 42))
     setup_logger()
@@ -134,7 +156,7 @@ def _warn_of_untrained_weights(model, model_cfg) -> None:
     """Say when what a GIT-LLM learns, its projection and LoRA, was given no checkpoint and so is random."""
     from lavis.common.dist_utils import is_main_process
 
-    loaded = model_cfg.get("load_finetuned") and model_cfg.get("finetuned")
+    loaded = model_cfg.get("folder") or (model_cfg.get("load_finetuned") and model_cfg.get("finetuned"))
     if hasattr(model, "trainable_state_dict") and not loaded and is_main_process():
         logging.warning(
             "UNTRAINED weights are evaluated: no checkpoint is loaded into the model's trainable parts. "

@@ -7,6 +7,7 @@ from gitllm_plugin.host.torchvision_repair import repair_torchvision
 repair_torchvision()
 
 from gitllm_plugin.modeling.build import BuildSettings, build_git_llm
+from gitllm_plugin.modeling.folder import build_from_folder, load_folder, save_folder
 from gitllm_plugin.modeling.lora import LoraSettings
 from gitllm_plugin.modeling.model import GitLLM, GitLLMOutput
 from gitllm_plugin.modeling.published import load_published
@@ -27,10 +28,13 @@ __all__ = [
     "LoraSettings",
     "TextBatch",
     "TextEncoder",
+    "build_from_folder",
     "build_git_llm",
+    "load_folder",
     "load_published",
     "load_trainable_state_dict",
     "parameter_groups",
+    "save_folder",
     "set_trainable",
     "trainable_state_dict",
 ]

@@ -16,7 +16,7 @@ from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
-from gitllm_plugin.modeling.trainable import set_trainable, untie_head
+from gitllm_plugin.modeling.trainable import names_of_part, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _TINY = "tiny:"
@@ -88,14 +88,19 @@ def build_git_llm(
     encoder = _load_image_encoder(image_encoder, frozen_dtype, settings.vision_layer)
     model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family)
     model.sources = {"language_model": language_model, "image_encoder": image_encoder}
+    return prepare(model, settings), tokenizer
+
+
+def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
+    """Add LoRA (where there is none yet) and choose what is trained; gives the model in evaluation mode."""
     if settings.untie:
         untie_head(model)
-    if settings.lora is not None:
-        inject_lora(decoder, settings.lora, family.lora_targets)
+    if settings.lora is not None and not names_of_part(model, "lora"):
+        inject_lora(model.language_model, settings.lora, model.family.lora_targets)
     set_trainable(model, settings.trainable)
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(model)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def enable_gradient_checkpointing(model: GitLLM) -> None:

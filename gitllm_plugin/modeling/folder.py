@@ -15,9 +15,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.build import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.build import BuildSettings, load_by_name, prepare, resolve_dtype
 from gitllm_plugin.modeling.checkpoint import check_same_weights
 from gitllm_plugin.modeling.lora import ADAPTER
 from gitllm_plugin.modeling.model import GitLLM
@@ -38,6 +38,7 @@ from gitllm_plugin.modeling.vision import ImageEncoder
 
 DESCRIPTION = "git_llm.json"
 PROJECTION = "projection.safetensors"
+PREPROCESSOR = "preprocessor_config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 _FORMAT = 1
 _SAMPLES = 32
@@ -51,22 +52,23 @@ class LoadedFolder:
     Attributes:
         model: in evaluation mode on the CPU; projection and LoRA trainable, the rest frozen.
         tokenizer: the language model's; None where none was saved.
-        settings: what the caller of :func:`save_folder` gave: image and prompt settings.
+        image_processor: the content of ``preprocessor_config.json``; None where none was saved.
+        settings: what the caller of :func:`save_folder` gave.
         folder: where it was.
     """
 
     model: GitLLM
     tokenizer: PreTrainedTokenizerBase | None
+    image_processor: dict[str, Any] | None
     settings: dict[str, Any]
-    folder: Path = field(repr=False)
 
 
 def save_folder(
     model: GitLLM,
     folder: str | Path,
     *,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    image_processor: Any = None,
+    tokenizer: PreTrainedTokenizerBase | Sequence[Path] | None = None,
+    image_processor: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
     with_base: bool = True,
 ) -> None:
@@ -75,8 +77,8 @@ def save_folder(
     Args:
         model: LoRA in it stays apart, see :func:`~gitllm_plugin.modeling.lora.merge_lora`.
         folder: must not exist, or be empty.
-        tokenizer: the language model's.
-        image_processor: anything with ``save_pretrained``, put beside the image encoder.
+        tokenizer: the language model's, or its files.
+        image_processor: Hugging Face's ``preprocessor_config.json``, put beside the image encoder.
         settings: plain values, kept with the model.
         with_base: whether language model and image encoder are written; else their names are.
 
@@ -90,9 +92,10 @@ def save_folder(
             if with_base:
                 write(model, target / part)
         if tokenizer is not None:
-            tokenizer.save_pretrained(target / LANGUAGE_MODEL)
+            _save_tokenizer(tokenizer, target / LANGUAGE_MODEL)
         if image_processor is not None:
-            image_processor.save_pretrained(target / IMAGE_ENCODER)
+            (target / IMAGE_ENCODER).mkdir(exist_ok=True)
+            _write_json(target / IMAGE_ENCODER / PREPROCESSOR, image_processor)
         save_file(_projection_state(model), target / PROJECTION)
         if has_lora(model):
             save_adapter(model.language_model, target / LORA, parts[LANGUAGE_MODEL])
@@ -104,7 +107,7 @@ def save_folder(
             "fingerprint": _fingerprint(model.language_model),
             "settings": dict(settings or {}),
         }
-        (target / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n")
+        _write_json(target / DESCRIPTION, description)
 
 
 def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True) -> LoadedFolder:
@@ -139,7 +142,30 @@ def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True)
     trained = names_of_part(model, "proj") | names_of_part(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
-    return LoadedFolder(model.eval(), _load_tokenizer(folder, name), description["settings"], folder)
+    preprocessor = folder / IMAGE_ENCODER / PREPROCESSOR
+    return LoadedFolder(
+        model=model.eval(),
+        tokenizer=_load_tokenizer(folder, name),
+        image_processor=json.loads(preprocessor.read_text()) if preprocessor.is_file() else None,
+        settings=description["settings"],
+    )
+
+
+def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitLLM, PreTrainedTokenizerBase]:
+    """A folder's model prepared for training, as :func:`~gitllm_plugin.modeling.build.build_git_llm` prepares one.
+
+    The folder says how many images and which hidden layer of the encoder are read, and brings its own LoRA where
+    it has some.
+
+    Raises:
+        ConfigError: see :func:`load_folder`; or there is no tokenizer, or a setting does not go with a folder.
+    """
+    if settings.load_in_4bit:
+        raise ConfigError("load_in_4bit goes with language_model and image_encoder, not with a folder")
+    loaded = load_folder(folder, settings.dtype, settings.self_test)
+    if loaded.tokenizer is None:
+        raise ConfigError(f"{folder} has no tokenizer in {LANGUAGE_MODEL}/; save the language model's there")
+    return prepare(loaded.model, settings), loaded.tokenizer
 
 
 def has_lora(model: GitLLM) -> bool:
@@ -196,6 +222,15 @@ def _save_language_model(model: GitLLM, folder: Path) -> None:
     model.language_model.save_pretrained(folder, state_dict=state)
 
 
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase | Sequence[Path], folder: Path) -> None:
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        tokenizer.save_pretrained(folder)
+        return
+    folder.mkdir(exist_ok=True)
+    for file in tokenizer:
+        shutil.copyfile(file, folder / file.name)
+
+
 def _save_image_encoder(model: GitLLM, folder: Path) -> None:
     model.image_encoder.tower.save_pretrained(folder)
 
@@ -231,6 +266,10 @@ def _load_projection(model: GitLLM, path: Path) -> None:
     state = load_file(path)
     check_same_weights(_projection_state(model), state, str(path))
     model.load_state_dict(state, strict=False)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

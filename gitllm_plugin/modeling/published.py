@@ -12,13 +12,16 @@ temporal embeddings inside it; ``<root>`` is the decoder's own prefix (``model.`
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
@@ -84,6 +87,39 @@ def load_published(
         frames = torch.cat([temporal[str(index)] for index in range(len(temporal))])
         model.temporal_embedding.data.copy_(frames)
     return model.requires_grad_().eval()
+
+
+def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and weights of a published checkpoint's folder, safetensors or ``.bin``, in one file or shards.
+
+    Weights are mapped into memory and read when they are used; nothing that a file contains is run.
+
+    Raises:
+        ConfigError: no such files, or a file that is no plain state dict.
+    """
+    folder = Path(folder).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"{folder} is not the folder of a published checkpoint: it has no config.json")
+    config = json.loads((folder / "config.json").read_text())
+    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise ConfigError(f"{folder} has neither model*.safetensors nor pytorch_model*.bin")
+    state_dict: dict[str, Tensor] = {}
+    for file in files:
+        state_dict |= _read_weights(file)
+    return config, state_dict
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to be broken
+        raise ConfigError(
+            f"{file} cannot be read as plain weights: it is damaged, of a format older than torch 1.6, or holds "
+            f"objects that could run code ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _decoder_config(config: Mapping[str, Any]) -> PreTrainedConfig:

@@ -15,6 +15,7 @@ from gitllm_plugin.modeling import (
     GitLLM,
     LoraSettings,
     TextEncoder,
+    build_from_folder,
     build_git_llm,
     parameter_groups,
 )
@@ -41,6 +42,7 @@ class GitLLMForLavis(ImageTextModel):
     CONFIG_KEYS = ImageTextModel.CONFIG_KEYS | {
         "language_model",
         "image_encoder",
+        "folder",
         *BUILD_KEYS,
         "loss_on",
         "prompt",
@@ -71,9 +73,11 @@ class GitLLMForLavis(ImageTextModel):
         """
         cfg = cls.read_config(cfg)
         settings = {name: cfg[name] for name in BUILD_KEYS - {"lora"} if name in cfg}
-        git_llm, tokenizer = build_git_llm(
-            cfg["language_model"], cfg["image_encoder"], lora=_lora_settings(cfg.get("lora")), **settings
-        )
+        settings = BuildSettings(lora=_lora_settings(cfg.get("lora")), **settings)
+        if cfg.get("folder"):
+            git_llm, tokenizer = build_from_folder(cfg["folder"], settings)
+        else:
+            git_llm, tokenizer = build_git_llm(cfg["language_model"], cfg["image_encoder"], settings)
         model = cls(
             git_llm,
             TextEncoder(tokenizer, loss_on=cfg.get("loss_on", "answer")),

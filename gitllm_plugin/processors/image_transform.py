@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,25 @@ class ImageTransform:
         std = torch.tensor(self.std).view(3, 1, 1)
         mean = torch.tensor(self.mean).view(3, 1, 1)
         return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+
+    def as_preprocessor_config(self) -> dict[str, Any]:
+        """The same transform as Hugging Face's ``preprocessor_config.json`` (random crops are left out)."""
+        side = {"height": self.image_size, "width": self.image_size}
+        squash = self.resize == "squash"
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": True,
+            "do_resize": True,
+            "size": side if squash else {"shortest_edge": self.image_size},
+            "resample": int(Image.Resampling.BICUBIC),
+            "do_center_crop": not squash,
+            "crop_size": side,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
 
     def _choose_box(self, image: Image.Image) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the part of the picture that is used."""

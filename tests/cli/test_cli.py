@@ -6,9 +6,11 @@ import sys
 import pytest
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli.main import main
+from gitllm_plugin.cli.main import COMMANDS, main
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import doctor, import_hook, launch
+
+COMMAND_NAMES = [command.__name__.rsplit(".", 1)[1].replace("_", "-") for command in COMMANDS]
 
 
 @pytest.fixture
@@ -56,7 +58,7 @@ def test_interruption_is_status_130(monkeypatch):
     assert main(["train", "--cfg-path", "my.yaml"]) == 130
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["evaluate"], ["run"], ["hook"], ["doctor"]])
+@pytest.mark.parametrize("command", [[], *([command] for command in COMMAND_NAMES)])
 def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])

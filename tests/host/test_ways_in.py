@@ -7,44 +7,16 @@ from pathlib import Path
 import pytest
 
 from gitllm_plugin.host import import_hook
-from tests.m3it_files import write_m3it_jsonl
+from tests.small_run import write_small_run
 
 SCRIPT = Path(__file__).parent / "scripts" / "train.py"
-CONFIG = """
-model: {{arch: git_llm, model_type: {model_type}}}
-datasets:
-  m3it:
-    vis_processor: {{train: {{image_size: 32}}, eval: {{image_size: 32}}}}
-    build_info:
-      annotations:
-        train: {{storage: {folder}/train.jsonl}}
-        val: {{storage: {folder}/val.jsonl}}
-        test: {{storage: {folder}/val.jsonl}}
-run:
-  task: m3it
-  runner: git_llm
-  device: cpu
-  precision: fp32
-  seed: 1
-  init_lr: 1.0e-3
-  max_epoch: 1
-  batch_size_train: 4
-  max_len: 4
-  valid_splits: [val]
-  test_splits: [test]
-  output_dir: {folder}/output
-"""
 MODEL_TYPE = "tiny_opt"
 
 
 @pytest.fixture
 def config(tmp_path):
     """Path of a configuration with its data beside it."""
-    write_m3it_jsonl(tmp_path / "train.jsonl", rows=8)
-    write_m3it_jsonl(tmp_path / "val.jsonl", rows=4, seed=1)
-    path = tmp_path / "config.yaml"
-    path.write_text(CONFIG.format(folder=tmp_path, model_type=MODEL_TYPE))
-    return path
+    return write_small_run(tmp_path, {"model_type": MODEL_TYPE}, max_epoch=1)
 
 
 @pytest.fixture

@@ -47,10 +47,13 @@ def base(tmp_path):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_a_folder_gives_the_model_back(family, tmp_path):
     model, tokenizer = trained_model(f"tiny:{family}")
-    model.save_pretrained(tmp_path / "saved", tokenizer=tokenizer, settings={"prompt": "article"})
+    processor = {"image_processor_type": "CLIPImageProcessor", "size": {"height": 32, "width": 32}}
+    model.save_pretrained(
+        tmp_path / "saved", tokenizer=tokenizer, image_processor=processor, settings={"prompt": "article"}
+    )
     loaded = load_folder(tmp_path / "saved", dtype="float32")
     assert torch.equal(logits(loaded.model), logits(model))
-    assert loaded.settings == {"prompt": "article"}
+    assert loaded.settings == {"prompt": "article"} and loaded.image_processor == processor
     assert loaded.tokenizer("what color?").input_ids == tokenizer("what color?").input_ids
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert {name for name, parameter in loaded.model.named_parameters() if parameter.requires_grad} == trained
@@ -155,11 +158,7 @@ def test_what_does_not_fit_is_named(tmp_path):
 
 
 def test_an_error_while_writing_leaves_nothing(tmp_path):
-    class Broken:
-        def save_pretrained(self, folder):
-            raise OSError(28, "No space left on device")
-
     model, _ = trained_model()
-    with pytest.raises(OSError, match="No space left"):
-        model.save_pretrained(tmp_path / "saved", tokenizer=Broken())
+    with pytest.raises(OSError, match="No such file"):
+        model.save_pretrained(tmp_path / "saved", tokenizer=[tmp_path / "tokenizer.json"])
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import pytest
 
 from gitllm_plugin.cli.main import main
 from gitllm_plugin.host import launch
-from tests.m3it_files import write_m3it_jsonl
+from tests.small_run import write_small_run
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -22,45 +22,13 @@ ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
 }
-# 24 rows about 12 pictures; the 7 of val and test divide neither by 2 processes nor by 2 a batch.
-CONFIG = """
-model: {{arch: git_llm, model_type: tiny_llama, lora: {{rank: 4, alpha: 8, dropout: 0.0}}}}
-datasets:
-  m3it:
-    texts_per_image: 2
-    vis_processor: {{train: {{image_size: 32}}, eval: {{image_size: 32}}}}
-    build_info:
-      annotations:
-        train: {{storage: {folder}/train.jsonl}}
-        val: {{storage: {folder}/val.jsonl}}
-        test: {{storage: {folder}/test.jsonl}}
-run:
-  task: m3it
-  runner: git_llm
-  device: cpu
-  precision: fp32
-  seed: 1
-  init_lr: 1.0e-2
-  max_epoch: 2
-  batch_size_train: 4
-  batch_size_eval: 2
-  max_len: 4
-  log_freq: 1
-  valid_splits: [val]
-  test_splits: [test]
-  output_dir: {folder}/output
-"""
+MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 
 
 @pytest.fixture
 def config(tmp_path) -> Path:
     """Path of a configuration with its data beside it."""
-    write_m3it_jsonl(tmp_path / "train.jsonl", rows=24, texts_per_image=2)
-    for seed, split in enumerate(("val", "test"), start=1):
-        write_m3it_jsonl(tmp_path / f"{split}.jsonl", rows=7, seed=seed)
-    path = tmp_path / "config.yaml"
-    path.write_text(CONFIG.format(folder=tmp_path))
-    return path
+    return write_small_run(tmp_path, MODEL)
 
 
 def run_folder(config: Path, output: str = "output", link: str = "latest") -> Path:

@@ -1,0 +1,101 @@
+"""From a training run to a folder that loads without it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.launch import register_quietly
+
+_CONFIG = "config.yaml"
+_CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth", "checkpoint_interrupted.pth")
+
+
+def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True) -> None:
+    """Write the model of a run, with tokenizer, image processor and the run's own processors.
+
+    Args:
+        run: a run's folder (its best weights, else its newest) or one of its checkpoints.
+        target: the folder to make.
+        merge: add LoRA to the language model's weights.
+        with_base: whether frozen parts are written; else they are named.
+
+    Raises:
+        ConfigError: no such run, a run of another model than `git_llm`, or the target is in use.
+    """
+    checkpoint, config = find_run(run)
+    if merge and not with_base:
+        raise ConfigError("a merged language model is no longer its base: export it with the base")
+    model = load_model_of_run(config, checkpoint)
+    from gitllm_plugin.modeling.folder import has_lora, save_folder
+    from gitllm_plugin.modeling.lora import merge_lora
+
+    if merge and has_lora(model.model):
+        merge_lora(model.model.language_model)
+    processors = _eval_processors(config)
+    save_folder(
+        model.model,
+        target,
+        tokenizer=model.text_encoder.tokenizer if with_base else None,
+        image_processor=_preprocessor_config(processors.get("vis_processor")),
+        settings={**processors, "loss_on": model.text_encoder.loss_on, "run": str(checkpoint)},
+        with_base=with_base,
+    )
+
+
+def find_run(run: str | Path) -> tuple[Path, Any]:
+    """The checkpoint that is meant by a run's folder or file, and the run's resolved configuration.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    from omegaconf import OmegaConf
+
+    run = Path(run).expanduser()
+    candidates = [run / name for name in _CHECKPOINTS] if run.is_dir() else [run]
+    checkpoint = next((path for path in candidates if path.is_file()), None)
+    if checkpoint is None or not (checkpoint.parent / _CONFIG).is_file():
+        raise ConfigError(
+            f"{run} is not a run: expected a folder with {_CONFIG} and one of {', '.join(_CHECKPOINTS)}, "
+            "or such a checkpoint"
+        )
+    return checkpoint, OmegaConf.load(checkpoint.parent / _CONFIG)
+
+
+def load_model_of_run(config: Any, checkpoint: Path) -> Any:
+    """The registered model that a run trained, with the checkpoint's weights.
+
+    Raises:
+        ConfigError: it is not `git_llm`, or the checkpoint does not fit.
+    """
+    from omegaconf import OmegaConf
+
+    if config.model.get("arch") != "git_llm":
+        raise ConfigError(f"the run trained {config.model.get('arch')!r}; only git_llm can be exported")
+    register_quietly()
+    from gitllm_plugin.models.git_llm import GitLLMForLavis
+
+    loaded = {"load_finetuned": True, "finetuned": str(checkpoint), "self_test": False}
+    return GitLLMForLavis.from_config(OmegaConf.merge(config.model, loaded))
+
+
+def _eval_processors(config: Any) -> dict[str, Any]:
+    """The evaluation processors of the run's first data set: they are the same for all in a sensible run."""
+    from omegaconf import OmegaConf
+
+    dataset = next(iter(config.datasets.values()))
+    kinds = ("vis_processor", "text_processor")
+    return {
+        kind: OmegaConf.to_container(dataset[kind].eval, resolve=True)
+        for kind in kinds
+        if dataset.get(kind) is not None and dataset[kind].get("eval") is not None
+    }
+
+
+def _preprocessor_config(vis_processor: dict[str, Any] | None) -> dict[str, Any] | None:
+    from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
+
+    if vis_processor is None or vis_processor.get("name") != "git_llm_image_eval":
+        return None
+    return GitLLMImageEvalProcessor.from_config(vis_processor).transform.as_preprocessor_config()
