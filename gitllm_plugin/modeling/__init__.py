@@ -6,7 +6,7 @@ from gitllm_plugin.host.torchvision_repair import repair_torchvision
 # transformers, timm and peft import torchvision; beside a CPU-only torch that fails until it is repaired.
 repair_torchvision()
 
-from gitllm_plugin.modeling.build import BuildSettings, build_git_llm
+from gitllm_plugin.modeling.build import BuildSettings, build_git_llm, find_chat_template
 from gitllm_plugin.modeling.folder import build_from_folder, load_folder, save_folder
 from gitllm_plugin.modeling.lora import LoraSettings
 from gitllm_plugin.modeling.model import GitLLM, GitLLMOutput
@@ -30,6 +30,7 @@ __all__ = [
     "TextEncoder",
     "build_from_folder",
     "build_git_llm",
+    "find_chat_template",
     "load_folder",
     "load_published",
     "load_trainable_state_dict",

@@ -103,6 +103,21 @@ def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
     return model.eval()
 
 
+def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> str:
+    """The conversation template of a language model: its tokenizer's, else the family's.
+
+    Raises:
+        ConfigError: neither has one.
+    """
+    template = tokenizer.chat_template or family.chat_template
+    if not isinstance(template, str):
+        raise ConfigError(
+            f"chat_template: neither the tokenizer nor the family {family.name!r} has one; leave it out, or take a "
+            "language model that was tuned on conversations"
+        )
+    return template
+
+
 def enable_gradient_checkpointing(model: GitLLM) -> None:
     """Let the language model, and the encoder where it is trained, compute activations twice and keep few."""
     towers = [model.language_model] if model.image_encoder.frozen else [model.language_model, model.image_encoder.tower]

@@ -106,6 +106,10 @@ class Git(nn.Module):
         """Most text tokens; image tokens have no positions."""
         return self.causal_lm.config.max_position_embeddings
 
+    def max_text_tokens(self, pixel_values: Tensor | None) -> int:
+        """Most tokens of a text; images take none of them."""
+        return self.context_length
+
     def forward(
         self,
         input_ids: Tensor,

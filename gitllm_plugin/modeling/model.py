@@ -101,6 +101,23 @@ class GitLLM(nn.Module):
         config = self.language_model.config
         return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
 
+    @property
+    def longest_row(self) -> int | None:
+        """Most positions of a row: the context, or a shorter window of attention; None where nothing limits it."""
+        limits = [limit for limit in (self.context_length, self.sliding_window) if limit is not None]
+        return min(limits, default=None)
+
+    def max_text_tokens(self, pixel_values: Tensor | None) -> int | None:
+        """Most tokens of a text behind images of this shape, answer included; None where nothing limits it.
+
+        Args:
+            pixel_values: as for :meth:`encode_images`, or None for text alone.
+        """
+        if self.longest_row is None or pixel_values is None or self.positions == "text":
+            return self.longest_row
+        frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
+        return self.longest_row - frames * self.image_encoder.num_tokens(*pixel_values.shape[-2:])
+
     def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images to vectors of the language model's width.
 
@@ -220,7 +237,7 @@ class GitLLM(nn.Module):
         layout = lay_out(image_valid, text_valid.bool(), image_index, align=align)
         if image_index is not None:
             image_embeds = image_embeds[image_index]
-        self._check_context(layout, generation_kwargs.get("max_new_tokens") or 0)
+        self._check_context(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))  # the last is not read
         rows = self._rows(layout, image_embeds, input_ids)
         with self._git_prefix(layout, image_embeds):
             return cast(Any, self.language_model).generate(
@@ -283,8 +300,7 @@ class GitLLM(nn.Module):
             needed = layout.attention_mask.shape[1]
         else:
             needed = int(self._positions(layout)["position_ids"].max()) + 1
-        limits = [self.context_length, self.sliding_window]
-        limit = min((limit for limit in limits if limit is not None), default=None)
+        limit = self.longest_row
         if limit is not None and needed + new_tokens > limit:
             raise DataError(
                 f"image, text and answer take {needed + new_tokens} positions, but the language model's context is "

@@ -86,6 +86,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.tower = tower
         self.layer = layer
+        self._num_tokens: dict[tuple[int, int], int] = {}
         config = tower.config
         self.is_grid = config.model_type == TIMM
         self.patchifies = config.model_type == "siglip2_vision_model"
@@ -145,6 +146,15 @@ class ImageEncoder(nn.Module):
     def train(self, mode: bool = True) -> ImageEncoder:
         """A frozen tower stays in evaluation mode: its batch statistics and dropout are part of the features."""
         return super().train(mode and not self.frozen)
+
+    def num_tokens(self, height: int, width: int) -> int:
+        """Tokens of an image of this size; asked of the tower once."""
+        size = (height, width)
+        if size not in self._num_tokens:
+            with torch.no_grad():
+                weight = next(self.tower.parameters())
+                self._num_tokens[size] = self(weight.new_zeros(1, 3, height, width)).shape[1]
+        return self._num_tokens[size]
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images.

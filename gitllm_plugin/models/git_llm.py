@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lavis.common.registry import registry
+from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.modeling import (
@@ -17,6 +18,7 @@ from gitllm_plugin.modeling import (
     TextEncoder,
     build_from_folder,
     build_git_llm,
+    find_chat_template,
     parameter_groups,
 )
 from gitllm_plugin.modeling.lora import lora_merged
@@ -44,6 +46,7 @@ class GitLLMForLavis(ImageTextModel):
         "image_encoder",
         "folder",
         *BUILD_KEYS,
+        "chat_template",
         "loss_on",
         "prompt",
         "lr_scale",
@@ -80,7 +83,11 @@ class GitLLMForLavis(ImageTextModel):
             git_llm, tokenizer = build_git_llm(cfg["language_model"], cfg["image_encoder"], settings)
         model = cls(
             git_llm,
-            TextEncoder(tokenizer, loss_on=cfg.get("loss_on", "answer")),
+            TextEncoder(
+                tokenizer,
+                loss_on=cfg.get("loss_on", "answer"),
+                chat_template=find_chat_template(tokenizer, git_llm.family) if cfg.get("chat_template") else None,
+            ),
             prompt=cfg.get("prompt", ""),
             lr_scale=cfg.get("lr_scale"),
             weight_decay=cfg.get("weight_decay"),
@@ -99,6 +106,11 @@ class GitLLMForLavis(ImageTextModel):
             weight_decay: of matrices in parts for which the model's own ``weight_decay`` gives none.
         """
         return parameter_groups(self.model, weight_decay, self.lr_scale, self.weight_decay)
+
+    def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
+        """A batch of single images too has places in a model for several: the first one is always the first."""
+        image = samples.get("image")
+        return image[:, None] if image is not None and image.ndim == 4 and self.model.max_images > 1 else image
 
 
 def _lora_settings(node: Mapping[str, Any] | None) -> LoraSettings | None:

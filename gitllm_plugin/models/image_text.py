@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -26,6 +27,9 @@ class ImageTextModel(BaseModel):
         model: the composition, which scores and continues token ids.
         text_encoder: prompts and answers to ids and labels.
         prompt: for samples that bring no prompt of their own (LAVIS's captioning data sets).
+
+    Attributes:
+        num_truncated_prompts: how many prompts did not fit into the context and lost the end of their question.
     """
 
     CONFIG_KEYS: ClassVar[frozenset[str]] = frozenset({"load_finetuned", "finetuned"})
@@ -35,6 +39,7 @@ class ImageTextModel(BaseModel):
         self.model = model
         self.text_encoder = text_encoder
         self.prompt = prompt
+        self.num_truncated_prompts = 0
 
     @classmethod
     def read_config(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +88,13 @@ class ImageTextModel(BaseModel):
             )
         if answers is None:
             prompts, answers = [self.prompt] * len(prompts), prompts
-        text = self.text_encoder.prompts_and_answers(list(prompts), list(answers))
+        text = self.text_encoder.prompts_and_answers(
+            list(prompts),
+            list(answers),
+            questions=samples.get("question"),
+            max_tokens=self.model.max_text_tokens(self._pixels(samples)),
+        )
+        self._count_truncated(text)
         output = self.model(
             **self._inputs(text, samples), labels=cast(Tensor, text.labels).to(self.device), logits="none"
         )
@@ -120,7 +131,13 @@ class ImageTextModel(BaseModel):
         Returns:
             N * ``num_captions`` texts.
         """
-        text = self.text_encoder.prompts(self._prompts(samples))
+        room = self.model.max_text_tokens(self._pixels(samples))
+        text = self.text_encoder.prompts(
+            self._prompts(samples),
+            questions=None if "prompt" in samples else samples.get("question"),
+            max_tokens=None if room is None else room - max(max_length - 1, 0),  # the last new token is not read
+        )
+        self._count_truncated(text)
         beams = 1 if use_nucleus_sampling else num_beams
         search: dict[str, Any] = {"do_sample": False}
         if use_nucleus_sampling:
@@ -196,6 +213,20 @@ class ImageTextModel(BaseModel):
         path = Path(url_or_filename).expanduser()
         self.load_trainable_state_dict(read_checkpoint(path)["model"], str(path))
 
+    def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
+        """Pixel values as the model takes them."""
+        return samples.get("image")
+
+    def _count_truncated(self, text: TextBatch) -> None:
+        """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
+        before = self.num_truncated_prompts
+        self.num_truncated_prompts += text.num_truncated
+        if len(str(self.num_truncated_prompts)) > len(str(before)) or (not before and text.num_truncated):
+            logging.warning(
+                "%d prompts so far were longer than the context: the end of their question was cut off",
+                self.num_truncated_prompts,
+            )
+
     def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
         prompts = samples.get("prompt", samples.get("text_input"))
         if prompts is None or isinstance(prompts, str):
@@ -210,7 +241,7 @@ class ImageTextModel(BaseModel):
         return {
             "input_ids": move(text.input_ids),
             "attention_mask": move(text.attention_mask),
-            "pixel_values": move(samples.get("image")),
+            "pixel_values": move(self._pixels(samples)),
             "image_index": move(samples.get("image_index")) if samples.get("image") is not None else None,
             "num_images": move(samples.get("num_images")),
         }

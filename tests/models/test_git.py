@@ -451,15 +451,21 @@ def test_wrong_settings_are_named_with_what_is_allowed(folder, changes, message)
         ({"image": images(1, 2)}, DataError, "2 images .* reads 1 at most: give fewer, or use a video type"),
         ({"image": torch.zeros(1, 3, 48, 40)}, ConfigError, "images of 48x40 pixels.* set image_size: 32"),
         ({"image": None, "text_input": ["red?"]}, DataError, "the batch has no image"),
-        ({"image": images(1), "text_input": ["red " * 31]}, DataError, "positions, but GIT's context is 32: shorten"),
     ],
 )
 def test_samples_that_git_cannot_read_are_refused(model, samples, error, message):
     with pytest.raises(error, match=message):
         model.generate(samples)
-    text = samples.get("text_input", ["red " * 31] if "context" in message else ["red"])
     with pytest.raises(error, match=message):
-        model({**samples, "text_input": text, "text_output": ["red"]})
+        model({"text_input": ["red"], **samples, "text_output": ["red"]})
+
+
+def test_a_question_that_is_too_long_is_shortened_and_an_answer_is_not(model):
+    before = model.num_truncated_prompts
+    assert len(model.generate({"image": images(1), "text_input": ["red " * 40]}, max_length=6)) == 1
+    assert model.num_truncated_prompts == before + 1
+    with pytest.raises(DataError, match="shorten the instruction or the answer"):
+        model({"image": images(1), "text_input": ["red"], "text_output": ["red " * 40]})
 
 
 def test_too_many_or_uneven_frames_are_refused(video_model):
@@ -476,5 +482,8 @@ def test_a_text_that_just_fits_is_answered(model, reference):
     settings = {"max_new_tokens": 6, "min_new_tokens": 6}
     samples = {"image": picture, "text_input": [question]}
     assert model.generate(samples, max_length=6, min_length=6) == reference.answer(picture[0], question, **settings)
-    with pytest.raises(DataError, match="take 33 positions"):
-        model.generate(samples, max_length=7)
+    before = model.num_truncated_prompts
+    model.generate(samples, max_length=6)
+    assert model.num_truncated_prompts == before
+    model.generate(samples, max_length=7)
+    assert model.num_truncated_prompts == before + 1

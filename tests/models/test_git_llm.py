@@ -153,13 +153,41 @@ def test_wrong_settings_are_named_with_what_is_allowed(changes, message):
         model.optimizer_groups(0.0)
 
 
-def test_a_prompt_longer_than_the_context_is_refused(loaded):
-    batch = samples(loaded, 1)
-    batch["text_input"] = ["word " * 400]
-    with pytest.raises(DataError, match=r"positions, but the language model's context is 256"):
-        loaded[0].generate(batch)
-    with pytest.raises(DataError, match="shorten the prompt"):
-        loaded[0]({**batch, "text_output": ["no"]})
+def test_a_prompt_longer_than_the_context_loses_the_end_of_its_question_and_is_counted(caplog):
+    model, image, text = load_model_and_preprocess("git_llm", "tiny_llama", is_eval=True)
+    picture = torch.stack([image["eval"](Image.new("RGB", (40, 40)))] * 2)
+    questions = ["is it red? " + "word " * 400, "is it red?"]
+    batch = {"image": picture, "text_input": [text["eval"](q) for q in questions], "question": questions}
+    answers = model.generate(batch, max_length=5)
+    assert model.num_truncated_prompts == 1 and "1 prompts so far were longer than the context" in caplog.text
+    short = {"image": picture[1:], "text_input": batch["text_input"][1:], "question": questions[1:]}
+    assert answers[1:] == model.generate(short, max_length=5)
+    loss = model({**batch, "text_output": ["a red circle", "no"]})
+    assert model.num_truncated_prompts == 2 and torch.isfinite(loss["loss"])
+    assert (
+        loss["num_supervised_tokens"]
+        == model(  # the answers are whole
+            {**batch, "text_input": ["x", "x"], "question": ["x", "x"], "text_output": ["a red circle", "no"]}
+        )["num_supervised_tokens"]
+    )
+
+
+def test_an_answer_longer_than_the_context_is_refused(loaded):
+    with pytest.raises(DataError, match="leaves no room for its question: .*shorten the instruction or the answer"):
+        loaded[0]({**samples(loaded, 1), "text_output": ["no " * 400]})
+
+
+def test_a_conversation_needs_a_template(loaded):
+    with pytest.raises(ConfigError, match="neither the tokenizer nor the family 'opt' has one"):
+        GitLLMForLavis.from_config(config(chat_template=True))
+    model = load_model("git_llm", "tiny_llama")
+    given = OmegaConf.load(GitLLMForLavis.default_config_path("tiny_llama")).model
+    talks = GitLLMForLavis.from_config(OmegaConf.merge(given, {"chat_template": True}))
+    prompt = "what color is the shape?"
+    assert torch.equal(
+        talks.text_encoder.prompts([prompt]).input_ids,
+        model.text_encoder.prompts([f"[INST] {prompt} [/INST]"]).input_ids,
+    )
 
 
 def test_images_of_another_size_are_refused(loaded):
