@@ -13,6 +13,10 @@ from torch import Tensor
 
 from gitllm_plugin.modeling.attention import PrefixRule
 
+#: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
+#: that a token does not see.
+ROW = 256
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -73,8 +77,8 @@ def lay_out(
         image_valid: bool ``[U, P]``; P = 0 for a batch without images.
         text_valid: bool ``[N, T]``, the texts' own attention mask, padded on either side.
         image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
-        share_rows: put all texts of one image behind one copy of it, and as many images into a row as fit into
-            the longest of these (R <= U); else one row a text (R = N).
+        share_rows: put all texts of one image behind one copy of it, and as many images into a row as fit
+            (R <= U); else one row a text (R = N).
         align: "left": padding behind the text (training); "right": all rows end in the same slot, padding in
             front of the image (generation); "blocks": images end in one slot and texts in another, padding in
             front of each (generation behind cached images).
@@ -137,12 +141,12 @@ def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) ->
 
 
 def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int]]:
-    """Put groups into rows as long as the longest of them: the longest first, each where it fits first.
+    """Put groups into rows of at most :data:`ROW` slots (or one group): the longest first, each where it fits first.
 
     Returns:
         The row and the first slot of each group, and the number of rows and slots.
     """
-    capacity, filled = max(lengths), []
+    capacity, filled = max(ROW, *lengths), []
     bins, starts = [0] * len(lengths), [0] * len(lengths)
     for group in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         row = next((r for r, used in enumerate(filled) if used + lengths[group] <= capacity), len(filled))
@@ -150,7 +154,7 @@ def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int
             filled.append(0)
         bins[group], starts[group] = row, filled[row]
         filled[row] += lengths[group]
-    return bins, starts, (len(filled), capacity)
+    return bins, starts, (len(filled), max(filled))
 
 
 def _place(

@@ -99,7 +99,9 @@ class GitLLM(nn.Module):
     def sliding_window(self) -> int | None:
         """Most tokens that every layer attends to, where the decoder's attention is windowed."""
         config = self.language_model.config
-        return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        chunk = getattr(config, "attention_chunk_size", None)  # Llama 4's
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        return min((size for size in (chunk, window) if size is not None), default=None)
 
     @property
     def longest_row(self) -> int | None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from gitllm_plugin.modeling import layout as layout_module
 from gitllm_plugin.modeling.layout import lay_out
 
 IMAGE = torch.tensor([[1, 1], [1, 0]]).bool()
@@ -33,15 +34,16 @@ def test_blocks_keep_image_and_text_apart():
 def test_texts_stand_one_after_another_behind_their_image():
     texts = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
     layout = lay_out(IMAGE, texts, torch.tensor([0, 1, 0]), share_rows=True)
-    assert layout.attention_mask.tolist() == [[1] * 7, [1, 1, 0, 0, 0, 0, 0]]
-    assert layout.position_ids[0].tolist() == [0, 1, 2, 3, 2, 3, 4]
-    assert layout.text_position_ids[0].tolist() == [0, 0, 0, 1, 0, 1, 2]
+    assert layout.attention_mask.tolist() == [[1] * 9]
+    assert layout.position_ids[0].tolist() == [0, 1, 2, 3, 2, 3, 4, 0, 1]
+    assert layout.text_position_ids[0].tolist() == [0, 0, 0, 1, 0, 1, 2, 0, 0]
     text_ids, image_ids = layout.rule.shared
-    assert text_ids.tolist() == [[-1, -1, 0, 0, 2, 2, 2], [-1, 1, -1, -1, -1, -1, -1]]
-    assert image_ids.tolist() == [[0] * 7, [1, 1, -1, -1, -1, -1, -1]]
+    assert text_ids.tolist() == [[-1, -1, 0, 0, 2, 2, 2, -1, 1]]
+    assert image_ids.tolist() == [[0] * 7 + [1, 1]]
 
 
-def test_groups_that_fit_share_a_row():
+def test_rows_end_where_the_next_group_does_not_fit(monkeypatch):
+    monkeypatch.setattr(layout_module, "ROW", 5)
     images = torch.tensor([[1, 1], [1, 0], [1, 1]]).bool()
     texts = torch.tensor([[1, 0, 0], [1, 0, 0], [1, 1, 1]]).bool()
     layout = lay_out(images, texts, share_rows=True)
