@@ -33,6 +33,7 @@ setup(
     package_data={"gitllm_plugin": ["py.typed"], **{package: ["**/*.yaml"] for package in MOVED_IN}},
     # A bound is the oldest release that the tests were run with; what has none makes no difference.
     install_requires=[
+        "matplotlib",
         "numpy",
         "omegaconf>=2.3",
         "peft>=0.18",
@@ -49,10 +50,9 @@ setup(
     extras_require={
         "host": HOST,
         "gpu": ["bitsandbytes"],
-        "demo": ["gguf", "matplotlib"],
+        "demo": ["gguf"],
         "dev": [
             "import-linter",
-            "matplotlib",
             "pyright",
             "pytest",
             "pytest-timeout",

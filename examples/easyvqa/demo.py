@@ -13,7 +13,6 @@ from examples.easyvqa.data import convert, count_rows
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.packages import EASY_VQA, PACKAGES, fetch_packages
 from examples.easyvqa.paths import OUTPUT, TRAIN_CONFIG, Cache
-from examples.easyvqa.steps import StepRecord
 from examples.easyvqa.training import (
     EVALUATION,
     TRAINING,
@@ -23,6 +22,7 @@ from examples.easyvqa.training import (
     train_command,
 )
 from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.experiments.record import StepRecord
 
 NUM_STEPS = 6
 STEPS = ("packages", "weights", "data", TRAINING, EVALUATION)

@@ -1,4 +1,4 @@
-"""The demonstration's two pictures: test images with answers, and the loss."""
+"""The demonstration's picture: test images with question, answer and truth."""
 
 import base64
 import io
@@ -19,7 +19,6 @@ SEED = 42
 COLUMNS = 4
 PER_CONFIG = {"caption": 5, "open": 7, "yesno": 4}
 RIGHT, WRONG = "tab:green", "tab:red"
-_SMOOTHED_STEPS = 20
 
 
 def choose_examples(examples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -56,27 +55,6 @@ def draw_predictions(examples: Sequence[Mapping[str, Any]], images: Mapping[str,
     plt.close(figure)
 
 
-def draw_loss(steps: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws the training loss over the optimizer steps, as it is and smoothed.
-
-    Args:
-        steps: with `step` and `loss`.
-        path: the PNG to write.
-    """
-    numbers, losses = [step["step"] for step in steps], [step["loss"] for step in steps]
-    figure, axis = plt.subplots(figsize=(7, 4))
-    axis.plot(numbers, losses, color="tab:blue", alpha=0.3, label="each step")
-    axis.plot(numbers, _running_mean(losses), color="tab:blue", label=f"mean of {_SMOOTHED_STEPS} steps")
-    axis.set_yscale("log")
-    axis.set_xlabel("optimizer step")
-    axis.set_ylabel("cross-entropy per answer token")
-    axis.legend()
-    axis.grid(alpha=0.3)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
 def _below(axis: Any) -> dict[str, Any]:
     return {"transform": axis.transAxes, "ha": "center", "va": "top", "fontsize": 9, "parse_math": False}
 
@@ -84,9 +62,3 @@ def _below(axis: Any) -> dict[str, Any]:
 def _one_line(text: str) -> str:
     """An answer of an untrained model can have several lines."""
     return textwrap.shorten(text, 36, placeholder=" ...")
-
-
-def _running_mean(values: Sequence[float]) -> list[float]:
-    """The mean of each value and those just before it."""
-    windows = (values[max(0, end - _SMOOTHED_STEPS) : end] for end in range(1, len(values) + 1))
-    return [sum(window) / len(window) for window in windows]

@@ -9,8 +9,10 @@ from typing import Any
 
 from examples.easyvqa.controls import score_best_guesses
 from examples.easyvqa.data import CONFIGS, SHUFFLED, read_rows
-from examples.easyvqa.figures import choose_examples, draw_loss, draw_predictions
-from examples.easyvqa.runs import read_accuracies, read_losses, read_predictions, read_versions
+from examples.easyvqa.figures import choose_examples, draw_predictions
+from examples.easyvqa.runs import read_accuracies, read_predictions, read_versions
+from gitllm_plugin.curves.draw import draw_training_loss
+from gitllm_plugin.curves.read import read_run
 
 PAGE, PREDICTIONS_PICTURE, LOSS_PICTURE = "README.md", "predictions.png", "loss.png"
 
@@ -100,7 +102,7 @@ def write_report(
     """
     predictions = read_predictions(evaluation)
     results = collect_results(data, read_accuracies(evaluation), predictions)
-    draw_loss(read_losses(training), output / LOSS_PICTURE)
+    draw_training_loss([read_run(training)], output / LOSS_PICTURE)
     _draw_predictions(data, predictions, output / PREDICTIONS_PICTURE)
     page = [
         "# GIT-LLM on easy-VQA",

@@ -10,7 +10,6 @@ from examples.easyvqa.errors import DemoError
 BEST_CHECKPOINT = "checkpoint_best.pth"
 METRICS = "test_metrics.json"
 PREDICTIONS = "result/test_epochbest.jsonl"
-STEPS = "metrics.jsonl"
 VERSIONS = "versions.json"
 
 
@@ -36,11 +35,6 @@ def read_accuracies(run: Path) -> dict[str, float]:
     metrics = json.loads((run / METRICS).read_text())
     ending = "/exact_match"
     return {key.removesuffix(ending): value for key, value in metrics.items() if key.endswith(ending)}
-
-
-def read_losses(run: Path) -> list[dict[str, Any]]:
-    """A training's optimizer steps: `step`, `loss`, `lr`, `seconds`, ..."""
-    return read_rows(run / STEPS)
 
 
 def read_versions(run: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from examples.easyvqa.commands import run_module
 from examples.easyvqa.paths import EVAL_CONFIG, OUTPUT, TRAIN_CONFIG, Cache
 from examples.easyvqa.runs import BEST_CHECKPOINT, METRICS, newest_run
-from examples.easyvqa.steps import StepRecord, fingerprint
+from gitllm_plugin.experiments.record import StepRecord, fingerprint
 
 TRAINING, EVALUATION = "training", "evaluation"
 

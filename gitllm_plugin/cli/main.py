@@ -5,11 +5,22 @@ import sys
 from collections.abc import Sequence
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli import convert_checkpoint, doctor, evaluate, export, hook, merge, parameters, run, train
+from gitllm_plugin.cli import (
+    convert_checkpoint,
+    doctor,
+    evaluate,
+    experiment,
+    export,
+    hook,
+    merge,
+    parameters,
+    run,
+    train,
+)
 from gitllm_plugin.errors import GitLLMError
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
-COMMANDS = (train, evaluate, parameters, export, merge, convert_checkpoint, run, hook, doctor)
+COMMANDS = (train, evaluate, experiment, parameters, export, merge, convert_checkpoint, run, hook, doctor)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

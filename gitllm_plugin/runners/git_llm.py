@@ -1,5 +1,6 @@
 """Runner `git_llm`: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
 
+import contextlib
 import datetime
 import json
 import logging
@@ -31,7 +32,7 @@ from gitllm_plugin.runners.checkpoints import (
 from gitllm_plugin.runners.commands import evaluation_command, resume_command
 from gitllm_plugin.runners.interrupts import StopRequest
 from gitllm_plugin.runners.loop import Position, StepRecord, TrainingLoop
-from gitllm_plugin.runners.metrics_file import METRICS_FILE, MetricsFile, take_out_lost_steps
+from gitllm_plugin.runners.metrics_file import EVALUATIONS_FILE, METRICS_FILE, MetricsFile, take_out_lost_steps
 from gitllm_plugin.runners.optimizer import build_optimizer
 from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.runners.run_folder import create_run_folder, point_to, write_versions
@@ -295,7 +296,8 @@ class GitLLMRunner(RunnerBase):
         """Write the resolved config and the versions, and let `link` beside the folder point to it."""
         self.log_config()
         OmegaConf.save(self.config.config, self.output_dir / "config.yaml", resolve=True)
-        write_versions(self.output_dir / "versions.json")
+        trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+        write_versions(self.output_dir / "versions.json", trained_parameters=trained)
         point_to(self.output_dir, link)
         logging.info("Output: %s", self.output_dir)
 
@@ -509,8 +511,16 @@ class GitLLMRunner(RunnerBase):
             if split == deciding:
                 self._keep_if_best(stats, epoch)
             self.log_stats({**stats, "best_epoch": self.best_epoch}, split)
+            self._note_evaluation(split, stats)
         self._validation_due = False
         self._save(LATEST)
+
+    @main_process
+    def _note_evaluation(self, split: str, stats: dict[str, Any]) -> None:
+        """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was."""
+        place = {"split": split, "step": self.position.steps, "iter": self.position.iters, "epoch": self._epoch_label()}
+        with contextlib.closing(MetricsFile(self.output_dir / EVALUATIONS_FILE)) as evaluations:
+            evaluations.write({**place, **stats})
 
     def _keep_if_best(self, stats: dict[str, Any], epoch: int) -> None:
         """Repairs: the best score starts at 0, so that a run with negative scores has no best checkpoint."""

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one line per optimizer step, for loss curves."""
+"""`metrics.jsonl` and `evaluations.jsonl`: one line per optimizer step or evaluation, for loss curves."""
 
 import json
 import os
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
 
 
 def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:

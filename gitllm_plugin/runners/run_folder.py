@@ -8,6 +8,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
@@ -67,8 +68,8 @@ def source_revision() -> str | None:
         return None
 
 
-def write_versions(path: Path) -> None:
-    """Write the versions, the source's revision and the command of this process as JSON."""
+def write_versions(path: Path, **facts: Any) -> None:
+    """Write the versions, the source's revision and the command of this process as JSON, and ``facts`` beside them."""
     from gitllm_plugin import __version__
 
     versions = {
@@ -78,5 +79,6 @@ def write_versions(path: Path) -> None:
         **{package: _version(package) for package in PACKAGES},
         "source_revision": source_revision(),
         "command": sys.argv,
+        **facts,
     }
     path.write_text(json.dumps(versions, indent=2) + "\n")

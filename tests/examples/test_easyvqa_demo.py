@@ -15,7 +15,7 @@ from examples.easyvqa import demo, training
 from examples.easyvqa.commands import run_module
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.paths import EVAL_CONFIG, TRAIN_CONFIG, Cache
-from examples.easyvqa.steps import StepRecord
+from gitllm_plugin.experiments.record import StepRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 

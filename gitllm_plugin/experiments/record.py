@@ -1,4 +1,4 @@
-"""Which steps are finished, and how long they took, over all the runs of the demonstration."""
+"""Which steps are finished, and how long they took, over all the times that a command was started."""
 
 import hashlib
 import json

@@ -1,0 +1,1 @@
+"""Loss curves of runs: read from their folders, drawn beside each other."""

@@ -1,0 +1,97 @@
+"""The file that describes an experiment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.resources import find_config
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of an experiment.
+
+    Attributes:
+        name: its name in tables and figures, and of its output folder.
+        cfg_path: configuration file, as the user wrote it.
+        options: overrides, each `key.subkey=value`.
+    """
+
+    name: str
+    cfg_path: str
+    options: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """A hash of what the run is made from: the file's content and the options."""
+        content = find_config(self.cfg_path).read_bytes()
+        return hashlib.sha256(content + json.dumps(self.options).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment.
+
+    Attributes:
+        title: heading of the report.
+        output_dir: where runs and report are written.
+        runs: in the order in which they are started.
+    """
+
+    title: str
+    output_dir: Path
+    runs: tuple[PlannedRun, ...]
+
+
+def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
+    """Read an experiment's YAML file.
+
+    Args:
+        path: has `title`, `output_dir` and `runs`, a list of `name`, `cfg_path` and optionally `options`.
+            `options` at the top go to every run.
+        options: further overrides for every run, which win.
+
+    Raises:
+        ConfigError: a key that is missing or not known, a name used twice, or a configuration that does not exist.
+    """
+    from omegaconf import OmegaConf
+
+    path = find_config(path)
+    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold title, output_dir and runs")
+    check_keys(str(path), map(str, content), {"title", "output_dir", "runs", "options"})
+    if missing := [key for key in ("title", "output_dir", "runs") if not content.get(key)]:
+        raise ConfigError(f"{path}: {', '.join(missing)} missing; an experiment has title, output_dir and runs")
+    shared = [*content.get("options", [])]
+    runs = tuple(_read_run(path, entry, shared, options) for entry in content["runs"])
+    names = [run.name for run in runs]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"{path}: runs have the same name: {', '.join(repeated)}")
+    return Plan(str(content["title"]), Path(content["output_dir"]).expanduser(), runs)
+
+
+def choose_runs(plan: Plan, only: Sequence[str]) -> list[PlannedRun]:
+    """The runs that are named, or all.
+
+    Raises:
+        ConfigError: a name that the plan does not have.
+    """
+    known = {run.name for run in plan.runs}
+    if unknown := sorted(set(only) - known):
+        raise ConfigError(f"there is no run {', '.join(unknown)}; the runs are {', '.join(sorted(known))}")
+    return [run for run in plan.runs if not only or run.name in only]
+
+
+def _read_run(path: Path, entry: Any, shared: Sequence[str], options: Sequence[str]) -> PlannedRun:
+    if not isinstance(entry, dict) or not entry.get("name") or not entry.get("cfg_path"):
+        raise ConfigError(f"{path}: each run has a name and a cfg_path; got {entry!r}")
+    check_keys(f"{path}: run {entry['name']}", entry, {"name", "cfg_path", "options"})
+    find_config(entry["cfg_path"])
+    return PlannedRun(str(entry["name"]), entry["cfg_path"], (*shared, *entry.get("options", []), *options))

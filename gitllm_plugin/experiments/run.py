@@ -1,0 +1,77 @@
+"""Runs an experiment's runs, one after another; what is finished is not run again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.experiments.plan import Plan, PlannedRun, choose_runs
+from gitllm_plugin.experiments.processes import run_module
+from gitllm_plugin.experiments.record import StepRecord
+from gitllm_plugin.experiments.report import PAGE, write_report
+
+RECORD = "experiment.json"
+
+
+class RunFailedError(GitLLMError):
+    """One or more runs of an experiment ended with an error; the others were run."""
+
+
+def run_experiment(plan: Plan, only: Sequence[str] = (), fresh: bool = False) -> str:
+    """Start the runs that are missing, resume the one that was interrupted, and write the report.
+
+    Args:
+        plan: the experiment.
+        only: names of the runs to start; empty: all.
+        fresh: start finished runs again, in new folders.
+
+    Returns:
+        The report's table.
+
+    Raises:
+        ConfigError: an unknown name.
+        RunFailedError: after all runs, naming those that failed.
+        KeyboardInterrupt: after Ctrl-C; the same command goes on.
+    """
+    record = StepRecord(plan.output_dir / RECORD)
+    failed = []
+    for number, run in enumerate(chosen := choose_runs(plan, only), start=1):
+        print(f"\n[{number}/{len(chosen)}] {run.name}", flush=True)
+        if fresh or record.get(run.name, "fingerprint") not in (None, run.fingerprint()):
+            record.start_over(run.name)
+        if record.get(run.name, "folder"):
+            print(f"  already done: {record.get(run.name, 'folder')} (--fresh runs it again)", flush=True)
+            continue
+        if not _train(plan, run, record):
+            failed.append(run.name)
+    table = write_report(plan, record)
+    logging.getLogger(__name__).info("report: %s", plan.output_dir / PAGE)
+    if failed:
+        raise RunFailedError(f"{', '.join(failed)} failed; the reasons stand above. The same command tries again.")
+    return table
+
+
+def train_command(plan: Plan, run: PlannedRun, resume: bool = False) -> list[str]:
+    """The training of a run, as `python -m` takes it."""
+    output = f"run.output_dir={plan.output_dir / run.name}"
+    options = [*run.options, output, *(["run.resume_ckpt_path=auto"] if resume else [])]
+    return ["gitllm_plugin", "train", "--cfg-path", run.cfg_path, "--options", *options]
+
+
+def _train(plan: Plan, run: PlannedRun, record: StepRecord) -> bool:
+    """Train a run, or go on with it; gives whether it succeeded."""
+    began_before = record.get(run.name, "fingerprint") is not None
+    record.note(run.name, fingerprint=run.fingerprint())
+    with record.timed(run.name):
+        status = run_module(train_command(plan, run, resume=began_before))
+    if status != 0:
+        return False
+    record.note(run.name, folder=str(_newest(plan.output_dir / run.name)))
+    return True
+
+
+def _newest(folder: Path) -> Path:
+    """The folder of the run that was trained last below ``folder``."""
+    return (folder / "latest").resolve()
