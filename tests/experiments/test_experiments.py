@@ -1,0 +1,124 @@
+"""Experiments: plans, what is run and what is not run again, and the page; real runs of a tiny model."""
+
+import json
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from gitllm_plugin.cli.main import main
+from gitllm_plugin.experiments.plan import choose_runs, read_plan
+from tests.small_run import write_small_run
+
+ROOT = Path(__file__).parents[2]
+PROJECTS = ROOT / "projects" / "git_llm"
+PRESETS = ["proj", "proj+lora", "proj+llm", "proj+vit", "proj+lora+vit", "proj+head", "proj+lora+head", "all"]
+
+
+def write_plan(folder, *names, **changes):
+    config = write_small_run(folder, {"model_type": "tiny_opt"}, test_splits=[], max_epoch=1)
+    runs = [{"name": name, "cfg_path": str(config), "options": [f"model.trainable={name}"]} for name in names]
+    plan = {"title": "Which modules", "output_dir": str(folder / "experiment"), "runs": runs, **changes}
+    path = folder / "plan.yaml"
+    path.write_text(OmegaConf.to_yaml(OmegaConf.create(plan)))
+    return path
+
+
+def test_runs_are_compared_and_not_run_again(tmp_path, capfd):
+    plan = write_plan(tmp_path, "proj", "proj+lora")
+    assert main(["experiment", str(plan)]) == 0
+    folder = tmp_path / "experiment"
+    results = {result["name"]: result for result in json.loads((folder / "results.json").read_text())}
+    assert results["proj"]["trained_parameters"] < results["proj+lora"]["trained_parameters"]
+    for result in results.values():
+        assert result["steps"] == 3 and result["training_loss"] > 0 and result["validation_loss"] > 0
+    page = (folder / "README.md").read_text()
+    assert page.startswith("# Which modules") and "| proj+lora |" in page
+    for figure in ("training_loss.png", "validation_loss.png"):
+        assert (folder / figure).stat().st_size > 10_000 and figure in page
+    capfd.readouterr()
+    assert main(["experiment", str(plan)]) == 0
+    said = capfd.readouterr().out
+    assert said.count("already done") == 2 and "| proj+lora |" in said
+    assert len(list((folder / "proj").glob("2*"))) == 1
+
+
+def test_a_run_whose_options_changed_is_run_again_and_others_are_not(tmp_path):
+    plan = write_plan(tmp_path, "proj", "proj+lora")
+    assert main(["experiment", str(plan), "--only", "proj"]) == 0
+    assert "Not run yet: proj+lora." in (tmp_path / "experiment" / "README.md").read_text()
+    assert main(["experiment", str(plan), "--only", "proj", "--options", "run.seed=2"]) == 0
+    assert len(list((tmp_path / "experiment" / "proj").glob("2*"))) == 2
+
+
+def test_a_run_that_fails_does_not_stop_the_others_and_is_named(tmp_path, capfd):
+    plan = write_plan(tmp_path, "prij", "proj")
+    assert main(["experiment", str(plan)]) == 2
+    error = capfd.readouterr().err
+    assert "unknown part 'prij'" in error and error.strip().endswith(
+        "error: prij failed; the reasons stand above. The same command tries again."
+    )
+    assert [result["name"] for result in json.loads((tmp_path / "experiment/results.json").read_text())] == ["proj"]
+
+
+def test_a_dry_run_prints_the_commands(tmp_path, capsys):
+    assert main(["experiment", str(write_plan(tmp_path, "proj", "all")), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[1].endswith(f"model.trainable=all run.output_dir={tmp_path}/experiment/all")
+    assert not (tmp_path / "experiment").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"titel": "x"}, "unknown key 'titel' .did you mean 'title'"),
+        ({"title": ""}, "title missing; an experiment has title, output_dir and runs"),
+        ({"runs": [{"name": "a"}]}, "each run has a name and a cfg_path"),
+        ({"runs": [{"name": "a", "cfg_path": "nowhere.yaml"}]}, "no configuration file 'nowhere.yaml'"),
+    ],
+)
+def test_plans_that_cannot_be_run(tmp_path, capsys, changes, message):
+    assert main(["experiment", str(write_plan(tmp_path, "proj", **changes))]) == 2
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_names_are_unique_and_known(tmp_path, capsys):
+    assert main(["experiment", str(write_plan(tmp_path, "proj", "proj"))]) == 2
+    assert "the same name: proj" in capsys.readouterr().err
+    assert main(["experiment", str(write_plan(tmp_path, "proj")), "--only", "lora"]) == 2
+    assert "there is no run lora; the runs are proj" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("plan", sorted((PROJECTS / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_our_own_plans_are_whole(plan):
+    first = plan.read_text().splitlines()[0]
+    assert first == f"# gitllm experiment projects/git_llm/experiments/{plan.name}"
+    assert len(choose_runs(read_plan(plan), [])) >= 3
+
+
+def test_experiment_1_has_every_row_of_the_article_and_they_differ_in_what_is_trained_alone():
+    runs = read_plan(PROJECTS / "experiments" / "exp1.yaml").runs
+    configs = [OmegaConf.to_container(OmegaConf.load(ROOT / run.cfg_path)) for run in runs]
+    assert [config["model"]["trainable"] for config in configs] == PRESETS
+    for config, run in zip(configs, runs, strict=True):
+        has_lora = "lora" in config["model"]["trainable"] or config["model"]["trainable"] == "all"
+        assert (config["model"].pop("lora") is not None) == has_lora
+        for key in ("trainable", "untie"):
+            config["model"].pop(key, None)
+        assert config["run"].pop("output_dir") == f"output/exp1/{run.name}"
+        assert config == configs[0]
+
+
+@pytest.mark.parametrize("config", sorted((PROJECTS / "train").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_training_says_its_command_and_passes_the_check(config, monkeypatch):
+    from gitllm_plugin.host.config_check import check_config
+    from gitllm_plugin.host.locate import prepare
+
+    prepare()
+    import gitllm_plugin
+
+    gitllm_plugin.register()
+    assert config.read_text().splitlines()[0].endswith(f"train --cfg-path projects/git_llm/train/{config.name}")
+    check_config(config)
