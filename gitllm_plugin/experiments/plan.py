@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,11 @@ class PlannedRun:
     name: str
     cfg_path: str
     options: tuple[str, ...]
+
+    @property
+    def folder_name(self) -> str:
+        """The name as a folder's."""
+        return re.sub(r"[^\w+.-]+", "_", self.name)
 
     def fingerprint(self) -> str:
         """A hash of what the run is made from: the file's content and the options."""
@@ -71,7 +77,7 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
         raise ConfigError(f"{path}: {', '.join(missing)} missing; an experiment has title, output_dir and runs")
     shared = [*content.get("options", [])]
     runs = tuple(_read_run(path, entry, shared, options) for entry in content["runs"])
-    names = [run.name for run in runs]
+    names = [run.folder_name for run in runs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: runs have the same name: {', '.join(repeated)}")
     return Plan(str(content["title"]), Path(content["output_dir"]).expanduser(), runs)

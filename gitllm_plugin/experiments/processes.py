@@ -1,6 +1,7 @@
 """Runs Python modules as commands of their own, and waits for them through Ctrl-C."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -38,4 +39,4 @@ def run_module(arguments: Sequence[str], environment: Mapping[str, str] | None =
 
 def show_command(arguments: Sequence[str]) -> str:
     """The command as one types it."""
-    return " ".join(["python", "-m", *arguments])
+    return shlex.join(["python", "-m", *arguments])

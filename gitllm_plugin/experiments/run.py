@@ -55,7 +55,7 @@ def run_experiment(plan: Plan, only: Sequence[str] = (), fresh: bool = False) ->
 
 def train_command(plan: Plan, run: PlannedRun, resume: bool = False) -> list[str]:
     """The training of a run, as `python -m` takes it."""
-    output = f"run.output_dir={plan.output_dir / run.name}"
+    output = f"run.output_dir={plan.output_dir / run.folder_name}"
     options = [*run.options, output, *(["run.resume_ckpt_path=auto"] if resume else [])]
     return ["gitllm_plugin", "train", "--cfg-path", run.cfg_path, "--options", *options]
 
@@ -68,7 +68,7 @@ def _train(plan: Plan, run: PlannedRun, record: StepRecord) -> bool:
         status = run_module(train_command(plan, run, resume=began_before))
     if status != 0:
         return False
-    record.note(run.name, folder=str(_newest(plan.output_dir / run.name)))
+    record.note(run.name, folder=str(_newest(plan.output_dir / run.folder_name)))
     return True
 
 

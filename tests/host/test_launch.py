@@ -153,8 +153,8 @@ def register():
     torchvision_repair.fault = "torchvision is broken"
     warnings.warn("torchvision is broken", torchvision_repair.TorchvisionWarning)
 gitllm_plugin.register = register
-launch._register()
-launch._register()
+launch.register_quietly()
+launch.register_quietly()
 """
     for rank, lines in (("0", ["note: torchvision is broken"]), ("1", [])):
         finished = run_python(code, env={"RANK": rank})

@@ -64,7 +64,8 @@ def test_rows_of_groups_hold_every_token_once_and_little_padding():
     assert layout.attention_mask.sum() == images.sum() + texts.sum()
     slots = torch.cat([layout.image_row, layout.text_row]) * 1000 + torch.cat([layout.image_slot, layout.text_slot])
     assert len(slots.unique()) == len(slots) == layout.attention_mask.sum()
-    assert layout.attention_mask.float().mean() > 0.9
+    filled = layout.attention_mask.sum(1)
+    assert (filled[:-1] > 0.8 * layout_module.ROW).all(), "only the last row may be less than full by more than a group"
 
 
 def test_way_back_is_the_inverse_and_leaves_zeros_on_padding():
