@@ -109,7 +109,10 @@ def _load_plain_data(path: Path, mmap: bool) -> Any:
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     temporary = _temporary(path)
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)

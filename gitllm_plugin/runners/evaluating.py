@@ -1,5 +1,6 @@
 """Evaluating a run: after each epoch, at its end, or alone."""
 
+import contextlib
 import logging
 import math
 from typing import Any
@@ -53,11 +54,15 @@ class EvaluatingRunner(SavingRunner):
         logging.info("Evaluating on %s.", split_name)
         loader = self.dataloaders[split_name]
         self.task.before_evaluation(model=model, dataset=self.datasets[split_name])
-        with self._autocast():
+        with self._autocast(), self._uncompiled():
             results = self.task.evaluation(model, loader, cuda_enabled=self.cuda_enabled)
         if results is None:
             return None
         return self.task.after_evaluation(val_result=results, split_name=split_name, epoch=cur_epoch)
+
+    def _uncompiled(self) -> contextlib.AbstractContextManager:
+        """Layers compiled for training would be compiled again for every length of an answer."""
+        return torch.compiler.set_stance("force_eager") if self.config.run_cfg.compile else contextlib.nullcontext()
 
     def evaluate(self, cur_epoch: int | str = "best", skip_reload: bool = False) -> dict[str, dict | None]:
         """Evaluate on `run.test_splits`, without training.

@@ -191,7 +191,8 @@ class TrainingLoop:
         requests = requests or Requests()
         batches = data.batches(position)
         began = time.monotonic()
-        window = self._read(batches, position.epoch_iter, last_iter)
+        window = self._read(batches, position.epoch_iter, last_iter, position.steps + 1)
+        self.at(f"step {position.steps + 1}, waiting for the batches of the other ranks")
         missing = collectives.sum_over_ranks([float(window is None)], self.device)[0]
         while position.epoch_iter < last_iter:
             if window is None or missing:
@@ -200,7 +201,7 @@ class TrainingLoop:
             sums = self._accumulate(data, window, position, last_iter)
             # The next batches are read before the ranks meet, so that all learn of it when one has no more.
             done = position.epoch_iter + len(window)
-            window = self._read(batches, done, last_iter)
+            window = self._read(batches, done, last_iter, position.steps + 2)
             sums.missing = float(window is None)
             sums.stop, sums.save = float(requests.stop()), float(requests.save())
             self.at(f"step {position.steps + 1}, exchanging sums with the other ranks")
@@ -220,9 +221,11 @@ class TrainingLoop:
             if self.stopped:
                 return
 
-    def _read(self, batches: Iterator[dict[str, Any]], epoch_iter: int, last_iter: int) -> list[dict[str, Any]] | None:
+    def _read(
+        self, batches: Iterator[dict[str, Any]], epoch_iter: int, last_iter: int, step: int
+    ) -> list[dict[str, Any]] | None:
         """The batches of the step that begins at iteration `epoch_iter`; None where the data has not so many."""
-        self.at("reading batches")
+        self.at(f"step {step}, reading batches")
         count = min(self.accum_grad_iters, last_iter - epoch_iter)
         window = list(itertools.islice(batches, count))
         return window if len(window) == count else None
