@@ -48,19 +48,21 @@ class RunLength:
     accum_grad_iters: int = 1
 
     @classmethod
-    def of(cls, run_cfg: Mapping[str, Any], batches_per_epoch: int | None) -> "RunLength":
+    def of(cls, run_cfg: Mapping[str, Any], batches_per_epoch: int | None, streaming: bool) -> "RunLength":
         """The length that `run.max_epoch` and `run.max_iters` give: what is reached first ends the run.
 
         Args:
             run_cfg: The configuration's `run`.
-            batches_per_epoch: None for streaming data, whose epochs are `run.iters_per_inner_epoch` or
-                `run.max_iters` long.
+            batches_per_epoch: Of the data; None where it has no end.
+            streaming: Whether an epoch may be as long as `run.iters_per_inner_epoch` says. Without that and an
+                end it is `run.max_iters` long.
 
         Raises:
-            ConfigError: Neither of these is given for streaming data.
+            ConfigError: Nothing says how long an epoch of streaming data is.
         """
         max_iters, max_epoch = run_cfg.get("max_iters"), run_cfg.get("max_epoch")
-        iters_per_epoch = batches_per_epoch or run_cfg.get("iters_per_inner_epoch") or max_iters
+        chosen = run_cfg.get("iters_per_inner_epoch") if streaming else None
+        iters_per_epoch = chosen or batches_per_epoch or max_iters
         if iters_per_epoch is None:
             raise ConfigError("Streaming training data has no length: give run.iters_per_inner_epoch or run.max_iters")
         iters_per_epoch = int(iters_per_epoch)

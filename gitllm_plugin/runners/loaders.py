@@ -67,7 +67,12 @@ class LoaderSettings:
     pin_memory: bool = False
 
     def loader(self, dataset: Any, **arguments: Any) -> DataLoader:
-        """A loader of `dataset` with its own `collater`, where it has one."""
+        """A loader of `dataset` with its own `collater`, where it has one.
+
+        A stream with `set_batch_size` deals whole batches to its workers, so that their number changes nothing.
+        """
+        if hasattr(dataset, "set_batch_size"):
+            dataset.set_batch_size(self.batch_size)
         arguments = {"collate_fn": getattr(dataset, "collater", None), **arguments}
         return DataLoader(
             dataset,

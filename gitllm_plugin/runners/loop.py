@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -305,7 +305,7 @@ class TrainingLoop:
         )
         return ids
 
-    def _refuse_to_skip(self, position: Position) -> None:
+    def _refuse_to_skip(self, position: Position) -> NoReturn:
         raise NonFiniteLossError(
             f"{self._skipped_in_a_row} steps in a row, up to iteration {position.iters}, gave a loss or gradient that "
             f"is not finite; run.max_skipped_steps allows {self.max_skipped_steps}. The weights were not changed by "
@@ -314,7 +314,7 @@ class TrainingLoop:
         )
 
     @staticmethod
-    def _refuse_short_data(position: Position) -> None:
+    def _refuse_short_data(position: Position) -> NoReturn:
         raise DataEndedError(
             f"The training data ended in epoch {position.epoch} after {position.epoch_iter} iterations"
             f"{'' if collectives.world_size() == 1 else ' on one of the ranks or more'}; "

@@ -209,8 +209,7 @@ class RunnerParts(RunnerBase):
     @property
     def length(self) -> RunLength:
         """Repairs: `max_iters` needs another runner than `max_epoch`, which streaming data cannot have."""
-        batches = None if self.data.streaming else len(self.data)
-        return RunLength.of(self.config.run_cfg, batches)
+        return RunLength.of(self.config.run_cfg, self.data.batches_per_epoch, self.data.streaming)
 
     @property
     def max_epoch(self) -> int:

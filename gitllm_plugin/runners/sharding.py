@@ -30,7 +30,7 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
         raise ConfigError("run.sharding=fsdp cannot spread weights in 4 bits; leave model.load_in_4bit out")
     for parameter in model.parameters():
         if parameter.requires_grad:
-            dist.broadcast(parameter.data, src=0)
+            _copy_from_first_rank(parameter.data, device)
     model.register_forward_hook(_give_all_a_gradient)  # before FSDP's own, which puts the weights away
     mesh = init_device_mesh(device.type, (collectives.world_size(),))
     for block in blocks_of(model):
@@ -44,6 +44,13 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
             # transformers then lets no rank end its generation before the others do.
             cast(Any, module)._is_fsdp_managed_module = True
     return model
+
+
+def _copy_from_first_rank(value: Tensor, device: torch.device) -> None:
+    """Over a copy on the device that the ranks exchange on; the model itself may still be on the CPU."""
+    exchanged = value.to(device, copy=True)
+    dist.broadcast(exchanged, src=0)
+    value.copy_(exchanged)
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:

@@ -22,13 +22,14 @@ class TrainingData(Protocol):
     """Batches in an order that the position in the run determines.
 
     Attributes:
-        streaming: Whether it has no length and no epochs.
+        streaming: Whether it is read on through all epochs.
     """
 
     streaming: bool
 
-    def __len__(self) -> int:
-        """Batches of an epoch on this rank, where it has epochs."""
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Of this rank; None where it has no epochs."""
         ...
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
@@ -60,7 +61,9 @@ class MapData:
         self.loader = settings.loader(self.dataset, sampler=self.sampler, collate_fn=collate, drop_last=True)
         check_has_batches(self.loader, "train")
 
-    def __len__(self) -> int:
+    @property
+    def batches_per_epoch(self) -> int:
+        """As many as the data set fills."""
         return len(self.loader)
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
@@ -91,11 +94,14 @@ class StreamData:
 
     def __init__(self, dataset: IterableDataset, settings: LoaderSettings):
         self.dataset: Any = dataset
+        self.batch_size = settings.batch_size
         self.loader = settings.loader(dataset, drop_last=True)
         self._iterator: Iterator[dict[str, Any]] | None = None
 
-    def __len__(self) -> int:
-        raise TypeError("a stream has no length")
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """As many as the items that the stream says it has on this rank fill."""
+        return len(self.dataset) // self.batch_size if hasattr(self.dataset, "__len__") else None
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
         """The batches that follow those given before."""
@@ -141,6 +147,7 @@ class Mixture:
     """
 
     streaming = True
+    batches_per_epoch = None
 
     def __init__(self, parts: Mapping[str, TrainingData], weights: Mapping[str, float], seed: int):
         self.parts = dict(parts)
@@ -150,9 +157,6 @@ class Mixture:
         self.num_noted = dict.fromkeys(self.parts, 0)
         self._names: list[str] = []
         self._iterators: dict[str, Iterator[dict[str, Any]]] = {}
-
-    def __len__(self) -> int:
-        raise TypeError("a mixture has no length")
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
         """Batches without end, as far as the streams among the parts have none."""
@@ -196,7 +200,7 @@ class Mixture:
         part = self.parts[name]
         batch = next(self._iterators[name], None) if name in self._iterators else None
         if batch is None and not (part.streaming and name in self._iterators):
-            epoch, epoch_iter = (0, 0) if part.streaming else divmod(self.num_read[name], len(part))
+            epoch, epoch_iter = (0, 0) if part.streaming else divmod(self.num_read[name], part.batches_per_epoch or 1)
             self._iterators[name] = part.batches(Position(epoch=epoch, epoch_iter=epoch_iter))
             batch = next(self._iterators[name], None)
         self.num_read[name] += batch is not None
@@ -245,8 +249,8 @@ def training_data(
 
 
 def _part(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
-    if isinstance(dataset, ChainDataset) and len(dataset.datasets) == 1:
-        dataset = dataset.datasets[0]
+    if isinstance(dataset, ChainDataset) and len(streams := list(dataset.datasets)) == 1:
+        dataset = streams[0]
     return StreamData(dataset, settings) if isinstance(dataset, IterableDataset) else MapData(dataset, settings, seed)
 
 

@@ -53,23 +53,3 @@ def test_runner_iter_in_two_processes(run_python, tmp_path):
     assert "distributed init (rank 1, world 2, gloo)" in finished.stdout
     first, last = train_losses(tmp_path)
     assert last < first
-
-
-def test_iterations_are_resumed_where_they_ended(host, monkeypatch):
-    from lavis.runners import RunnerIter
-
-    runner = object.__new__(RunnerIter)
-    monkeypatch.setattr("torch.load", lambda *args, **kwargs: {"model": {}, "optimizer": {}, "iters": 8})
-    monkeypatch.setattr("os.path.isfile", lambda path: True)
-    for name in ("model", "optimizer", "scaler", "device"):
-        monkeypatch.setattr(RunnerIter, name, property(lambda self: Anything()))
-    monkeypatch.setattr(RunnerIter, "unwrap_dist_model", lambda self, model: model)
-    runner._load_checkpoint("checkpoint.pth")
-    assert runner.start_iters == 8
-
-
-class Anything:
-    """Loads whatever it is given."""
-
-    def load_state_dict(self, state):
-        return None

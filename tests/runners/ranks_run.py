@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from tiny_run import TinyData, TinyModel, build_runner
+from tiny_run import TinyData, build_runner
 from torch.utils.data import IterableDataset
 
 from gitllm_plugin.errors import DataError
