@@ -14,13 +14,14 @@ from gitllm_plugin.cli import (
     hook,
     merge,
     parameters,
+    plot,
     run,
     train,
 )
 from gitllm_plugin.errors import GitLLMError
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
-COMMANDS = (train, evaluate, experiment, parameters, export, merge, convert_checkpoint, run, hook, doctor)
+COMMANDS = (train, evaluate, experiment, plot, parameters, export, merge, convert_checkpoint, run, hook, doctor)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
