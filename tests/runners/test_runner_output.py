@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 
 import pytest
 import torch
@@ -50,8 +51,11 @@ def test_weights_and_biases_get_it_too(tmp_path, monkeypatch):
     run = build_runner(tmp_path, trackers=["wandb"], **ONE_EPOCH)
     run.train()
     (file,) = (run.output_dir / "wandb").glob("offline-run-*/run-*.wandb")
-    written = file.read_bytes()
-    assert b"train/loss" in written and b"val/exact_match" in written and run.output_dir.name.encode() in written
+    deadline = time.monotonic() + 60  # a process of its own writes it
+    while b"val/exact_match" not in (written := file.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for name in ("train/loss", "val/exact_match", run.output_dir.name):
+        assert name.encode() in written, name
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_package(tmp_path, monkeypatch):
