@@ -75,12 +75,16 @@ def draw_runs(runs: Sequence[RunCurves], folder: Path) -> list[Path]:
 def _figure(path: Path, title: str, xlabel: str) -> Iterator[Any]:
     """Axes to draw loss curves on; the file is written when the block ends without an error."""
     from matplotlib.figure import Figure  # without pyplot, which keeps figures and may look for a display
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure = Figure(figsize=(7, 4.2), layout="tight")
+    figure = Figure(figsize=(8, 4.2), layout="tight")
     axis = figure.subplots()
     axis.set(title=title, xlabel=xlabel, ylabel="cross-entropy per answer token", yscale="log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
     yield axis
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
