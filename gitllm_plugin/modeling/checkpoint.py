@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,28 +59,16 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, running nothing that it may contain.
 
     Args:
         path: A `.pth` file, or weights alone as `.safetensors`.
+        mmap: Read tensors only when they are used.
 
     Raises:
         ConfigError: No such file, or not a checkpoint that is plain data.
     """
-    return _read(path, mmap=False)
-
-
-def is_readable(path: Path) -> bool:
-    """Whether `path` is a whole checkpoint, without reading all of it."""
-    try:
-        _read(path, mmap=True)
-    except ConfigError:
-        return False
-    return True
-
-
-def _read(path: Path, mmap: bool) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}")
     try:
@@ -145,6 +133,36 @@ def _storage_error(path: Path, error: Exception) -> StorageError:
     return StorageError(
         f"{path} cannot be written: {reason} ({free / 1e6:,.0f} MB are free there). What was saved before is whole."
     )
+
+
+def is_readable(path: Path) -> bool:
+    """Whether `path` is a whole checkpoint, without reading all of it."""
+    try:
+        read_checkpoint(path, mmap=True)
+    except ConfigError:
+        return False
+    return True
+
+
+def without_known(own: Mapping[str, Tensor], wanted: Collection[str], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The given weights without those that are not wanted and that the model has already, number for number.
+
+    LAVIS's `runner_iter` saves frozen weights too. A frozen weight that differs stays: it is of another model.
+
+    Args:
+        own: all weights of the model.
+        wanted: names of those that are to be loaded.
+        given: the checkpoint's.
+    """
+    return {
+        name: value
+        for name, value in given.items()
+        if name in wanted or name not in own or not _is_same(own[name], value)
+    }
+
+
+def _is_same(own: Tensor, given: Tensor) -> bool:
+    return own.shape == given.shape and torch.equal(own.detach().cpu(), given.to("cpu", own.dtype))
 
 
 def check_same_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:

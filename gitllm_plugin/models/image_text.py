@@ -16,7 +16,7 @@ from torch import Tensor
 from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_trainable_state_dict, trainable_state_dict
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
+from gitllm_plugin.modeling.checkpoint import read_checkpoint, without_known
 from gitllm_plugin.modeling.git import Git
 
 
@@ -220,7 +220,10 @@ class ImageTextModel(BaseModel):
             ConfigError: no such file, no checkpoint, or one of another model.
         """
         path = Path(url_or_filename).expanduser()
-        self.load_trainable_state_dict(read_checkpoint(path)["model"], str(path))
+        weights, wanted = read_checkpoint(path)["model"], self.trainable_state_dict()
+        if weights.keys() - wanted.keys():
+            weights = without_known(self.state_dict(), wanted, weights)
+        self.load_trainable_state_dict(weights, str(path))
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
         """Pixel values as the model takes them."""

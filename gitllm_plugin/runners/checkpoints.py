@@ -32,7 +32,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.checkpoint import check_same_weights, is_readable
+from gitllm_plugin.modeling.checkpoint import check_same_weights, is_readable, without_known
 from gitllm_plugin.runners.sharding import spread_like
 
 BEST = "checkpoint_best.pth"
@@ -67,11 +67,14 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
     Raises:
         ConfigError: Names or shapes differ; the message lists them.
     """
-    state = spread_like(trainable_state(model), state)
+    wanted = trainable_state(model)
+    if state.keys() - wanted.keys():
+        state = without_known(model.state_dict(), wanted, state)
+    state = spread_like(wanted, state)
     if hasattr(model, "load_trainable_state_dict"):
         cast(Any, model).load_trainable_state_dict(state, source)
     else:
-        check_same_weights(trainable_state(model), state, source)
+        check_same_weights(wanted, state, source)
         model.load_state_dict(state, strict=False)
 
 

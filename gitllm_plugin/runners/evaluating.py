@@ -12,6 +12,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners import collectives, precision
 from gitllm_plugin.runners.evaluations import is_tested, note_evaluation
 from gitllm_plugin.runners.interrupts import StopRequest
+from gitllm_plugin.runners.run_folder import storage_errors
 from gitllm_plugin.runners.saving import SavingRunner
 from gitllm_plugin.runners.tracking import Trackers
 
@@ -58,7 +59,8 @@ class EvaluatingRunner(SavingRunner):
             results = self.task.evaluation(model, loader, cuda_enabled=self.cuda_enabled)
         if results is None:
             return None
-        return self.task.after_evaluation(val_result=results, split_name=split_name, epoch=cur_epoch)
+        with storage_errors():
+            return self.task.after_evaluation(val_result=results, split_name=split_name, epoch=cur_epoch)
 
     def _uncompiled(self) -> contextlib.AbstractContextManager:
         """Layers compiled for training would be compiled again for every length of an answer."""

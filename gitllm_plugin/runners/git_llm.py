@@ -76,11 +76,14 @@ class GitLLMRunner(EvaluatingRunner):
             try:
                 if not self._train_and_test():
                     return
-            except Preempted as signal_name:
-                self._say_how_to_resume(f"Stopped by {signal_name}")
+            except Preempted as preempted:
+                self._say_how_to_resume(f"Stopped by {preempted}")
                 return
-            except (KeyboardInterrupt, StorageError, NonFiniteLossError) as stopped:
-                self._say_how_to_resume("Interrupted" if isinstance(stopped, KeyboardInterrupt) else "Stopped")
+            except KeyboardInterrupt:
+                self._say_how_to_resume("Interrupted")
+                raise
+            except (StorageError, NonFiniteLossError, DataEndedError):
+                self._say_how_to_resume("Stopped")
                 raise
             finally:
                 if self.trackers is not None:
@@ -179,11 +182,14 @@ class GitLLMRunner(EvaluatingRunner):
         if self.position.epoch_iter == self.length.iters_per_epoch:
             self.position.epoch, self.position.epoch_iter = epoch + 1, 0
         averages = self.progress.totals.averages()
+        if self.position.epoch_iter == 0 or not loop.stopped:
+            self.progress.totals = EpochTotals()
         if loop.stopped:
-            self.progress.validation_due = self.position.epoch_iter == 0 and len(self.valid_splits) > 0
+            if self.position.epoch_iter == 0:
+                self.log_stats(averages, "train")
+                self.progress.validation_due = len(self.valid_splits) > 0
             self._save()
             self.stop.stop()
-        self.progress.totals = EpochTotals()
         return averages
 
     def _run_loop(self, loop: TrainingLoop, last_iter: int) -> None:

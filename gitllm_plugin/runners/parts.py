@@ -17,7 +17,7 @@ from gitllm_plugin.runners.best_scores import BestScores
 from gitllm_plugin.runners.checkpoints import find_resume_point, run_folder_of
 from gitllm_plugin.runners.length import Position, RunLength
 from gitllm_plugin.runners.optimizer import build_optimizer
-from gitllm_plugin.runners.run_folder import create_run_folder, point_to, write_versions
+from gitllm_plugin.runners.run_folder import create_run_folder, point_to, storage_errors, write_versions
 from gitllm_plugin.runners.schedule import DECAYS, HostSchedule, StepSchedule
 from gitllm_plugin.runners.training_data import TrainingData, training_data
 from gitllm_plugin.runners.training_state import TrainingProgress
@@ -255,6 +255,11 @@ class RunnerParts(RunnerBase):
         folder = run_folder_of(resume_from) if resume_from else create_run_folder(output_dir)
         (folder / "result").mkdir(exist_ok=True)
         return resume_from, folder
+
+    def log_stats(self, stats: dict[str, Any], split_name: str) -> None:
+        """Repairs: a full disk is a traceback."""
+        with storage_errors():
+            super().log_stats(stats, split_name)
 
     def _describe_run(self, link: str) -> None:
         """Write the resolved config and the versions, and let `link` beside the folder point to it."""

@@ -1,18 +1,36 @@
 """The folder of one run: made once, found again by name, and what it says about how it was made."""
 
+import contextlib
+import errno
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, StorageError
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
+
+
+@contextlib.contextmanager
+def storage_errors() -> Iterator[None]:
+    """A block whose errors of a full or read-only disk become the package's own.
+
+    Raises:
+        StorageError: In their place.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
+            raise
+        raise StorageError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}") from error
 
 
 def create_run_folder(output_dir: Path) -> Path:

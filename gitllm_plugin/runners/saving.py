@@ -93,7 +93,7 @@ class SavingRunner(RunnerParts):
             return
         latest, saved, rest = self.checkpoints.latest, None, ""
         if latest.is_file():
-            saved = self.length.continue_from(read_checkpoint(latest), self.data.streaming)
+            saved = self.length.continue_from(read_checkpoint(latest, mmap=True), self.data.streaming)
             is_trained = self.length.is_finished(saved) and not self.progress.validation_due
             rest = "the test" if is_trained and self.test_splits else ""
         messages.say_how_to_resume(what, self.config, self.checkpoints, saved, rest)

@@ -75,26 +75,24 @@ def whole(value: Any) -> Any:
 
 
 def whole_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by name, whole, on rank 0 on the CPU; the other ranks take part and get nothing."""
-    keep = collectives.rank() == 0
-    gathered = {}
-    for name, value in state.items():
-        tensor = whole(value)
-        if keep:
-            gathered[name] = tensor.detach().cpu() if isinstance(value, DTensor) else tensor.detach()
-    return gathered
+    """Weights by name, whole; those that are spread over the ranks on rank 0 alone."""
+    gathered = {name: _gathered(value.detach()) for name, value in state.items()}
+    return {name: value for name, value in gathered.items() if value is not None}
 
 
 def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """The optimizer's state with whole tensors; the same as that of one process."""
+    """The optimizer's state with whole tensors, the same as that of one process; spread ones on rank 0 alone."""
     state = optimizer.state_dict()
-    spread = any(isinstance(v, DTensor) for values in state["state"].values() for v in values.values())
-    if spread:
-        state["state"] = {
-            key: {name: whole(v).cpu() if isinstance(v, Tensor) else v for name, v in values.items()}
-            for key, values in state["state"].items()
-        }
+    state["state"] = {key: {n: _gathered(v) for n, v in values.items()} for key, values in state["state"].items()}
     return state
+
+
+def _gathered(value: Any) -> Any:
+    """On rank 0 on the CPU if it is spread; the other ranks take part and get nothing."""
+    if not isinstance(value, DTensor):
+        return value
+    tensor = value.full_tensor()
+    return tensor.cpu() if collectives.rank() == 0 else None
 
 
 def spread_like(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

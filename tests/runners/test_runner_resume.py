@@ -250,6 +250,23 @@ def test_lavis_resumes_our_checkpoints_and_we_resume_its(tmp_path):
     assert (resumed.position.epoch, resumed.position.iters) == (3, 12)
 
 
+def test_a_checkpoint_with_frozen_weights_too_as_runner_iter_writes_it(tmp_path):
+    run = build_runner(tmp_path, max_epoch=1, **NO_EVALUATION)
+    run.train()
+    content = torch.load(run.output_dir / "checkpoint_latest.pth", weights_only=True)
+    weights = run.model.state_dict()
+    assert weights.keys() > content["model"].keys()
+    path = tmp_path / "checkpoint_4.pth"
+    torch.save({"model": weights, "optimizer": content["optimizer"], "config": {}, "scaler": None, "iters": 4}, path)
+    resumed = build_runner(tmp_path, max_epoch=2, resume_ckpt_path=str(path), **NO_EVALUATION)
+    resumed.train()
+    assert resumed.position.iters == 8
+
+    torch.save({"model": {**weights, "embedding.weight": torch.zeros(5, 8)}, "optimizer": {}, "iters": 4}, path)
+    with pytest.raises(ConfigError, match="not in the model: embedding.weight"):
+        build_runner(tmp_path, resume_ckpt_path=str(path), **NO_EVALUATION).train()
+
+
 def stream(state=True):
     """Endless examples with, or without, a place to go on from."""
 
