@@ -90,7 +90,8 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 def _load_plain_data(path: Path, mmap: bool) -> Any:
     """What torch saved; files older than torch 1.6, which LAVIS's hub has some of, cannot be mapped."""
-    is_zip = path.open("rb").read(2) == b"PK"
+    with open(path, "rb") as file:
+        is_zip = file.read(2) == b"PK"
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
 
 
