@@ -1,10 +1,9 @@
-"""From an encoded picture to RGB pixels.
+"""From base64 text to image bytes to an RGB picture.
 
 JPEG is decoded by libjpeg-turbo without a detour, to the same pixels as Pillow's; Pillow decodes everything else, and
 is the judge of files that are not quite right.
 """
 
-import base64
 import binascii
 import io
 import struct
@@ -13,10 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import numpy as np
+import pybase64
 import simplejpeg
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.problems import RowError
 
 MAX_PIXELS = 178_956_970
 """The largest picture that is decoded, where Pillow too stops: a bound against decompression bombs."""
@@ -25,7 +25,37 @@ MAX_PIXELS = 178_956_970
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError)
 
 
-def decode_image(data: bytes, place: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode_base64(text: str, place: str = "") -> bytes:
+    """Decodes an image's base64 text.
+
+    Args:
+        text: plain base64, padded, without line breaks.
+        place: which row it belongs to, for messages.
+
+    Raises:
+        RowError: of kind ``base64``.
+    """
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise RowError(
+            "base64",
+            f"the image is not plain base64 ({error}); it starts with {text[:40]!r}. "
+            "Write the image file's bytes as base64 without line breaks",
+            place,
+        ) from error
+
+
+def check_header(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> None:
+    """Reads an image's header: whether it is an image, and how large. The pixels are not looked at.
+
+    Raises:
+        RowError: of kind ``image`` or ``image_too_large``.
+    """
+    _open(data, place, max_pixels)
+
+
+def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes one picture (any format that Pillow reads) to RGB.
 
     The EXIF orientation is applied. Transparent parts are laid on white, as a page would show them. Of
@@ -37,16 +67,12 @@ def decode_image(data: bytes, place: str, max_pixels: int = MAX_PIXELS) -> Image
         max_pixels: refuse pictures with more pixels than this, before they are decoded.
 
     Raises:
-        DataError: if the bytes are not a whole picture, or it is too large.
+        RowError: of kind ``image``, ``image_truncated`` or ``image_too_large``.
     """
-    image = _open(data, place, max_pixels)
-    with _refuse_truncated_files():
-        return _load(image, place)
+    return _load(_open(data, place, max_pixels), place)
 
 
-def decode_pixels(
-    data: bytes, place: str, *, least_side: int = 0, max_pixels: int = MAX_PIXELS
-) -> np.ndarray:
+def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Decodes one picture to an array, the pixels of :func:`decode_image` in less time.
 
     Args:
@@ -60,7 +86,7 @@ def decode_pixels(
         uint8 [height, width, 3].
 
     Raises:
-        DataError: as :func:`decode_image`.
+        RowError: as :func:`decode_image`.
     """
     image = _open(data, place, max_pixels)
     if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_upright(image):
@@ -68,22 +94,7 @@ def decode_pixels(
             return simplejpeg.decode_jpeg(
                 data, "RGB", fastdct=False, fastupsample=False, min_height=least_side, min_width=least_side
             )
-    with _refuse_truncated_files():
-        return np.array(_load(image, place))
-
-
-def decode_base64(text: str, place: str) -> bytes:
-    """The bytes of an image file that a row holds as base64.
-
-    Raises:
-        DataError: if the text is not base64.
-    """
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise DataError(
-            f"{place}: the image is not base64 ({error}). Write the image file's bytes as plain base64."
-        ) from error
+    return np.array(_load(image, place))
 
 
 def _is_upright(image: Image.Image) -> bool:
@@ -96,10 +107,13 @@ def _is_upright(image: Image.Image) -> bool:
 
 def _load(image: Image.Image, place: str) -> Image.Image:
     try:
-        image.load()
-        return _to_rgb(image if _is_upright(image) else ImageOps.exif_transpose(image))
+        with _refuse_truncated_files():
+            image.load()
+            return _to_rgb(image if _is_upright(image) else ImageOps.exif_transpose(image))
     except _BROKEN as error:
-        raise DataError(f"{place}: the image is broken ({error}). Replace the image or remove the row.") from error
+        # Pillow's own word for a file that ends too early; some formats have no other sign of it.
+        kind = "image_truncated" if "truncated" in str(error) else "image"
+        raise RowError(kind, f"the image is broken ({error}). Replace the image or remove the row", place) from error
 
 
 @contextmanager
@@ -123,17 +137,23 @@ def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise DataError(f"{place}: the image is too large ({error}). Make it smaller or remove the row.") from error
+        raise RowError(
+            "image_too_large", f"the image is too large ({error}). Make it smaller or remove the row", place
+        ) from error
     except _BROKEN as error:
-        raise DataError(
-            f"{place}: {len(data)} bytes that are no image (they start with {data[:8]!r}). "
-            "Expected an encoded image file such as PNG or JPEG; replace the image or remove the row."
+        raise RowError(
+            "image",
+            f"{len(data)} bytes that are no image (they start with {data[:8]!r}). "
+            "Expected an encoded image file such as PNG or JPEG; replace the image or remove the row",
+            place,
         ) from error
     width, height = image.size
     if width * height > max_pixels:
-        raise DataError(
-            f"{place}: the image has {width} x {height} pixels, more than the {max_pixels:,} allowed. "
-            "Make it smaller or remove the row."
+        raise RowError(
+            "image_too_large",
+            f"the image has {width} x {height} pixels, more than the {max_pixels:,} allowed. "
+            "Make it smaller or remove the row",
+            place,
         )
     return image
 

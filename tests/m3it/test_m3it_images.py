@@ -8,6 +8,7 @@ from PIL import Image, ImageFile
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.images import decode_base64, decode_image, decode_pixels
+from gitllm_plugin.m3it.problems import RowError
 
 
 def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
@@ -50,8 +51,9 @@ def test_truncated_image(file_format, lenient, monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), file_format)
     for decode in (decode_image, decode_pixels):
-        with pytest.raises(DataError, match="coco/7 at a.jsonl:7: the image is broken"):
+        with pytest.raises(RowError, match="coco/7 at a.jsonl:7: the image is broken") as caught:
             decode(data[: len(data) // 2], "coco/7 at a.jsonl:7")
+        assert caught.value.kind == "image_truncated"
     assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
 
 
@@ -61,7 +63,7 @@ def test_not_an_image():
 
 
 def test_not_base64():
-    with pytest.raises(DataError, match="x: the image is not base64"):
+    with pytest.raises(DataError, match="x: the image is not plain base64"):
         decode_base64("photo.jpg", "x")
 
 

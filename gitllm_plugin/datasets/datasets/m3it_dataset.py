@@ -9,7 +9,6 @@ from torch.utils.data import Dataset
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.m3it.grouping import group_by_image
-from gitllm_plugin.m3it.images import decode_base64
 from gitllm_plugin.m3it.jsonl import JsonlExamples
 
 
@@ -54,8 +53,7 @@ class M3ITDataset(Dataset):
         """
         examples = [self.examples[member] for member in self.groups[index]]
         place = f"example {examples[0].id!r} at {examples[0].location}"
-        images = [decode_base64(image, place) for image in examples[0].images]
-        return self._items.make(images, examples, place)
+        return self._items.make(examples[0].images, examples, place)
 
     @property
     def num_examples(self) -> int:
