@@ -43,8 +43,7 @@ TEXT_ONLY = dataclasses.replace(GROUP, number=8, images=())
 def write_tar(path, *groups: Group) -> None:
     with tarfile.open(path, "w") as tar:
         for group in groups:
-            for name, data in write_group(group):
-                add_to_tar(tar, name, data)
+            add_to_tar(tar, write_group(group))
 
 
 def test_members_of_a_record():
@@ -70,6 +69,15 @@ def test_records_come_back_by_names_and_through_webdataset(tmp_path):
     first, second = GROUP.examples("here")
     assert (first.images, first.answers, second.question) == (GROUP.images, ("一", "b"), "why?")
     assert first == dataclasses.replace(first, location="elsewhere")
+
+
+def test_where_a_record_begins(tmp_path):
+    """A record is found by the blocks of those before it, and is a tar file's content by itself."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        blocks = [add_to_tar(tar, write_group(group)) for group in (GROUP, TEXT_ONLY)]
+    data = (tmp_path / "a.tar").read_bytes()[512 * blocks[0] : 512 * sum(blocks)]
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        assert tar.getnames() == ["coco_v1-train-00000008.json"]
 
 
 def test_equal_records_make_equal_files(tmp_path):
@@ -101,7 +109,7 @@ def test_records_that_are_not_whole(change, message):
         read_group(members, "x")
 
 
-SHARD = Shard("coco/train/000000.tar", "0" * 64, groups=2, texts=10, images=3, bytes=10240)
+SHARD = Shard("coco/train/000000.tar", "0" * 64, 2, 10, 3, 10240, record_blocks="7 9", record_texts="4 6")
 MANIFEST = Manifest(
     {"coco": {"train": SplitManifest((SHARD, SHARD), {"json": 2}, ({"file": "a.jsonl", "bytes": 9},), {"seed": 0})}}
 )
@@ -130,6 +138,10 @@ def test_manifest_comes_back_from_file_folder_and_parsed_json(tmp_path):
         (
             lambda content: content["configs"]["coco"]["train"]["shards"][1].update(file="../x", groups=-1),
             r"shards\[1\] lacks or has a wrong file, groups",
+        ),
+        (
+            lambda content: content["configs"]["coco"]["train"]["shards"][1].update(record_texts="4 5"),
+            r"shards\[1\] lists other records than its 2 with 10 texts",
         ),
     ],
 )

@@ -58,6 +58,9 @@ class Shard:
         texts: number of texts in them, which is the number of examples.
         images: number of image files.
         bytes: size of the file.
+        record_blocks: the size of each record in tar blocks of 512 bytes, in order, as numbers with spaces between
+            them: where a record begins is known without reading the file.
+        record_texts: how many texts each record has, likewise.
     """
 
     file: str
@@ -66,6 +69,8 @@ class Shard:
     texts: int
     images: int
     bytes: int
+    record_blocks: str = field(repr=False)
+    record_texts: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -222,11 +227,14 @@ def read_group(members: Mapping[str, Any], place: str) -> Group:
     return group
 
 
-def add_to_tar(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    """Adds a member whose header depends on name and size alone."""
-    member = tarfile.TarInfo(name)  # time 0, user 0, mode 0644
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
+def add_to_tar(tar: tarfile.TarFile, members: Sequence[tuple[str, bytes]]) -> int:
+    """Adds a record, with headers that depend on names and sizes alone. Returns how many tar blocks it takes."""
+    before = tar.offset
+    for name, data in members:
+        member = tarfile.TarInfo(name)  # time 0, user 0, mode 0644
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    return (tar.offset - before) // tarfile.BLOCKSIZE
 
 
 def image_extension(data: bytes) -> str:
@@ -292,14 +300,21 @@ def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, 
         wrong = [each.name for each in fields(Shard) if not _is_good(each.name, values.get(each.name))]
         if wrong:
             problems.append(f"{where}[{number}] lacks or has a wrong {', '.join(wrong)}")
-        else:
-            parsed.append(Shard(**{each.name: values[each.name] for each in fields(Shard)}))
+            continue
+        shard = Shard(**{each.name: values[each.name] for each in fields(Shard)})
+        texts = [int(count) for count in shard.record_texts.split()]
+        blocks = [int(count) for count in shard.record_blocks.split()]
+        if not len(texts) == len(blocks) == shard.groups or sum(texts) != shard.texts:
+            problems.append(f"{where}[{number}] lists other records than its {shard.groups} with {shard.texts} texts")
+        parsed.append(shard)
     return tuple(parsed)
 
 
 def _is_good(name: str, value: Any) -> bool:
     if name == "sha256":
         return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+    if name in ("record_blocks", "record_texts"):
+        return isinstance(value, str) and re.fullmatch("[0-9 ]*", value) is not None
     if name == "file":  # never outside of the folder
         return isinstance(value, str) and value != "" and not value.startswith("/") and ".." not in value.split("/")
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
