@@ -43,7 +43,9 @@ class ItemMaker:
         self.text_processor = text_processor
         self._loads = hasattr(vis_processor, "load")
         transform = vis_processor.transform if self._loads else None
-        self._mean, self._std = (torch.tensor(transform.mean), torch.tensor(transform.std)) if transform else (None,) * 2
+        self._mean, self._std = (
+            (torch.tensor(transform.mean), torch.tensor(transform.std)) if transform else (None,) * 2
+        )
         self._takes_two = len(inspect.signature(text_processor).parameters) > 1
 
     def make(self, images: Sequence[bytes], texts: Sequence[Text], place: str, seed: int | None = None) -> dict:

@@ -47,13 +47,17 @@ def test_every_resampling_is_pillows(resampling):
     assert np.abs(pixels.permute(1, 2, 0).numpy().astype(int) - expected).max() <= 1
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}])
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"quality": 30}]
+)
 def test_jpeg_is_decoded_to_the_same_bits_as_by_pillow(options):
     data = encode(open_photo(), "JPEG", **options)
     assert np.array_equal(decode_pixels(data, "x"), np.array(decode_image(data, "x")))
 
 
-@pytest.mark.parametrize("mode, file_format", [("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "WEBP"), ("1", "PNG")])
+@pytest.mark.parametrize(
+    "mode, file_format", [("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("RGBA", "WEBP"), ("1", "PNG")]
+)
 def test_other_pictures_too(mode, file_format):
     data = encode(open_photo(64, 48).convert(mode), file_format)
     assert np.array_equal(decode_pixels(data, "x"), np.array(decode_image(data, "x")))

@@ -15,8 +15,8 @@ from gitllm_plugin.m3it.jsonl import JsonlExamples
 class M3ITDataset(Dataset):
     """One split.
 
-    An item is ``{"image", "image_mean", "image_std", "texts"}``, as :func:`~gitllm_plugin.datasets.collate.collate_groups`
-    takes it. The length is the number of items, not of examples.
+    An item is ``{"image", "image_mean", "image_std", "texts"}``, as
+    :func:`~gitllm_plugin.datasets.collate.collate_groups` takes it. The length is the number of items, not of examples.
 
     Args:
         vis_processor: see :class:`~gitllm_plugin.datasets.items.ItemMaker`.
