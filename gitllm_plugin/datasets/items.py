@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gitllm_plugin.m3it.images import decode_image
+from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
 
 
 class Text(Protocol):
@@ -41,11 +42,9 @@ class ItemMaker:
     def __init__(self, vis_processor: Callable, text_processor: Callable):
         self.vis_processor = vis_processor
         self.text_processor = text_processor
-        self._loads = hasattr(vis_processor, "load")
-        transform = vis_processor.transform if self._loads else None
-        self._mean, self._std = (
-            (torch.tensor(transform.mean), torch.tensor(transform.std)) if transform else (None,) * 2
-        )
+        self._loads = isinstance(vis_processor, GitLLMImageEvalProcessor)
+        self._mean = torch.tensor(vis_processor.transform.mean) if self._loads else None
+        self._std = torch.tensor(vis_processor.transform.std) if self._loads else None
         self._takes_two = len(inspect.signature(text_processor).parameters) > 1
 
     def make(self, images: Sequence[bytes], texts: Sequence[Text], place: str, seed: int | None = None) -> dict:

@@ -70,7 +70,7 @@ class GitLLMImageEvalProcessor(BaseProcessor):
         return pixels[0] if len(pixels) == 1 else pixels
 
     def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> Tensor:
-        """Resizes pictures, uint8 [height, width, 3] each, to uint8 [F, 3, image_size, image_size]; see :meth:`load`."""
+        """As :meth:`load`, of decoded pictures, uint8 [height, width, 3] each, to uint8 [F, 3, H, W]."""
         if self.transform.is_random and seed is None:
             seed = int(torch.randint(2**62, ()))
         pixels = []

@@ -119,10 +119,9 @@ class EpochOrder:
         order = generator.permutation(np.array(shards))
         windows = []
         for start in range(0, len(order), self.shuffle_shards):
-            window = [
-                np.arange(bounds[s], bounds[s + 1], dtype=np.int32) for s in order[start : start + self.shuffle_shards]
-            ]
-            windows.append(generator.permutation(np.concatenate(window)))
+            window = order[start : start + self.shuffle_shards]
+            items = np.concatenate([np.arange(bounds[s], bounds[s + 1], dtype=np.int32) for s in window])
+            windows.append(generator.permutation(items))
         return np.concatenate(windows)
 
 
