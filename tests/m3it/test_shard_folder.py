@@ -48,7 +48,7 @@ def server(shards):
     handler = partial(CountingHandler, directory=str(shards))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         server.requests = Counter()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield server
         server.shutdown()
 
