@@ -132,7 +132,17 @@ class M3ITShards(wds.DataPipeline):
         self.batch_size = batch_size
 
     def note_batch(self, batch: Mapping[str, Any]) -> None:
-        """Counts a batch that was trained on; every rank counts its own."""
+        """Counts a batch that was trained on; every rank counts its own.
+
+        Raises:
+            DataError: if the batch is not of the size that the stream was told.
+        """
+        found = int(batch["image_index"][-1]) + 1
+        if found != self.batch_size:
+            raise DataError(
+                f"a batch of {found} items, but the stream was told {self.batch_size}: call set_batch_size({found}) "
+                "before the loader's iterator is made"
+            )
         self._taken += self.batch_size * self._rank_and_world()[1]
         skipped = int(self._skipped.sum())
         if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
