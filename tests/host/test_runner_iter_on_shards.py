@@ -17,7 +17,7 @@ def config(tmp_path):
     write_shards(tmp_path / "shards", make_groups(tmp_path / "a.jsonl", "a", "train", rows=36, texts_per_image=3))
     image = {"train": {"image_size": 32}, "eval": {"image_size": 32}}
     content = {
-        "model": {"arch": "git_llm", "model_type": "tiny_opt"},
+        "model": {"arch": "git_llm", "model_type": "tiny_opt", "self_test": False},
         "datasets": {
             "m3it_wds": {
                 "texts_per_image": 2,
