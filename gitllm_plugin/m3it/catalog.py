@@ -2,9 +2,9 @@
 
 A new data set is one line here, and one function in :mod:`gitllm_plugin.m3it.adapters` if its rows are special.
 
-Row counts are those of the data card. Those of captioning and classification were read there; the others are recalled
-and checked by sums only: the card's sum of each category and split agrees with them, except that it leaves out
-winoground's 800 test rows and says 77,306 where the Chinese validation rows give 78,206. A count of None is not known.
+Row counts are those of the data card. Those of captioning and classification (but iqa) were read there; the others are
+recalled and checked by sums only: the card's sum of each category and split agrees with them, except that it leaves
+out winoground's 800 test rows and says 77,306 where the Chinese validation rows give 78,206. None: not known.
 """
 
 from collections.abc import Collection, Iterable
@@ -160,7 +160,8 @@ CATALOG: tuple[Entry, ...] = (
     Entry("msrvtt-qa", "vqa", "vqa/msrvtt-qa", "plain", 6_513, 497, 2_990, "vqa", _NOT_KNOWN, **_VIDEO),
 
     # Beyond the paper's 40.
-    Entry("refcoco", "classification", "classification/refcoco", "plain", None, None, None, "choice", _COCO, core=False),
+    Entry("refcoco", "classification", "classification/refcoco", "plain", None, None, None, "choice", _COCO,
+          core=False),
     Entry("vsr", "classification", "classification/vsr", "vsr", None, None, None, "exact_match",
           "VSR: CC BY 4.0; " + _COCO, core=False),
     Entry("imagenet-open-ended", "classification", "classification/imagenet", "imagenet_open", 30_000, 50_000, 0,

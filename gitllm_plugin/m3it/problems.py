@@ -46,7 +46,7 @@ class Problem:
 
     Attributes:
         file: where it is, relative to the root of a tree where there is one.
-        line: line or row number, from 1.
+        line: line or row number, from 1; 0 for the file itself.
         kind: one of KINDS.
         message: what was found, what is expected.
     """
@@ -57,4 +57,4 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}"
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"

@@ -11,7 +11,7 @@ from gitllm_plugin.m3it.example import hash_images
 from gitllm_plugin.m3it.images import MAX_PIXELS, check_header, decode_image
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.rows import RowReader
-from gitllm_plugin.m3it.tables import open_table
+from gitllm_plugin.m3it.tables import open_table, size_of
 
 KEY_BYTES = 16
 
@@ -29,6 +29,7 @@ class Part:
         start: first position.
         end: the position behind the last one.
         first_line: the number of the first row that begins at ``start`` or behind.
+        bytes: about how much of the file it is.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Part:
     start: int
     end: int
     first_line: int
+    bytes: int
 
 
 @dataclass
@@ -81,8 +83,9 @@ def cut_file(path: Path, name: str, reader: RowReader, target_bytes: int) -> Ite
     table = open_table(path)
     ranges = table.cut(target_bytes)
     first_lines = table.first_lines([start for start, _ in ranges])
+    per_position = size_of(table) / max(1, table.end)
     for (start, end), first_line in zip(ranges, first_lines, strict=True):
-        yield Part(path, name, reader, start, end, first_line)
+        yield Part(path, name, reader, start, end, first_line, round((end - start) * per_position))
 
 
 def scan_part(part: Part, *, look: Look = "header", limit: int | None = None, max_pixels: int = MAX_PIXELS) -> Scan:

@@ -4,12 +4,15 @@ A part is a range of positions: bytes of a JSONL file, rows of the others. Every
 a file is cut into, and where a part is cut does not depend on who reads it.
 """
 
+import importlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from gitllm_plugin.errors import DataError
 
@@ -122,8 +125,6 @@ class ArrowFolder(_Table):
         Raises:
             DataError: if ``state.json`` is not as the library writes it.
         """
-        import orjson
-
         path = self.path / "state.json"
         try:
             state = orjson.loads(path.read_bytes())
@@ -182,10 +183,9 @@ class ParquetFile(_Table):
     @cached_property
     def _file(self) -> Any:
         pyarrow = _import_pyarrow(self.path)
-        import pyarrow.parquet
-
+        parquet = importlib.import_module("pyarrow.parquet")
         try:
-            return pyarrow.parquet.ParquetFile(self.path)
+            return parquet.ParquetFile(self.path)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.path} is not a parquet file ({error}). Download or convert it again.") from error
 
@@ -241,6 +241,11 @@ def open_table(path: Path) -> Table:
     if path.is_dir():
         return ArrowFolder(path)
     return ParquetFile(path) if path.suffix == ".parquet" else JsonlFile(path)
+
+
+def size_of(table: Table) -> int:
+    """The size of a table's files in bytes."""
+    return sum(size for size, _ in get_version(table))
 
 
 def get_version(table: Table) -> list[tuple[int, int]]:

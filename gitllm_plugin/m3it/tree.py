@@ -22,6 +22,7 @@ from gitllm_plugin.m3it.rows import RowReader
 from gitllm_plugin.m3it.tables import Table, open_table
 
 _SPLIT_WORDS = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
+_NUMBERS_PER_FILE = 100_000_000  # more than a file has lines
 _BRING_INSTRUCTIONS = frozenset({"uniform", "rephrased"})  # in their rows
 
 
@@ -148,11 +149,12 @@ def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> Spl
             split=split,
             adapter=adapter,
             label=split if len(paths) == 1 else f"{split}/{path.stem}",
+            first_number=number * _NUMBERS_PER_FILE,
             instructions=instructions,
             labels=labels,
             text_only=entry.text_only,
         )
-        for path in paths
+        for number, path in enumerate(paths)
     ]
     return SplitFiles(entry.name, split, tuple(paths), tuple(readers), entry.rows(split))
 
