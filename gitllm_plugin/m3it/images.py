@@ -1,14 +1,20 @@
-"""From base64 text to image bytes to an RGB picture."""
+"""From base64 text to image bytes to an RGB picture.
+
+JPEG is decoded by libjpeg-turbo without a detour, to the same pixels as Pillow's; Pillow decodes everything else, and
+is the judge of files that are not quite right.
+"""
 
 import binascii
 import io
+import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pybase64
-from PIL import Image, ImageFile, ImageOps
+import simplejpeg
+from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from gitllm_plugin.m3it.problems import RowError
 
@@ -63,11 +69,47 @@ def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> 
     Raises:
         RowError: of kind ``image``, ``image_truncated`` or ``image_too_large``.
     """
+    return _load(_open(data, place, max_pixels), place)
+
+
+def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Decodes one picture to an array, the pixels of :func:`decode_image` in less time.
+
+    Args:
+        data: an encoded image file.
+        place: which example it belongs to, for messages.
+        least_side: decode a JPEG at as few eighths of its size as leave no side shorter than this, in less time;
+            0 for its full size.
+        max_pixels: as for :func:`decode_image`.
+
+    Returns:
+        uint8 [height, width, 3].
+
+    Raises:
+        RowError: as :func:`decode_image`.
+    """
     image = _open(data, place, max_pixels)
+    if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_upright(image):
+        with suppress(ValueError):  # broken, or only odd: Pillow decides
+            return simplejpeg.decode_jpeg(
+                data, "RGB", fastdct=False, fastupsample=False, min_height=least_side, min_width=least_side
+            )
+    return np.array(_load(image, place))
+
+
+def _is_upright(image: Image.Image) -> bool:
+    """Whether EXIF asks for no rotation; EXIF that cannot be read asks for none."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    except (*_BROKEN, struct.error):
+        return True
+
+
+def _load(image: Image.Image, place: str) -> Image.Image:
     try:
         with _refuse_truncated_files():
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(image if _is_upright(image) else ImageOps.exif_transpose(image))
     except _BROKEN as error:
         # Pillow's own word for a file that ends too early; some formats have no other sign of it.
         kind = "image_truncated" if "truncated" in str(error) else "image"

@@ -16,6 +16,8 @@ KINDS = {
     "image_truncated": "the image breaks off",
     "image_too_large": "the image has more pixels than are allowed",
     "duplicate_id": "another row of the split has the same id",
+    "shard": "the shard is missing, cannot be fetched or breaks off",
+    "record": "the shard's record is not what was written",
 }
 """Every kind of problem and what it means."""
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.images import decode_base64, decode_image
+from gitllm_plugin.m3it.images import decode_base64, decode_image, decode_pixels
 from gitllm_plugin.m3it.problems import RowError
 
 
@@ -50,9 +50,10 @@ def test_truncated_image(file_format, lenient, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     data = encode(Image.fromarray(noise), file_format)
-    with pytest.raises(RowError, match="coco/7 at a.jsonl:7: the image is broken") as caught:
-        decode_image(data[: len(data) // 2], "coco/7 at a.jsonl:7")
-    assert caught.value.kind == "image_truncated"
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(RowError, match="coco/7 at a.jsonl:7: the image is broken") as caught:
+            decode(data[: len(data) // 2], "coco/7 at a.jsonl:7")
+        assert caught.value.kind == "image_truncated"
     assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
 
 
