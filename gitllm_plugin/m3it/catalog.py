@@ -9,6 +9,7 @@ out winoground's 800 test rows and says 77,306 where the Chinese validation rows
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
@@ -88,10 +89,10 @@ _VG = "Visual Genome: CC BY 4.0; images under Flickr's terms"
 _FLICKR30K = "Flickr30k: research and education only"
 _IMAGENET = "ImageNet: research only, not commercial"
 _NOT_KNOWN = "not known"
-_V2 = {split: (f"{split}_v2.jsonl", f"{split}.jsonl") for split in ("train", "test")}
+_V2: dict[str, tuple[str, ...]] = {split: (f"{split}_v2.jsonl", f"{split}.jsonl") for split in ("train", "test")}
 _V2["val"] = ("val_v2.jsonl", "validation_v2.jsonl", "val.jsonl", "validation.jsonl")
-_VIDEO = {"modality": "video"}
-_CHINESE = {"language": "zh"}
+_VIDEO: dict[str, Any] = {"modality": "video"}
+_CHINESE: dict[str, Any] = {"language": "zh"}
 
 # fmt: off
 CATALOG: tuple[Entry, ...] = (

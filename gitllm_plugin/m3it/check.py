@@ -108,7 +108,7 @@ def check_tree(
     workers: int = 1,
     max_pixels: int = MAX_PIXELS,
     index_folder: Path | None = None,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_progress: Callable[[int], object] = lambda done: None,
 ) -> Report:
     """Reads every row of a tree.
 

@@ -7,17 +7,18 @@ import hashlib
 import json
 from array import array
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gitllm_plugin.m3it.atomic import atomic_file
 from gitllm_plugin.m3it.examples import ScannedFile
 from gitllm_plugin.m3it.problems import Problem
-from gitllm_plugin.m3it.rows import RowReader
+from gitllm_plugin.m3it.rows import READING_VERSION, RowReader
 from gitllm_plugin.m3it.scan import Look, Scan
 from gitllm_plugin.m3it.tables import get_version, open_table
 
-_VERSION = 1  # of what is kept, and of what rows are taken for usable
+_VERSION = 1  # of what is kept
 _LOOKS: tuple[Look, ...] = ("base64", "header", "pixel")
 _ARRAYS = {"lines": "q", "positions": "q", "texts": "l"}
 _TEXTS = ("configs", "ids", "problems", "rows", "images", "image_bytes")
@@ -45,14 +46,12 @@ def save_index(folder: Path, file: ScannedFile, look: Look) -> None:
         "configs": sorted(set(scan.configs)),
     }
     numbers = {config: number for number, config in enumerate(facts["configs"])}
+    arrays: dict[str, Any] = {name: np.frombuffer(getattr(scan, name), code) for name, code in _ARRAYS.items()}
+    arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
+    arrays["keys"] = np.frombuffer(bytes(scan.keys), np.uint8)
+    arrays["config_of"] = np.array([numbers[config] for config in scan.configs], np.int32)
     with atomic_file(index_path(folder, file.path)) as target:
-        np.savez(
-            target,
-            facts=np.frombuffer(json.dumps(facts).encode(), np.uint8),
-            keys=np.frombuffer(bytes(scan.keys), np.uint8),
-            config_of=np.array([numbers[config] for config in scan.configs], np.int32),
-            **{name: np.frombuffer(getattr(scan, name), code) for name, code in _ARRAYS.items()},
-        )
+        np.savez(target, **arrays)
 
 
 def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> ScannedFile | None:
@@ -79,4 +78,4 @@ def _make_key(path: Path, reader: RowReader, version: list[tuple[int, int]]) -> 
     """All that what was found depends on."""
     how = [reader.config, reader.label, reader.adapter, reader.text_only, reader.row_config]
     beside = [len(reader.instructions) > 0, len(reader.labels)]
-    return [_VERSION, str(path), [list(each) for each in version], how, beside]
+    return [_VERSION, READING_VERSION, str(path), [list(each) for each in version], how, beside]

@@ -20,6 +20,9 @@ from gitllm_plugin.m3it.images import decode_base64
 from gitllm_plugin.m3it.instructions import choose_instruction, draw
 from gitllm_plugin.m3it.problems import RowError
 
+READING_VERSION = 1
+"""To be raised when rows are read otherwise than before: indexes and shards note it."""
+
 ROW_SCHEMA = (
     'a row is one JSON object on one line: "instruction" (text), "inputs" (text, may be empty), '
     '"image_base64_str" (base64 text or a list of them), "outputs" (text, or a list of accepted answers), '

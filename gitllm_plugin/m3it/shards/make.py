@@ -20,8 +20,8 @@ def make_shards(
     *,
     workers: int = 1,
     share: tuple[int, int] = (0, 1),
-    on_start: Callable[[int], None] = lambda total: None,
-    on_progress: Callable[[int], None] = lambda done: None,
+    on_start: Callable[[int], object] = lambda total: None,
+    on_progress: Callable[[int], object] = lambda done: None,
 ) -> dict[tuple[str, str], SplitManifest]:
     """Makes the shards that are not there yet. It can be killed and called again; the result has the same bytes.
 

@@ -22,10 +22,10 @@ from typing import Any
 import orjson
 import PIL
 
-from gitllm_plugin import __version__
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.atomic import write_atomically
 from gitllm_plugin.m3it.images import MAX_PIXELS
+from gitllm_plugin.m3it.rows import READING_VERSION
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, read_manifest
 from gitllm_plugin.m3it.tables import JsonlFile, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
@@ -171,7 +171,7 @@ def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) ->
             "adapter": reader.adapter,
             "seed": reader.seed,
             "text_only": reader.text_only,
-            "gitllm_plugin": __version__,
+            "reading": READING_VERSION,
             "pillow": PIL.__version__ if settings.resize_short_side else None,  # its JPEG has other bytes elsewhere
         },
         "sources": sources,
@@ -201,7 +201,7 @@ def _read_plan(work: Path) -> dict[str, Any] | None:
 
 
 def _without_versions(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in ("gitllm_plugin", "pillow")}
+    return {name: value for name, value in settings.items() if name not in ("reading", "pillow")}
 
 
 def _explain_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
