@@ -1,5 +1,6 @@
 """Catalog, checks and shards as text."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from gitllm_plugin.m3it.atomic import write_atomically
 from gitllm_plugin.m3it.catalog import CATALOG, SPLITS, Entry
 from gitllm_plugin.m3it.check import Report
 from gitllm_plugin.m3it.presets import PRESETS, get_preset
-from gitllm_plugin.m3it.problems import KINDS
+from gitllm_plugin.m3it.problems import KINDS, Problem
 from gitllm_plugin.m3it.shards.format import SKIPS_NAME, SplitManifest
 from gitllm_plugin.m3it.sizes import format_size
 
@@ -82,6 +83,14 @@ def format_shards(finished: Mapping[tuple[str, str], SplitManifest], out: Path) 
     if any(part.skips for part in finished.values()):
         lines += ["", f"what was left out is listed in {out}/<configuration>/<split>/{SKIPS_NAME}"]
     return "\n".join(lines)
+
+
+def summarize_problems(problems: Sequence[Problem]) -> str:
+    """What is left out, by kind, with the first of each."""
+    first = {problem.kind: problem for problem in reversed(problems)}
+    counts = Counter(problem.kind for problem in problems)
+    lines = [f"{counts[kind]:,} {kind} ({KINDS[kind]}), the first: {first[kind]}" for kind in sorted(counts)]
+    return f"{len(problems):,} rows or texts are left out:\n  " + "\n  ".join(lines)
 
 
 def write_report(report: Report, path: Path) -> None:

@@ -2,13 +2,13 @@
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from gitllm_plugin.m3it.example import hash_images
-from gitllm_plugin.m3it.images import MAX_PIXELS, check_header, decode_image
+from gitllm_plugin.m3it.images import MAX_PIXELS, check_header, decode_pixels
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.rows import RowReader
 from gitllm_plugin.m3it.tables import open_table, size_of
@@ -69,6 +69,21 @@ class Scan:
     image_bytes: int = 0
     problems: list[Problem] = field(default_factory=list)
 
+    def without(self, lines: set[int]) -> "Scan":
+        """What was found but for some rows, by their numbers."""
+        if not lines:
+            return self
+        kept = [index for index, line in enumerate(self.lines) if line not in lines]
+        return replace(
+            self,
+            lines=array("q", (self.lines[index] for index in kept)),
+            positions=array("q", (self.positions[index] for index in kept)),
+            texts=array("l", (self.texts[index] for index in kept)),
+            keys=bytearray(b"".join(self.keys[KEY_BYTES * index : KEY_BYTES * (index + 1)] for index in kept)),
+            configs=[self.configs[index] for index in kept],
+            ids=[self.ids[index] for index in kept if self.ids],
+        )
+
     def add(self, other: "Scan") -> None:
         """Appends what was found in the next part."""
         for name in ("lines", "positions", "texts", "keys", "configs", "ids", "problems"):
@@ -126,7 +141,7 @@ def check_image(data: bytes, *, decode: bool, max_pixels: int = MAX_PIXELS) -> b
         RowError: if it cannot.
     """
     if decode:
-        decode_image(data, max_pixels=max_pixels)
+        decode_pixels(data, max_pixels=max_pixels)
     else:
         check_header(data, max_pixels=max_pixels)
     return data

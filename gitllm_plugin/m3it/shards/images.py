@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from gitllm_plugin.m3it.images import MAX_PIXELS, decode_image
+from gitllm_plugin.m3it.images import MAX_PIXELS, decode_pixels
 
 JPEG_QUALITY = 95
 
@@ -18,9 +18,10 @@ def prepare_image(data: bytes, *, short_side: int | None = None, max_pixels: int
     Raises:
         RowError: if the image cannot be used.
     """
-    image = decode_image(data, max_pixels=max_pixels)
-    if short_side is None or min(image.size) <= short_side:
+    pixels = decode_pixels(data, max_pixels=max_pixels)
+    if short_side is None or min(pixels.shape[:2]) <= short_side:
         return data
+    image = Image.fromarray(pixels)
     scale = short_side / min(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     buffer = io.BytesIO()
