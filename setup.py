@@ -33,6 +33,7 @@ setup(
     package_data={"gitllm_plugin": ["py.typed"], **{package: ["**/*.yaml"] for package in MOVED_IN}},
     # A bound is the oldest release that the tests were run with; what has none makes no difference.
     install_requires=[
+        "filelock",
         "matplotlib",
         "numpy",
         "omegaconf>=2.3",
@@ -61,6 +62,7 @@ setup(
             "aiohttp",
             "av",
             "import-linter",
+            "pyarrow",
             "pyright",
             "pytest",
             "pytest-timeout",
