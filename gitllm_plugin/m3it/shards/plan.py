@@ -118,7 +118,8 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
             f"{out / WORK_NAME / '<config>' / '<split>'} with their entry in the manifest."
         )
     for plan in plans:
-        write_atomically(plan.work / "plan.json", orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON))
+        content = orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON)
+        write_atomically(plan.work / "plan.json", content, durable=False)  # it can be made again
     return plans
 
 
