@@ -18,8 +18,8 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from gitllm_plugin.m3it.problems import RowError
 
-MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded, where Pillow too stops: a bound against decompression bombs."""
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded, where Pillow begins to warn: a bound against decompression bombs."""
 
 _JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # markers: a picture begins, its pixels begin
 
@@ -148,7 +148,7 @@ def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
     """Reads a picture's header."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half of the bound that is enforced here.
+            # Pillow warns from the bound on that is enforced here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
