@@ -12,6 +12,7 @@ from gitllm_plugin.cli import (
     experiment,
     export,
     hook,
+    m3it,
     merge,
     parameters,
     run,
@@ -20,7 +21,7 @@ from gitllm_plugin.cli import (
 from gitllm_plugin.errors import GitLLMError
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
-COMMANDS = (train, evaluate, experiment, parameters, export, merge, convert_checkpoint, run, hook, doctor)
+COMMANDS = (train, evaluate, experiment, m3it, parameters, export, merge, convert_checkpoint, run, hook, doctor)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0 done, 1 `doctor` found something required missing, 2 wrong input, 130 interrupted.
+        Exit status: 0 done, 1 `doctor` or `m3it check` found a fault, 2 wrong input, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
     try:
