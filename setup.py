@@ -51,6 +51,7 @@ setup(
         "host": HOST,
         "gpu": ["bitsandbytes"],
         "demo": ["gguf"],
+        "eval": ["pycocoevalcap"],
         "dev": [
             "import-linter",
             "pyright",

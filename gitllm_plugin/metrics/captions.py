@@ -14,7 +14,7 @@ from typing import Any
 from gitllm_plugin.metrics.scores import Scores
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
-CAPTION_METRICS = (*BLEU, "meteor", "cider", "spice")
+CAPTION_METRICS = (*BLEU, "meteor", "rouge_l_coco", "cider", "spice")
 """What :func:`score_captions` can compute."""
 
 PTB, TREEBANK = "PTB (Stanford CoreNLP)", "Treebank (NLTK); no Java for PTB"
@@ -134,6 +134,12 @@ def _meteor() -> Scorer:
     return lambda accepted, hypotheses: [_plain(*Meteor().compute_score(accepted, hypotheses))]
 
 
+def _rouge() -> Scorer:
+    from pycocoevalcap.rouge.rouge import Rouge
+
+    return lambda accepted, hypotheses: [_plain(*Rouge().compute_score(accepted, hypotheses))]
+
+
 def _cider() -> Scorer:
     from pycocoevalcap.cider.cider import Cider
 
@@ -153,6 +159,7 @@ def _spice() -> Scorer:
 _SCORERS: dict[tuple[str, ...], Callable[[], Scorer]] = {
     BLEU: _bleu,
     ("meteor",): _meteor,
+    ("rouge_l_coco",): _rouge,
     ("cider",): _cider,
     ("spice",): _spice,
 }

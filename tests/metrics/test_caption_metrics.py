@@ -24,7 +24,7 @@ REFERENCES = [
     ["an empty room"],
     ["a street sign", "The sign isn't readable!"],
 ]
-IN_PYTHON = (*BLEU, "cider")
+IN_PYTHON = (*BLEU, "rouge_l_coco", "cider")
 
 
 def original_evaluation(folder, names):
@@ -63,7 +63,7 @@ def test_scores_are_those_of_cocos_own_evaluation(tmp_path):
     expected = original_evaluation(tmp_path, names=())
     scores = score_captions(PREDICTIONS, REFERENCES, IN_PYTHON)
     assert scores.tokenizer == PTB and scores.skipped == {}
-    for name, theirs in zip(IN_PYTHON, ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "CIDEr"), strict=True):
+    for name, theirs in zip(IN_PYTHON, ("Bleu_1", "Bleu_2", "Bleu_3", "Bleu_4", "ROUGE_L", "CIDEr"), strict=True):
         assert scores.over_all[name] == pytest.approx(expected.eval[theirs], abs=1e-6)
         each = [expected.imgToEval[n][theirs] for n in range(len(PREDICTIONS))]
         assert scores.by_example[name] == pytest.approx(each, abs=1e-6)
