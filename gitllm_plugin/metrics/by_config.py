@@ -21,6 +21,20 @@ METRICS_OF_CONFIG: dict[str, tuple[str, ...]] = {
 """Configurations that :data:`DEFAULT` does not suit."""
 
 
+_CATEGORIES = {
+    "captioning": ("coco", "textcap", "image-paragraph-captioning"),
+    "classification": ("coco-goi", "coco-text", "imagenet", "coco-itm", "snli-ve", "mocheg", "iqa"),
+    "vqa": ("vqa-v2", "shapes", "docvqa", "ocr-vqa", "st-vqa", "text-vqa", "gqa"),
+    "kvqa": ("okvqa", "a-okvqa", "science-qa", "viquae"),
+    "reasoning": ("clevr", "nlvr", "vcr", "visual-mrc", "winoground"),
+    "generation": ("vist", "visual-dialog", "multi30k"),
+    "chinese": ("fm-iqa", "coco-cn", "flickr8k-cn", "chinese-food", "mmchat"),
+    "video": ("ss", "msrvtt", "ivqa", "activitynet-qa", "msvd-qa", "msrvtt-qa"),
+}
+CATEGORY_OF_CONFIG = {config: category for category, configs in _CATEGORIES.items() for config in configs}
+"""M3IT's category of each configuration."""
+
+
 def metrics_by_config(given: Sequence[str] | Mapping[str, Sequence[str]] | str | MetricsOf) -> MetricsOf:
     """The metrics of each configuration, from any form in which they may be given.
 

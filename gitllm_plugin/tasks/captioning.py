@@ -122,8 +122,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
         metrics = None
         if collectives.rank() == 0:
             results = json.loads(Path(path).read_text())
-            metrics = self._score(results, [self._references_of(row, row_of) for row in results])
-            note_scores({split_name: metrics})
+            metrics = self._score(results, [self._references_of(row, row_of) for row in results], split_name)
         return collectives.broadcast_object(metrics)
 
     def _references_of(self, result: Mapping[str, Any], row_of: Mapping[Any, int]) -> list[str]:
@@ -135,14 +134,16 @@ class CaptioningTask(RepairedTask, CaptionTask):
             raise DataError(f"{self.annotation_file} has no caption of image {image_id!r}, which was captioned")
         return self._references[image_id]
 
-    def _score(self, results: Sequence[Mapping[str, Any]], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    def _score(
+        self, results: Sequence[Mapping[str, Any]], references: Sequence[Sequence[str]], split_name: str
+    ) -> dict[str, float]:
         scores = score_captions([row["caption"] for row in results], references, self.caption_metrics)
         for name, reason in scores.skipped.items():
             logging.warning("%s was not computed: %s", _NAMES[name], reason)
-        metrics: dict[str, Any] = {_NAMES[name]: value for name, value in scores.over_all.items()}
-        metrics |= {"num_images": len(results), "tokenizer": scores.tokenizer}
-        metrics["agg_metrics"] = metrics["CIDEr"] + metrics["Bleu_4"]
-        logging.info(metrics)
+        metrics = {_NAMES[name]: value for name, value in scores.over_all.items()}
+        metrics |= {"num_images": len(results), "agg_metrics": metrics["CIDEr"] + metrics["Bleu_4"]}
+        note_scores({split_name: {**metrics, "tokenizer": scores.tokenizer}})
+        logging.info("%s; words by %s", metrics, scores.tokenizer)
         return metrics
 
 
