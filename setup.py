@@ -52,6 +52,7 @@ setup(
         "gpu": ["bitsandbytes"],
         "demo": ["gguf"],
         "eval": ["pycocoevalcap"],
+        "lmms-eval": ["lmms-eval>=0.7"],
         "dev": [
             "import-linter",
             "pyright",
@@ -60,7 +61,10 @@ setup(
             "ruff",
         ],
     },
-    entry_points={"console_scripts": ["gitllm = gitllm_plugin.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["gitllm = gitllm_plugin.cli.main:main"],
+        "lmms_eval.models": ["git_llm = gitllm_plugin.lmms:manifest"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",

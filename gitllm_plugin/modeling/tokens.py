@@ -103,12 +103,15 @@ class TextEncoder:
             num_truncated += cut
         return self._pad(ids, labels, num_truncated)
 
-    def candidates(self, prompts: Sequence[str], candidates: Sequence[Sequence[str]]) -> list[list[list[int]]]:
-        """Ids of answers as they follow prompts, end token included.
+    def candidates(
+        self, prompts: Sequence[str], candidates: Sequence[Sequence[str]], end: bool = True
+    ) -> list[list[list[int]]]:
+        """Ids of answers as they follow prompts.
 
         Args:
             prompts: N texts.
             candidates: N lists of answers; the same list for several prompts is encoded once.
+            end: whether the end token, which closes an answer, belongs to it.
         """
         encoded: dict[tuple[str, int], list[list[int]]] = {}
         found = []
@@ -116,7 +119,8 @@ class TextEncoder:
             space = self._space_before_answer(prompt)
             key = (space, id(answers))
             if key not in encoded:
-                encoded[key] = [self._answer_ids(space, answer) for answer in answers]
+                ids = [self._answer_ids(space, answer) for answer in answers]
+                encoded[key] = ids if end else [answer[:-1] for answer in ids]
             found.append(encoded[key])
         return found
 
