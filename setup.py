@@ -52,7 +52,7 @@ setup(
         "gpu": ["bitsandbytes"],
         "demo": ["gguf"],
         "eval": ["pycocoevalcap"],
-        "lmms-eval": ["lmms-eval>=0.7"],
+        "lmms-eval": ["lmms-eval>=0.7.3"],
         "dev": [
             "import-linter",
             "pyright",

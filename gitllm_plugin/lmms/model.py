@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
 from gitllm_plugin.modeling import TextBatch, TextEncoder, find_chat_template, load_folder
 from gitllm_plugin.modeling.precision import default_device
+from gitllm_plugin.modeling.ranking import CandidateScores
 from gitllm_plugin.processors.image_transform import ImageTransform
 
 _IMAGE_TAG = "<image>"  # stands in the prompts of many tasks; the image has its own place here
@@ -33,6 +35,7 @@ class _Request:
         question: the part of the prompt that may be shortened.
         pictures: in order; none for text alone.
         given: generation settings, or the continuation.
+        is_choice: whether the continuation is one of several choices.
     """
 
     place: int
@@ -40,6 +43,7 @@ class _Request:
     question: str
     pictures: list[Image.Image]
     given: Any
+    is_choice: bool
 
 
 class GitLLMForLmmsEval(lmms):
@@ -114,10 +118,14 @@ class GitLLMForLmmsEval(lmms):
                 self.cache_hook.add_partial("generate_until", (request.prompt, request.given), answers[request.place])
         return answers
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Log-likelihoods of continuations, without an end token, and whether each is what greedy decoding gives.
+    def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """How likely continuations are, without an end token, and whether greedy decoding would give them.
 
         What is asked about one prompt and its pictures is scored together: both are read once.
+
+        Returns:
+            Each a pair in the place of a text, because lmms-eval makes texts of pairs that are not wrapped. Its number
+            is the log-likelihood; of choices the negative log-likelihood, for lmms-eval takes the least.
 
         Raises:
             DataError: as for :meth:`generate_until`.
@@ -126,25 +134,14 @@ class GitLLMForLmmsEval(lmms):
         for place, request in enumerate(requests):
             read = self._read(place, request)
             groups.setdefault((*map(str, request.args[3:]), read.prompt), []).append(read)
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        found: list[Any] = [None] * len(requests)
         for batch in self._batches(list(groups.values()), lambda group: ""):
-            heads = [group[0] for group in batch]
-            texts = [[request.given for request in group] for group in batch]
-            candidates = self.text_encoder.candidates([head.prompt for head in heads], texts, end=False)
-            longest = max(len(ids) for members in candidates for ids in members)
-            text, pixels, num_images = self._inputs(heads, longest - 1)
-            with torch.inference_mode():
-                scores = self.model.score_candidates(
-                    text.input_ids.to(self.device),
-                    text.attention_mask.to(self.device),
-                    pixels,
-                    candidates=candidates,
-                    num_images=num_images,
-                )
+            scores = self._score([group[0] for group in batch], [[one.given for one in group] for group in batch])
             for group, values, greedy in zip(batch, scores.log_likelihood, scores.is_greedy, strict=True):
                 for request, value, is_greedy in zip(group, values.tolist(), greedy.tolist(), strict=True):
-                    found[request.place] = (value, is_greedy)
-                    self.cache_hook.add_partial("loglikelihood", (request.prompt, request.given), found[request.place])
+                    pair = (-value if request.is_choice else value, is_greedy)
+                    found[request.place] = GenerationResult(text=pair)  # type: ignore[arg-type]
+                    self.cache_hook.add_partial("loglikelihood", (request.prompt, request.given), pair)
         return found
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
@@ -164,6 +161,7 @@ class GitLLMForLmmsEval(lmms):
 
     def _read(self, place: int, request: Any) -> _Request:
         context, given, *where = request.args
+        is_choice = isinstance(given, str)
         question = str(context[0] if isinstance(context, list) else context).replace(_IMAGE_TAG, "").strip()
         pictures: list[Image.Image] = []
         if where:
@@ -177,7 +175,20 @@ class GitLLMForLmmsEval(lmms):
                 "train one with model.max_images as large, or choose another task"
             )
         prompt = build_prompt(self.template, self.instruction, question)
-        return _Request(place, prompt, question or prompt, pictures, given)
+        return _Request(place, prompt, question or prompt, pictures, given, is_choice)
+
+    def _score(self, heads: Sequence[_Request], continuations: Sequence[Sequence[str]]) -> CandidateScores:
+        """Scores of each prompt's continuations."""
+        candidates = self.text_encoder.candidates([head.prompt for head in heads], continuations, end=False)
+        longest = max(len(ids) for members in candidates for ids in members)
+        text, pixels, num_images = self._inputs(heads, longest - 1)  # the last token is not read
+        return self.model.score_candidates(
+            text.input_ids.to(self.device),
+            text.attention_mask.to(self.device),
+            pixels,
+            candidates=candidates,
+            num_images=num_images,
+        )
 
     def _batches(self, requests: Sequence[Any], key: Callable[[Any], str]) -> Iterator[list[Any]]:
         """Requests in their order, up to ``batch_size`` of equal key a batch."""

@@ -84,7 +84,7 @@ def setup(tmp_path_factory):
 def samples(setup):
     """What lmms-eval wrote, by task: its results and its samples in the order of the rows."""
     folder = setup[0]
-    command = [sys.executable, "-m", "lmms_eval", "--model", "git_llm", "--model_args"]
+    command = [sys.executable, "-m", "gitllm_plugin.lmms", "--model", "git_llm", "--model_args"]
     command += [f"pretrained={folder / 'model'},dtype=float32,device=cpu", "--tasks", "toy_generate,toy_choose"]
     command += ["--include_path", str(folder / "tasks"), "--batch_size", "3", "--log_samples"]
     command += ["--output_path", str(folder / "output")]
@@ -123,7 +123,7 @@ def test_answers_are_the_models_own(setup, samples):
     for _, ids, pixels, model in inputs(setup):
         tokens = model.generate(ids, None, pixels, max_new_tokens=5, do_sample=False, **setup[3].special_tokens)
         expected.append(setup[3].decode(tokens)[0])
-    answers = [sample["filtered_resps"][0] for sample in samples["toy_generate"]]
+    answers = ["".join(sample["filtered_resps"]) for sample in samples["toy_generate"]]
     assert answers == expected and len(answers) == 7
     right = [answer.lower() == row["outputs"] for answer, row in zip(answers, setup[1], strict=True)]
     (score,) = [value for key, value in samples["results"]["toy_generate"].items() if key.startswith("exact_match,")]
@@ -135,7 +135,7 @@ def test_choices_are_the_most_likely_ones(setup, samples):
     for (_, ids, pixels, model), sample, row in zip(inputs(setup), samples["toy_choose"], setup[1], strict=True):
         candidates = [[setup[3].tokenizer(f" {choice}", add_special_tokens=False)["input_ids"] for choice in CHOICES]]
         scores = model.score_candidates(ids, None, pixels, candidates=candidates)
-        theirs = [float(response[0]) for response in sample["filtered_resps"]]
+        theirs = [-float(response[0]) for response in sample["filtered_resps"]]
         assert theirs == pytest.approx(scores.log_likelihood[0].tolist(), abs=1e-3)
         right.append(CHOICES[scores.best()[0]] == row["outputs"])
     (score,) = [value for key, value in samples["results"]["toy_choose"].items() if key.startswith("acc,")]
