@@ -23,7 +23,7 @@ install: $(VENV)/installed
 # pip resumes from its cache after an interruption; the stamp is written only when all is there.
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,eval,dev]'
 	$(BIN)/python -m pip install --no-deps $(LAVIS)
 	$(BIN)/gitllm doctor
 	touch $@

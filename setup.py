@@ -58,6 +58,8 @@ setup(
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "video": ["av"],
         "bench": ["scikit-image"],
+        "eval": ["pycocoevalcap"],
+        "lmms-eval": ["lmms-eval>=0.7.3"],
         "dev": [
             "aiohttp",
             "av",
@@ -69,7 +71,10 @@ setup(
             "ruff",
         ],
     },
-    entry_points={"console_scripts": ["gitllm = gitllm_plugin.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["gitllm = gitllm_plugin.cli.main:main"],
+        "lmms_eval.models": ["git_llm = gitllm_plugin.lmms:manifest"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
