@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_trainable_state_dict, trainable_state_dict
 from gitllm_plugin.modeling.checkpoint import read_checkpoint
 from gitllm_plugin.modeling.git import Git
