@@ -16,11 +16,12 @@ from gitllm_plugin.cli import (
     parameters,
     run,
     train,
+    words,
 )
 from gitllm_plugin.errors import GitLLMError
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
-COMMANDS = (train, evaluate, experiment, parameters, export, merge, convert_checkpoint, run, hook, doctor)
+COMMANDS = (train, evaluate, experiment, parameters, export, merge, convert_checkpoint, words, run, hook, doctor)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130

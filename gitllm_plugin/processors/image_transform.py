@@ -58,6 +58,12 @@ class ImageTransform:
         mean = torch.tensor(self.mean).view(3, 1, 1)
         return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
 
+    def crop(self, image: Image.Image) -> Image.Image:
+        """The part of a picture that the encoder sees, in the picture's own resolution (without random crops)."""
+        if self.resize != "shortest_edge":
+            return image
+        return image.crop(tuple(round(edge) for edge in _central_square(image)))
+
     def as_preprocessor_config(self) -> dict[str, Any]:
         """The same transform as Hugging Face's ``preprocessor_config.json`` (random crops are left out)."""
         side = {"height": self.image_size, "width": self.image_size}
@@ -88,7 +94,12 @@ class ImageTransform:
             top, left, rows, columns = crop
             return left, top, left + columns, top + rows
         if self.resize == "shortest_edge":
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            return left, top, left + side, top + side
+            return _central_square(image)
         return 0, 0, width, height
+
+
+def _central_square(image: Image.Image) -> tuple[float, float, float, float]:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
