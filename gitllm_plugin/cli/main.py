@@ -1,6 +1,7 @@
 """Entry point of the `gitllm` command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -61,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 `doctor` found something required missing, 2 wrong input, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too: lines, where they are piped
     try:
         return args.call(args)
     except GitLLMError as error:

@@ -120,7 +120,7 @@ class Pipeline:
         return next(self.model.parameters()).device
 
     def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pixel values of the pictures of one question: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
+        """Pixel values of one question's pictures: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
 
         Raises:
             DataError: no picture, or more than the model takes.

@@ -52,7 +52,7 @@ def words_figure(picture: Image.Image, words: PictureWords, measures: tuple[Meas
     """A Matplotlib figure with the picture once for each measure; it needs no display."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5.2 * len(measures), 5.4), layout="constrained")
+    figure = Figure(figsize=(5.2 * len(measures), 5.6), layout="constrained")
     for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         draw_words(axis, picture, words, measure)
     return figure

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.words.nearest import MEASURES
-from gitllm_plugin.words.statistics import WordStatistics
+from gitllm_plugin.words.statistics import CaptionMatch, WordStatistics
 
 
 def format_statistics(statistics: WordStatistics) -> str:
@@ -17,13 +18,11 @@ def format_statistics(statistics: WordStatistics) -> str:
     rows = [("pictures, vectors", f"{statistics.pictures:,}, {statistics.vectors:,}")]
     for measure in MEASURES:
         found = statistics.measures[measure]
-        if (match := found.in_caption) is not None:
-            rows.append(
-                (
-                    f"nearest word by {measure} is in the caption (shuffled captions)",
-                    f"{match.share:.1%} ({match.shuffled:.1%}), difference ± {match.standard_error:.1%}",
-                )
-            )
+        for where, match in (("", found.in_caption), (" among captions' words", found.among_captions)):
+            if match is not None:
+                name = f"nearest word{where} by {measure} is in the caption (in the other captions)"
+                found_shares = f"{match.share:.1%} ({match.shuffled:.1%}), difference ± {match.standard_error:.1%}"
+                rows.append((name, found_shares))
         token, share = found.frequent[0]
         rows.append(
             (f"different nearest words by {measure}", f"{found.distinct:,}; most frequent {token!r} {share:.0%}")
@@ -59,7 +58,12 @@ def statistics_figure(statistics: WordStatistics) -> Any:
     """Matches with captions against the shuffled baseline, and similarities against their controls."""
     from matplotlib.figure import Figure
 
-    matches = {m: found.in_caption for m, found in statistics.measures.items() if found.in_caption is not None}
+    matches = {
+        f"{measure},\n{where}": match
+        for measure, found in statistics.measures.items()
+        for where, match in (("all words", found.in_caption), ("captions' words", found.among_captions))
+        if match is not None
+    }
     figure = Figure(figsize=(9.6 if matches else 5.2, 3.8), layout="constrained")
     axes = figure.subplots(1, 2 if matches else 1, squeeze=False)[0]
     axes[0].set(title="similarity to the nearest word", xlabel="cosine", ylabel="density")
@@ -67,14 +71,17 @@ def statistics_figure(statistics: WordStatistics) -> Any:
         axes[0].hist(values, bins=40, density=True, histtype="stepfilled", alpha=0.5, label=name)
     axes[0].legend(fontsize=8)
     if matches:
-        places = range(len(matches))
-        shares = [100 * match.share for match in matches.values()]
-        errors = [100 * match.standard_error for match in matches.values()]
-        axes[1].bar([p - 0.2 for p in places], shares, 0.4, yerr=errors, capsize=3, label="own caption")
-        axes[1].bar(
-            [p + 0.2 for p in places], [100 * m.shuffled for m in matches.values()], 0.4, label="other captions"
-        )
-        axes[1].set(title="nearest word occurs in the caption", ylabel="% of vectors")
-        axes[1].set_xticks(list(places), list(matches))
-        axes[1].legend(fontsize=8)
+        _draw_matches(axes[1], matches)
     return figure
+
+
+def _draw_matches(axis: Any, matches: Mapping[str, CaptionMatch]) -> None:
+    places = range(len(matches))
+    shares = [100 * match.share for match in matches.values()]
+    shuffled = [100 * match.shuffled for match in matches.values()]
+    errors = [100 * match.standard_error for match in matches.values()]
+    axis.bar([place - 0.2 for place in places], shares, 0.4, yerr=errors, capsize=3, label="own caption")
+    axis.bar([place + 0.2 for place in places], shuffled, 0.4, label="other captions")
+    axis.set(title="nearest word occurs in the caption", ylabel="% of vectors")
+    axis.set_xticks(list(places), list(matches), fontsize=8)
+    axis.legend(fontsize=8)

@@ -68,7 +68,7 @@ def explain_pictures(pipeline: Pipeline, storage: str, output: Path, limit: int 
             without.append(entry.name)
     if without and len(without) < len(captions):
         raise DataError(
-            f"{len(without)} of {len(captions)} pictures have no caption, the first is {without[0]}; add what is missing "
+            f"{len(without)} of {len(captions)} pictures have no caption, such as {without[0]}; add what is missing "
             "or remove those pictures"
         )
     vocabulary = read_vocabulary(pipeline.model.language_model, tokenizer)

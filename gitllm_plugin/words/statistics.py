@@ -40,11 +40,14 @@ class MeasureStatistics:
 
     Attributes:
         in_caption: None where no captions were given.
+        among_captions: the same, where only tokens that occur in some picture's captions can be the nearest: whether
+            vectors lean towards their own words, even if other tokens are nearer.
         distinct: how many different tokens are nearest to some vector.
         frequent: the most frequent of them, with the share of vectors that each is nearest to.
     """
 
     in_caption: CaptionMatch | None
+    among_captions: CaptionMatch | None
     distinct: int
     frequent: list[tuple[str, float]]
 
@@ -130,7 +133,7 @@ def word_statistics(
         pictures=len(pictures),
         vectors=len(everything),
         measures={
-            measure: _of_measure(ids[:, 0].tolist(), lengths, vocabulary, captions)
+            measure: _of_measure(measure, everything, ids[:, 0].tolist(), lengths, vocabulary, captions)
             for measure, (_, ids) in nearest.items()
         },
         similarities=Similarities(
@@ -159,16 +162,23 @@ def effective_rank(vectors: Tensor) -> float:
 
 
 def _of_measure(
-    nearest: list[int], lengths: list[int], vocabulary: Vocabulary, captions: Sequence[set[str]] | None
+    measure: Measure,
+    vectors: Tensor,
+    nearest: list[int],
+    lengths: list[int],
+    vocabulary: Vocabulary,
+    captions: Sequence[set[str]] | None,
 ) -> MeasureStatistics:
+    in_caption = among_captions = None
+    if captions is not None:
+        in_caption = match_captions([vocabulary.words[token] for token in nearest], lengths, captions)
+        named = vocabulary.of_words(set().union(*captions))
+        if named.texts:
+            ids = nearest_tokens(vectors, named, 1, measure)[1][:, 0].tolist()
+            among_captions = match_captions([named.words[token] for token in ids], lengths, captions)
     counts = Counter(vocabulary.texts[token] for token in nearest)
-    return MeasureStatistics(
-        in_caption=None
-        if captions is None
-        else match_captions([vocabulary.words[token] for token in nearest], lengths, captions),
-        distinct=len(counts),
-        frequent=[(token, count / len(nearest)) for token, count in counts.most_common(10)],
-    )
+    frequent = [(token, count / len(nearest)) for token, count in counts.most_common(10)]
+    return MeasureStatistics(in_caption, among_captions, len(counts), frequent)
 
 
 def match_captions(nearest: Sequence[str], lengths: Sequence[int], captions: Sequence[set[str]]) -> CaptionMatch:

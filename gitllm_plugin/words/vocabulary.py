@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -32,6 +33,12 @@ class Vocabulary:
     def words(self) -> list[str]:
         """The tokens without outer space, in lower case, so that `" Dog"` and `"dog"` are one word."""
         return [as_word(text) for text in self.texts]
+
+    def of_words(self, words: Collection[str]) -> Vocabulary:
+        """The tokens that are one of these words."""
+        kept = [index for index, word in enumerate(self.words) if word in words]
+        left_out = self.num_left_out + len(self.texts) - len(kept)
+        return Vocabulary([self.texts[index] for index in kept], self.vectors[kept], left_out)
 
     @cached_property
     def directions(self) -> Tensor:

@@ -98,7 +98,7 @@ def test_the_figure_has_each_word_at_its_patch_and_colours_the_frequent(words, t
     assert texts[0.5, 0.5].get_bbox_patch().get_facecolor() == texts[0.5, 2.5].get_bbox_patch().get_facecolor()
     assert texts[0.5, 1.5].get_bbox_patch().get_facecolor()[:3] == (1, 1, 1)
     figure.savefig(tmp_path / "words.png")
-    assert Image.open(tmp_path / "words.png").size == (1040, 540)
+    assert Image.open(tmp_path / "words.png").size == (1040, 560)
 
 
 def test_a_vector_that_is_a_word_is_found():
