@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from gitllm_plugin import __version__
 from gitllm_plugin.cli import (
+    completion,
     convert_checkpoint,
     doctor,
     evaluate,
@@ -22,7 +23,20 @@ from gitllm_plugin.cli import (
 from gitllm_plugin.errors import GitLLMError
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
-COMMANDS = (train, evaluate, experiment, parameters, export, merge, convert_checkpoint, words, run, hook, doctor)
+COMMANDS = (
+    train,
+    evaluate,
+    experiment,
+    parameters,
+    export,
+    merge,
+    convert_checkpoint,
+    words,
+    run,
+    hook,
+    doctor,
+    completion,
+)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -33,7 +47,15 @@ examples:
   gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
   gitllm evaluate --cfg-path my.yaml
   gitllm run ../LAVIS/train.py --cfg-path my.yaml
+  gitllm words cat.jpg --model my-model
   gitllm doctor
+
+exit status:
+  0  done
+  1  doctor found that something required is missing
+  2  wrong input: the message says what was given, what is allowed and what to do
+  130  interrupted; a training has saved where it was
+  Anything unexpected shows a traceback (status 1): please report it.
 """
 
 
@@ -63,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = build_parser().parse_args(argv)
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' bars too: lines, where they are piped
+        os.environ.setdefault(
+            "HF_HUB_DISABLE_PROGRESS_BARS", "1"
+        )  # transformers' bars too: lines, where they are piped
     try:
         return args.call(args)
     except GitLLMError as error:

@@ -82,6 +82,7 @@ def _draw_matches(axis: Any, matches: Mapping[str, CaptionMatch]) -> None:
     errors = [100 * match.standard_error for match in matches.values()]
     axis.bar([place - 0.2 for place in places], shares, 0.4, yerr=errors, capsize=3, label="own caption")
     axis.bar([place + 0.2 for place in places], shuffled, 0.4, label="other captions")
+    axis.margins(y=0.3)
     axis.set(title="nearest word occurs in the caption", ylabel="% of vectors")
     axis.set_xticks(list(places), list(matches), fontsize=8)
     axis.legend(fontsize=8)
