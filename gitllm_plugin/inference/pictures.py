@@ -1,6 +1,5 @@
 """Pictures from files, with the bounds and the errors of the data set's pictures."""
 
-import base64
 from pathlib import Path
 
 from PIL import Image
@@ -21,7 +20,7 @@ def open_picture(path: str | Path) -> Image.Image:
         data = Path(path).expanduser().read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); name a picture file") from error
-    return decode_image(base64.b64encode(data).decode("ascii"), str(path))
+    return decode_image(data, str(path))
 
 
 def find_pictures(folder: str | Path) -> list[Path]:

@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import TextIteratorStreamer
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.inference.transform import read_transform
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, find_chat_template, load_folder
+from gitllm_plugin.modeling.folder import IMAGE_ENCODER
 from gitllm_plugin.modeling.precision import default_device
 from gitllm_plugin.processors.image_transform import ImageTransform
+from gitllm_plugin.processors.transform_config import read_encoder
 
 DEFAULT_INSTRUCTION = "Answer the question about the image."
 _STREAM_SECONDS = 600
@@ -110,9 +112,13 @@ class Pipeline:
         return cls(
             model=loaded.model.to(device or default_device()),
             text_encoder=TextEncoder(loaded.tokenizer, chat_template=chat),
-            transform=read_transform(loaded.image_processor),
+            transform=_read_transform(Path(folder).expanduser()),
             **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
         )
+
+    def seen(self, picture: Image.Image) -> Image.Image:
+        """What the image encoder sees of a picture, before it is normalised."""
+        return Image.fromarray(self.transform.fit(np.array(picture.convert("RGB"))).permute(1, 2, 0).numpy())
 
     @property
     def device(self) -> torch.device:
@@ -212,6 +218,12 @@ class Pipeline:
             max_tokens=None if room is None else room - decoding.max_new_tokens + 1,
         )
         return pixels, _on(self.device, text), arguments
+
+
+def _read_transform(folder: Path) -> ImageTransform:
+    arguments = read_encoder(str(folder / IMAGE_ENCODER))
+    mean, std = arguments.pop("normalization")
+    return ImageTransform(mean=mean, std=std, **arguments)
 
 
 def _on(device: torch.device, text: TextBatch) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ bytes. An example is read from its file again each time it is asked for. Files a
 an object of this kind can be forked or pickled into the workers of a data loader.
 """
 
-import json
 import os
 import sys
 from array import array
@@ -14,12 +13,14 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, BinaryIO
 
+import orjson
 from tqdm import tqdm
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.example import Example
+from gitllm_plugin.m3it.example import Example, hash_images
 from gitllm_plugin.m3it.files import Source
-from gitllm_plugin.m3it.row import ROW_SCHEMA, find_problems, get_answers, get_images, hash_images, parse_line
+from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.row import ROW_SCHEMA, find_problems, get_answers, get_images, parse_line
 
 MAX_REPORTED = 10
 _PROGRESS_FROM_BYTES = 64 * 2**20
@@ -69,8 +70,7 @@ class JsonlExamples:
             if _get_version(file) != self._versions[number]:
                 raise DataError(f"{path} changed after it was opened. Start again to read the new file.")
             file.seek(self._offsets[index])
-            row = json.loads(file.readline())
-        images = get_images(row)
+            row = orjson.loads(file.readline())
         config = self.config_of(index)
         return Example(
             id=self._make_id(row, number, config, line),
@@ -78,8 +78,7 @@ class JsonlExamples:
             instruction=row["instruction"],
             question=row["inputs"],
             answers=get_answers(row),
-            images=images,
-            image_key=self.image_key(index),
+            images=get_images(row),
             location=f"{path}:{line}",
         )
 
@@ -112,11 +111,11 @@ class JsonlExamples:
         """Notes the row of a line if it can be used. Returns 1, the number of rows seen."""
         path = self._sources[source].path
         place = f"{path}:{line}"
-        row = check.read(text, place)
+        row, key = check.read(text, place)
         if row is not None:
             config = self._sources[source].config or row.get("config") or path.parent.name
             if check.is_new(self._make_id(row, source, config, line), place):
-                self._append(source, config, line, offset, hash_images(get_images(row)))
+                self._append(source, config, line, offset, key)
         return 1
 
     def _append(self, source: int, config: str, line: int, offset: int, key: bytes) -> None:
@@ -138,13 +137,17 @@ class _Check:
         self._messages: list[str] = []
         self._place_of_id: dict[str, str] = {}
 
-    def read(self, text: bytes, place: str) -> dict[str, Any] | None:
-        """The row of a line, or None if it cannot be used."""
+    def read(self, text: bytes, place: str) -> tuple[dict[str, Any] | None, bytes]:
+        """The row of a line and the hash of its images, or None and nothing if it cannot be used."""
         row, problem = parse_line(text)
         problems = [problem] if row is None else find_problems(row, self._allow_text_only)
-        if problems:
-            self.add(place, "; ".join(problems))
-        return None if problems else row
+        if row is not None and not problems:
+            try:
+                return row, hash_images(get_images(row))
+            except RowError as error:
+                problems.append(error.message)
+        self.add(place, "; ".join(problems))
+        return None, b""
 
     def is_new(self, row_id: str, place: str) -> bool:
         """Whether no row before had this id."""

@@ -18,6 +18,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_trainable_state_dict, trainable_state_dict
 from gitllm_plugin.modeling.checkpoint import read_checkpoint
 from gitllm_plugin.modeling.git import Git
+from gitllm_plugin.modeling.pixels import normalize_pixels
 
 
 class ImageTextModel(BaseModel):
@@ -217,6 +218,21 @@ class ImageTextModel(BaseModel):
         """Pixel values as the model takes them."""
         return samples.get("image")
 
+    def _normalized(self, pixels: Tensor | None, samples: Mapping[str, Any]) -> Tensor | None:
+        """Normalises what the loader left in uint8.
+
+        Raises:
+            DataError: the batch does not say how.
+        """
+        if pixels is None or pixels.dtype != torch.uint8:
+            return pixels
+        if "image_mean" not in samples:
+            raise DataError(
+                "the batch has images in uint8 but neither image_mean nor image_std to normalise them with; "
+                "collate its items with gitllm_plugin.datasets.collate, or give normalised floats"
+            )
+        return normalize_pixels(pixels, samples["image_mean"].to(self.device), samples["image_std"].to(self.device))
+
     def _count_truncated(self, text: TextBatch) -> None:
         """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
         before = self.num_truncated_prompts
@@ -241,7 +257,7 @@ class ImageTextModel(BaseModel):
         return {
             "input_ids": move(text.input_ids),
             "attention_mask": move(text.attention_mask),
-            "pixel_values": move(self._pixels(samples)),
+            "pixel_values": self._normalized(move(self._pixels(samples)), samples),
             "image_index": move(samples.get("image_index")) if samples.get("image") is not None else None,
             "num_images": move(samples.get("num_images")),
         }

@@ -1,33 +1,42 @@
 """Image processors for LAVIS."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from lavis.common.registry import registry
 from lavis.processors.base_processor import BaseProcessor
 from PIL import Image
 from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys
-from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.processors.image_transform import NORMALIZATIONS, RESIZE_MODES, ImageTransform
-
-_TRANSFORM_KEYS = frozenset({"image_size", "normalization", "mean", "std", "resize"})
+from gitllm_plugin.m3it.images import decode_pixels
+from gitllm_plugin.processors.image_transform import ImageTransform
+from gitllm_plugin.processors.transform_config import RANDOM_KEYS, TRANSFORM_KEYS, read_transform
 
 
 @registry.register_processor("git_llm_image_eval")
 class GitLLMImageEvalProcessor(BaseProcessor):
-    """Makes pixel values of a PIL image, always the same ones.
+    """Makes pixel values of a picture, always the same ones.
+
+    Called with a PIL image it gives normalised floats, as LAVIS's processors do. The data sets of this package call
+    :meth:`load` instead, which takes encoded files and gives uint8: a quarter of the bytes to move, normalised where
+    the model is, with ``transform.mean`` and ``transform.std``.
 
     Args:
         transform: what to do with an image.
+        scaled_decode: decode JPEG files at the smallest size that is large enough. Faster; pixels differ by about
+            one grey level on average.
     """
 
-    CONFIG_KEYS = _TRANSFORM_KEYS
+    CONFIG_KEYS = TRANSFORM_KEYS | {"scaled_decode"}
 
-    def __init__(self, transform: ImageTransform):
+    def __init__(self, transform: ImageTransform, scaled_decode: bool = False):
         super().__init__()
         self.transform = transform
+        self.scaled_decode = scaled_decode
 
     def __call__(self, item: Image.Image) -> Tensor:
         """Makes pixel values: float32 [3, image_size, image_size].
@@ -42,63 +51,69 @@ class GitLLMImageEvalProcessor(BaseProcessor):
             )
         return self.transform(item)
 
+    def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
+        """Decodes and resizes the images of one example, all in the same way where that is random.
+
+        Args:
+            images: encoded image files, at least one.
+            place: which example they belong to, for messages.
+            seed: of what is random; None: drawn from torch's generator.
+
+        Returns:
+            uint8 [3, image_size, image_size], or [F, 3, image_size, image_size] of several.
+
+        Raises:
+            DataError: if a file is broken or too large.
+        """
+        least_side = self.transform.least_side if self.scaled_decode else 0
+        pixels = self.fit_alike((decode_pixels(image, place, least_side=least_side) for image in images), seed)
+        return pixels[0] if len(pixels) == 1 else pixels
+
+    def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> Tensor:
+        """As :meth:`load`, of decoded pictures, uint8 [height, width, 3] each, to uint8 [F, 3, H, W]."""
+        if self.transform.is_random and seed is None:
+            seed = int(torch.randint(2**62, ()))
+        pixels = []
+        for picture in pictures:
+            with _drawing_from(seed if self.transform.is_random else None):
+                pixels.append(self.transform.fit(picture))
+        return torch.stack(pixels)
+
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "GitLLMImageEvalProcessor":
         """Builds the processor.
 
         Args:
-            cfg: None or a mapping with any of ``image_size`` (pixels, 224), ``normalization`` (a name of
-                NORMALIZATIONS, ``clip``) or else ``mean`` and ``std`` (three numbers each, white is 1), and
-                ``resize`` (``squash`` or ``shortest_edge``).
+            cfg: None or a mapping with any of ``CONFIG_KEYS``; see
+                :func:`~gitllm_plugin.processors.transform_config.read_transform`.
 
         Raises:
-            ConfigError: if a key or value is not one of these.
+            ConfigError: if a key or value is not known.
         """
-        return cls(_read_transform(cls, cfg or {}))
+        cfg = cfg or {}
+        check_keys(cls.__name__, cfg, cls.CONFIG_KEYS | {"name"})
+        return cls(read_transform(cls.__name__, cfg), bool(cfg.get("scaled_decode", False)))
 
 
 @registry.register_processor("git_llm_image_train")
 class GitLLMImageTrainProcessor(GitLLMImageEvalProcessor):
-    """As in evaluation, plus ``random_resized_crop: [least, greatest]``, the part of the area to cut out."""
+    """As in evaluation, plus ``random_resized_crop`` and ``horizontal_flip``.
 
-    CONFIG_KEYS = _TRANSFORM_KEYS | {"random_resized_crop"}
+    Both are off by default: instructions speak of left and right, and of what a crop may cut off.
+    """
 
-
-def _read_transform(processor: type, cfg: Mapping[str, Any]) -> ImageTransform:
-    check_keys(processor.__name__, cfg, processor.CONFIG_KEYS | {"name"})
-    size, resize = cfg.get("image_size", 224), cfg.get("resize", "squash")
-    if not isinstance(size, int) or size < 1:
-        raise ConfigError(f"image_size is {size!r}, expected a number of pixels such as 224")
-    if resize not in RESIZE_MODES:
-        raise ConfigError(f"resize is {resize!r}, expected one of {', '.join(RESIZE_MODES)}")
-    mean, std = _read_normalization(cfg)
-    return ImageTransform(size, mean, std, resize, _read_crop_scale(cfg))
+    CONFIG_KEYS = GitLLMImageEvalProcessor.CONFIG_KEYS | RANDOM_KEYS
 
 
-def _read_normalization(cfg: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if "mean" not in cfg and "std" not in cfg:
-        name = cfg.get("normalization", "clip")
-        if name not in NORMALIZATIONS:
-            raise ConfigError(f"normalization is {name!r}, expected one of {', '.join(NORMALIZATIONS)}")
-        return NORMALIZATIONS[name]
-    if "normalization" in cfg:
-        raise ConfigError("normalization is given together with mean or std; give either its name or both numbers")
-    mean, std = (tuple(cfg.get(key) or ()) for key in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ConfigError(
-            f"mean is {list(mean)} and std is {list(std)}, expected three numbers each, std above 0 (white is 1)"
-        )
-    return mean, std
-
-
-def _read_crop_scale(cfg: Mapping[str, Any]) -> tuple[float, float] | None:
-    scale = cfg.get("random_resized_crop")
-    if scale is None:
-        return None
-    if isinstance(scale, (str, float, int)) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ConfigError(
-            f"random_resized_crop is {scale!r}, expected the least and greatest part of the area, such as [0.5, 1.0]"
-        )
-    if cfg.get("resize", "squash") != "squash":
-        raise ConfigError("random_resized_crop squashes what it cuts out; remove resize or random_resized_crop")
-    return float(scale[0]), float(scale[1])
+@contextmanager
+def _drawing_from(seed: int | None) -> Iterator[None]:
+    """Seeds torch's CPU generator for a while; None leaves it alone."""
+    if seed is None:
+        yield
+        return
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

@@ -38,7 +38,7 @@ def explain_picture(pipeline: Pipeline, path: str | Path, output: Path, k: int =
     words = picture_words(vectors, vocabulary, k)
     output.mkdir(parents=True, exist_ok=True)
     figure, table, data = (output / f"{Path(path).stem}.{suffix}" for suffix in ("png", "csv", "json"))
-    words_figure(pipeline.transform.crop(picture), words, MEASURES).savefig(figure, dpi=110)
+    words_figure(pipeline.seen(picture), words, MEASURES).savefig(figure, dpi=110)
     write_csv(words, table)
     write_json(words, data)
     return words, [figure, table, data]

@@ -1,5 +1,6 @@
 """The pipeline: equal to the model by hand, streaming, and what it refuses."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -7,7 +8,6 @@ from PIL import Image
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.inference.pictures import find_pictures, open_picture
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
-from gitllm_plugin.inference.transform import read_transform
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
 from tests.tiny_folder import TRANSFORM, write_tiny_folder
 
@@ -87,20 +87,19 @@ def test_a_folder_without_tokenizer_is_refused(pipeline, tmp_path):
 
 
 @pytest.mark.parametrize("resize", ["squash", "shortest_edge"])
-def test_a_transform_comes_back_from_its_file(resize):
+def test_the_transform_is_the_one_of_training(pipeline, resize, tmp_path):
     transform = ImageTransform(32, *NORMALIZATIONS["siglip"], resize=resize)
-    back = read_transform(transform.as_preprocessor_config())
+    pipeline.model.save_pretrained(
+        tmp_path / "model",
+        tokenizer=pipeline.text_encoder.tokenizer,
+        image_processor=transform.as_preprocessor_config(),
+    )
+    back = Pipeline.from_folder(tmp_path / "model", dtype="float32")
     wide = PICTURE.resize((90, 40))
-    assert torch.equal(back(wide), transform(wide))
-    assert transform.crop(wide).size == ((90, 40) if resize == "squash" else (40, 40))
-
-
-def test_a_file_of_clip_is_read_and_others_are_refused():
-    mean, std = NORMALIZATIONS["clip"]
-    clip = {"size": 224, "crop_size": 224, "image_mean": mean, "image_std": std}
-    assert read_transform(clip) == ImageTransform(224, mean, std, "shortest_edge")
-    with pytest.raises(ConfigError, match="expected one side"):
-        read_transform({**clip, "size": {"height": 224, "width": 336}})
+    assert torch.equal(back.pixels([wide])[0], transform(wide))
+    assert torch.equal(
+        transform.normalize(torch.from_numpy(np.array(back.seen(wide))).permute(2, 0, 1)), transform(wide)
+    )
 
 
 def test_picture_files(tmp_path):

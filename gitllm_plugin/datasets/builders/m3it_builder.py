@@ -41,14 +41,15 @@ class M3ITBuilder(BaseDatasetBuilder):
     train_dataset_cls = eval_dataset_cls = M3ITDataset
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
     CONFIG_KEYS = frozenset({"texts_per_image", "eval_texts_per_image", "allow_text_only"})
+    where = "datasets.m3it"
 
     def __init__(self, cfg: DictConfig | str | None = None):
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
-        check_keys("datasets.m3it", self.config, self.CONFIG_KEYS | DATASET_KEYS)
+        check_keys(self.where, self.config, self.CONFIG_KEYS | DATASET_KEYS)
         for key in ("texts_per_image", "eval_texts_per_image"):
             if not isinstance(self.config[key], int) or self.config[key] < 1:
-                raise ConfigError(f"datasets.m3it.{key} is {self.config[key]!r}, expected 1 or more")
+                raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected 1 or more")
 
     def build_datasets(self) -> dict[str, M3ITDataset]:
         """Opens and checks the files of every split; nothing is downloaded.
@@ -64,13 +65,13 @@ class M3ITBuilder(BaseDatasetBuilder):
             logging.info("M3IT %s: %s", split, dataset.describe())
         return datasets
 
-    @staticmethod
-    def _build_proc_from_cfg(cfg: DictConfig | None) -> BaseProcessor:
+    @classmethod
+    def _build_proc_from_cfg(cls, cfg: DictConfig | None) -> BaseProcessor:
         name = cfg.get("name") if cfg else None
         processor_class = registry.get_processor_class(name)
         if processor_class is None:
             known = ", ".join(sorted(registry.list_processors()))
-            raise ConfigError(f"datasets.m3it: processor {name!r} is unknown; the processors are: {known}")
+            raise ConfigError(f"{cls.where}: processor {name!r} is unknown; the processors are: {known}")
         return processor_class.from_config(cfg)
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
