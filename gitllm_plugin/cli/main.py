@@ -9,6 +9,7 @@ from gitllm_plugin import __version__
 from gitllm_plugin.cli import (
     completion,
     convert_checkpoint,
+    demo,
     doctor,
     evaluate,
     experiment,
@@ -31,6 +32,7 @@ COMMANDS = (
     export,
     merge,
     convert_checkpoint,
+    demo,
     words,
     run,
     hook,

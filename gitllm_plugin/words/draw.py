@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from PIL import Image
 
@@ -53,6 +53,7 @@ def words_figure(picture: Image.Image, words: PictureWords, measures: tuple[Meas
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(measures), 5.6), layout="constrained")
+    cast(Any, figure.get_layout_engine()).set(h_pad=0.1)
     for axis, measure in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
         draw_words(axis, picture, words, measure)
     return figure
