@@ -35,6 +35,7 @@ setup(
     package_data={"gitllm_plugin": ["py.typed"], **{package: ["**/*.yaml"] for package in MOVED_IN}},
     # A bound is the oldest release that the tests were run with; what has none makes no difference.
     install_requires=[
+        "filelock",
         "matplotlib",
         "numpy",
         "omegaconf>=2.3",
@@ -68,6 +69,7 @@ setup(
             "build",
             "import-linter",
             "playwright",
+            "pyarrow",
             "pyright",
             "pytest",
             "pytest-timeout",

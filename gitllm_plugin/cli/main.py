@@ -15,6 +15,7 @@ from gitllm_plugin.cli import (
     experiment,
     export,
     hook,
+    m3it,
     merge,
     parameters,
     run,
@@ -28,6 +29,7 @@ COMMANDS = (
     train,
     evaluate,
     experiment,
+    m3it,
     parameters,
     export,
     merge,
@@ -54,10 +56,9 @@ examples:
 
 exit status:
   0  done
-  1  doctor found that something required is missing
+  1  doctor or m3it check found a fault; or an unexpected error, with a traceback: please report it
   2  wrong input: the message says what was given, what is allowed and what to do
   130  interrupted; a training has saved where it was
-  Anything unexpected shows a traceback (status 1): please report it.
 """
 
 
@@ -83,13 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0 done, 1 `doctor` found something required missing, 2 wrong input, 130 interrupted.
+        Exit status: 0 done, 1 `doctor` or `m3it check` found a fault, 2 wrong input, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
     if not sys.stderr.isatty():
-        os.environ.setdefault(
-            "HF_HUB_DISABLE_PROGRESS_BARS", "1"
-        )  # transformers' bars too: lines, where they are piped
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too: lines, where they are piped
     try:
         return args.call(args)
     except GitLLMError as error:

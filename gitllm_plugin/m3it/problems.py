@@ -1,5 +1,7 @@
 """What can be wrong with a row of M3IT: kinds that are counted, and the error that carries one."""
 
+from dataclasses import dataclass
+
 from gitllm_plugin.errors import DataError
 
 KINDS = {
@@ -38,3 +40,23 @@ class RowError(DataError):
     def __reduce__(self) -> tuple:
         """Exceptions are rebuilt from ``args``, which hold the whole text only."""
         return type(self), (self.kind, self.message, self.place)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row, or a text of one, that is left out, for reports.
+
+    Attributes:
+        file: where it is, relative to the root of a tree where there is one.
+        line: line or row number, from 1; 0 for the file itself.
+        kind: one of KINDS.
+        message: what was found, what is expected.
+    """
+
+    file: str
+    line: int
+    kind: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"

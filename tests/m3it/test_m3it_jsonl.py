@@ -113,14 +113,14 @@ def test_no_newline_at_the_end_and_utf8(tmp_path):
         ("{not json", r"train.jsonl:2: not JSON: .*starts with b'\{not json"),
         ("[1, 2]", "a JSON list where an object is expected"),
         (make_row(outputs=..., inputs=...), "missing 'inputs', 'outputs'; the row has 'instruction'"),
-        (make_row(outputs=""), "'outputs' holds an empty answer"),
-        (make_row(outputs=[]), "'outputs' is an empty list"),
-        (make_row(outputs=["a", " "]), "'outputs' holds an empty answer"),
-        (make_row(outputs=3), "'outputs' holds int 3, expected text or a list of texts"),
-        (make_row(inputs=None), "'inputs' is null, expected text"),
-        (make_row(instruction=["x"]), r"'instruction' is list \['x'\], expected text"),
-        (make_row(image_base64_str=[]), "no image .*allow_text_only: true"),
-        (make_row(image_base64_str=[PIXEL, None]), "'image_base64_str' holds null"),
+        (make_row(outputs=""), "an answer is empty"),
+        (make_row(outputs=[]), "the list of answers is empty"),
+        (make_row(outputs=["a", " "]), "an answer is empty"),
+        (make_row(outputs=3), "an answer is int 3, expected text or a list of texts"),
+        (make_row(inputs=None), "the question is null, expected text"),
+        (make_row(instruction=["x"]), r"the instruction is list \['x'\], expected text"),
+        (make_row(image_base64_str=[]), "no image; allow_text_only: true"),
+        (make_row(image_base64_str=[PIXEL, None]), "one of the row's images is null"),
         (
             make_row(image_base64_str="photo.jpg"),
             "is not plain base64 .*; it starts with 'photo.jpg'",
@@ -195,4 +195,4 @@ def test_pickles_and_notices_a_changed_file(tmp_path):
     assert examples[1].id == "toy-0-1"
     os.utime(tmp_path / "a.jsonl", (0, 0))
     with pytest.raises(DataError, match="changed after it was opened"):
-        examples[1]
+        examples[0]

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from gitllm_plugin.config_keys import DATASET_KEYS, check_keys
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.files import find_sources
 from gitllm_plugin.m3it.jsonl import JsonlExamples
 from gitllm_plugin.resources import config_path
@@ -85,13 +86,16 @@ class M3ITBuilder(BaseDatasetBuilder):
         return splits
 
     def _build_split(self, split: str, node: Mapping[str, Any]) -> M3ITDataset:
-        is_train = split == "train"
-        phase = "train" if is_train else "eval"
         examples = JsonlExamples(
             find_sources(node["storage"]),
             allow_text_only=self.config.allow_text_only,
             limit=node.get("limit"),
         )
+        return self._make_dataset(split, examples)
+
+    def _make_dataset(self, split: str, examples: IndexedExamples) -> M3ITDataset:
+        is_train = split == "train"
+        phase = "train" if is_train else "eval"
         return M3ITDataset(
             vis_processor=self.vis_processors[phase],
             text_processor=self.text_processors[phase],

@@ -8,8 +8,8 @@ from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.grouping import group_by_image
-from gitllm_plugin.m3it.jsonl import JsonlExamples
 
 
 class M3ITDataset(Dataset):
@@ -31,7 +31,7 @@ class M3ITDataset(Dataset):
         self,
         vis_processor: Callable,
         text_processor: Callable,
-        examples: JsonlExamples,
+        examples: IndexedExamples,
         texts_per_image: int = 1,
         separate_configs: bool = False,
     ):
