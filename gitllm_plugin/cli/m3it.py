@@ -167,11 +167,12 @@ def _shard(args: argparse.Namespace) -> int:
         finished = make_shards(
             tree, out, settings, workers=_workers(args), share=share, on_start=bar.reset, on_progress=bar.update
         )
-    print(format_shards(finished, out))
     for missing in tree.missing:
         print(f"without {missing}")
     if share[1] > 1:
         print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
+    else:
+        print(format_shards(finished, out))
     return 0
 
 

@@ -136,10 +136,10 @@ def prepare() -> Host:
 
     from gitllm_plugin.host.config_repair import honour_model_type_option
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
-    from gitllm_plugin.host.runner_repair import honour_configured_runner
+    from gitllm_plugin.host.runner_repair import repair_runners
 
     replace_init_distributed_mode()
     repair_metric_sync()
     honour_model_type_option()
-    honour_configured_runner()
+    repair_runners()
     return host

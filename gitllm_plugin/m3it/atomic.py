@@ -8,10 +8,14 @@ from typing import BinaryIO
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a file for writing that takes its name when the block ends without an error.
 
     Until then it is called ``.<name>.<process id>.partial``; its folder is made if need be.
+
+    Args:
+        path: the name.
+        durable: wait until the disk has it, so that it outlasts a loss of power too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -19,13 +23,14 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         with open(partial, "wb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
     """Writes a file whole or not at all."""
-    with atomic_file(path) as file:
+    with atomic_file(path, durable) as file:
         file.write(data)

@@ -121,18 +121,18 @@ def check_tree(
         index_folder: where to keep what was found, for training from the tree; None for nowhere.
         on_progress: is told how many bytes more were read.
     """
-    found = {
-        path: ScannedFile(path, reader, get_version(open_table(path)), Scan())
+    found = {  # one file may belong to two configurations
+        (reader.config, path): ScannedFile(path, reader, get_version(open_table(path)), Scan())
         for split in tree.splits
         for path, reader in zip(split.paths, split.readers, strict=True)
     }
     scan = partial(_scan, look, max_pixels)
-    for path, size, result in map_in_order(scan, _cut_all(tree), workers):
-        found[path].scan.add(result)
+    for key, size, result in map_in_order(scan, _cut_all(tree), workers):
+        found[key].scan.add(result)
         on_progress(size)
     report = Report(str(tree.root), look, list(tree.missing), [])
     for split in tree.splits:
-        files = [found[path] for path in split.paths]
+        files = [found[split.config, path] for path in split.paths]
         report.splits.append(_report_split(tree, split, files))
         if index_folder is not None:
             for file in files:
@@ -145,8 +145,8 @@ def tree_bytes(tree: Tree) -> int:
     return sum(size_of(table) for split in tree.splits for table in split.tables())
 
 
-def _scan(look: Look, max_pixels: int, part: Part) -> tuple[Path, int, Scan]:
-    return part.path, part.bytes, scan_part(part, look=look, max_pixels=max_pixels)
+def _scan(look: Look, max_pixels: int, part: Part) -> tuple[tuple[str, Path], int, Scan]:
+    return (part.reader.config, part.path), part.bytes, scan_part(part, look=look, max_pixels=max_pixels)
 
 
 def _cut_all(tree: Tree) -> Iterator[Part]:

@@ -18,8 +18,10 @@ from PIL import ExifTags, Image, ImageFile, ImageOps
 
 from gitllm_plugin.m3it.problems import RowError
 
-MAX_PIXELS = 178_956_970
-"""The largest picture that is decoded, where Pillow too stops: a bound against decompression bombs."""
+MAX_PIXELS = 89_478_485
+"""The largest picture that is decoded, where Pillow begins to warn: a bound against decompression bombs."""
+
+_JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # markers: a picture begins, its pixels begin
 
 # What Pillow raises, depending on the format, for files that break off or hold nonsense.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError)
@@ -88,13 +90,26 @@ def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixe
     Raises:
         RowError: as :func:`decode_image`.
     """
-    image = _open(data, place, max_pixels)
-    if image.format == "JPEG" and image.mode in ("RGB", "L") and _is_upright(image):
+    if _is_plain_jpeg(data, max_pixels):
         with suppress(ValueError):  # broken, or only odd: Pillow decides
             return simplejpeg.decode_jpeg(
                 data, "RGB", fastdct=False, fastupsample=False, min_height=least_side, min_width=least_side
             )
-    return np.array(_load(image, place))
+    return np.array(decode_image(data, place, max_pixels))
+
+
+def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
+    """Whether it is a JPEG, grey or in colour, not too large, that nothing asks to be turned."""
+    if not data.startswith(_JPEG):
+        return False
+    head = data[len(_JPEG) : data.find(_JPEG_SCAN)]  # with thumbnails, it would end in the first of them
+    if any(mark in head for mark in (_JPEG, b"Exif", b"tiff:Orientation")):
+        return False
+    try:
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return False
+    return colorspace in ("YCbCr", "RGB", "Gray") and height * width <= max_pixels
 
 
 def _is_upright(image: Image.Image) -> bool:
@@ -133,7 +148,7 @@ def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
     """Reads a picture's header."""
     try:
         with warnings.catch_warnings():
-            # Pillow warns at half of the bound that is enforced here.
+            # Pillow warns from the bound on that is enforced here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:

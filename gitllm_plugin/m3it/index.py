@@ -36,9 +36,9 @@ def default_index_folder() -> Path:
     return Path.home() / ".cache" / "gitllm" / "m3it"
 
 
-def index_path(folder: Path, path: Path) -> Path:
-    """The index of a file; one is kept per file, the last one."""
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
+def index_path(folder: Path, path: Path, config: str) -> Path:
+    """The index of a file; one is kept for each configuration that it belongs to, the last one."""
+    name = hashlib.sha256(f"{config} {path}".encode()).hexdigest()[:32]
     return folder / f"{name}.npz"
 
 
@@ -57,14 +57,14 @@ def save_index(folder: Path, file: ScannedFile, look: Look) -> None:
     arrays["facts"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     arrays["keys"] = np.frombuffer(bytes(scan.keys), np.uint8)
     arrays["config_of"] = np.array([numbers[config] for config in scan.configs], np.int32)
-    with atomic_file(index_path(folder, file.path)) as target:
+    with atomic_file(index_path(folder, file.path, file.reader.config)) as target:
         np.savez(target, **arrays)
 
 
 def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> ScannedFile | None:
     """What was found in a file, if that is kept, the file is still the same, and it was looked at as far as that."""
     version = get_version(open_table(path))
-    stored = index_path(folder, path)
+    stored = index_path(folder, path, reader.config)
     if not stored.is_file():
         return None
     with np.load(stored, allow_pickle=False) as arrays:
@@ -99,7 +99,7 @@ def open_split(tree: Tree, split: SplitFiles, folder: Path, limit: int | None = 
             files.append(_scan_file(tree, path, reader, limit))
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(index_path(folder, path).with_suffix(".lock")):
+        with FileLock(index_path(folder, path, reader.config).with_suffix(".lock")):
             file = load_index(folder, path, reader, _DEFAULT_LOOK)
             if file is None:
                 file = _scan_file(tree, path, reader, limit)

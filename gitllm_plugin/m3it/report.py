@@ -68,7 +68,7 @@ def format_report(report: Report) -> str:
 def format_shards(finished: Mapping[tuple[str, str], SplitManifest], out: Path) -> str:
     """The splits that were finished, as a table, and where the rest is said."""
     if not finished:
-        return f"nothing to finish: {out}"
+        return f"{out} is complete: there is nothing to do"
     header = ("configuration", "split", "shards", "records", "examples", "images", "size", "left out")
     rows = [
         (

@@ -67,17 +67,17 @@ class GitLLMImageEvalProcessor(BaseProcessor):
         """
         least_side = self.transform.least_side if self.scaled_decode else 0
         pixels = self.fit_alike((decode_pixels(image, place, least_side=least_side) for image in images), seed)
-        return pixels[0] if len(pixels) == 1 else pixels
+        return pixels[0] if len(pixels) == 1 else torch.stack(pixels)
 
-    def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> Tensor:
-        """As :meth:`load`, of decoded pictures, uint8 [height, width, 3] each, to uint8 [F, 3, H, W]."""
+    def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> list[Tensor]:
+        """As :meth:`load`, of decoded pictures, uint8 [height, width, 3] each, to uint8 [3, H, W] each."""
         if self.transform.is_random and seed is None:
             seed = int(torch.randint(2**62, ()))
         pixels = []
         for picture in pictures:
             with _drawing_from(seed if self.transform.is_random else None):
                 pixels.append(self.transform.fit(picture))
-        return torch.stack(pixels)
+        return pixels
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "GitLLMImageEvalProcessor":

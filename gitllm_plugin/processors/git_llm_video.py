@@ -49,7 +49,7 @@ class GitLLMVideoEvalProcessor(GitLLMImageEvalProcessor):
         else:
             frames = _as_arrays(item, type(self).__name__)
             frames = [frames[index] for index in spread_evenly(len(frames), self.num_frames)]
-        return self.transform.normalize(self.fit_alike(frames))
+        return self.transform.normalize(torch.stack(self.fit_alike(frames)))
 
     def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
         """As :meth:`GitLLMImageEvalProcessor.load`, of frames evenly spread over ``images``."""

@@ -13,12 +13,20 @@ from lavis.datasets.data_utils import concat_datasets, reorg_datasets_by_split
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from gitllm_plugin.datasets.builders import m3it_builder, m3it_wds_builder  # noqa: F401 - registers them
+from gitllm_plugin.datasets.builders import (  # noqa: F401 - registers them
+    m3it_builder,
+    m3it_instruct_builder,
+    m3it_wds_builder,
+)
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.example import Group, Text
 from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.shards.make import make_shards
+from gitllm_plugin.m3it.shards.plan import Settings
+from gitllm_plugin.m3it.tree import find_tree
 from gitllm_plugin.processors import git_llm_image, git_llm_instruction  # noqa: F401 - registers them
+from tests.m3it_files import write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
 from tests.photos import encode, open_photo
 
@@ -83,6 +91,26 @@ def test_items_are_those_of_the_map_style_data_set(data, texts_per_image):
             assert item["texts"] == other["texts"]
             assert torch.equal(item["image"], other["image"])
             assert item["image"].dtype == torch.uint8
+
+
+def test_shards_of_a_tree_have_the_items_of_the_tree(tmp_path):
+    """`gitllm m3it shard` in between: texts of one image are one record, whose images keep their bytes."""
+    for name, keys in (("toy", {"texts_per_image": 3}), ("pairs", {"images_per_row": 2})):
+        write_m3it_jsonl(tmp_path / "tree" / name / "train.jsonl", rows=9, config=name, **keys)
+    make_shards(find_tree(tmp_path / "tree", ["toy", "pairs"]), tmp_path / "shards", Settings(20_000))
+    info = {"root": str(tmp_path / "tree"), "configs": ["toy", "pairs"], "index_folder": str(tmp_path / "index")}
+    by_row = load(tmp_path, "m3it_instruct", build_info=info, texts_per_image=2)["train"]
+    by_shard = load(tmp_path, texts_per_image=2)["train"]
+    assert len(by_shard.table.shards) > 2
+    ids = [text["instance_id"] for item in by_row for text in item["texts"]]
+    stream = iter(by_shard)
+    items = {item["texts"][0]["instance_id"]: item for item in (next(stream) for _ in range(len(by_shard)))}
+    assert len(ids) == len(set(ids)) == 18
+    assert len(items) == len(by_row) == 6 + 9
+    for expected in by_row:
+        found = items[expected["texts"][0]["instance_id"]]
+        assert found["texts"] == expected["texts"]
+        assert torch.equal(found["image"], expected["image"])
 
 
 def test_lavis_takes_it(data):
@@ -188,7 +216,7 @@ def test_random_crops_belong_to_the_position(data):
     torch.manual_seed(0)
     first = images(0)
     assert torch.equal(images(2), first)
-    assert not torch.equal(first[:28].sort(0)[0], first[28:].sort(0)[0])
+    assert not torch.equal(first[:28].sort(0)[0], first[28:].sort(0)[0])  # epochs differ in their crops
 
 
 def test_shares_of_configurations(data):
@@ -267,6 +295,7 @@ def test_nothing_that_can_be_read(damaged, monkeypatch):
         ({"build_info": {"shard": "x"}}, r"unknown key 'shard' \(did you mean 'shards'\?\)"),
         ({"on_error": "ignore"}, "on_error is 'ignore', expected stop or skip"),
         ({"shuffle_shards": 0}, "datasets.m3it_wds.shuffle_shards is 0, expected 1 or more"),
+        ({"seed": -1}, "datasets.m3it_wds.seed is -1, expected 0 or more"),
         ({"texts_per_image": 0}, "datasets.m3it_wds.texts_per_image is 0"),
         ({"temperatur": 2}, r"unknown key 'temperatur' \(did you mean 'temperature'\?\)"),
         ({"weights": {"a": 1}}, "datasets.m3it_wds: weights: 'b' has no weight"),

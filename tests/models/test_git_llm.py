@@ -78,6 +78,22 @@ def test_answers_do_not_depend_on_the_way_they_are_asked_for(loaded):
     assert len(model.generate(batch, use_nucleus_sampling=True, max_length=3)) == 2
 
 
+@pytest.mark.parametrize("frames", [1, 2])
+def test_images_that_the_loader_left_in_bytes_are_normalised_here(loaded, frames):
+    config = OmegaConf.load(GitLLMForLavis.default_config_path("tiny_llama")).model
+    model = GitLLMForLavis.from_config(OmegaConf.merge(config, {"max_images": frames})).eval()
+    transform = loaded[1]["eval"].transform
+    shape = (2, frames, 3, transform.image_size, transform.image_size)
+    pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = pixels[:, 0] if frames == 1 else pixels
+    texts = {"text_input": ["what color?"] * 2, "text_output": ["red", "blue"]}
+    how = {f"image_{key}": torch.tensor([getattr(transform, key)] * 2) for key in ("mean", "std")}
+    expected = model({"image": transform.normalize(pixels), **texts})["loss"]
+    assert torch.equal(model({"image": pixels, **how, **texts})["loss"], expected)
+    with pytest.raises(DataError, match="images in uint8 but neither image_mean nor image_std"):
+        model({"image": pixels, **texts})
+
+
 def test_captions_without_prompt_are_learnt_from_their_first_token(loaded):
     model, image = loaded[0], samples(loaded)["image"]
     out = model({"image": image, "text_input": ["a red shape", "a blue shape"]})

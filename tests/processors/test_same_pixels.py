@@ -73,6 +73,19 @@ def test_exif_orientation(orientation):
     assert (pixels.shape[0] > pixels.shape[1]) == (orientation >= 5)
 
 
+@pytest.mark.parametrize(
+    "before", [b"", b"\xff\xed\x00\x08\xff\xd8\xff\xda\x00\x00"], ids=["first", "behind a thumbnail"]
+)
+def test_orientation_wherever_it_stands(before):
+    """Also where a segment with a picture of its own comes before EXIF, and where XMP says it alone."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = encode(open_photo(64, 48), "JPEG", exif=exif)
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><tiff:Orientation>6</tiff:Orientation></x:xmpmeta>'
+    for data in (turned, encode(open_photo(64, 48), "JPEG", xmp=xmp)):
+        assert decode_pixels(data[:2] + before + data[2:], "x").shape == (64, 48, 3)
+
+
 def test_exif_that_cannot_be_read_asks_for_nothing():
     data = encode(open_photo(64, 48), "JPEG", exif=b"Exif\0\0nonsense")
     assert decode_pixels(data, "x").shape == (48, 64, 3)

@@ -59,8 +59,9 @@ class M3ITWdsBuilder(M3ITBuilder):
         super().__init__(cfg)
         if self.config.on_error not in ("stop", "skip"):
             raise ConfigError(f"{self.where}.on_error is {self.config.on_error!r}, expected stop or skip")
-        if not isinstance(self.config.shuffle_shards, int) or self.config.shuffle_shards < 1:
-            raise ConfigError(f"{self.where}.shuffle_shards is {self.config.shuffle_shards!r}, expected 1 or more")
+        for key, least in (("shuffle_shards", 1), ("seed", 0)):
+            if not isinstance(self.config[key], int) or self.config[key] < least:
+                raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected {least} or more")
 
     def build_datasets(self) -> dict[str, M3ITShards]:
         """Reads the manifest; of shards on a disk the sizes are compared with it.
@@ -137,7 +138,7 @@ class M3ITWdsBuilder(M3ITBuilder):
             )
         except ConfigError as error:
             raise ConfigError(f"{self.where}: {error}") from error
-        return EpochOrder(table, quotas, int(self.config.seed), self.config.shuffle_shards)
+        return EpochOrder(table, quotas, self.config.seed, self.config.shuffle_shards)
 
     def _check_files(self, folder: ShardFolder, table: ItemTable) -> None:
         problems = folder.find_missing(table.shards)

@@ -21,7 +21,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.distributed as dist
 import webdataset as wds
@@ -92,7 +91,7 @@ class M3ITShards(wds.DataPipeline):
     def __len__(self) -> int:
         """Items of this rank: of one epoch in training, of the whole split in evaluation."""
         rank, world = self._rank_and_world()
-        return len(self.order) // world if self.order else len(range(rank, len(self.table), world))
+        return len(range(rank, len(self.table), world)) if self.order is None else len(self.order) // world
 
     @property
     def num_examples(self) -> int:
@@ -122,7 +121,7 @@ class M3ITShards(wds.DataPipeline):
             "items": len(self.table),
             "examples": self.num_examples,
             "configs": sizes,
-            **({"per_epoch": self.order.quotas} if self.order and self.order.quotas != sizes else {}),
+            **({} if self.order is None or self.order.quotas == sizes else {"per_epoch": self.order.quotas}),
         }
 
     # ------------------------------------------------------------------ the place in training
@@ -132,7 +131,17 @@ class M3ITShards(wds.DataPipeline):
         self.batch_size = batch_size
 
     def note_batch(self, batch: Mapping[str, Any]) -> None:
-        """Counts a batch that was trained on; every rank counts its own."""
+        """Counts a batch that was trained on; every rank counts its own.
+
+        Raises:
+            DataError: if the batch is not of the size that the stream was told.
+        """
+        found = int(batch["image_index"][-1]) + 1
+        if found != self.batch_size:
+            raise DataError(
+                f"a batch of {found} items, but the stream was told {self.batch_size}: call set_batch_size({found}) "
+                "before the loader's iterator is made"
+            )
         self._taken += self.batch_size * self._rank_and_world()[1]
         skipped = int(self._skipped.sum())
         if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
@@ -206,12 +215,12 @@ class M3ITShards(wds.DataPipeline):
     def _read(self, positions: Iterable[int]) -> Iterator[ShardItem]:
         worker, _ = _worker_and_number()
         if self.order is None:
-            self._skipped[worker].zero_()
+            self._skipped[worker % MAX_WORKERS].zero_()
         for position in positions:
             item = self._make_or_replace(position)
             if item is not None:
                 yield item
-        if skipped := _by_kind(self._skipped[worker]):
+        if skipped := _by_kind(self._skipped[worker % MAX_WORKERS]):
             logging.warning("Split %s: worker %d could not read items: %s", self.table.split, worker, skipped)
 
     def _make_or_replace(self, position: int) -> ShardItem | None:
@@ -236,11 +245,11 @@ class M3ITShards(wds.DataPipeline):
         group = self.folder.read(item)
         texts = group.examples(item.shard.file)[item.texts]
         place = f"example {texts[0].id!r} in {item.shard.file}"
-        seed = np.random.SeedSequence([self.order.seed if self.order else 0, position]).generate_state(1, np.uint64)
-        return ShardItem(self.items.make(group.images, texts, place, int(seed[0] >> 1)))
+        seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
+        return ShardItem(self.items.make(group.images, texts, place, seed))
 
     def _note_skipped(self, error: RowError) -> None:
-        counts = self._skipped[_worker_and_number()[0]]
+        counts = self._skipped[_worker_and_number()[0] % MAX_WORKERS]
         counts[list(KINDS).index(error.kind)] += 1
         if counts.sum() <= MAX_WARNINGS:
             logging.warning("Skipped: %s", error)

@@ -40,7 +40,7 @@ def finish_split(out: Path, config: str, split: str) -> SplitManifest:
     notes = [orjson.loads((work / f"{number:06d}.json").read_bytes()) for number in numbers]
     _check_ids(f"{config}/{split}", notes)
     shards = tuple(_name_shards(out, config, split, notes))
-    with atomic_file(out / config / split / SKIPS_NAME) as file:
+    with atomic_file(out / config / split / SKIPS_NAME, durable=False) as file:
         for note in notes:
             for name, line, kind, message in note["problems"]:
                 file.write(orjson.dumps({"file": name, "line": line, "kind": kind, "message": message}) + b"\n")

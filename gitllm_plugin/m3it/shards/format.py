@@ -21,7 +21,7 @@ import io
 import re
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,11 @@ class Manifest:
             "format": FORMAT,
             "configs": {
                 config: {
-                    split: {**asdict(part), **{name: getattr(part, name) for name in _SUMS}}
+                    split: {
+                        **vars(part),
+                        "shards": [vars(shard) for shard in part.shards],
+                        **{name: getattr(part, name) for name in _SUMS},
+                    }
                     for split, part in sorted(splits.items())
                 }
                 for config, splits in sorted(self.configs.items())
@@ -179,7 +183,7 @@ def write_group(group: Group) -> list[tuple[str, bytes]]:
         "split": group.split,
         "number": group.number,
         "images": len(group.images),
-        "texts": [asdict(text) for text in group.texts],
+        "texts": [vars(text) for text in group.texts],
     }
     members = [(f"{key}.{place}.{image_extension(image)}", image) for place, image in enumerate(group.images)]
     return [*members, (f"{key}.json", orjson.dumps(content, option=orjson.OPT_SORT_KEYS))]

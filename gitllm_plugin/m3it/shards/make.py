@@ -44,11 +44,11 @@ def make_shards(
     """
     drop_finished(out)
     plans = make_plan(tree, out, settings)
-    chosen = choose_share(plans, share)
-    todo = [(plan, number) for plan, number in chosen if not plan.part_path(number).is_file()]
+    unfinished = {id(plan): set(plan.unfinished()) for plan in plans}
+    todo = [(plan, number) for plan, number in choose_share(plans, share) if number in unfinished[id(plan)]]
     on_start(round(sum(plan.weights[number] for plan, number in todo)))
     finished: dict[tuple[str, str], SplitManifest] = {}
-    waiting = list(plans) if share[1] == 1 else []
+    waiting = [plan for plan in plans if not plan.is_done] if share[1] == 1 else []
     for done in map_in_order(make_part, _make_tasks(tree, todo, settings), workers):
         on_progress(done)
         # Parts end in order, so splits do too.

@@ -14,7 +14,7 @@ made on as many machines as there are. When all parts of a split are done, their
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,14 @@ class SplitPlan:
         ranges: each part: which file, its first position and the position behind its last one.
         facts: settings and files, as the manifest will have them.
         work: where its parts are made.
+        is_done: whether the manifest has it.
     """
 
     files: SplitFiles
     ranges: tuple[tuple[int, int, int], ...]
     facts: dict[str, Any]
     work: Path
+    is_done: bool = False
 
     @cached_property
     def weights(self) -> list[float]:
@@ -85,13 +87,11 @@ class SplitPlan:
 
     def unfinished(self) -> list[int]:
         """The parts that are still to be made."""
-        return [number for number in range(len(self.ranges)) if not self.part_path(number).is_file()]
+        return [] if self.is_done else [n for n in range(len(self.ranges)) if not self.part_path(n).is_file()]
 
 
 def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
-    """Decides what is to be done, and notes it in ``OUT/.work``.
-
-    Splits that the manifest has, made with the same settings of the same files, are not in it.
+    """Decides how all splits are made, and notes in ``OUT/.work`` what the manifest does not have yet.
 
     Raises:
         ConfigError: if ``OUT`` holds shards that were made with other settings or of other files.
@@ -107,8 +107,7 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
         if done is not None:  # by whichever versions
             before = {"settings": _without_versions(done.settings), "sources": list(done.sources)}
             facts = {**facts, "settings": _without_versions(facts["settings"])}
-        else:
-            plans.append(plan)
+        plans.append(replace(plan, is_done=done is not None))
         if before is not None and before != facts:
             problems.append(f"{files.config}/{files.split}: {_explain_difference(before, facts)}")
     if problems:
@@ -118,15 +117,20 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
             f"{out / WORK_NAME / '<config>' / '<split>'} with their entry in the manifest."
         )
     for plan in plans:
-        write_atomically(plan.work / "plan.json", orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON))
+        if plan.is_done:
+            continue
+        content = orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON)
+        write_atomically(plan.work / "plan.json", content, durable=False)  # it can be made again
     return plans
 
 
 def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tuple[SplitPlan, int]]:
     """The parts that one of several processes makes: a stretch of the list of all, of about the same size for each.
 
+    It does not depend on what is done already: a share is the same when it is made again.
+
     Args:
-        plans: what is to be done.
+        plans: all splits.
         share: which process, from 0, of how many.
     """
     index, count = share
