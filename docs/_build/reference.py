@@ -73,7 +73,7 @@ def _defaults(kind: str, name: str, cls: type) -> Mapping[str, Any]:
     from gitllm_plugin.runners import settings
 
     if kind == "runner":
-        return settings.DEFAULTS
+        return {key: setting.default for key, setting in settings.SETTINGS.items() if setting.default is not None}
     if kind == "builder":
         return yaml.safe_load(Path(config_path("datasets", name, "defaults.yaml")).read_text())["datasets"][name]
     given = {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.default is not p.empty}

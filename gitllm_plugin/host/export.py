@@ -9,7 +9,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.launch import register_quietly
 
 _CONFIG = "config.yaml"
-_CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth", "checkpoint_interrupted.pth")
+_CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth")
 
 
 def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True) -> None:
@@ -58,15 +58,18 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     """
     from omegaconf import OmegaConf
 
+    from gitllm_plugin.runners.checkpoints import run_folder_of
+
     run = Path(run).expanduser()
     candidates = [run / name for name in _CHECKPOINTS] if run.is_dir() else [run]
     checkpoint = next((path for path in candidates if path.is_file()), None)
-    if checkpoint is None or not (checkpoint.parent / _CONFIG).is_file():
+    folder = run_folder_of(checkpoint) if checkpoint is not None else run
+    if checkpoint is None or not (folder / _CONFIG).is_file():
         raise ConfigError(
             f"{run} is not a run: expected a folder with {_CONFIG} and one of {', '.join(_CHECKPOINTS)}, "
             "or such a checkpoint"
         )
-    return checkpoint, OmegaConf.load(checkpoint.parent / _CONFIG)
+    return checkpoint, OmegaConf.load(folder / _CONFIG)
 
 
 def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:

@@ -137,9 +137,11 @@ def prepare() -> Host:
     from gitllm_plugin.host.config_repair import honour_model_type_option
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
     from gitllm_plugin.host.runner_repair import repair_runners
+    from gitllm_plugin.host.runners_on_cpu import run_without_gpu
 
     replace_init_distributed_mode()
     repair_metric_sync()
     honour_model_type_option()
     repair_runners()
+    run_without_gpu()
     return host

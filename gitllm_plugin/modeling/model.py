@@ -109,6 +109,11 @@ class GitLLM(nn.Module):
         limits = [limit for limit in (self.context_length, self.sliding_window) if limit is not None]
         return min(limits, default=None)
 
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's layers: every batch, with images or without, passes through them one after another."""
+        names = set(self.language_model._no_split_modules or ())
+        return [module for module in self.language_model.modules() if type(module).__name__ in names]
+
     def max_text_tokens(self, pixel_values: Tensor | None) -> int | None:
         """Most tokens of a text behind images of this shape, answer included; None where nothing limits it.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lavis.common.registry import registry
-from torch import Tensor
+from torch import Tensor, nn
 
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.modeling import (
@@ -94,6 +94,10 @@ class GitLLMForLavis(ImageTextModel):
         )
         model.load_finetuned(cfg)
         return model
+
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's layers, see :meth:`~gitllm_plugin.modeling.GitLLM.blocks`."""
+        return self.model.blocks()
 
     def inference(self) -> AbstractContextManager[None]:
         """A context in which LoRA is merged into the weights: evaluation is faster, the weights are back after it."""

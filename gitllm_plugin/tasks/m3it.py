@@ -15,7 +15,7 @@ from lavis.tasks.base_task import BaseTask
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import METRICS
 from gitllm_plugin.runners import collectives
-from gitllm_plugin.runners.loaders import move_to_device, num_samples
+from gitllm_plugin.runners.loaders import move_to_device, num_batches, num_samples
 from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.tasks.report import average_scores, format_table, unique_by_id
 
@@ -143,7 +143,7 @@ class M3ITTask(BaseTask):
         """
         result = EvaluationResult()
         inference = getattr(model, "inference", contextlib.nullcontext)
-        with inference(), Progress("evaluation", len(data_loader), log_freq=self.log_freq) as progress:
+        with inference(), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
                 samples = move_to_device(samples, model.device)
                 if self.valid_loss:
