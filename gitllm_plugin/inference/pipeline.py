@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import TextIteratorStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
@@ -172,6 +172,8 @@ class Pipeline:
     ) -> Iterator[str]:
         """As :meth:`answer`, but the answer so far, each time that it has grown. Beams have no answer so far.
 
+        Who stops reading stops the model at its next token.
+
         Raises:
             DataError: as :meth:`answer`; ConfigError: beams.
         """
@@ -182,11 +184,18 @@ class Pipeline:
         tokenizer = cast(Any, self.text_encoder.tokenizer)
         streamer = TextIteratorStreamer(tokenizer, timeout=_STREAM_SECONDS, skip_special_tokens=True)
         failure: list[BaseException] = []
+        stop = _StopWhenAsked()
 
         def generate() -> None:
             try:
                 with self._lock:
-                    self.model.generate(pixel_values=pixels, **text, **arguments, streamer=streamer)
+                    self.model.generate(
+                        pixel_values=pixels,
+                        **text,
+                        **arguments,
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList([stop]),
+                    )
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 failure.append(error)
                 streamer.end()
@@ -194,11 +203,14 @@ class Pipeline:
         thread = threading.Thread(target=generate, daemon=True)
         thread.start()
         answer = ""
-        for piece in streamer:
-            answer += piece
-            if piece:
-                yield answer.strip()
-        thread.join()
+        try:
+            for piece in streamer:
+                answer += piece
+                if piece:
+                    yield answer.strip()
+        finally:
+            stop.asked.set()
+            thread.join()
         if failure:
             raise failure[0]
 
@@ -218,6 +230,16 @@ class Pipeline:
             max_tokens=None if room is None else room - decoding.max_new_tokens + 1,
         )
         return pixels, _on(self.device, text), arguments
+
+
+class _StopWhenAsked(StoppingCriteria):
+    """Ends a generation in another thread."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
 
 
 def _read_transform(folder: Path) -> ImageTransform:

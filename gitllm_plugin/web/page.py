@@ -34,7 +34,11 @@ def serve(pipeline: Pipeline, name: str, port: int | None = None, open_browser: 
     Raises:
         ConfigError: Gradio is not installed, or the port is taken.
     """
-    page = build_page(pipeline, name)
+    with tempfile.TemporaryDirectory(prefix="gitllm-examples-") as examples:
+        _launch(build_page(pipeline, name, Path(examples)), port, open_browser)
+
+
+def _launch(page: Any, port: int | None, open_browser: bool) -> None:
     try:
         _, url, _ = page.queue(default_concurrency_limit=1).launch(
             server_name=HOST,
@@ -52,8 +56,13 @@ def serve(pipeline: Pipeline, name: str, port: int | None = None, open_browser: 
     page.block_thread()
 
 
-def build_page(pipeline: Pipeline, name: str) -> Any:
+def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
     """The page as Gradio's ``Blocks``.
+
+    Args:
+        pipeline: the model.
+        name: of the model, for the page.
+        examples: a folder to write example pictures into.
 
     Raises:
         ConfigError: Gradio is not installed.
@@ -65,7 +74,8 @@ def build_page(pipeline: Pipeline, name: str) -> Any:
         raise ConfigError(f'the page needs Gradio ({error}): pip install "gitllm-plugin[web]"') from error
     answering = Answering(pipeline)
     several = pipeline.model.max_images > 1
-    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, fill_width=False) as page:
+    # What was uploaded is deleted after an hour, and when the page ends.
+    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown("# GIT-LLM\n" + _about(pipeline, name))
         with gr.Row():
             with gr.Column():
@@ -87,8 +97,7 @@ def build_page(pipeline: Pipeline, name: str) -> Any:
                 with gr.Tab("Patches in words"):
                     gr.Markdown("The language model's token that is nearest to each patch's vector.")
                     words = gr.Plot(show_label=False, elem_id="words")
-        examples = write_examples(Path(tempfile.mkdtemp(prefix="gitllm-examples-")))
-        rows = [[[path] if several else path, text] for path, text in examples]
+        rows = [[[path] if several else path, text] for path, text in write_examples(examples)]
         gr.Examples(rows, inputs=[pictures, question], cache_examples=False)
 
         def respond(files: Any, instruction: str, question: str, *settings: float) -> Iterator[tuple[Any, Any, Any]]:

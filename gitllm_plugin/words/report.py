@@ -32,7 +32,10 @@ def format_statistics(statistics: WordStatistics) -> str:
         ("cosine to the nearest word: random directions", f"{similar.nearest_random:.3f}"),
         ("cosine to the nearest other word: words", f"{similar.nearest_word:.3f}"),
         ("cosine of pairs: image vectors of two pictures", f"{similar.pairs_image:.3f}"),
-        ("cosine of pairs: image vectors of one picture", f"{similar.pairs_patch:.3f}"),
+        (
+            "cosine of pairs: image vectors of one picture",
+            "-" if similar.pairs_patch is None else f"{similar.pairs_patch:.3f}",
+        ),
         ("cosine of pairs: words", f"{similar.pairs_word:.3f}"),
         ("cosine of pairs: image vector and word", f"{similar.pairs_image_word:.3f}"),
         (

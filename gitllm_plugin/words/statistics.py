@@ -61,7 +61,7 @@ class Similarities:
         nearest_random: of random directions: what the best of so many tokens gives by chance.
         nearest_word: of tokens to the nearest token that is another word.
         pairs_image: two image vectors of different pictures.
-        pairs_patch: two image vectors of one picture.
+        pairs_patch: two image vectors of one picture; None where a picture has one.
         pairs_word: two tokens.
         pairs_image_word: an image vector and a token.
     """
@@ -70,7 +70,7 @@ class Similarities:
     nearest_random: float
     nearest_word: float
     pairs_image: float
-    pairs_patch: float
+    pairs_patch: float | None
     pairs_word: float
     pairs_image_word: float
 
@@ -128,6 +128,7 @@ def word_statistics(
     }
     directions, tokens = F.normalize(everything[image], dim=-1), vocabulary.directions[words]
     same_picture = owner[image][:, None] == owner[image][None, :]
+    same_patches = same_picture & ~torch.eye(len(image), dtype=torch.bool)
     among_image = directions @ directions.T
     return WordStatistics(
         pictures=len(pictures),
@@ -140,9 +141,9 @@ def word_statistics(
             nearest_image=float(nearest["cosine"][0].mean()),
             nearest_random=float(cosines["random directions"].mean()),
             nearest_word=float(cosines["words"].mean()),
-            pairs_image=_mean(among_image, ~same_picture),
-            pairs_patch=_mean(among_image, same_picture & ~torch.eye(len(image), dtype=torch.bool)),
-            pairs_word=_mean(tokens @ tokens.T, ~torch.eye(len(words), dtype=torch.bool)),
+            pairs_image=float(among_image[~same_picture].mean()),
+            pairs_patch=float(among_image[same_patches].mean()) if same_patches.any() else None,
+            pairs_word=float((tokens @ tokens.T)[~torch.eye(len(words), dtype=torch.bool)].mean()),
             pairs_image_word=float((directions @ tokens.T).mean()),
         ),
         effective_rank_image=effective_rank(everything[image]),
@@ -229,7 +230,3 @@ def _nearest_other_word(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
         for own, row, others in zip(tokens.tolist(), scores.tolist(), ids.tolist(), strict=True)
     ]
     return torch.tensor(best)
-
-
-def _mean(values: Tensor, where: Tensor) -> float:
-    return float(values[where].mean())

@@ -37,6 +37,15 @@ def test_a_stream_grows_to_the_answer(pipeline):
     assert all(later.startswith(earlier.rstrip()) for earlier, later in zip(pieces, pieces[1:], strict=False))
 
 
+def test_who_stops_reading_stops_the_model(pipeline):
+    stream = pipeline.stream(PICTURE, "is it red?", decoding=Decoding(max_new_tokens=200, repetition_penalty=2.0))
+    next(stream)
+    stream.close()
+    assert not pipeline._lock.locked()
+    whole = pipeline.answer(PICTURE, "is it red?", decoding=Decoding(max_new_tokens=3))
+    assert whole == list(pipeline.stream(PICTURE, "is it red?", decoding=Decoding(max_new_tokens=3)))[-1]
+
+
 def test_an_error_while_streaming_is_raised_where_it_is_read(pipeline, monkeypatch):
     def fail(**kwargs):
         raise DataError("no room")

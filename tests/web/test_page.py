@@ -37,10 +37,10 @@ def respond(page):
     return function
 
 
-def test_the_answer_comes_first_then_the_figures(pipeline, picture):
+def test_the_answer_comes_first_then_the_figures(pipeline, picture, tmp_path):
     from gitllm_plugin.web.page import build_page
 
-    function = respond(build_page(pipeline, "tiny"))
+    function = respond(build_page(pipeline, "tiny", tmp_path))
     shown = list(function(picture, "Answer.", "what color?", *SETTINGS))
     answers, attention, words = zip(*shown, strict=True)
     assert answers[-1] == pipeline.answer(Image.open(picture), "what color?", "Answer.", _decoding())
@@ -70,7 +70,7 @@ def test_what_is_wrong_is_a_message_of_the_page(pipeline, picture, tmp_path, set
     (tmp_path / "notes.png").write_text("no picture")
     given = {None: None, "picture": picture, "text": str(tmp_path / "notes.png")}[files]
     with pytest.raises(gr.Error, match=message):
-        list(respond(build_page(pipeline, "tiny"))(given, "", "what color?", *settings))
+        list(respond(build_page(pipeline, "tiny", tmp_path))(given, "", "what color?", *settings))
 
 
 def test_several_pictures_and_the_frames_of_a_video(tmp_path, picture):

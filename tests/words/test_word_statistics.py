@@ -90,4 +90,5 @@ def test_table_and_files(vocabulary, tmp_path):
         in table
     )
     assert [path.name for path in write_statistics(found, tmp_path)] == ["statistics.json", "statistics.png"]
+    assert found.similarities.pairs_patch is None and "| cosine of pairs: image vectors of one picture | - |" in table
     assert '"nearest_cosines"' not in (tmp_path / "statistics.json").read_text()
