@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LAVIS  := salesforce-lavis==1.0.2
 
-.PHONY: demo test check install clean
+.PHONY: demo test check docs install clean
 
 demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo
@@ -18,12 +18,15 @@ check: install         ## style, types, architecture
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+docs: install          ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 install: $(VENV)/installed
 
 # pip resumes from its cache after an interruption; the stamp is written only when all is there.
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,eval,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,eval,web,docs,dev]'
 	$(BIN)/python -m pip install --no-deps $(LAVIS)
 	$(BIN)/gitllm doctor
 	touch $@
