@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LAVIS  := salesforce-lavis==1.0.2
 
-.PHONY: demo test check install clean
+.PHONY: demo test check bench install clean
 
 demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo
@@ -17,6 +17,9 @@ check: install         ## style, types, architecture
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
+
+bench: install         ## training steps on a CPU beside the article's: half an hour, writes benchmarks/results/
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks cpu
 
 install: $(VENV)/installed
 
