@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.modeling.attention import prefix_attention
+from gitllm_plugin.modeling.attention import STREAM, prefix_attention, use_streams
 from gitllm_plugin.modeling.families import FAMILIES, Family
-from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.tokens import IGNORED
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -72,6 +72,8 @@ class GitLLM(nn.Module):
         self.sources: dict[str, str] = {}
         self.image_encoder = image_encoder
         self.language_model = language_model
+        if self.shares_rows:
+            use_streams(language_model)
         self.projection = Projection(
             image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps
         )
@@ -83,6 +85,18 @@ class GitLLM(nn.Module):
     def shares_rows(self) -> bool:
         """Whether several texts can stand behind one image: positions must be free to restart."""
         return self.positions != "slots"
+
+    @property
+    def attention_path(self) -> Literal["stream", "mask", "flex_attention"]:
+        """How training and scoring attend: without a mask, with a dense one, or with FlexAttention's blocks of one.
+
+        Decoders that take registered attention functions attend without a mask;
+        ``language_model.set_attn_implementation("sdpa")`` gives them one, equal but slower.
+        """
+        implementation = self.language_model.config._attn_implementation
+        if implementation == STREAM and self.shares_rows:
+            return "stream"
+        return "flex_attention" if implementation == "flex_attention" else "mask"
 
     @property
     def max_images(self) -> int:
@@ -186,10 +200,13 @@ class GitLLM(nn.Module):
         """
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
-        shared = image_index is not None and self.shares_rows
-        layout = lay_out(image_valid, text_valid.bool(), image_index, share_rows=shared)
-        if image_index is not None and not shared:
-            image_embeds = image_embeds[image_index]
+        if self.attention_path == "stream":
+            layout = lay_out_stream(image_valid, text_valid, image_index)
+        else:
+            shared = image_index is not None and self.shares_rows
+            layout = lay_out(image_valid, text_valid, image_index, share_rows=shared)
+            if image_index is not None and not shared:
+                image_embeds = image_embeds[image_index]
         self._check_context(layout)
         keep, targets = (None, None) if labels is None else _supervised(layout, labels)
         rows = self._rows(layout, image_embeds, input_ids)
