@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,23 +12,15 @@ import torch
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of one function in several rounds.
+    """What one function took in several rounds.
 
     Attributes:
-        seconds: one a round, in order.
+        wall: seconds by the clock, one a round, in order.
+        processor: seconds that this process computed; with one thread, what ``wall`` would be on an idle machine.
     """
 
-    seconds: tuple[float, ...]
-
-    @property
-    def median(self) -> float:
-        """The middle one."""
-        return statistics.median(self.seconds)
-
-    @property
-    def spread(self) -> tuple[float, float]:
-        """The least and the most."""
-        return min(self.seconds), max(self.seconds)
+    wall: tuple[float, ...]
+    processor: tuple[float, ...]
 
 
 def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
@@ -37,20 +29,33 @@ def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict
     Returns:
         Name -> times, without the first.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    taken: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
     for _ in range(rounds + 1):
         for name, function in functions.items():
             synchronize()
-            began = time.perf_counter()
+            began = time.perf_counter(), time.process_time()
             function()
             synchronize()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: Times(tuple(times[1:])) for name, times in seconds.items()}
+            taken[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
+    return {name: Times(*zip(*times[1:], strict=True)) for name, times in taken.items()}
 
 
-def ratios(slow: Times, fast: Times) -> Times:
-    """How many times as long ``slow`` took, round by round."""
-    return Times(tuple(a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)))
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as long one function took as another, round by round: median, least and most."""
+
+    median: float
+    least: float
+    most: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.least:.2f} to {self.most:.2f})"
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Ratio:
+    """Of times of the same rounds."""
+    each = [a / b for a, b in zip(slow, fast, strict=True)]
+    return Ratio(statistics.median(each), min(each), max(each))
 
 
 def synchronize() -> None:

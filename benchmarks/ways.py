@@ -14,9 +14,11 @@ from gitllm_plugin.modeling import GitLLM
 Loss = Callable[[Batch], Tensor]
 
 OURS = "ours"
+MASKED = "ours, dense mask in packed rows"
 WAYS: dict[str, Callable[[GitLLM], Loss]] = {
     "article, padded to 128": lambda model: Article(model, 128),
     "article, padded to 512": lambda model: Article(model, 512),
+    MASKED: lambda model: lambda batch: ours_with_masks(model, batch),
     OURS: lambda model: lambda batch: ours(model, batch),
 }
 """Name -> what makes a function from a batch to its loss."""
@@ -34,6 +36,16 @@ def ours(model: GitLLM, batch: Batch) -> Tensor:
     )
     assert out.loss is not None
     return out.loss
+
+
+def ours_with_masks(model: GitLLM, batch: Batch) -> Tensor:
+    """The same through SDPA with dense masks, several images with their texts in a row."""
+    implementation = model.language_model.config._attn_implementation
+    model.language_model.set_attn_implementation(implementation if implementation == "eager" else "sdpa")
+    try:
+        return ours(model, batch)
+    finally:
+        model.language_model.set_attn_implementation(implementation)
 
 
 def training_step(model: GitLLM, loss: Loss) -> Callable[[Batch], None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -16,6 +16,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import STREAM, prefix_attention, use_streams
 from gitllm_plugin.modeling.families import FAMILIES, Family
+from gitllm_plugin.modeling.last_layer import at_slots, feed_forward
 from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.tokens import IGNORED
@@ -350,17 +351,21 @@ class GitLLM(nn.Module):
 
     @contextmanager
     def _head_on(self, keep: Tensor | None) -> Iterator[None]:
-        """Compute logits ``[n, V]`` at the slots ``keep`` (bool ``[R, S]``) alone; None: at all.
+        """Compute logits ``[n, V]``, and what they alone read, at the slots ``keep`` (bool ``[R, S]``); None: at all.
 
         transformers' own ``logits_to_keep`` takes such a mask only in its newest releases.
         """
         if keep is None:
             yield
             return
+        # Checkpointed layers are computed again when these hooks are gone.
+        checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+        part = None if checkpointed else feed_forward(self.language_model)
         head = cast(nn.Module, self.language_model.get_output_embeddings())
         handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],))
         try:
-            yield
+            with nullcontext() if part is None else at_slots(part, keep):
+                yield
         finally:
             handle.remove()
 

@@ -7,6 +7,7 @@ import torch
 
 from gitllm_plugin.modeling import attention, stream
 from gitllm_plugin.modeling.build import enable_gradient_checkpointing
+from gitllm_plugin.modeling.last_layer import feed_forward
 from gitllm_plugin.modeling.layout import lay_out_stream
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, shift_padding, tiny_model
 
@@ -63,6 +64,19 @@ def test_forward_and_gradients_are_those_of_the_dense_float_mask(family):
     assert_same(model, inputs, dense, {**inputs, "pixel_values": pixels(3)[IMAGE_INDEX], "image_index": None})
 
 
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_gradients_are_the_same_when_the_last_layer_computes_supervised_slots_alone(family):
+    model, text_encoder = tiny_model(family, trainable="all")
+    inputs = batch(text_encoder)
+    (first, _), seen = feed_forward(model.language_model), []
+    first.register_forward_hook(lambda module, args, out: seen.append(out.shape[:-1].numel()))
+    _, expected = loss_and_gradients(model, inputs)
+    out, gradients = loss_and_gradients(model, {**inputs, "logits": "none"})
+    assert seen == [seen[0], out.num_supervised_tokens] and seen[0] > seen[1]
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("family", ["opt", "llama"])
 def test_texts_with_several_images_with_none_and_padded_on_the_left(family):
     model, text_encoder = tiny_model(family, max_images=2, trainable="all")
@@ -109,7 +123,7 @@ def test_nothing_is_computed_that_does_not_count(monkeypatch):
     decoder = model.language_model
     decoder.lm_head.register_forward_hook(lambda _, args, out: seen.update(heads=seen["heads"] + len(out)))
     model.image_encoder.register_forward_hook(lambda _, args, out: seen.update(images=seen["images"] + len(out)))
-    for layer in decoder.model.layers:
+    for layer in decoder.model.layers[:-1]:
         layer.mlp.register_forward_hook(lambda _, args, out: seen["tokens"].add(out.shape[:2].numel()))
     inputs = batch(text_encoder)
     out = model(**inputs, logits="none")
