@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.modeling.attention import prefix_attention
+from gitllm_plugin.modeling.attention import STREAM, prefix_attention, use_streams
 from gitllm_plugin.modeling.families import FAMILIES, Family
-from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.last_layer import at_slots, feed_forward
+from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.ranking import CandidateScores, score_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
@@ -73,6 +74,8 @@ class GitLLM(nn.Module):
         self.sources: dict[str, str] = {}
         self.image_encoder = image_encoder
         self.language_model = language_model
+        if self.shares_rows:
+            use_streams(language_model)
         self.projection = Projection(
             image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps
         )
@@ -84,6 +87,18 @@ class GitLLM(nn.Module):
     def shares_rows(self) -> bool:
         """Whether several texts can stand behind one image: positions must be free to restart."""
         return self.positions != "slots"
+
+    @property
+    def attention_path(self) -> Literal["stream", "mask", "flex_attention"]:
+        """How training and scoring attend: without a mask, with a dense one, or with FlexAttention's blocks of one.
+
+        Decoders that take registered attention functions attend without a mask;
+        ``language_model.set_attn_implementation("sdpa")`` gives them one, equal but slower.
+        """
+        implementation = self.language_model.config._attn_implementation
+        if implementation == STREAM and self.shares_rows:
+            return "stream"
+        return "flex_attention" if implementation == "flex_attention" else "mask"
 
     @property
     def max_images(self) -> int:
@@ -194,10 +209,13 @@ class GitLLM(nn.Module):
         """
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
-        shared = image_index is not None and self.shares_rows
-        layout = lay_out(image_valid, text_valid.bool(), image_index, share_rows=shared)
-        if image_index is not None and not shared:
-            image_embeds = image_embeds[image_index]
+        if self.attention_path == "stream":
+            layout = lay_out_stream(image_valid, text_valid, image_index)
+        else:
+            shared = image_index is not None and self.shares_rows
+            layout = lay_out(image_valid, text_valid, image_index, share_rows=shared)
+            if image_index is not None and not shared:
+                image_embeds = image_embeds[image_index]
         self._check_context(layout)
         keep, targets, texts = (None, None, None) if labels is None else _supervised(layout, labels)
         rows = self._rows(layout, image_embeds, input_ids)
@@ -351,17 +369,21 @@ class GitLLM(nn.Module):
 
     @contextmanager
     def _head_on(self, keep: Tensor | None) -> Iterator[None]:
-        """Compute logits ``[n, V]`` at the slots ``keep`` (bool ``[R, S]``) alone; None: at all.
+        """Compute logits ``[n, V]``, and what they alone read, at the slots ``keep`` (bool ``[R, S]``); None: at all.
 
         transformers' own ``logits_to_keep`` takes such a mask only in its newest releases.
         """
         if keep is None:
             yield
             return
+        # Checkpointed layers are computed again when these hooks are gone.
+        checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+        part = None if checkpointed else feed_forward(self.language_model)
         head = cast(nn.Module, self.language_model.get_output_embeddings())
         handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],))
         try:
-            yield
+            with nullcontext() if part is None else at_slots(part, keep):
+                yield
         finally:
             handle.remove()
 
