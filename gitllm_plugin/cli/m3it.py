@@ -138,11 +138,12 @@ def _shard(args: argparse.Namespace) -> int:
         finished = make_shards(
             tree, out, settings, workers=_workers(args), share=share, on_start=bar.reset, on_progress=bar.update
         )
-    print(format_shards(finished, out))
     for missing in tree.missing:
         print(f"without {missing}")
     if share[1] > 1:
         print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
+    else:
+        print(format_shards(finished, out))
     return 0
 
 
@@ -175,4 +176,7 @@ def _bar(description: str):
 def _workers(args: argparse.Namespace) -> int:
     import os
 
-    return args.workers if args.workers is not None else len(os.sched_getaffinity(0))
+    if args.workers is not None:
+        return args.workers
+    # Where a system can say it, the CPUs that this process may use, as on a cluster's node.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

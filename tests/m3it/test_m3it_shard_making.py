@@ -30,6 +30,7 @@ from gitllm_plugin.m3it.shards.window import MAX_TEXTS, join_groups
 from gitllm_plugin.m3it.sizes import format_size, parse_size
 from gitllm_plugin.m3it.tree import find_tree
 from tests.m3it_tree import INSTRUCTIONS, encode, to_base64, write_lines
+from tests.photos import open_photo
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = Settings(max_size=60_000)
@@ -285,6 +286,15 @@ def test_images_are_made_smaller_and_never_larger(file_format):
     original = Image.open(io.BytesIO(data)).convert("RGB").resize((45, 30), Image.Resampling.BICUBIC)
     assert np.abs(np.asarray(smaller, float) - np.asarray(original, float)).mean() < 4  # JPEG of noise
     assert prepare_image(data, short_side=30) == prepare_image(data, short_side=30)
+
+
+def test_a_large_photograph_made_smaller_is_what_pillow_makes_of_it():
+    photo = open_photo(1500, 1800)
+    smaller = Image.open(io.BytesIO(prepare_image(encode(photo, "JPEG", quality=95), short_side=100)))
+    assert smaller.size == (100, 120)
+    expected = photo.resize((100, 120), Image.Resampling.BICUBIC)
+    difference = np.abs(np.asarray(smaller, float) - np.asarray(expected, float))
+    assert difference.mean() < 2.5  # JPEG alone makes 1.8
 
 
 def test_what_is_made_smaller_is_turned_as_exif_says():
