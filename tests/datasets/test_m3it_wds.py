@@ -3,6 +3,9 @@
 import logging
 import multiprocessing
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import torch.distributed as dist
 import webdataset as wds
 from lavis.datasets.builders import load_dataset
 from lavis.datasets.data_utils import concat_datasets, reorg_datasets_by_split
+from lavis.runners.runner_iter import RunnerIter
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
@@ -21,6 +25,7 @@ from gitllm_plugin.datasets.builders import (  # noqa: F401 - registers them
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.presets import get_preset
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
@@ -205,6 +210,34 @@ def test_runners_without_state_count_batches(data):
     assert take(stream, batches=4) == expected[2:]
 
 
+def test_the_hosts_runner_evaluates_as_often_as_it_likes_and_resumes(data):
+    """`create_loaders` of LAVIS's runners, with what it makes of a training stream before."""
+    runner = object.__new__(RunnerIter)
+    runner.start_iters = 2
+    splits = load(data)
+    datasets = concat_datasets(reorg_datasets_by_split({"m3it_wds": splits}))
+    train, val = runner.create_loaders(
+        [datasets["train"], datasets["val"]], 0, [4, 5], [True, False], [None, splits["val"].collater]
+    )
+    assert next(train)["instance_id"] == take(load(data)["train"], batches=3)[2]
+    for _ in range(2):
+        ids = [name for batch in val for name in batch["instance_id"]]
+        assert len(ids) == len(set(ids)) == 33
+    assert len(val) == len(list(val))
+
+
+def test_shards_on_a_server_through_worker_processes(data, tmp_path):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(data / "shards"))
+    handler.log_message = lambda *args: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        info = {"shards": f"http://127.0.0.1:{server.server_address[1]}"}
+        remote = load(data, build_info=info, cache_dir=str(tmp_path / "cache"))["train"]
+        found = take(remote, batches=8, workers=2)
+        server.shutdown()
+    assert found == take(load(data)["train"], batches=8)
+
+
 def test_random_crops_belong_to_the_position(data):
     keys = {"vis_processor": {"train": {**IMAGE, "random_resized_crop": [0.2, 0.6]}, "eval": IMAGE}}
 
@@ -309,7 +342,10 @@ def test_wrong_configuration(data, keys, message):
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"configs": ["a", "c*"]}, r"configs: c\* match nothing; the shards have a, b"),
+        ({"configs": ["a", "c*"]}, r"there are no shards of c\*, but of a, b; make them, or choose among these"),
+        ({"preset": "chinese"}, "there are no shards of fm-iqa, .*mmchat, but of a, b; make them"),
+        ({"preset": "everything"}, "unknown preset 'everything'; there are: .*article_exp3"),
+        ({"preset": "chinese", "configs": "a"}, "has a preset and configs; give one of them"),
         ({"configs": 3}, "configs is 3, expected a name or a list"),
         ({"splits": ["train", "test"]}, "no records of test; a, b have train, val"),
     ],
@@ -323,3 +359,15 @@ def test_choice_of_configurations_and_splits(data):
     splits = load(data, build_info={"shards": str(data / "shards"), "configs": "[b]", "splits": "val"})
     assert list(splits) == ["val"]
     assert splits["val"].describe()["configs"] == {"b": 5}
+
+
+def test_choice_by_preset(tmp_path):
+    """A preset takes its own out of what the shards hold."""
+    kvqa = [entry.name for entry in get_preset("kvqa")]
+    groups = [
+        group for name in ("coco", *kvqa) for group in make_groups(tmp_path / f"{name}.jsonl", name, "test", rows=2)
+    ]
+    write_shards(tmp_path / "shards", groups)
+    chosen = load(tmp_path, build_info={"shards": str(tmp_path / "shards"), "preset": "kvqa"})["test"]
+    assert sorted(chosen.table.config_shards) == sorted(kvqa)
+    assert len(kvqa) >= 4

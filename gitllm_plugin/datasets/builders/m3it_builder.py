@@ -75,6 +75,16 @@ class M3ITBuilder(BaseDatasetBuilder):
             raise ConfigError(f"{cls.where}: processor {name!r} is unknown; the processors are: {known}")
         return processor_class.from_config(cfg)
 
+    def _names(self, key: str) -> list[str]:
+        """A list of names of ``build_info``; empty if it is not given."""
+        value = self.config.build_info.get(key)
+        if value is None:
+            return []
+        names = OmegaConf.to_container(value) if isinstance(value, ListConfig) else [value]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"{self.where}.build_info.{key} is {value!r}, expected a name or a list of names")
+        return [str(name) for name in names]
+
     def _read_splits(self) -> dict[str, dict[str, Any]]:
         """The nodes of the splits that are used, as plain mappings."""
         check_keys("datasets.m3it.build_info", self.config.build_info or {}, {"annotations"})
