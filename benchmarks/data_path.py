@@ -78,7 +78,9 @@ def write_data(folder: Path, rows: int) -> float:
                 "outputs": f"A photograph, number {number}.",
             }
             file.write(json.dumps(row) + "\n")
-    make_shards(find_tree(folder / "tree", ["photos"]), folder / "shards", Settings(2**29))
+    tree = find_tree(folder / "tree", ["photos"])
+    make_shards(tree, folder / "shards", Settings(2**29))
+    make_shards(tree, folder / "smaller", Settings(2**29, resize_short_side=256))
     return statistics.mean(map(len, images))
 
 
@@ -96,7 +98,8 @@ def make_photo(number: int) -> bytes:
 def make_ways(folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
     """Functions that each go through all rows once."""
     jsonl = folder / "tree" / "photos" / "train.jsonl"
-    exact, scaled = (open_shards(folder, scaled_decode=choice) for choice in (False, True))
+    exact, scaled = (open_shards(folder / "shards", scaled_decode=choice) for choice in (False, True))
+    smaller = open_shards(folder / "smaller")
     rows = OmegaConf.create({"datasets": {"m3it": node_of({"annotations": {"train": {"storage": str(jsonl)}}})}})
     OmegaConf.save(rows, folder / "rows.yaml")
     by_row = load_dataset("m3it", str(folder / "rows.yaml"))["train"]
@@ -106,6 +109,7 @@ def make_ways(folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
         "m3it: JSON lines": lambda: in_batches(by_row[index] for index in range(len(by_row))),
         "m3it_wds: shards": lambda: in_batches(take_epoch(exact)),
         "m3it_wds: shards, scaled_decode": lambda: in_batches(take_epoch(scaled)),
+        "m3it_wds: shards made with --resize-short-side 256": lambda: in_batches(take_epoch(smaller)),
         "m3it_wds: shards, normalised on this CPU too": lambda: map(normalize, in_batches(take_epoch(exact))),
         "records of shards alone": lambda: read_records(exact),
         "rows of JSON lines alone": lambda: read_rows(jsonl),
@@ -119,10 +123,10 @@ def node_of(build_info: dict, **processor: Any) -> dict:
 
 
 def open_shards(folder: Path, **processor: Any) -> Any:
-    """The training split of the shards."""
-    node = node_of({"shards": str(folder / "shards")}, **processor)
-    OmegaConf.save(OmegaConf.create({"datasets": {"m3it_wds": node}}), folder / "shards.yaml")
-    return load_dataset("m3it_wds", str(folder / "shards.yaml"))["train"]
+    """The training split of a folder of shards."""
+    node = node_of({"shards": str(folder)}, **processor)
+    OmegaConf.save(OmegaConf.create({"datasets": {"m3it_wds": node}}), folder / "config.yaml")
+    return load_dataset("m3it_wds", str(folder / "config.yaml"))["train"]
 
 
 def read_plainly(jsonl: Path, processor: Any) -> Iterator[torch.Tensor]:

@@ -3,6 +3,9 @@
 import logging
 import multiprocessing
 import pickle
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ import torch.distributed as dist
 import webdataset as wds
 from lavis.datasets.builders import load_dataset
 from lavis.datasets.data_utils import concat_datasets, reorg_datasets_by_split
+from lavis.runners.runner_iter import RunnerIter
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
@@ -204,6 +208,34 @@ def test_runners_without_state_count_batches(data):
     stream.set_batch_size(4)
     stream.skip_batches(2)
     assert take(stream, batches=4) == expected[2:]
+
+
+def test_the_hosts_runner_evaluates_as_often_as_it_likes_and_resumes(data):
+    """`create_loaders` of LAVIS's runners, with what it makes of a training stream before."""
+    runner = object.__new__(RunnerIter)
+    runner.start_iters = 2
+    splits = load(data)
+    datasets = concat_datasets(reorg_datasets_by_split({"m3it_wds": splits}))
+    train, val = runner.create_loaders(
+        [datasets["train"], datasets["val"]], 0, [4, 5], [True, False], [None, splits["val"].collater]
+    )
+    assert next(train)["instance_id"] == take(load(data)["train"], batches=3)[2]
+    for _ in range(2):
+        ids = [name for batch in val for name in batch["instance_id"]]
+        assert len(ids) == len(set(ids)) == 33
+    assert len(val) == len(list(val))
+
+
+def test_shards_on_a_server_through_worker_processes(data, tmp_path):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(data / "shards"))
+    handler.log_message = lambda *args: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        info = {"shards": f"http://127.0.0.1:{server.server_address[1]}"}
+        remote = load(data, build_info=info, cache_dir=str(tmp_path / "cache"))["train"]
+        found = take(remote, batches=8, workers=2)
+        server.shutdown()
+    assert found == take(load(data)["train"], batches=8)
 
 
 def test_random_crops_belong_to_the_position(data):

@@ -20,7 +20,7 @@ from gitllm_plugin.m3it.shards.format import (
     read_manifest,
     write_manifest,
 )
-from gitllm_plugin.m3it.shards.plan import WORK_NAME
+from gitllm_plugin.m3it.shards.plan import WORK_NAME, note_path, shard_path
 
 
 def finish_split(out: Path, config: str, split: str) -> SplitManifest:
@@ -34,10 +34,10 @@ def finish_split(out: Path, config: str, split: str) -> SplitManifest:
     work = out / WORK_NAME / config / split
     plan = orjson.loads((work / "plan.json").read_bytes())
     numbers = range(len(plan["parts"]))
-    missing = [number for number in numbers if not (work / f"{number:06d}.json").is_file()]
+    missing = [number for number in numbers if not note_path(work, number).is_file()]
     if missing:
         raise DataError(_explain_missing(f"{config}/{split}", missing, len(numbers)))
-    notes = [orjson.loads((work / f"{number:06d}.json").read_bytes()) for number in numbers]
+    notes = [orjson.loads(note_path(work, number).read_bytes()) for number in numbers]
     _check_ids(f"{config}/{split}", notes)
     shards = tuple(_name_shards(out, config, split, notes))
     with atomic_file(out / config / split / SKIPS_NAME, durable=False) as file:
@@ -106,7 +106,7 @@ def _name_shards(out: Path, config: str, split: str, notes: list[dict[str, Any]]
     number = 0
     for part, note in enumerate(notes):
         for index, facts in enumerate(note["shards"]):
-            source, path = work / f"{part:06d}.{index:03d}.tar", target / f"{number:06d}.tar"
+            source, path = shard_path(work, part, index), target / f"{number:06d}.tar"
             if source.is_file():
                 os.replace(source, path)
             if not path.is_file() or path.stat().st_size != facts["bytes"]:

@@ -1,6 +1,7 @@
 """Making the shards of a tree: alone, or as one of several processes."""
 
 from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 from gitllm_plugin.m3it.parallel import map_in_order
@@ -49,10 +50,11 @@ def make_shards(
     on_start(round(sum(plan.weights[number] for plan, number in todo)))
     finished: dict[tuple[str, str], SplitManifest] = {}
     waiting = [plan for plan in plans if not plan.is_done] if share[1] == 1 else []
-    for done in map_in_order(make_part, _make_tasks(tree, todo, settings), workers):
+    results = map_in_order(make_part, _make_tasks(tree, todo, settings), workers)
+    for (plan, number), done in zip(todo, results, strict=True):
         on_progress(done)
-        # Parts end in order, so splits do too.
-        while waiting and not waiting[0].unfinished():
+        unfinished[id(plan)].discard(number)
+        while waiting and not unfinished[id(waiting[0])]:  # parts end in order, so splits do too
             _finish(out, waiting.pop(0), finished)
     for plan in waiting:
         _finish(out, plan, finished)
@@ -67,16 +69,12 @@ def _finish(out: Path, plan: SplitPlan, finished: dict[tuple[str, str], SplitMan
 
 def _make_tasks(tree: Tree, todo: list[tuple[SplitPlan, int]], settings: Settings) -> Iterator[PartTask]:
     """The parts with the number of their first line, which is counted file by file as they are needed."""
-    while todo:
-        plan, file = todo[0][0], todo[0][0].ranges[todo[0][1]][0]
-        same = 0
-        while same < len(todo) and todo[same][0] is plan and plan.ranges[todo[same][1]][0] == file:
-            same += 1
-        numbers, todo = [number for _, number in todo[:same]], todo[same:]
-        path = plan.files.paths[file]
-        first_lines = open_table(path).first_lines([plan.ranges[number][1] for number in numbers])
-        for number, first_line in zip(numbers, first_lines, strict=True):
+    for _, parts in groupby(todo, key=lambda item: (id(item[0]), item[0].ranges[item[1]][0])):
+        same = list(parts)
+        plan, file = same[0][0], same[0][0].ranges[same[0][1]][0]
+        path, reader = plan.files.paths[file], plan.files.readers[file]
+        first_lines = open_table(path).first_lines([plan.ranges[number][1] for _, number in same])
+        for (_, number), first_line in zip(same, first_lines, strict=True):
             _, start, end = plan.ranges[number]
-            reader, name = plan.files.readers[file], tree.relative(path)
-            part = Part(path, name, reader, start, end, first_line, round(plan.weights[number]))
+            part = Part(path, tree.relative(path), reader, start, end, first_line, round(plan.weights[number]))
             yield PartTask(part, plan.work, number, settings)

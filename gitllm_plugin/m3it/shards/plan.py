@@ -77,17 +77,19 @@ class SplitPlan:
         per_position = [size_of(table) / max(1, table.end) for table in self.files.tables()]
         return [(end - start) * per_position[number] for number, start, end in self.ranges]
 
-    def part_path(self, number: int) -> Path:
-        """What a part is; it is there when the part is done."""
-        return self.work / f"{number:06d}.json"
-
-    def shard_path(self, number: int, shard: int) -> Path:
-        """A shard of a part, until the split is done."""
-        return self.work / f"{number:06d}.{shard:03d}.tar"
-
     def unfinished(self) -> list[int]:
         """The parts that are still to be made."""
-        return [] if self.is_done else [n for n in range(len(self.ranges)) if not self.part_path(n).is_file()]
+        return [] if self.is_done else [n for n in range(len(self.ranges)) if not note_path(self.work, n).is_file()]
+
+
+def note_path(work: Path, part: int) -> Path:
+    """What a part is; it is there when the part is done."""
+    return work / f"{part:06d}.json"
+
+
+def shard_path(work: Path, part: int, shard: int) -> Path:
+    """A shard of a part, until its split is done."""
+    return work / f"{part:06d}.{shard:03d}.tar"
 
 
 def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:

@@ -18,7 +18,7 @@ from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.scan import Part
 from gitllm_plugin.m3it.shards.format import add_to_tar, write_group
 from gitllm_plugin.m3it.shards.images import prepare_image
-from gitllm_plugin.m3it.shards.plan import Settings
+from gitllm_plugin.m3it.shards.plan import Settings, note_path, shard_path
 from gitllm_plugin.m3it.shards.window import join_groups
 from gitllm_plugin.m3it.tables import open_table
 
@@ -62,7 +62,7 @@ def make_part(task: PartTask) -> int:
     groups = join_groups(_read_groups(task, problems, own_ids))
     group = next(groups, None)
     while group is not None:
-        path = task.work / f"{task.number:06d}.{len(shards):03d}.tar"
+        path = shard_path(task.work, task.number, len(shards))
         facts, group = _write_shard(path, group, groups, task.settings.max_size)
         shards.append(facts)
     note = {
@@ -71,7 +71,7 @@ def make_part(task: PartTask) -> int:
         "problems": [[each.file, each.line, each.kind, each.message] for each in problems],
         "ids": own_ids,
     }
-    write_atomically(task.work / f"{task.number:06d}.json", orjson.dumps(note))
+    write_atomically(note_path(task.work, task.number), orjson.dumps(note))
     return task.part.bytes
 
 
