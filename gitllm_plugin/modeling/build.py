@@ -175,10 +175,14 @@ def load_by_name(name: str, what: str, loader: Any, **kwargs: Any) -> Any:
     """What ``loader(name, **kwargs)`` gives.
 
     Raises:
-        ConfigError: ``name`` is neither a folder nor a model that can be fetched.
+        ConfigError: ``name`` is neither a folder nor a model that can be fetched, or is one of an unknown kind.
     """
     try:
         return loader(name, **kwargs)
+    except ConfigError:
+        raise
+    except ValueError as error:  # transformers' word for a model_type that it does not have
+        raise ConfigError(f"{what} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
     except OSError as error:
         raise ConfigError(
             f"{what} {name!r} cannot be loaded: it is neither a local folder with a model in it nor a name that the "

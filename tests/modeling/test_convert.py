@@ -104,7 +104,7 @@ print("peak", peak())
 """
 
 
-@pytest.mark.parametrize("shape", ["opt-350m", "llama of that size"])
+@pytest.mark.parametrize("shape", [pytest.param("opt-350m", marks=pytest.mark.slow), "llama of that size"])
 def test_a_model_of_real_size_loads_once_trains_and_generates_within_6_gib(shape, tmp_path):
     """Random weights in OPT-350m's shape, and in a LLaMA's of the same width, depth and vocabulary: 1.3 and 1.9 GB."""
     from transformers import LlamaConfig, LlamaForCausalLM, OPTConfig, OPTForCausalLM
