@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
@@ -111,7 +111,7 @@ class GitLLMForLmmsEval(lmms):
                     pixels,
                     num_images=num_images,
                     **arguments,
-                    **self.text_encoder.special_tokens,
+                    **cast(Any, self.text_encoder.special_tokens),
                 )
             for request, answer in zip(batch, self.text_encoder.decode(tokens), strict=True):
                 answers[request.place] = _cut(answer, until)

@@ -165,7 +165,7 @@ _SCORERS: dict[tuple[str, ...], Callable[[], Scorer]] = {
 }
 
 
-def _plain(over_all: float, by_example: Sequence[float]) -> tuple[float, list[float]]:
+def _plain(over_all: Any, by_example: Any) -> tuple[float, list[float]]:
     return float(over_all), list(map(float, by_example))
 
 

@@ -56,7 +56,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
         for key, value in {"num_beams": 3, "max_len": 30, "min_len": 1, "evaluate": False}.items():
             if key not in cfg.run_cfg:
                 cfg.run_cfg[key] = value
-        task = super().setup_task(cfg)
+        task: Any = super().setup_task(cfg=cfg)
         task.annotation_file = cfg.run_cfg.get("annotation_file")
         task.caption_metrics = tuple(dict.fromkeys([*cfg.run_cfg.get("caption_metrics", _NAMES), *_DECIDING]))
         unknown = [name for name in task.caption_metrics if name not in _NAMES]
@@ -67,7 +67,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
             raise ConfigError(f"{reason}; or set run.report_metric: False, to write captions only")
         return task
 
-    def before_evaluation(self, model: Any, dataset: Any, **kwargs: Any) -> None:
+    def before_evaluation(self: Any, model: Any, dataset: Any, **kwargs: Any) -> None:
         """Find the references of a split.
 
         Repairs: COCO's references are downloaded and compared with, whatever data set it is.
@@ -87,7 +87,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
                     "give run.annotation_file, a file in COCO's format, or set run.report_metric: False"
                 )
 
-    def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def valid_step(self: Any, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Caption a batch.
 
         Repairs: images must have numbers, and samples an `image_id` (those of `flickr30k` do not).
@@ -106,7 +106,9 @@ class CaptioningTask(RepairedTask, CaptionTask):
             for caption, image_id, row in zip(captions, image_ids, rows, strict=True)
         ]
 
-    def after_evaluation(self, val_result: list[dict[str, Any]], split_name: str, epoch: Any, **kwargs: Any) -> Any:
+    def after_evaluation(
+        self: Any, val_result: list[dict[str, Any]], split_name: str, epoch: Any, **kwargs: Any
+    ) -> Any:
         """Write the captions in COCO's format, and score them.
 
         Returns:

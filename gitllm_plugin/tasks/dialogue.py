@@ -22,7 +22,7 @@ class AnswersOfDialogueTask(RepairedTask, DialogueTask):
         for key, value in {"num_beams": 1, "max_len": 30, "min_len": 1, "evaluate": False}.items():
             if key not in cfg.run_cfg:
                 cfg.run_cfg[key] = value
-        return super().setup_task(cfg)
+        return super().setup_task(cfg=cfg)
 
     def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[tuple[float, float]]:
         """The loss of a batch and what it weighs. Repairs: batches of few tokens weigh as much as those of many."""

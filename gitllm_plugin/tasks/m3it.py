@@ -97,7 +97,9 @@ class M3ITTask(BaseTask):
         metrics = run_cfg.get("metrics", ("exact_match", "rouge_l"))
         metrics = OmegaConf.to_container(metrics, resolve=True) if OmegaConf.is_config(metrics) else metrics
         valid_loss = bool(run_cfg.get("valid_loss", True))
-        settings = {key: int(run_cfg[key]) for key in ("max_len", "min_len", "num_beams", "pictures") if key in run_cfg}
+        settings: dict[str, Any] = {
+            key: int(run_cfg[key]) for key in ("max_len", "min_len", "num_beams", "pictures") if key in run_cfg
+        }
         return cls(
             metrics=metrics,
             agg_metric=_choose_agg_metric(metrics, run_cfg.get("agg_metric"), valid_loss),

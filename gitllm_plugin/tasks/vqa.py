@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
@@ -90,9 +90,9 @@ class AOKVQAQuestionsTask(_QuestionTask, AOKVQATask):
         return [dict(zip(names, row, strict=True)) for row in columns]
 
     @main_process
-    def _report_metrics(self, result_file: str, split: str) -> dict[str, Any] | None:
+    def _report_metrics(self: Any, result_file: str, split: str) -> dict[str, Any] | None:
         """Repairs: the accuracy of choices is not computed."""
-        metrics = super()._report_metrics(result_file=result_file, split=split)
+        metrics = cast(Any, super())._report_metrics(result_file=result_file, split=split)
         results = json.loads(Path(result_file).read_text())
         if metrics is None or any(row["gt_choice"] is None for row in results):
             return metrics

@@ -31,14 +31,15 @@ class VisDialDataset(BaseDataset):
 
     def __init__(self, vis_processor: Callable, text_processor: Callable, vis_root: str, ann_paths: Sequence[str]):
         super().__init__(vis_processor, text_processor, vis_root, [])
+        self.root = Path(vis_root)
         self.annotation = [turn for path in ann_paths for turn in _read_turns(Path(path))]
         self._find_images()
         self._add_instance_ids()
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self: Any, index: int) -> dict[str, Any]:
         """The image and the texts of one turn."""
         turn = self.annotation[index]
-        with Image.open(Path(self.vis_root) / turn["image"]) as file:
+        with Image.open(self.root / turn["image"]) as file:
             image = self.vis_processor(file.convert("RGB"))
         return {
             "image": image,
@@ -52,16 +53,17 @@ class VisDialDataset(BaseDataset):
         """Give turns that name an image by its number alone the file with that number."""
         if all("image" in turn for turn in self.annotation):
             return
-        root = Path(self.vis_root)
-        by_number = {int(found[1]): path for path in sorted(root.rglob("*")) if (found := _NUMBER.search(path.name))}
+        by_number = {
+            int(found[1]): path for path in sorted(self.root.rglob("*")) if (found := _NUMBER.search(path.name))
+        }
         missing = {turn["image_id"] for turn in self.annotation if int(turn["image_id"]) not in by_number}
         if missing:
             raise DataError(
-                f"{root} lacks {len(missing)} images of the dialogues, {min(missing)} among them; expected are files "
-                "that end in the image's number, such as COCO_train2014_000000000009.jpg, at any depth"
+                f"{self.root} lacks {len(missing)} images of the dialogues, {min(missing)} among them; expected are "
+                "files that end in the image's number, such as COCO_train2014_000000000009.jpg, at any depth"
             )
         for turn in self.annotation:
-            turn.setdefault("image", str(by_number[int(turn["image_id"])].relative_to(root)))
+            turn.setdefault("image", str(by_number[int(turn["image_id"])].relative_to(self.root)))
 
 
 def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
@@ -74,7 +76,7 @@ def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path} is not a file of dialogues as VisDial 1.0 has them: {error!r}") from error
 
 
-def _turns(dialogue: Mapping[str, Any], questions: Sequence[str] | None, answers: Sequence[str] | None):
+def _turns(dialogue: Mapping[str, Any], questions: Any, answers: Any) -> Iterator[dict[str, Any]]:
     """Each turn with what was said before it; texts may be given by their number. Without an answer there is none."""
     said = [dialogue["caption"].rstrip(".") + "."] if dialogue.get("caption") else []
     for turn in dialogue["dialog"]:
