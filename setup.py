@@ -61,6 +61,8 @@ setup(
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "video": ["av"],
         "bench": ["scikit-image"],
+        "eval": ["pycocoevalcap"],
+        "lmms-eval": ["lmms-eval>=0.7.3"],
         "web": ["gradio>=6"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "dev": [
@@ -77,7 +79,10 @@ setup(
             "scikit-image",
         ],
     },
-    entry_points={"console_scripts": ["gitllm = gitllm_plugin.cli.main:main"]},
+    entry_points={
+        "console_scripts": ["gitllm = gitllm_plugin.cli.main:main"],
+        "lmms_eval.models": ["git_llm = gitllm_plugin.lmms:manifest"],
+    },
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Environment :: Console",

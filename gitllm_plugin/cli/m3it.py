@@ -223,4 +223,7 @@ def _bar(description: str):
 def _workers(args: argparse.Namespace) -> int:
     import os
 
-    return args.workers if args.workers is not None else len(os.sched_getaffinity(0))
+    if args.workers is not None:
+        return args.workers
+    # Where a system can say it, the CPUs that this process may use, as on a cluster's node.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

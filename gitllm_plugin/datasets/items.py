@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gitllm_plugin.m3it.images import decode_image
-from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
+from gitllm_plugin.processors.picture_processor import PictureProcessor
 
 
 class Text(Protocol):
@@ -42,9 +42,9 @@ class ItemMaker:
     def __init__(self, vis_processor: Callable, text_processor: Callable):
         self.vis_processor = vis_processor
         self.text_processor = text_processor
-        self._loads = isinstance(vis_processor, GitLLMImageEvalProcessor)
-        self._mean = torch.tensor(vis_processor.transform.mean) if self._loads else None
-        self._std = torch.tensor(vis_processor.transform.std) if self._loads else None
+        own = isinstance(vis_processor, PictureProcessor)
+        self._mean = torch.tensor(vis_processor.transform.mean) if own else None
+        self._std = torch.tensor(vis_processor.transform.std) if own else None
         self._takes_two = len(inspect.signature(text_processor).parameters) > 1
 
     def make(self, images: Sequence[bytes], texts: Sequence[Text], place: str, seed: int | None = None) -> dict:
@@ -67,7 +67,7 @@ class ItemMaker:
         }
 
     def _load(self, images: Sequence[bytes], place: str, seed: int | None) -> Tensor:
-        if self._loads:
+        if isinstance(self.vis_processor, PictureProcessor):
             return self.vis_processor.load(images, place, seed)
         with _drawing_from(seed):
             pixels = [self.vis_processor(decode_image(image, place)) for image in images]

@@ -48,7 +48,7 @@ def train_where_the_model_is() -> None:
             self._wrapped_model = DistributedDataParallel(self._model) if self.use_distributed else self._model
         return self._wrapped_model
 
-    RunnerBase.model = property(model)
+    setattr(RunnerBase, "model", property(model))  # noqa: B010 - type checkers want the property's setter here
 
 
 def resume_at_the_next_iteration() -> None:

@@ -262,5 +262,6 @@ def _class_name(row: Mapping[str, Any], beside: Beside) -> str:
     label = get(row, ("label",))
     name = beside.labels.get(label, beside.labels.get(str(label)))
     if name is None:
-        raise RowError("wrong_value", f"'label' is {label!r:.40}, none of the {len(beside.labels)} in mapping.txt")
+        known = len(set(beside.labels.values()))
+        raise RowError("wrong_value", f"'label' is {label!r:.40}, none of the {known} classes in mapping.txt")
     return name

@@ -1,5 +1,6 @@
 """Reading a whole tree: what is there, what is missing, what is broken."""
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -136,13 +137,21 @@ def check_tree(
         report.splits.append(_report_split(tree, split, files))
         if index_folder is not None:
             for file in files:
-                save_index(index_folder, file, look)
+                _keep(index_folder, file, look)
     return report
 
 
 def tree_bytes(tree: Tree) -> int:
     """The size of all files of a tree."""
     return sum(size_of(table) for split in tree.splits for table in split.tables())
+
+
+def _keep(folder: Path, file: ScannedFile, look: Look) -> None:
+    """Keeps what was found, if that can be done: a check of hours is not lost for it."""
+    try:
+        save_index(folder, file, look)
+    except OSError as error:
+        warnings.warn(f"what was found in {file.path} is not kept for training: {error}", stacklevel=2)
 
 
 def _scan(look: Look, max_pixels: int, part: Part) -> tuple[tuple[str, Path], int, Scan]:

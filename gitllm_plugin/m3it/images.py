@@ -109,7 +109,7 @@ def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except ValueError:
         return False
-    return colorspace in ("YCbCr", "RGB", "Gray") and height * width <= max_pixels
+    return colorspace in ("YCbCr", "RGB", "Gray") and int(height) * int(width) <= max_pixels
 
 
 def _is_upright(image: Image.Image) -> bool:

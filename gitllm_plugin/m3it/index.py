@@ -6,6 +6,7 @@ An index belongs to one file as it was: size, time of the last change, and how i
 import hashlib
 import json
 import sys
+import zipfile
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.atomic import atomic_file
 from gitllm_plugin.m3it.examples import ScannedFile, find_duplicates
 from gitllm_plugin.m3it.problems import Problem
@@ -65,9 +67,11 @@ def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> Scann
     """What was found in a file, if that is kept, the file is still the same, and it was looked at as far as that."""
     version = get_version(open_table(path))
     stored = index_path(folder, path, reader.config)
-    if not stored.is_file():
+    try:
+        arrays = np.load(stored, allow_pickle=False)
+    except (OSError, ValueError, zipfile.BadZipFile):  # there is none, or it is damaged
         return None
-    with np.load(stored, allow_pickle=False) as arrays:
+    with arrays:
         facts = json.loads(arrays["facts"].tobytes())
         if facts["key"] != _make_key(path, reader, version) or _LOOKS.index(facts["look"]) < _LOOKS.index(look):
             return None
@@ -98,7 +102,10 @@ def open_split(tree: Tree, split: SplitFiles, folder: Path, limit: int | None = 
         if limit is not None:
             files.append(_scan_file(tree, path, reader, limit))
             continue
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{folder} cannot be made ({error}). Name another build_info.index_folder.") from error
         with FileLock(index_path(folder, path, reader.config).with_suffix(".lock")):
             file = load_index(folder, path, reader, _DEFAULT_LOOK)
             if file is None:

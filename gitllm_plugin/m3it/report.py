@@ -24,7 +24,7 @@ def format_catalog(preset: str | None = None) -> str:
         ConfigError: if there is no such preset.
     """
     entries = get_preset(preset) if preset else list(CATALOG)
-    header = ("configuration", "category", "of", *SPLITS, "metric", "form of rows", "folder", "licence")
+    header = ("configuration", "category", "data", *SPLITS, "metric", "form of rows", "folder", "licence")
     rows = [_describe_entry(entry) for entry in entries]
     sums = [f"{sum(entry.rows(split) or 0 for entry in entries):,}" for split in SPLITS]
     table = format_table(
@@ -113,10 +113,10 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: 
 
 
 def _describe_entry(entry: Entry) -> tuple[str, ...]:
-    of = f"{entry.language} {entry.modality}s"
+    data = f"{entry.language} {entry.modality}s"
     counts = ["?" if entry.rows(split) is None else f"{entry.rows(split):,}" for split in SPLITS]
     return (
-        entry.name, entry.category, of, *counts, entry.metric, entry.adapter, entry.folder, entry.licence,
+        entry.name, entry.category, data, *counts, entry.metric, entry.adapter, entry.folder, entry.licence,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ The last three hold any name, also one that is not in the catalog: a data set of
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from gitllm_plugin.m3it.instructions import FILE_NAMES, read_instructions
 from gitllm_plugin.m3it.rows import RowReader
 from gitllm_plugin.m3it.tables import Table, open_table
 
+_LABEL_KEY = re.compile(r"(n\d{8}|\d+)[\s:,]+(?=\S)")
 _SPLIT_WORDS = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
 _NUMBERS_PER_FILE = 100_000_000  # more than a file has lines
 _BRING_INSTRUCTIONS = frozenset({"uniform", "rephrased"})  # in their rows
@@ -195,13 +197,19 @@ def _expected_path(root: Path, entry: Entry, split: str) -> Path:
 
 
 def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, str]:
-    """Class names by number and by the key that stands in front of them on their line."""
+    """Class names by the number of their line, from 0, and by the key in front of them (``n01440764``) if there is one.
+
+    A name keeps its synonyms: ``tench, Tinca tinca``.
+    """
     if not path.is_file():
         missing.append(f"{what}: {path}")
         return {}
     labels: dict[str | int, str] = {}
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     for number, line in enumerate(lines):
-        key, _, name = line.strip().partition(" ")
-        labels[number] = labels[str(number)] = labels[key] = name.strip() or key
+        keyed = _LABEL_KEY.match(line)
+        name = line[keyed.end() :] if keyed else line
+        labels[number] = labels[str(number)] = name
+        if keyed:
+            labels[keyed[1]] = name
     return labels

@@ -11,23 +11,23 @@ from PIL import Image
 from torch import Tensor
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
 from gitllm_plugin.processors.image_transform import ImageTransform
+from gitllm_plugin.processors.picture_processor import PictureProcessor
 from gitllm_plugin.processors.transform_config import RANDOM_KEYS
 from gitllm_plugin.processors.video_frames import read_frames, spread_evenly
 
 
 @registry.register_processor("git_llm_video_eval")
-class GitLLMVideoEvalProcessor(GitLLMImageEvalProcessor):
+class GitLLMVideoEvalProcessor(PictureProcessor):
     """Takes frames evenly spread over a video and makes pixel values of them.
 
     Args:
         transform: what to do with a frame.
-        scaled_decode: see :class:`GitLLMImageEvalProcessor`.
+        scaled_decode: see :class:`PictureProcessor`.
         num_frames: the most frames taken of a video.
     """
 
-    CONFIG_KEYS = GitLLMImageEvalProcessor.CONFIG_KEYS | {"num_frames"}
+    CONFIG_KEYS = PictureProcessor.CONFIG_KEYS | {"num_frames"}
 
     def __init__(self, transform: ImageTransform, scaled_decode: bool = False, num_frames: int = 8):
         super().__init__(transform, scaled_decode)
@@ -52,30 +52,28 @@ class GitLLMVideoEvalProcessor(GitLLMImageEvalProcessor):
         return self.transform.normalize(torch.stack(self.fit_alike(frames)))
 
     def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
-        """As :meth:`GitLLMImageEvalProcessor.load`, of frames evenly spread over ``images``."""
+        """As :meth:`PictureProcessor.load`, of frames evenly spread over ``images``."""
         chosen = spread_evenly(len(images), self.num_frames)
         return super().load([images[index] for index in chosen], place, seed)
 
     @classmethod
-    def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "GitLLMVideoEvalProcessor":
-        """Builds the processor: the keys of image processors, and ``num_frames`` (8).
+    def read_arguments(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of image processors, and ``num_frames`` (8).
 
         Raises:
-            ConfigError: if a key or value is not known.
+            ConfigError: if a value is not known.
         """
-        processor = super().from_config(cfg)
-        num_frames = (cfg or {}).get("num_frames", 8)
+        num_frames = cfg.get("num_frames", 8)
         if not isinstance(num_frames, int) or num_frames < 1:
             raise ConfigError(f"num_frames is {num_frames!r}, expected 1 or more")
-        processor.num_frames = num_frames
-        return processor
+        return {**super().read_arguments(cfg), "num_frames": num_frames}
 
 
 @registry.register_processor("git_llm_video_train")
 class GitLLMVideoTrainProcessor(GitLLMVideoEvalProcessor):
     """As in evaluation, plus ``random_resized_crop`` and ``horizontal_flip``, the same for all frames of a video."""
 
-    CONFIG_KEYS = GitLLMVideoEvalProcessor.CONFIG_KEYS | RANDOM_KEYS
+    CONFIG_KEYS = PictureProcessor.CONFIG_KEYS | {"num_frames"} | RANDOM_KEYS
 
 
 def _as_arrays(item: Any, processor: str) -> list[np.ndarray]:

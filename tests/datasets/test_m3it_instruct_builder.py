@@ -92,11 +92,20 @@ def test_a_changed_file_is_read_again(tmp_path):
 
 
 def test_seeds_choose_other_instructions(tmp_path, root):
-    texts = [
-        [load(tmp_path, root, configs=["coco"], seed=seed)["train"][i]["texts"][0]["text_input"] for i in range(16)]
-        for seed in (0, 0, 1)
-    ]
+    texts = []
+    for seed in (0, 0, 1):
+        train = load(tmp_path, root, configs=["coco"], splits=["train"], seed=seed)["train"]
+        texts.append([train[index]["texts"][0]["text_input"] for index in range(16)])
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_a_damaged_index_is_made_again_and_no_folder_is_an_error(tmp_path, root):
+    first = load(tmp_path, root, preset="video")
+    for path in (tmp_path / "index").glob("*.npz"):
+        path.write_bytes(path.read_bytes()[:100])
+    assert load(tmp_path, root, preset="video")["val"].describe() == first["val"].describe()
+    with pytest.raises(DataError, match="cannot be made .* Name another build_info.index_folder"):
+        load(tmp_path, root, preset="video", index_folder=str(tmp_path / "data.yaml" / "x"))
 
 
 def test_the_tree_gives_the_examples_of_its_shards(tmp_path, root):

@@ -21,6 +21,7 @@ from gitllm_plugin.datasets.builders import (  # noqa: F401 - registers them
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.presets import get_preset
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
@@ -309,7 +310,10 @@ def test_wrong_configuration(data, keys, message):
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"configs": ["a", "c*"]}, r"configs: c\* match nothing; the shards have a, b"),
+        ({"configs": ["a", "c*"]}, r"there are no shards of c\*, but of a, b; make them, or choose among these"),
+        ({"preset": "chinese"}, "there are no shards of fm-iqa, .*mmchat, but of a, b; make them"),
+        ({"preset": "everything"}, "unknown preset 'everything'; there are: .*article_exp3"),
+        ({"preset": "chinese", "configs": "a"}, "has a preset and configs; give one of them"),
         ({"configs": 3}, "configs is 3, expected a name or a list"),
         ({"splits": ["train", "test"]}, "no records of test; a, b have train, val"),
     ],
@@ -323,3 +327,15 @@ def test_choice_of_configurations_and_splits(data):
     splits = load(data, build_info={"shards": str(data / "shards"), "configs": "[b]", "splits": "val"})
     assert list(splits) == ["val"]
     assert splits["val"].describe()["configs"] == {"b": 5}
+
+
+def test_choice_by_preset(tmp_path):
+    """A preset takes its own out of what the shards hold."""
+    kvqa = [entry.name for entry in get_preset("kvqa")]
+    groups = [
+        group for name in ("coco", *kvqa) for group in make_groups(tmp_path / f"{name}.jsonl", name, "test", rows=2)
+    ]
+    write_shards(tmp_path / "shards", groups)
+    chosen = load(tmp_path, build_info={"shards": str(tmp_path / "shards"), "preset": "kvqa"})["test"]
+    assert sorted(chosen.table.config_shards) == sorted(kvqa)
+    assert len(kvqa) >= 4

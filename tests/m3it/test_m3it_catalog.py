@@ -18,7 +18,7 @@ from gitllm_plugin.m3it.shards.format import read_group, read_manifest
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
 from gitllm_plugin.m3it.tree import find_tree
-from tests.m3it_tree import CLASSES, HYPOTHESIS_INSTRUCTIONS, INSTRUCTIONS, write_entry
+from tests.m3it_tree import CLASSES, HYPOTHESIS_INSTRUCTIONS, INSTRUCTIONS, make_row, write_entry, write_lines
 
 NAMES = [entry.name for entry in CATALOG]
 
@@ -226,3 +226,22 @@ def test_the_draw_of_instructions_is_even_and_depends_on_seed_and_text():
     assert drawn != [choose_instruction(text_id, 1, INSTRUCTIONS) for text_id in ids]
     # Fixed for ever: shards that were made before must still equal the files.
     assert [choose_instruction(f"coco/train/{line}/1", 0, "abcdefgh") for line in range(1, 9)] == list("bafafbde")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    ["n01440764 tench, Tinca tinca\nn01443537 great white shark\n", "tench, Tinca tinca\n\ngreat white shark"],
+)
+@pytest.mark.parametrize("labels", [(0, 1), ("0", "1")])
+def test_class_names_with_and_without_keys(tmp_path, lines, labels):
+    (entry,) = get_entries(["imagenet-open-ended"])
+    write_entry(tmp_path, entry)
+    folder = tmp_path / "data" / "classification" / "imagenet"
+    (folder / "mapping.txt").write_text(lines)
+    image = make_row(entry, "train", 0).row["img_str"]
+    write_lines(folder / "train.jsonl", [{"img_str": image, "label": label} for label in (*labels, 2)])
+    tree = find_tree(tmp_path, ["imagenet-open-ended"], ["train"])
+    examples = IndexedExamples(open_split(tree, tree.splits[0], tmp_path))
+    assert [examples[index].answers for index in range(2)] == [("tench, Tinca tinca",), ("great white shark",)]
+    (problem,) = examples.problems
+    assert problem.message.startswith("'label' is 2, none of the ")

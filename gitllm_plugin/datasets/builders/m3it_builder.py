@@ -1,6 +1,7 @@
 """The builder of M3IT for LAVIS: reads the configuration of a data set and opens its files."""
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from gitllm_plugin.m3it.files import find_sources
 from gitllm_plugin.m3it.jsonl import JsonlExamples
 from gitllm_plugin.resources import config_path
 
-SPLITS = ("train", "val", "test")
+SPLITS = re.compile(r"train|(val|test)(_\w+)?")
 
 _NO_FILES = """The data set m3it names no files.
 Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
@@ -75,11 +76,26 @@ class M3ITBuilder(BaseDatasetBuilder):
             raise ConfigError(f"{cls.where}: processor {name!r} is unknown; the processors are: {known}")
         return processor_class.from_config(cfg)
 
+    def _names(self, key: str) -> list[str]:
+        """A list of names of ``build_info``; empty if it is not given."""
+        value = self.config.build_info.get(key)
+        if value is None:
+            return []
+        names = OmegaConf.to_container(value) if isinstance(value, ListConfig) else [value]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"{self.where}.build_info.{key} is {value!r}, expected a name or a list of names")
+        return [str(name) for name in names]
+
     def _read_splits(self) -> dict[str, dict[str, Any]]:
         """The nodes of the splits that are used, as plain mappings."""
         check_keys("datasets.m3it.build_info", self.config.build_info or {}, {"annotations"})
         annotations = (self.config.build_info or {}).get("annotations") or {}
-        check_keys("datasets.m3it.build_info.annotations", annotations, SPLITS)
+        wrong = [name for name in annotations if not SPLITS.fullmatch(name)]
+        if wrong:
+            raise ConfigError(
+                f"datasets.m3it.build_info.annotations has the split {wrong[0]!r}; splits are train, val, test, and "
+                "further sets to evaluate on named val_... and test_..."
+            )
         splits = {name: _read_split(name, node) for name, node in annotations.items() if node is not None}
         if not splits:
             raise ConfigError(_NO_FILES)

@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 from lavis.common.registry import registry
-from omegaconf import ListConfig, OmegaConf
 
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.datasets.builders.m3it_builder import SPLITS, M3ITBuilder
@@ -81,16 +80,6 @@ class M3ITInstructBuilder(M3ITBuilder):
                 )
             logging.warning("%s", missing)
         return tree
-
-    def _names(self, key: str) -> list[str]:
-        """A list of names of ``build_info``; empty if it is not given."""
-        value = self.config.build_info.get(key)
-        if value is None:
-            return []
-        names = OmegaConf.to_container(value) if isinstance(value, ListConfig) else [value]
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            raise ConfigError(f"{self.where}.build_info.{key} is {value!r}, expected a name or a list of names")
-        return [str(name) for name in names]
 
     def _open(self, tree: Tree, split: str) -> IndexedExamples | None:
         parts = [part for part in tree.splits if part.split == split]

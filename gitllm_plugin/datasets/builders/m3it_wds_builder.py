@@ -3,16 +3,16 @@
 import fnmatch
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from lavis.common.registry import registry
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig
 
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.datasets.builders.m3it_builder import SPLITS, M3ITBuilder
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.presets import get_preset
 from gitllm_plugin.m3it.shards.folder import ShardFolder
 from gitllm_plugin.m3it.shards.format import Manifest
 from gitllm_plugin.m3it.shards.mixture import EpochOrder, choose_quotas
@@ -71,39 +71,43 @@ class M3ITWdsBuilder(M3ITBuilder):
             DataError: if the manifest cannot be read, or, with ``on_error: stop``, shards are missing or too short.
         """
         info = self.config.build_info or {}
-        check_keys(f"{self.where}.build_info", info, {"shards", "configs", "splits"})
+        check_keys(f"{self.where}.build_info", info, {"shards", "preset", "configs", "splits"})
         if not info.get("shards"):
             raise ConfigError(_NO_SHARDS)
         folder = ShardFolder(str(info.shards), self.config.cache_dir)
         manifest = folder.read_manifest()
-        configs = self._choose_configs(manifest, info.get("configs"))
-        splits = self._choose_splits(manifest, configs, info.get("splits"))
+        configs = self._choose_configs(manifest)
+        splits = self._choose_splits(manifest, configs)
         self.build_processors()
         datasets = {split: self._build_stream(split, folder, manifest, configs) for split in splits}
         for split, dataset in datasets.items():
             logging.info("M3IT %s from %s: %s", split, folder.location, dataset.describe())
         return datasets
 
-    def _choose_configs(self, manifest: Manifest, wanted: Any) -> list[str]:
-        """The configurations that names and wildcards choose, in the manifest's order."""
-        patterns = _as_list(wanted, ["*"], f"{self.where}.build_info.configs")
-        known = list(manifest.configs)
+    def _choose_configs(self, manifest: Manifest) -> list[str]:
+        """The configurations that a preset, or names and wildcards, choose; all where nothing is chosen."""
+        info, known = self.config.build_info, list(manifest.configs)
+        patterns = self._names("configs") or ["*"]
+        if info.get("preset") is not None:
+            if info.get("configs") is not None:
+                raise ConfigError(f"{self.where}.build_info has a preset and configs; give one of them")
+            patterns = [entry.name for entry in get_preset(str(info.preset))]
         unmatched = [pattern for pattern in patterns if not fnmatch.filter(known, pattern)]
         if unmatched:
             raise ConfigError(
-                f"{self.where}.build_info.configs: {', '.join(unmatched)} match nothing; "
-                f"the shards have {', '.join(known)}"
+                f"{self.where}.build_info: there are no shards of {', '.join(unmatched)}, but of {', '.join(known)}; "
+                "make them, or choose among these by configs"
             )
         return [name for name in known if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
-    def _choose_splits(self, manifest: Manifest, configs: Sequence[str], wanted: Any) -> list[str]:
+    def _choose_splits(self, manifest: Manifest, configs: Sequence[str]) -> list[str]:
         """The splits that are asked for, or else those that the configurations have."""
         there = [
             split
             for split in SPLITS
             if any(split in manifest.configs[name] and manifest.configs[name][split].groups for name in configs)
         ]
-        splits = _as_list(wanted, there, f"{self.where}.build_info.splits")
+        splits = self._names("splits") or there
         missing = [split for split in splits if split not in there]
         if missing or not splits:
             raise ConfigError(
@@ -150,12 +154,3 @@ class M3ITWdsBuilder(M3ITBuilder):
         if self.config.on_error == "stop":
             raise DataError(f"{message}\nCopy them again, or set {self.where}.on_error: skip to go without them.")
         logging.warning("%s", message)
-
-
-def _as_list(value: Any, default: list[str], where: str) -> list[str]:
-    if value is None:
-        return default
-    values = OmegaConf.to_container(value) if isinstance(value, ListConfig) else [value]
-    if not isinstance(values, list) or not all(isinstance(name, str) and name for name in values):
-        raise ConfigError(f"{where} is {value!r}, expected a name or a list of names")
-    return [str(name) for name in values]

@@ -23,9 +23,9 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-import webdataset as wds
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
+from webdataset.pipeline import DataPipeline
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
@@ -47,7 +47,7 @@ class ShardItem(dict):
 default_collate_fn_map[ShardItem] = lambda items, collate_fn_map=None: collate_groups(items)
 
 
-class M3ITShards(wds.DataPipeline):
+class M3ITShards(DataPipeline):
     """One split of a folder of shards; for training it has no end.
 
     An item is what :class:`~gitllm_plugin.datasets.datasets.m3it_dataset.M3ITDataset` has for the same data.

@@ -115,8 +115,8 @@ class EpochOrder:
         """All items of a configuration, each once."""
         shards = self.table.config_shards[config]
         generator = np.random.default_rng([self.seed, number, shards.start])
-        bounds = self.table.shard_items
-        order = generator.permutation(np.array(shards))
+        bounds = self.table.shard_items.tolist()
+        order = generator.permutation(np.array(shards)).tolist()
         windows = []
         for start in range(0, len(order), self.shuffle_shards):
             window = order[start : start + self.shuffle_shards]
