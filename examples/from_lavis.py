@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     model, image_processors, text_processors = load_model_and_preprocess("git_llm", args.model_type, is_eval=True)
+    assert image_processors is not None and text_processors is not None  # the model type's YAML names them
     samples = {
         "image": image_processors["eval"](Image.open(args.picture).convert("RGB"))[None].to(model.device),
         "text_input": [text_processors["eval"](args.question)],

@@ -6,6 +6,7 @@ With random parts of a few kilobytes by default; give names or folders of Huggin
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     model.eval()
     asked = text.prompts(prompts)
-    tokens = model.generate(asked.input_ids, asked.attention_mask, pixels, max_new_tokens=6, **text.special_tokens)
+    ends: dict[str, Any] = text.special_tokens
+    tokens = model.generate(asked.input_ids, asked.attention_mask, pixels, max_new_tokens=6, **ends)
     answers = text.decode(tokens)
     print("\n".join(f"{color}: {answer}" for color, answer in zip(COLORS, answers, strict=True)))
     return 0

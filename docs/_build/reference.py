@@ -38,8 +38,8 @@ def configuration() -> str:
         _MADE,
         "# Configuration\n",
         "Every key that the classes of this package read; any other key is an error. LAVIS's own keys (`arch`,",
-        "`model_type`, `runner`, `task`, `build_info`, `name`, ...) stand in its documentation. A dash: there is no",
-        "default. [Training and evaluating](running.md) explains how the sections hang together.\n",
+        "`model_type`, `runner`, `task`, `build_info`, `name`, ...) stand in its documentation. A dash: no default, or",
+        "LAVIS's own. [Training and evaluating](running.md) explains how the sections hang together.\n",
     ]
     used: dict[str, set[str]] = {kind: set() for kind in meanings}
     for kind, name, keys in registered():

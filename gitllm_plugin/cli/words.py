@@ -42,9 +42,10 @@ def _call(args: argparse.Namespace) -> int:
     if (args.image is None) == (args.images is None):
         args.parser.error("give either IMAGE or --images")
     from gitllm_plugin.host.open_model import open_pipeline
-    from gitllm_plugin.words.run import explain_picture, explain_pictures
 
     pipeline = open_pipeline(args.model, trained=not args.before_training)
+    from gitllm_plugin.words.run import explain_picture, explain_pictures
+
     if args.images is not None:
         table, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
         print(table)

@@ -56,18 +56,17 @@ def _pipeline_of_run(path: Path, trained: bool) -> Pipeline:
     from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
     from gitllm_plugin.processors.git_llm_instruction import GitLLMInstructionProcessor
 
-    kinds = {"vis_processor": GitLLMImageEvalProcessor, "text_processor": GitLLMInstructionProcessor}
     nodes = eval_processors(config)
     other = [node["name"] for kind, node in nodes.items() if not node["name"].startswith("git_llm_")]
     if other:
         raise ConfigError(
             f"the run used the processors {', '.join(other)}; only git_llm_* can be used outside of LAVIS"
         )
-    image, text = (kinds[kind].from_config(nodes.get(kind)) for kind in kinds)
+    text = GitLLMInstructionProcessor.from_config(nodes.get("text_processor"))
     return Pipeline(
         model=loaded.model.to(default_device()),
         text_encoder=loaded.text_encoder,
-        transform=image.transform,
+        transform=GitLLMImageEvalProcessor.from_config(nodes.get("vis_processor")).transform,
         template=text.template,
         instruction=text.instruction,
     )

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from gitllm_plugin.errors import ConfigError, GitLLMError
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
@@ -108,7 +108,7 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
 
         inputs, outputs = [pictures, instruction, question, *settings], [answer, attention, words]
         running = [ask.click(respond, inputs, outputs), question.submit(respond, inputs, outputs)]
-        stop.click(None, cancels=running)
+        stop.click(None, cancels=cast(Any, running))
     return page
 
 

@@ -134,8 +134,8 @@ def word_statistics(
         pictures=len(pictures),
         vectors=len(everything),
         measures={
-            measure: _of_measure(measure, everything, ids[:, 0].tolist(), lengths, vocabulary, captions)
-            for measure, (_, ids) in nearest.items()
+            measure: _of_measure(measure, everything, nearest[measure][1][:, 0].tolist(), lengths, vocabulary, captions)
+            for measure in MEASURES
         },
         similarities=Similarities(
             nearest_image=float(nearest["cosine"][0].mean()),

@@ -22,7 +22,8 @@ class Vocabulary:
     Attributes:
         texts: V tokens, with the space in front of them where they have one.
         vectors: float32 ``[V, D]``, as the decoder's first layer reads them, without positions.
-        num_left_out: tokens that are not in it: special ones, white space, and bytes that are no text.
+        num_left_out: tokens that are not in it: special ones, white space, control characters, and bytes that are
+            no text.
     """
 
     texts: list[str]
@@ -90,7 +91,8 @@ def _text_of(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     # SentencePiece drops the space in front of a first token, so it is not the first here.
     text = cast(str, tokenizer.decode([token_id]))
-    return None if not text.strip() or "�" in text else text
+    word = text.strip()
+    return text if word and word.isprintable() and "�" not in word else None
 
 
 def _widening_layer(language_model: PreTrainedModel, width: int) -> nn.Module:

@@ -44,7 +44,8 @@ def test_vectors_are_what_the_first_layer_reads(family, variant, first_layer, to
 def test_what_is_no_word_is_left_out_and_counted(tokenizer):
     vocabulary = read_vocabulary(tiny_language_model("llama"), tokenizer)
     assert not {"<pad>", "<s>", "</s>", " ", "\n"} & set(vocabulary.texts)
-    assert all(text.strip() and "�" not in text for text in vocabulary.texts)
+    assert all(text.strip().isprintable() and "�" not in text for text in vocabulary.texts)
+    assert not {"\x00", "\x0f", "\x7f"} & set(vocabulary.texts)
     assert {" red", " square", "r"} <= set(vocabulary.texts)
     assert len(vocabulary.texts) + vocabulary.num_left_out == len(tokenizer)
     assert vocabulary.num_left_out > 100  # a byte-level vocabulary has many bytes that are no text alone
