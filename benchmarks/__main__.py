@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import cpu
+from benchmarks import cpu, decoding, gpu
 
-COMMANDS = {"cpu": cpu}
+COMMANDS = {"cpu": cpu, "decoding": decoding, "gpu": gpu}
 
 
 def main() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -22,9 +25,16 @@ WAYS: dict[str, Callable[[GitLLM], Loss]] = {
     OURS: lambda model: lambda batch: ours(model, batch),
 }
 """Name -> what makes a function from a batch to its loss."""
+ABLATION: dict[str, Callable[[GitLLM], Loss]] = {
+    MASKED: WAYS[MASKED],
+    "ours, an image for each text": lambda model: lambda batch: ours(model, _with_an_image_each(batch)),
+    "ours, logits everywhere": lambda model: lambda batch: ours(model, batch, logits="all"),
+    "ours, last layer everywhere": lambda model: lambda batch: _with_whole_last_layer(model, batch),
+}
+"""Ours with one thing undone."""
 
 
-def ours(model: GitLLM, batch: Batch) -> Tensor:
+def ours(model: GitLLM, batch: Batch, logits: Literal["all", "none"] = "none") -> Tensor:
     """The loss as training computes it."""
     out = model(
         batch.input_ids,
@@ -32,7 +42,7 @@ def ours(model: GitLLM, batch: Batch) -> Tensor:
         batch.pixel_values,
         batch.labels,
         image_index=batch.image_index,
-        logits="none",
+        logits=logits,
     )
     assert out.loss is not None
     return out.loss
@@ -46,6 +56,16 @@ def ours_with_masks(model: GitLLM, batch: Batch) -> Tensor:
         return ours(model, batch)
     finally:
         model.language_model.set_attn_implementation(implementation)
+
+
+def _with_an_image_each(batch: Batch) -> Batch:
+    each = torch.arange(batch.num_texts, device=batch.image_index.device)
+    return replace(batch, pixel_values=batch.pixel_values[batch.image_index], image_index=each)
+
+
+def _with_whole_last_layer(model: GitLLM, batch: Batch) -> Tensor:
+    with mock.patch("gitllm_plugin.modeling.model.feed_forward", return_value=None):
+        return ours(model, batch)
 
 
 def training_step(model: GitLLM, loss: Loss) -> Callable[[Batch], None]:

@@ -245,7 +245,9 @@ class GitLLM(nn.Module):
             input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`. An image
                 that several prompts read is encoded once and, where the family allows, prefilled once.
             **generation_kwargs: arguments of transformers' ``generate`` by name (``max_new_tokens``,
-                ``num_beams``, ``do_sample``, ``return_dict_in_generate``, ...).
+                ``num_beams``, ``do_sample``, ``return_dict_in_generate``, ...). With
+                ``cache_implementation="static"``, which transformers compiles on a GPU, each prompt is prefilled
+                with its image, and the image encoded once.
 
         Returns:
             New token ids ``[N, L]`` (the prompt is not repeated), or transformers' output object.
@@ -256,7 +258,12 @@ class GitLLM(nn.Module):
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
         cache = None
-        if image_index is not None and len(image_index) > len(image_valid) and self._can_share(image_valid):
+        if (
+            image_index is not None
+            and len(image_index) > len(image_valid)
+            and self._can_share(image_valid)
+            and not self._makes_own_cache(generation_kwargs)
+        ):
             cache = self._prefill_images(image_embeds, image_valid)
             # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
@@ -310,6 +317,11 @@ class GitLLM(nn.Module):
 
     def _can_share(self, image_valid: Tensor) -> bool:
         return self.shares_rows and bool(image_valid.any())
+
+    def _makes_own_cache(self, generation_kwargs: dict[str, Any]) -> bool:
+        """Whether ``generate`` was asked for a cache of a certain kind, which it then wants to make itself."""
+        usual = getattr(self.language_model.generation_config, "cache_implementation", None)
+        return generation_kwargs.get("cache_implementation", usual) is not None
 
     def _prefill_images(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
         """Keys and values of each image alone; exact, because image states never see text."""
