@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import ConfigError
@@ -68,6 +69,26 @@ def wrong_type(value: Any, kind: type) -> str | None:
     if kind is dict:
         return None if isinstance(value, Mapping) else "a mapping"
     return None if isinstance(value, str) else "text"
+
+
+def type_faults(where: str, node: Mapping[str, Any], kinds: Mapping[str, type]) -> Iterable[str]:
+    """What is wrong with the types of a node's values; a missing one, or null, is not.
+
+    Args:
+        where: the node's dotted path.
+        node: the values by key.
+        kinds: the type of each key, see :func:`wrong_type`.
+    """
+    for key, kind in kinds.items():
+        fault = None if node.get(key) is None else wrong_type(node[key], kind)
+        if fault:
+            yield f"{where}.{key} is {node[key]!r}, expected {fault}"
+
+
+def missing_file(where: str, path: str) -> Iterable[str]:
+    """That a file or folder is not there."""
+    if not Path(path).expanduser().exists():
+        yield f"{where} is {path}, which does not exist (looked from {Path.cwd()})"
 
 
 def _is_number(value: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from lavis.common.registry import registry
 from torch import Tensor, nn
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.modeling import (
     BuildSettings,
     GitLLM,
@@ -21,11 +21,18 @@ from gitllm_plugin.modeling import (
     find_chat_template,
     parameter_groups,
 )
+from gitllm_plugin.modeling.build import DTYPES
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
 
 BUILD_KEYS = frozenset(BuildSettings.__dataclass_fields__)
+_KINDS = {
+    **dict.fromkeys(("load_in_4bit", "untie", "gradient_checkpointing", "self_test", "chat_template"), bool),
+    **dict.fromkeys(("language_model", "image_encoder", "folder", "dtype", "loss_on", "prompt"), str),
+    **dict.fromkeys(("max_images", "vision_layer"), int),
+    **dict.fromkeys(("lora", "lr_scale", "weight_decay"), dict),
+}
 _TYPES = Path(config_path("models", "git_llm"))
 
 
@@ -94,6 +101,21 @@ class GitLLMForLavis(ImageTextModel):
         )
         model.load_finetuned(cfg)
         return model
+
+    @classmethod
+    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of the ``model`` node, before anything is built."""
+        yield from super().config_faults(cfg)
+        yield from type_faults("model", cfg, _KINDS)
+        dtypes = ("auto", *DTYPES)
+        if isinstance(dtype := cfg.get("dtype"), str) and dtype not in dtypes:
+            yield f"model.dtype is {dtype!r}; it may be one of {', '.join(dtypes)}"
+        if (loss_on := cfg.get("loss_on")) not in (None, "answer", "all"):
+            yield f"model.loss_on is {loss_on!r}; it may be one of answer, all"
+        if isinstance(folder := cfg.get("folder"), str):
+            yield from missing_file("model.folder", folder)
+        if isinstance(lora := cfg.get("lora"), Mapping):
+            yield from type_faults("model.lora", lora, {"rank": int, "alpha": int, "dropout": float})
 
     def blocks(self) -> list[nn.Module]:
         """The decoder's layers, see :meth:`~gitllm_plugin.modeling.GitLLM.blocks`."""

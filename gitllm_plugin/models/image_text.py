@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -13,7 +13,7 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_trainable_state_dict, trainable_state_dict
 from gitllm_plugin.modeling.checkpoint import read_checkpoint
@@ -74,6 +74,15 @@ class ImageTextModel(BaseModel):
     def answer_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
         """The keys of a ``model`` node that say how it is asked, as arguments of this class."""
         return {name: cfg[name] for name in ("prompt", "rank_by", "class_names") if cfg.get(name) is not None}
+
+    @classmethod
+    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of the ``model`` node, before anything is built."""
+        yield from type_faults("model", cfg, {"load_finetuned": bool, "finetuned": str})
+        if cfg.get("load_finetuned") is True and not cfg.get("finetuned"):
+            yield "model.load_finetuned is true, but model.finetuned names no checkpoint"
+        if isinstance(finetuned := cfg.get("finetuned"), str) and cfg.get("load_finetuned") is True:
+            yield from missing_file("model.finetuned", finetuned)
 
     def load_finetuned(self, cfg: Mapping[str, Any]) -> None:
         """Load the checkpoint that the ``model`` node names, where ``load_finetuned`` is true.

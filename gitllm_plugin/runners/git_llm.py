@@ -3,6 +3,7 @@
 import datetime
 import logging
 import time
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lavis.common.registry import registry
@@ -40,6 +41,14 @@ class GitLLMRunner(EvaluatingRunner):
         super().__init__(*args, **kwargs)
         self._loop: TrainingLoop | None = None
         self._watchdog = Watchdog(float(self.config.run_cfg.step_timeout_minutes))
+
+    @classmethod
+    def config_faults(cls, run_cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of `run`, before anything is built."""
+        yield from settings.setting_faults(run_cfg)
+        yield from settings.missing_on_this_machine(run_cfg)
+        if not run_cfg.get("evaluate"):
+            yield from settings.training_faults(run_cfg)
 
     def train(self) -> None:
         """Train to `run.max_epoch` or `run.max_iters`, evaluate after each epoch, then test the best weights.

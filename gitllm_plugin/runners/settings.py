@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from gitllm_plugin.config_keys import wrong_type
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners.best_scores import ORDERS
 from gitllm_plugin.runners.parallel import SHARDINGS
 from gitllm_plugin.runners.precision import PRECISIONS
-from gitllm_plugin.runners.tracking import TRACKERS
+from gitllm_plugin.runners.tracking import TRACKERS, missing_packages
 
 
 @dataclass(frozen=True)
@@ -132,3 +135,14 @@ def _excluded(run_cfg: Mapping[str, Any]) -> Iterable[str]:
         yield f"run.amp=False means fp32, and run.precision is {precision}; leave run.amp out"
     if device.partition(":")[0] not in ("auto", "cpu", "cuda", "None"):
         yield f"run.device is {device!r}; it may be one of auto, cpu, cuda"
+
+
+def missing_on_this_machine(run_cfg: Mapping[str, Any]) -> Iterable[str]:
+    """A GPU, a checkpoint or a package that is asked for and not here."""
+    if str(run_cfg.get("device")).startswith("cuda") and not torch.cuda.is_available():
+        yield "run.device is 'cuda' but torch finds no GPU; use run.device=cpu or auto"
+    resume = run_cfg.get("resume_ckpt_path")
+    if isinstance(resume, str) and resume != "auto" and not Path(resume).expanduser().exists():
+        yield f"run.resume_ckpt_path is {resume}, which does not exist; give a checkpoint, a run's folder or 'auto'"
+    trackers = run_cfg.get("trackers")
+    yield from missing_packages(trackers if isinstance(trackers, list) else [])
