@@ -196,7 +196,7 @@ def _check_splits(run: Mapping, datasets: Mapping, evaluating: bool) -> Iterable
     It is checked where every builder itself, not one that it is derived from, has `config_splits(node)`.
     """
     builders = _registered("builder")
-    owners = {name: builders.get(name) for name in datasets}
+    owners: dict[str, Any] = {name: builders.get(name) for name in datasets}
     if not owners or not all("config_splits" in vars(owner or object) for owner in owners.values()):
         return
     found = [owner.config_splits(_section(datasets, name)) for name, owner in owners.items()]
