@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.torchvision_repair import TorchvisionWarning
@@ -62,11 +62,13 @@ def _pipeline_of_run(path: Path, trained: bool) -> Pipeline:
         raise ConfigError(
             f"the run used the processors {', '.join(other)}; only git_llm_* can be used outside of LAVIS"
         )
-    text = GitLLMInstructionProcessor.from_config(nodes.get("text_processor"))
+    # LAVIS's decorator makes type checkers forget which classes these are.
+    image: Any = GitLLMImageEvalProcessor.from_config(nodes.get("vis_processor"))
+    text: Any = GitLLMInstructionProcessor.from_config(nodes.get("text_processor"))
     return Pipeline(
         model=loaded.model.to(default_device()),
         text_encoder=loaded.text_encoder,
-        transform=GitLLMImageEvalProcessor.from_config(nodes.get("vis_processor")).transform,
+        transform=image.transform,
         template=text.template,
         instruction=text.instruction,
     )

@@ -112,11 +112,14 @@ def _attend_in_group(group: Group, images: list[Tensor], texts: list[Tensor], se
     texts = [_pad(group, states) for states in texts]
     if group.image_tokens:
         images = [states.unflatten(0, (-1, group.image_length)).transpose(1, 2) for states in images]
-        seen.append(F.scaled_dot_product_attention(*images, **settings).transpose(1, 2).flatten(0, 1))
+        query, key, value = images
+        attended = F.scaled_dot_product_attention(query, key, value, **settings)
+        seen.append(attended.transpose(1, 2).flatten(0, 1))
     if group.text_tokens:
         if group.image_tokens:
             texts[1:] = [_behind(image, text) for image, text in zip(images[1:], texts[1:], strict=True)]
-        by_text = F.scaled_dot_product_attention(*texts, attn_mask=group.text_rule, **settings)
+        query, key, value = texts
+        by_text = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
         seen.append(by_text.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places))
     return seen
 

@@ -30,8 +30,6 @@ class PictureProcessor(BaseProcessor):
 
     CONFIG_KEYS: ClassVar[frozenset[str]] = TRANSFORM_KEYS | {"scaled_decode"}
 
-    transform: ImageTransform  # LAVIS annotates a lambda
-
     def __init__(self, transform: ImageTransform, scaled_decode: bool = False):
         # Not super().__init__(): it stores a lambda, which cannot be pickled into a data loader's workers.
         self.transform = transform
