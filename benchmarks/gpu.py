@@ -164,7 +164,7 @@ def _step(model: GitLLM, loss: Loss, batch: Batch) -> Callable[[], object]:
     return lambda: step(batch)
 
 
-def _autocast(model: GitLLM) -> AbstractContextManager[None]:
+def _autocast(model: GitLLM) -> AbstractContextManager[Any]:
     on_gpu = model.projection.weight.is_cuda
     return torch.autocast("cuda" if on_gpu else "cpu", dtype=torch.bfloat16, enabled=on_gpu)
 

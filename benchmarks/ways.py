@@ -50,7 +50,7 @@ def ours(model: GitLLM, batch: Batch, logits: Literal["all", "none"] = "none") -
 
 def ours_with_masks(model: GitLLM, batch: Batch) -> Tensor:
     """The same through SDPA with dense masks, several images with their texts in a row."""
-    implementation = model.language_model.config._attn_implementation
+    implementation = model.language_model.config._attn_implementation or "eager"
     model.language_model.set_attn_implementation(implementation if implementation == "eager" else "sdpa")
     try:
         return ours(model, batch)
