@@ -1,5 +1,8 @@
 """LAVIS's own processors feed this package's data sets and models, as users of LAVIS have them in their files."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from lavis.common.registry import registry
@@ -11,6 +14,9 @@ import gitllm_plugin
 from tests.m3it_shards import make_groups, write_shards
 
 gitllm_plugin.register()
+
+from gitllm_plugin.datasets.collate import collate_groups  # noqa: E402
+from gitllm_plugin.datasets.items import ItemMaker  # noqa: E402
 
 
 @pytest.fixture
@@ -56,11 +62,21 @@ def test_a_model_trains_and_answers_on_them(batches, tmp_path):
     assert len(model.generate(batches[1], max_length=3)) == 4
 
 
+def test_their_random_crops_belong_to_the_position(tmp_path):
+    """A stream seeds what it does not know, so that a resumed run sees the same crops."""
+    groups = make_groups(tmp_path / "a.jsonl", "a", "train", rows=1)
+    theirs = load_processor("clip_image_train", OmegaConf.create({"image_size": 32}))
+    maker = ItemMaker(theirs, load_processor("git_llm_instruction"))
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    crops = [maker.make(groups[0].images, [], "x", seed)["image"] for seed in (1, 2, 1)]
+    assert torch.equal(crops[0], crops[2])
+    assert not torch.equal(crops[0], crops[1])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
+
+
 def test_processors_of_both_kinds_in_one_batch(batches, tmp_path):
     """Mixtures of data sets may have unlike processors: what is still uint8 is normalised on the way."""
-    from gitllm_plugin.datasets.collate import collate_groups
-    from gitllm_plugin.datasets.items import ItemMaker
-
     registered = registry.get_processor_class("git_llm_image_eval").from_config(OmegaConf.create({"image_size": 32}))
     prompt = load_processor("git_llm_instruction")
     groups = make_groups(tmp_path / "b.jsonl", "b", "train", rows=1)

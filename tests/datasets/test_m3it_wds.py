@@ -201,6 +201,22 @@ def test_another_number_of_ranks_goes_on_with_the_next_sample(data):
     assert [name for batch in take(alone, batches=4, batch_size=6) for name in batch] == everything[24:48]
 
 
+def test_a_stream_can_be_pickled_into_workers(data):
+    stream = as_rank(load(data)["train"], 1, 2)
+    stream.set_batch_size(3)
+    stream.skip_batches(2)
+    copy = pickle.loads(pickle.dumps(stream))
+    assert take(copy, batches=4, batch_size=3) == take(stream, batches=4, batch_size=3)
+
+
+def test_a_loader_of_another_batch_size_is_noticed(data):
+    stream = load(data)["train"]
+    stream.set_batch_size(3)
+    batch = next(iter(DataLoader(stream, batch_size=4)))
+    with pytest.raises(DataError, match=r"a batch of 4 items, but the stream was told 3: call set_batch_size\(4\)"):
+        stream.note_batch(batch)
+
+
 def test_a_state_of_other_data_is_said_to_be_one(data, caplog):
     state = load(data)["train"].state_dict()
     stream = load(data, seed=7, weights={"a": 1, "b": 1})["train"]
