@@ -65,6 +65,7 @@ setup(
         "lmms-eval": ["lmms-eval>=0.7.3"],
         "web": ["gradio>=6"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
+        "tracking": ["tensorboard", "wandb"],
         "dev": [
             "aiohttp",
             "av",
@@ -77,6 +78,7 @@ setup(
             "pytest-timeout",
             "ruff",
             "scikit-image",
+            "tensorboard",
         ],
     },
     entry_points={

@@ -7,7 +7,7 @@ it in :data:`METRICS`. Metrics of captions (:mod:`~gitllm_plugin.metrics.caption
 
 from collections.abc import Callable, Sequence
 
-from gitllm_plugin.metrics.by_config import CATEGORY_OF_CONFIG, MetricsOf, metrics_by_config
+from gitllm_plugin.metrics.by_config import DEFAULT, METRICS_OF_KIND, MetricsOf, metrics_by_config
 from gitllm_plugin.metrics.captions import CAPTION_METRICS, score_captions, why_not
 from gitllm_plugin.metrics.exact_match import exact_match
 from gitllm_plugin.metrics.option_accuracy import option_accuracy
@@ -52,9 +52,10 @@ def score(names: Sequence[str], predictions: Sequence[str], references: Sequence
 
 
 __all__ = [
-    "CATEGORY_OF_CONFIG",
     "CAPTION_METRICS",
+    "DEFAULT",
     "METRICS",
+    "METRICS_OF_KIND",
     "METRIC_NAMES",
     "Metric",
     "MetricsOf",

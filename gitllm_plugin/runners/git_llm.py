@@ -8,6 +8,7 @@ from typing import Any
 
 from lavis.common.registry import registry
 
+from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import StorageError
 from gitllm_plugin.runners import collectives, messages, settings
 from gitllm_plugin.runners.evaluating import EvaluatingRunner
@@ -99,8 +100,13 @@ class GitLLMRunner(EvaluatingRunner):
         self._train_epochs()
         with self.stop.at_once():
             self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
-        collectives.from_first_rank(lambda: note_tested(self.output_dir, self.position, self.test_splits))
+        collectives.from_first_rank(self._finish_folder)
         return True
+
+    def _finish_folder(self) -> None:
+        """Draw the losses, and note that all is done."""
+        draw_run(self.output_dir)
+        note_tested(self.output_dir, self.position, self.test_splits)
 
     def _prepare_training(self) -> None:
         """Check what can be checked before the first step, and take up a run to be resumed."""

@@ -15,10 +15,11 @@ from lavis.tasks.base_task import BaseTask
 from omegaconf import OmegaConf
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.metrics import CATEGORY_OF_CONFIG, METRIC_NAMES, metrics_by_config, why_not
+from gitllm_plugin.metrics import METRIC_NAMES, metrics_by_config, why_not
 from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.loaders import move_to_device, num_batches, num_samples
 from gitllm_plugin.runners.progress import Progress
+from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
 from gitllm_plugin.tasks.report import Report, describe, make_report, unique_by_id
 
@@ -46,7 +47,7 @@ class M3ITTask(BaseTask):
 
     Args:
         metrics: Names in `gitllm_plugin.metrics.METRIC_NAMES`, none for no generation; or names by configuration, in
-            a form that `gitllm_plugin.metrics.metrics_by_config` takes.
+            a form that `gitllm_plugin.metrics.metrics_by_config` takes; or `m3it`, those of M3IT's catalog.
         agg_metric: The score that chooses the best epoch: one of those over all, `{config}/{metric}`,
             `{category}/{metric}`, `primary` (the mean over configurations of each one's first metric), or `loss`
             (lowest is best).
@@ -71,10 +72,10 @@ class M3ITTask(BaseTask):
         num_beams: int = 1,
         pictures: int = 32,
         log_freq: int = 50,
-        category_of: Callable[[str], str | None] = CATEGORY_OF_CONFIG.get,
+        category_of: Callable[[str], str | None] = catalog_category,
     ):
         super().__init__()
-        self.metrics_of = metrics_by_config(metrics)
+        self.metrics_of = metrics_by_config(catalog_metrics if metrics == "m3it" else metrics)
         self.generates = bool(metrics)
         self.agg_metric = agg_metric
         self.valid_loss = valid_loss

@@ -6,6 +6,7 @@ import pickle
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -180,6 +181,13 @@ def as_rank(stream: M3ITShards, rank: int, world: int) -> M3ITShards:
     return stream
 
 
+def test_each_rank_may_evaluate_on_everything(data):
+    stream = as_rank(load(data, eval_texts_per_image=1)["val"], 1, 2)
+    assert len(stream) == len(list(stream)) == 16
+    stream.set_shared(False)
+    assert len(stream) == len(list(stream)) == 33
+
+
 def test_another_number_of_ranks_goes_on_with_the_next_sample(data):
     everything = [name for batch in take(load(data)["train"], batches=12, batch_size=4) for name in batch]
     both = [take(as_rank(load(data)["train"], rank, 2), batches=3, batch_size=4) for rank in (0, 1)]
@@ -214,12 +222,14 @@ def test_the_hosts_runner_evaluates_as_often_as_it_likes_and_resumes(data):
     """`create_loaders` of LAVIS's runners, with what it makes of a training stream before."""
     runner = object.__new__(RunnerIter)
     runner.start_iters = 2
+    runner.config = SimpleNamespace(run_cfg={"use_dist_eval_sampler": False})
     splits = load(data)
     datasets = concat_datasets(reorg_datasets_by_split({"m3it_wds": splits}))
     train, val = runner.create_loaders(
         [datasets["train"], datasets["val"]], 0, [4, 5], [True, False], [None, splits["val"].collater]
     )
     assert next(train)["instance_id"] == take(load(data)["train"], batches=3)[2]
+    assert not splits["val"].shared
     for _ in range(2):
         ids = [name for batch in val for name in batch["instance_id"]]
         assert len(ids) == len(set(ids)) == 33

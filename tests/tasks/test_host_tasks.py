@@ -180,6 +180,7 @@ def test_aok_vqa_without_answers_writes_both_settings_for_the_leaderboard(run, d
     assert len(rows) == 5 and all(row["multiple_choice"] in NAMES for row in rows.values())
 
 
+@pytest.mark.slow
 def test_two_ranks_answer_and_score_as_one_process(run, data, tmp_path):
     """Five questions do not divide by two."""
     options = ["run.inference_method=rank"]

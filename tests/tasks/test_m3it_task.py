@@ -11,11 +11,13 @@ from omegaconf import OmegaConf
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import launch
+from gitllm_plugin.m3it.catalog import CATALOG
 from gitllm_plugin.m3it.files import find_sources
 from gitllm_plugin.m3it.jsonl import JsonlExamples
-from gitllm_plugin.metrics import CATEGORY_OF_CONFIG, captions, metrics_by_config, score_captions
+from gitllm_plugin.metrics import METRIC_NAMES, captions, metrics_by_config, score_captions
 from gitllm_plugin.metrics.captions import has_java
 from gitllm_plugin.tasks.m3it import EvaluationResult, M3ITTask
+from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
 from gitllm_plugin.tasks.report import format_table, make_report, unique_by_id
 from tests.m3it_files import write_m3it_jsonl
@@ -167,9 +169,19 @@ EXAMPLES = [
 ]
 
 
+def test_the_catalog_gives_every_configuration_metrics_that_exist_and_a_category():
+    for entry in CATALOG:
+        metrics = catalog_metrics(entry.name)
+        assert set(metrics) <= set(METRIC_NAMES) and "rouge_l" in metrics
+        assert catalog_category(entry.name)
+    assert catalog_metrics("coco")[0] == "cider" and catalog_metrics("vqa-v2")[0] == "vqa_accuracy"
+    assert catalog_metrics("own data") == ("exact_match", "rouge_l") and catalog_category("own data") is None
+    assert (catalog_category("coco-cn"), catalog_category("msvd-qa")) == ("chinese", "video")
+
+
 def test_configurations_have_their_own_metrics_and_categories_are_means():
     metrics = {"imagenet": ["option_accuracy"], "default": ["rouge_l", "exact_match"]}
-    report = make_report(EXAMPLES, metrics_by_config(metrics), CATEGORY_OF_CONFIG.get)
+    report = make_report(EXAMPLES, metrics_by_config(metrics), catalog_category)
     scores = report.as_dict()
     assert scores["imagenet/option_accuracy"] == scores["classification/option_accuracy"] == pytest.approx(2 / 3)
     assert scores["coco/exact_match"] == 0.5 and scores["captioning/exact_match"] == pytest.approx(1 / 3)

@@ -79,6 +79,7 @@ class M3ITShards(DataPipeline):
         self.order = order
         self.on_error = on_error
         self.batch_size = batch_size
+        self.shared = True
         self._taken = 0
         self._reported = 0
         self._ranks: tuple[int, int] | None = None
@@ -129,6 +130,10 @@ class M3ITShards(DataPipeline):
     def set_batch_size(self, batch_size: int) -> None:
         """Says how many items the loader takes for a batch; to be called before its workers start."""
         self.batch_size = batch_size
+
+    def set_shared(self, shared: bool) -> None:
+        """Whether ranks share a split in evaluation, as they do unless told otherwise, or each reads all of it."""
+        self.shared = shared
 
     def note_batch(self, batch: Mapping[str, Any]) -> None:
         """Counts a batch that was trained on; every rank counts its own.
@@ -196,6 +201,8 @@ class M3ITShards(DataPipeline):
         return _by_kind(self._skipped.sum(0))
 
     def _rank_and_world(self) -> tuple[int, int]:
+        if not self.shared:
+            return 0, 1
         if dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()
         return self._ranks or (0, 1)
