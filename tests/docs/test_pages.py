@@ -12,6 +12,7 @@ from tests.docs.pages import MARK, PAGES, REPOSITORY, anchors, links, name_of, r
 
 RUNNABLE = [page for page in PAGES if runnable_snippets(page)]
 LONG = {"docs/tutorial.md"}
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1500))
 PRELUDE = f'set -euo pipefail; gitllm() {{ "{sys.executable}" -W ignore -m gitllm_plugin "$@"; }}\n'
 
 
@@ -29,7 +30,7 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=pytest.mark.slow if name_of(p) in LONG else (), id=name_of(p)) for p in RUNNABLE]
+    "page", [pytest.param(p, marks=SLOW if name_of(p) in LONG else (), id=name_of(p)) for p in RUNNABLE]
 )
 def test_snippets_run(page, tmp_path, monkeypatch):
     """All of a page one after another, in one folder, as a reader would."""
@@ -43,7 +44,7 @@ def test_snippets_run(page, tmp_path, monkeypatch):
             assert snippet.language == "bash", f"{snippet.language} cannot be run"
             environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
             finished = subprocess.run(
-                ["bash", "-c", PRELUDE + snippet.code], env=environment, capture_output=True, text=True, timeout=280
+                ["bash", "-c", PRELUDE + snippet.code], env=environment, capture_output=True, text=True, timeout=1200
             )
             assert finished.returncode == 0, finished.stdout + finished.stderr
 
