@@ -39,7 +39,8 @@ class Article:
         """Mean cross-entropy of the batch's supervised tokens."""
         decoder = self.model.language_model
         input_ids, attention_mask, labels = self._pad(batch)
-        features = self.image_encoder(batch.pixel_values[batch.image_index].float())
+        with torch.autocast(batch.pixel_values.device.type, enabled=False):
+            features = self.image_encoder(batch.pixel_values[batch.image_index].float())
         image = self.model.projection(features).to(decoder.dtype)
         mask = dense_mask(attention_mask, image.shape[1], decoder.dtype)
         implementation = decoder.config._attn_implementation

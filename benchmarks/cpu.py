@@ -27,11 +27,11 @@ TOLERANCE = 1e-5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m benchmarks cpu``."""
     parser.add_argument("--shape", default="opt-350m", help="a key of benchmarks.shapes.SHAPES")
-    parser.add_argument("--images", type=int, default=4, help="images of a batch with one text each")
-    parser.add_argument("--images-of-five", type=int, default=2, help="images of a batch with five texts each")
+    parser.add_argument("--images", type=int, default=2, help="images of a batch with one text each")
+    parser.add_argument("--images-of-five", type=int, default=1, help="images of a batch with five texts each")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True, help="measure it too")
+    parser.add_argument("--memory-images", type=int, default=4, help="images with one text each, 0: do not measure it")
     parser.add_argument("--output", type=Path, default=results.FOLDER)
 
 
@@ -41,6 +41,9 @@ def run(arguments: argparse.Namespace) -> None:
     found: dict[str, Any] = {"where": results.surroundings(), "shape": arguments.shape, "cases": []}
     for images, texts in ((arguments.images, 1), (arguments.images_of_five, 5)):
         found["cases"].append(measure(arguments, images, texts))
+        results.write(f"cpu-{arguments.shape}", found, page(found), arguments.output)
+    if arguments.memory_images:
+        found["memory"] = measure_memory(arguments.shape, arguments.memory_images)
     path = results.write(f"cpu-{arguments.shape}", found, page(found), arguments.output)
     print(path.read_text())
 
@@ -57,7 +60,8 @@ def measure(arguments: argparse.Namespace, images: int, texts_per_image: int) ->
     differences = largest_differences(model, losses, batch)
     assert_equal(differences, TOLERANCE)
     steps = {name: training_step(model, loss) for name, loss in losses.items()}
-    times = in_turns({name: lambda step=step: step(batch) for name, step in steps.items()}, arguments.rounds)
+    functions = {name: lambda step=step: step(batch) for name, step in steps.items()}
+    times = in_turns(functions, arguments.rounds, warm_up=False)  # comparing them has run each once
     image_tokens = model.image_encoder.num_tokens(*batch.pixel_values.shape[-2:])
     case: dict[str, Any] = {
         "images": images,
@@ -77,9 +81,20 @@ def measure(arguments: argparse.Namespace, images: int, texts_per_image: int) ->
             "ours_is_faster_by_clock": str(ratio(taken.wall, times[OURS].wall)),
             "ours_is_faster": str(ratio(taken.processor, times[OURS].processor)),
         }
-        if arguments.memory:
-            case["ways"][name] |= peak_memory(arguments.shape, name, images, texts_per_image)
     return case
+
+
+def measure_memory(shape: str, images: int) -> list[dict[str, Any]]:
+    """Peak memory of one step of each way, with one text an image, and about as many texts with five."""
+    cases = ((images, 1), (max(1, images // 5), 5))
+    return [
+        {
+            "images": images,
+            "texts_per_image": texts,
+            "ways": {name: peak_memory(shape, name, images, texts) for name in WAYS},
+        }
+        for images, texts in cases
+    ]
 
 
 def page(found: dict[str, Any]) -> str:
@@ -89,38 +104,45 @@ def page(found: dict[str, Any]) -> str:
         "One training step (forward, backward, clipping, AdamW), float32, LoRA and projection trained, all ways in "
         "turns in one process. Others use the machine too, so times are seconds of the processor, which on one thread "
         "are those of the clock when it is idle; ratios are of the same round: median (least to most). Losses and "
-        "gradients were compared before anything was timed; memory is of a process of its own.\n",
+        "gradients were compared before anything was timed.\n",
+        *[_times_table(case) for case in found["cases"]],
     ]
-    for case in found["cases"]:
-        rows = [
-            [
-                name,
-                f"{way['samples_per_processor_second']:.3f}",
-                way["ours_is_faster"],
-                way["ours_is_faster_by_clock"],
-                *[f"{way[key]:.2f}" if key in way else "-" for key in ("peak_gib", "above_weights_gib")],
-                f"{way['loss_difference']:.0e}",
-                f"{way['gradient_difference']:.0e}",
-            ]
-            for name, way in case["ways"].items()
-        ]
+    if "memory" in found:
         parts.append(
-            f"## {case['images']} images with {case['texts_per_image']} "
-            f"text{'s' if case['texts_per_image'] > 1 else ''} each\n\n"
-            f"{case['real_tokens']} real tokens, {case['supervised_tokens']} of them trained on.\n\n"
-            + results.table(
-                [
-                    "way",
-                    "samples/s",
-                    "ours is faster by",
-                    "by the clock",
-                    "peak GiB",
-                    "beyond weights",
-                    "loss differs",
-                    "gradient differs",
-                ],
-                rows,
-            )
-            + "\n"
+            "## Peak memory\n\n"
+            "One step in a process of its own: GiB of all of it, and beyond the weights and the libraries.\n"
         )
+        parts += [_memory_table(case) for case in found["memory"]]
     return "\n".join(parts)
+
+
+def _times_table(case: dict[str, Any]) -> str:
+    header = ["way", "samples/s", "ours is faster by", "by the clock", "loss differs", "gradient differs"]
+    rows = [
+        [
+            name,
+            f"{way['samples_per_processor_second']:.3f}",
+            way["ours_is_faster"],
+            way["ours_is_faster_by_clock"],
+            f"{way['loss_difference']:.0e}",
+            f"{way['gradient_difference']:.0e}",
+        ]
+        for name, way in case["ways"].items()
+    ]
+    tokens = f"{case['real_tokens']} real tokens, {case['supervised_tokens']} of them trained on."
+    return f"## {_title(case)}\n\n{tokens}\n\n{results.table(header, rows)}\n"
+
+
+def _memory_table(case: dict[str, Any]) -> str:
+    ours = case["ways"][OURS]["above_weights_gib"]
+    rows = [
+        [name, f"{way['peak_gib']:.2f}", f"{way['above_weights_gib']:.2f}", f"{way['above_weights_gib'] / ours:.2f}"]
+        for name, way in case["ways"].items()
+    ]
+    header = ["way", "peak GiB", "beyond weights", "times as much as ours"]
+    return f"{_title(case)}:\n\n{results.table(header, rows)}\n"
+
+
+def _title(case: dict[str, Any]) -> str:
+    images = f"{case['images']} image{'s' if case['images'] > 1 else ''}"
+    return f"{images} with {case['texts_per_image']} text{'s' if case['texts_per_image'] > 1 else ''} each"

@@ -34,7 +34,7 @@ MFU_FORMULA = "useful MFU = 4 N * real tokens per second / measured matmul peak"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m benchmarks gpu``."""
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes, on whatever device there is")
-    parser.add_argument("--minutes", type=float, default=8.5, help="what is not measured by then is left out, and said")
+    parser.add_argument("--minutes", type=float, default=7, help="no part begins later; what is left out is said")
     parser.add_argument("--images", type=int, default=16, help="images of a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=results.FOLDER)

@@ -23,21 +23,21 @@ class Times:
     processor: tuple[float, ...]
 
 
-def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Times]:
-    """Run A B C A B C ...: each once to warm up, then ``rounds`` times.
+def in_turns(functions: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, Times]:
+    """Run A B C A B C ...: each once to warm up where that has not been done, then ``rounds`` times.
 
     Returns:
-        Name -> times, without the first.
+        Name -> times, without the warming up.
     """
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in functions}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm_up):
         for name, function in functions.items():
             synchronize()
             began = time.perf_counter(), time.process_time()
             function()
             synchronize()
             taken[name].append((time.perf_counter() - began[0], time.process_time() - began[1]))
-    return {name: Times(*zip(*times[1:], strict=True)) for name, times in taken.items()}
+    return {name: Times(*zip(*times[warm_up:], strict=True)) for name, times in taken.items()}
 
 
 @dataclass(frozen=True)

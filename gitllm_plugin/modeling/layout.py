@@ -142,11 +142,14 @@ def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) ->
     return layout
 
 
-def lay_out_stream(image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None) -> Layout:
+def lay_out_stream(
+    image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None, *, keeps_copies: bool = False
+) -> Layout:
     """Lay out a batch as one row that holds every image once and every text once, and no padding.
 
     Args:
         image_valid, text_valid, image_index: as for :func:`lay_out`.
+        keeps_copies: see :class:`~gitllm_plugin.modeling.stream.Stream`.
 
     Returns:
         The layout, R = 1; its rule is a :class:`~gitllm_plugin.modeling.stream.Stream`.
@@ -173,7 +176,7 @@ def lay_out_stream(image_valid: Tensor, text_valid: Tensor, image_index: Tensor 
         end += group.image_tokens + group.text_tokens
         groups.append(group)
     places = _Places(torch.zeros_like(image_slot), image_slot, torch.zeros_like(text_slot), text_slot)
-    rule = PrefixRule(prefix_end=image_slot.new_zeros(1), stream=Stream(tuple(groups)))
+    rule = PrefixRule(prefix_end=image_slot.new_zeros(1), stream=Stream(tuple(groups), keeps_copies))
     return _place(image_valid, text_valid, image_index, places, (1, end), rule)
 
 

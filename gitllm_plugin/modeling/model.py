@@ -130,6 +130,10 @@ class GitLLM(nn.Module):
         names = set(self.language_model._no_split_modules or ())
         return [module for module in self.language_model.modules() if type(module).__name__ in names]
 
+    @property
+    def _is_checkpointed(self) -> bool:
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+
     def max_text_tokens(self, pixel_values: Tensor | None) -> int | None:
         """Most tokens of a text behind images of this shape, answer included; None where nothing limits it.
 
@@ -210,7 +214,7 @@ class GitLLM(nn.Module):
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
         if self.attention_path == "stream":
-            layout = lay_out_stream(image_valid, text_valid, image_index)
+            layout = lay_out_stream(image_valid, text_valid, image_index, keeps_copies=self._is_checkpointed)
         else:
             shared = image_index is not None and self.shares_rows
             layout = lay_out(image_valid, text_valid, image_index, share_rows=shared)
@@ -389,8 +393,7 @@ class GitLLM(nn.Module):
             yield
             return
         # Checkpointed layers are computed again when these hooks are gone.
-        checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
-        part = None if checkpointed else feed_forward(self.language_model)
+        part = None if self._is_checkpointed else feed_forward(self.language_model)
         head = cast(nn.Module, self.language_model.get_output_embeddings())
         handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],))
         try:

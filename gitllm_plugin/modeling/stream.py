@@ -13,6 +13,8 @@ or with another number of texts attend in a call of their own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,9 +53,12 @@ class Stream:
 
     Attributes:
         groups: in the order of the stream; together they are all of it.
+        keeps_copies: whether what is copied to stand side by side is kept for the backward pass, and not made again.
+            Checkpointed and compiled layers decide themselves what they keep.
     """
 
     groups: tuple[Group, ...]
+    keeps_copies: bool = False
 
     @property
     def size(self) -> int:
@@ -93,46 +98,69 @@ def attend(
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
     parts = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
+    keeps_copies = attention_mask.keeps_copies or torch.compiler.is_compiling()
     seen: list[Tensor] = []
     for index, group in enumerate(attention_mask.groups):
         images, texts = ([part[2 * index + kind] for part in parts] for kind in (0, 1))
-        seen += _attend_in_group(group, images, texts, settings)
+        if group.image_tokens:
+            seen.append(_attend_in_images(group, images, settings))
+        if group.text_tokens:
+            seen.append(_attend_in_texts(group, images, texts, settings, keeps_copies))
     return torch.cat(seen)[None], None
 
 
-def _attend_in_group(group: Group, images: list[Tensor], texts: list[Tensor], settings: dict[str, Any]) -> list[Tensor]:
-    """What the group's images and texts see, ``[tokens, H, D]`` each.
-
-    Args:
-        group: how they stand.
-        images, texts: queries, keys and values ``[tokens, H, D]``.
-        settings: of attention.
-    """
-    seen = []
-    texts = [_pad(group, states) for states in texts]
-    if group.image_tokens:
-        images = [states.unflatten(0, (-1, group.image_length)).transpose(1, 2) for states in images]
-        query, key, value = images
-        attended = F.scaled_dot_product_attention(query, key, value, **settings)
-        seen.append(attended.transpose(1, 2).flatten(0, 1))
-    if group.text_tokens:
-        if group.image_tokens:
-            texts[1:] = [_behind(image, text) for image, text in zip(images[1:], texts[1:], strict=True)]
-        query, key, value = texts
-        by_text = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
-        seen.append(by_text.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places))
-    return seen
+def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
+    """What image tokens see, ``[image_tokens, H, D]``, of their queries, keys and values, each of that shape."""
+    query, key, value = (_by_image(group, states) for states in images)
+    seen = F.scaled_dot_product_attention(query, key, value, **settings)
+    return seen.transpose(1, 2).flatten(0, 1)
 
 
-def _behind(images: Tensor, texts: Tensor) -> Tensor:
-    """``[images, H, P, D]`` and ``[texts, H, T, D]`` as ``[texts, H, P + T, D]``, each text behind its image."""
-    texts = texts.unflatten(0, (len(images), -1))
-    images = images[:, None].expand(-1, texts.shape[1], -1, -1, -1)
-    return torch.cat([images, texts], 3).flatten(0, 1)
+def _attend_in_texts(
+    group: Group, images: list[Tensor], texts: list[Tensor], settings: dict[str, Any], keeps_copies: bool
+) -> Tensor:
+    """What text tokens see, ``[text_tokens, H, D]``, of queries, keys and values of images and texts."""
+
+    def states_of(kind: int, images: list[Tensor], texts: list[Tensor]) -> Tensor:
+        padded = _by_text(group, texts[kind])
+        return _behind_images(group, images[kind], padded) if kind and group.image_tokens else padded
+
+    states = [states_of(kind, images, texts) for kind in range(3)]
+    sources = [part.detach() for part in images], [part.detach() for part in texts]
+    with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
+        query, key, value = states
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
+    return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
 
 
-def _pad(group: Group, states: Tensor) -> Tensor:
-    """``[text tokens, H, D]`` as ``[texts, H, T, D]``, zeros on padding."""
+def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:
+    """Let the backward pass make ``states`` again, by their number, instead of keeping them: they are copies."""
+    numbers = {(part.data_ptr(), part.shape): number for number, part in enumerate(states)}
+
+    def pack(saved: Tensor) -> Tensor | int:
+        return numbers.get((saved.data_ptr(), saved.shape), saved)
+
+    def unpack(packed: Tensor | int) -> Tensor:
+        return packed if isinstance(packed, Tensor) else make(packed)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _by_image(group: Group, states: Tensor) -> Tensor:
+    """``[image_tokens, H, D]`` as ``[images, H, P, D]``."""
+    return states.unflatten(0, (-1, group.image_length)).transpose(1, 2)
+
+
+def _by_text(group: Group, states: Tensor) -> Tensor:
+    """``[text_tokens, H, D]`` as ``[texts, H, T, D]``, zeros on padding."""
     padded = states.new_zeros(group.num_texts * group.text_length, *states.shape[1:])
     padded = padded.index_copy_(0, group.text_places, states)
     return padded.unflatten(0, (group.num_texts, group.text_length)).transpose(1, 2)
+
+
+def _behind_images(group: Group, images: Tensor, texts: Tensor) -> Tensor:
+    """``[image_tokens, H, D]`` and ``[texts, H, T, D]`` as ``[texts, H, P + T, D]``, each text behind its image."""
+    images = _by_image(group, images)
+    texts = texts.unflatten(0, (len(images), -1))
+    images = images[:, None].expand(-1, texts.shape[1], -1, -1, -1)
+    return torch.cat([images, texts], 3).flatten(0, 1)
