@@ -71,7 +71,7 @@ def test_layers_below_lavis_import_neither_it_nor_each_other(layer, others):
 
 def test_a_trained_model_is_used_without_lavis():
     loaded = loaded_by("gitllm_plugin.web", first=REPAIR)  # it uses `inference` and `words`
-    assert {"gitllm_plugin.inference.pipeline", "gitllm_plugin.words.statistics"} <= set(loaded)
+    assert {"gitllm_plugin.inference.pipeline", "gitllm_plugin.words.nearest"} <= set(loaded)
     assert within(loaded, HOST) == []
 
 
