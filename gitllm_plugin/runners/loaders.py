@@ -11,13 +11,16 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDa
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners import collectives
-from gitllm_plugin.runners.interrupts import PREEMPTION
 
 
-def leave_interrupts_to_the_main_process(worker_id: int) -> None:
-    """Let signals that are sent to all processes end the main process first; workers end with it."""
-    for number in (signal.SIGINT, *PREEMPTION):
+def leave_signals_to_the_main_process(worker_id: int) -> None:
+    """Let a signal that is sent to all processes end the main process first; workers end with it.
+
+    The main process ends them with SIGTERM too, at last a second time: that one counts.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class EpochSampler(DistributedSampler):
@@ -79,7 +82,7 @@ class LoaderSettings:
             batch_size=self.batch_size,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
-            worker_init_fn=leave_interrupts_to_the_main_process,
+            worker_init_fn=leave_signals_to_the_main_process,
             **arguments,
         )
 

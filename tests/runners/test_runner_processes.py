@@ -140,8 +140,8 @@ def test_ranks_that_are_stuck_end_and_say_where(two_ranks):
     assert places == {waiting, ("1", "step 1, reading batches")}, two_ranks.errors
 
 
-def start_and_interrupt(arguments: list[str], after_steps: int, folder: Path) -> subprocess.Popen:
-    """Start a run, send SIGINT once it has done `after_steps` steps, and wait for its end."""
+def start_and_signal(arguments: list[str], number: int, after_steps: int, folder: Path) -> subprocess.Popen:
+    """Start a run, send its processes a signal once it has done `after_steps` steps, and wait for its end."""
     run = subprocess.Popen(
         [sys.executable, str(SCRIPT), *arguments],
         env=ENVIRONMENT,
@@ -153,22 +153,25 @@ def start_and_interrupt(arguments: list[str], after_steps: int, folder: Path) ->
     while time.monotonic() < deadline and run.poll() is None:
         found = list(folder.glob("*/metrics.jsonl"))
         if found and len(found[0].read_text().splitlines()) >= after_steps:
-            os.killpg(run.pid, signal.SIGINT)  # as a terminal does: worker processes get it too
+            os.killpg(run.pid, number)  # as a terminal and SLURM do: worker processes get it too
             break
         time.sleep(0.02)
     return run
 
 
-def test_ctrl_c_leaves_a_usable_folder_and_says_how_to_resume(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)]
+)
+def test_a_signal_leaves_a_usable_folder_and_says_how_to_resume(tmp_path, number, status):
     """Interrupted in the second epoch, with worker processes; resumed, it ends like an uninterrupted run."""
     tiny = {"size": 24, "dropout": 0.1}
     settings = {"max_epoch": 2, "num_workers": 1}
     arguments = [f"output_dir={tmp_path / 'cut'}", "tiny.seconds=0.05"]
     arguments += [f"{key}={value}" for key, value in settings.items()]
     arguments += [f"tiny.{key}={value}" for key, value in tiny.items()]
-    run = start_and_interrupt(arguments, after_steps=7, folder=tmp_path / "cut")
+    run = start_and_signal(arguments, number, after_steps=7, folder=tmp_path / "cut")
     output = run.communicate(timeout=60)[0].decode()
-    assert run.returncode == -signal.SIGINT, output
+    assert run.returncode == status, output
 
     command = re.search(r"gitllm train --cfg-path tiny.yaml --options .*run.resume_ckpt_path=(\S+)", output)
     assert command, output
