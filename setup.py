@@ -49,7 +49,7 @@ setup(
     ],
     extras_require={
         "host": HOST,
-        "gpu": ["bitsandbytes"],
+        "gpu": ["bitsandbytes", "liger-kernel"],
         "demo": ["gguf"],
         "dev": [
             "import-linter",

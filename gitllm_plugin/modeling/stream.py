@@ -111,7 +111,8 @@ def attend(
 
 def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
     """What image tokens see, ``[image_tokens, H, D]``, of their queries, keys and values, each of that shape."""
-    seen = F.scaled_dot_product_attention(*(_by_image(group, states) for states in images), **settings)
+    query, key, value = (_by_image(group, states) for states in images)
+    seen = F.scaled_dot_product_attention(query, key, value, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
 
@@ -127,7 +128,7 @@ def _attend_in_texts(
     states = [states_of(kind, images, texts) for kind in range(3)]
     sources = [part.detach() for part in images], [part.detach() for part in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
-        seen = F.scaled_dot_product_attention(*states, attn_mask=group.text_rule, **settings)
+        seen = F.scaled_dot_product_attention(*states, attn_mask=group.text_rule, **settings)  # type: ignore[misc]
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
 
 
