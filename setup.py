@@ -56,7 +56,7 @@ setup(
     ],
     extras_require={
         "host": HOST,
-        "gpu": ["bitsandbytes"],
+        "gpu": ["bitsandbytes", "liger-kernel"],
         "demo": ["gguf"],
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "video": ["av"],

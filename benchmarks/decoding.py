@@ -93,8 +93,9 @@ def _decoder(model: GitLLM, name: str, size: int, new_tokens: int) -> Callable[[
     batch = random_batch(model, size, 1)
     options = dict(WAYS[name])
     if "compiled" in name:
-        options["compile_config"] = CompileConfig()
-        options["compile_config"]._compile_all_devices = True  # else transformers compiles on GPUs alone
+        compile_config: Any = CompileConfig()
+        compile_config._compile_all_devices = True  # else transformers compiles on GPUs alone
+        options["compile_config"] = compile_config
 
     def decode() -> Tensor:
         return model.generate(

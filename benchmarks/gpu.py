@@ -10,7 +10,6 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +163,7 @@ def _step(model: GitLLM, loss: Loss, batch: Batch) -> Callable[[], object]:
     return lambda: step(batch)
 
 
-def _autocast(model: GitLLM) -> AbstractContextManager[Any]:
+def _autocast(model: GitLLM) -> torch.autocast:
     on_gpu = model.projection.weight.is_cuda
     return torch.autocast("cuda" if on_gpu else "cpu", dtype=torch.bfloat16, enabled=on_gpu)
 

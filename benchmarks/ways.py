@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, cast
 from unittest import mock
 
 import torch
@@ -50,7 +50,7 @@ def ours(model: GitLLM, batch: Batch, logits: Literal["all", "none"] = "none") -
 
 def ours_with_masks(model: GitLLM, batch: Batch) -> Tensor:
     """The same through SDPA with dense masks, several images with their texts in a row."""
-    implementation = model.language_model.config._attn_implementation or "eager"
+    implementation = cast(str, model.language_model.config._attn_implementation)
     model.language_model.set_attn_implementation(implementation if implementation == "eager" else "sdpa")
     try:
         return ours(model, batch)
