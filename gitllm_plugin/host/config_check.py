@@ -196,8 +196,8 @@ def _check_splits(run: Mapping, datasets: Mapping, evaluating: bool) -> Iterable
     It is checked where every builder itself, not one that it is derived from, has `config_splits(node)`.
     """
     builders = _registered("builder")
-    owners = {name: builders[name] for name in datasets if name in builders}
-    if len(owners) < max(1, len(datasets)) or not all("config_splits" in vars(owner) for owner in owners.values()):
+    owners: dict[str, Any] = {name: builders.get(name) for name in datasets}
+    if not owners or not all("config_splits" in vars(owner or object) for owner in owners.values()):
         return
     found = [owner.config_splits(_section(datasets, name)) for name, owner in owners.items()]
     known = sorted({split for splits in found for split in splits})

@@ -39,11 +39,14 @@ def honour_dataset_type_option() -> None:
     original = Config.build_dataset_config
 
     @functools.wraps(original)
-    def build_dataset_config(self, config):
-        datasets = self._build_opt_list(self.args.options).get("datasets") or {}
+    def build_dataset_config(*given):
+        # LAVIS calls it on an instance, which alone knows the options; on the class it stays the function it was.
+        *instance, config = given
+        if not instance:
+            return original(config)
+        datasets = instance[0]._build_opt_list(instance[0].args.options).get("datasets") or {}
         named = {name: {"type": node["type"]} if "type" in node else {} for name, node in datasets.items()}
         return original(OmegaConf.merge(config, {"datasets": named}) if named else config)
 
     vars(build_dataset_config)["honours_type_option"] = True
-    # LAVIS calls it on an instance, which alone knows the options.
     Config.build_dataset_config = build_dataset_config

@@ -48,7 +48,7 @@ def train_where_the_model_is() -> None:
             self._wrapped_model = DistributedDataParallel(self._model) if self.use_distributed else self._model
         return self._wrapped_model
 
-    RunnerBase.model = property(model)
+    setattr(RunnerBase, "model", property(model))  # noqa: B010 - type checkers want the property's setter here
 
 
 def resume_at_the_next_iteration() -> None:
@@ -69,8 +69,8 @@ def resume_at_the_next_iteration() -> None:
 def tell_streams_how_they_are_read() -> None:
     """Repair: streams do not learn the batch size or where training resumes, and are evaluated on once only.
 
-    A streaming data set that wants to know has `set_batch_size(batch_size)` and, for training,
-    `skip_batches(number)`; LAVIS's runners call them before they make their loaders.
+    A streaming data set that wants to know has `set_batch_size(batch_size)`, for training `skip_batches(number)` and
+    for evaluation `set_shared(shared)`; LAVIS's runners call them before they make their loaders.
     """
     from lavis.runners.runner_base import RunnerBase
     from torch.utils.data import DataLoader
@@ -89,6 +89,8 @@ def tell_streams_how_they_are_read() -> None:
                 stream.set_batch_size(batch_size)
                 if is_train:
                     stream.skip_batches(getattr(self, "start_iters", 0))
+                else:
+                    stream.set_shared(self.use_dist_eval_sampler)
             if streams and not is_train:
                 loaders.append(DataLoader(streams[0], batch_size=batch_size, num_workers=num_workers))
             else:

@@ -43,8 +43,9 @@ class GitLLMForLavis(ImageTextModel):
     Args:
         model: the composition.
         text_encoder: prompts and answers to ids and labels.
-        prompt: for samples that bring no prompt of their own (LAVIS's captioning data sets).
         lr_scale: factor on the learning rate per part of the model.
+        weight_decay: of each part's matrices.
+        **settings: ``prompt``, ``rank_by`` and ``class_names`` of :class:`ImageTextModel`.
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}
@@ -55,7 +56,6 @@ class GitLLMForLavis(ImageTextModel):
         *BUILD_KEYS,
         "chat_template",
         "loss_on",
-        "prompt",
         "lr_scale",
         "weight_decay",
     }
@@ -66,11 +66,11 @@ class GitLLMForLavis(ImageTextModel):
         self,
         model: GitLLM,
         text_encoder: TextEncoder,
-        prompt: str = "",
         lr_scale: Mapping[str, float] | None = None,
         weight_decay: Mapping[str, float] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(model, text_encoder, prompt)
+        super().__init__(model, text_encoder, **settings)
         self.lr_scale = dict(lr_scale or {})
         self.weight_decay = dict(weight_decay or {})
 
@@ -95,9 +95,9 @@ class GitLLMForLavis(ImageTextModel):
                 loss_on=cfg.get("loss_on", "answer"),
                 chat_template=find_chat_template(tokenizer, git_llm.family) if cfg.get("chat_template") else None,
             ),
-            prompt=cfg.get("prompt", ""),
             lr_scale=cfg.get("lr_scale"),
             weight_decay=cfg.get("weight_decay"),
+            **cls.answer_settings(cfg),
         )
         model.load_finetuned(cfg)
         return model
@@ -135,7 +135,7 @@ class GitLLMForLavis(ImageTextModel):
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
         """A batch of single images too has places in a model for several: the first one is always the first."""
-        image = samples.get("image")
+        image = super()._pixels(samples)
         return image[:, None] if image is not None and image.ndim == 4 and self.model.max_images > 1 else image
 
 

@@ -112,6 +112,7 @@ def test_killed_while_saving(config, whole, tmp_path, place, number):
     check_equal(resume(config, tmp_path), whole)
 
 
+@pytest.mark.slow
 def test_one_rank_of_two_is_killed(config, tmp_path):
     """Its partner ends too; both go on, with the losses of two ranks that nothing happened to."""
     folders = {}

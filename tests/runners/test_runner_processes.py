@@ -136,8 +136,9 @@ def test_sharded_training_saves_whole_weights_and_resumes(two_ranks):
 def test_ranks_that_are_stuck_end_and_say_where(two_ranks):
     stuck = [line for line in two_ranks.errors.splitlines() if "has made no progress" in line]
     places = {re.search(r"rank (\d) of 2 .* at: (.*?)\. Each", line).groups() for line in stuck}
+    # Both give up at about the same time; the one that waits may see that its partner has gone before it does.
     waiting = ("0", "step 1, waiting for the batches of the other ranks")
-    assert places == {waiting, ("1", "step 1, reading batches")}, two_ranks.errors
+    assert places - {waiting} == {("1", "step 1, reading batches")}, two_ranks.errors
 
 
 def start_and_signal(arguments: list[str], number: int, after_steps: int, folder: Path) -> subprocess.Popen:
