@@ -103,7 +103,9 @@ def resume(config: Path, output: Path) -> Path:
     return (output / "latest").resolve()
 
 
-@pytest.mark.parametrize(("place", "number"), [("written half", 3), ("unlinked", 4)])
+@pytest.mark.parametrize(
+    ("place", "number"), [("written half", 3), pytest.param("unlinked", 4, marks=pytest.mark.slow)]
+)
 def test_killed_while_saving(config, whole, tmp_path, place, number):
     run = start(config, tmp_path, [str(SCRIPT), place, str(number)])
     output = run.communicate(timeout=200)[0]

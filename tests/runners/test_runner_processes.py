@@ -88,6 +88,7 @@ def test_two_gloo_ranks_equal_one_process(two_ranks, one_process):
     check_equal(first, one_process)
 
 
+@pytest.mark.slow
 def test_four_gloo_ranks_equal_one_process(tmp_path, one_process):
     done = torchrun(tmp_path, 4, "equal_to_one_process")
     assert done.returncode == 0, done.stderr
