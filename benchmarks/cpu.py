@@ -21,7 +21,7 @@ from benchmarks.timing import in_turns, ratio
 from benchmarks.ways import OURS, WAYS, training_step
 
 TOLERANCE = 1e-5
-"""Of losses and gradients, relative to the largest; float32."""
+"""Of losses and of gradients' norms, relative; float32 adds in another order for every shape."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
