@@ -8,11 +8,20 @@ __version__ = "0.1.0"
 # Every module whose import registers something with LAVIS, in the order of dependency.
 REGISTERED_MODULES = (
     "gitllm_plugin.processors.git_llm_image",
+    "gitllm_plugin.processors.git_llm_video",
     "gitllm_plugin.processors.git_llm_instruction",
     "gitllm_plugin.models.git_llm",
     "gitllm_plugin.models.git",
     "gitllm_plugin.datasets.builders.m3it_builder",
+    "gitllm_plugin.datasets.builders.m3it_instruct_builder",
+    "gitllm_plugin.datasets.builders.m3it_wds_builder",
+    "gitllm_plugin.datasets.builders.visdial_builder",
     "gitllm_plugin.tasks.m3it",
+    "gitllm_plugin.tasks.captioning",
+    "gitllm_plugin.tasks.vqa",
+    "gitllm_plugin.tasks.multimodal_classification",
+    "gitllm_plugin.tasks.image_text_pretrain",
+    "gitllm_plugin.tasks.dialogue",
     "gitllm_plugin.runners.git_llm",
 )
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gitllm_plugin.modeling.pixels import normalize_pixels
+
 TEXT_KEYS = ("text_input", "text_output", "instance_id", "config", "references", "question")
 """What every text of an item has; each becomes a list of the batch."""
 
@@ -14,22 +16,49 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Flattens items to a batch.
 
     Args:
-        items: mappings with ``image`` (float [3, H, W], [F, 3, H, W] for several frames, or None),
-            and ``texts``, a list of mappings with TEXT_KEYS.
+        items: mappings with ``image`` ([3, H, W], [F, 3, H, W] for several frames, or None), ``texts``, a list of
+            mappings with TEXT_KEYS, and ``image_mean`` and ``image_std`` of images in uint8 (float [3]; None
+            otherwise).
 
     Returns:
         ``image``: [U, 3, H, W] one an item (zeros where it has none), [U, F, 3, H, W]
         padded with zeros where an item has several frames, or None if no item has an image;
         ``image_index``: int64 [N], which of the U each of the N texts is about;
         ``num_images``: int64 [U], how many frames are real, only if some item has fewer than F;
+        ``image_mean`` and ``image_std``: float [U, 3], only where the images are uint8 and still to be normalised;
         and for each of TEXT_KEYS a list of N.
     """
     image_index = [row for row, item in enumerate(items) for _ in item["texts"]]
     texts = [text for item in items for text in item["texts"]]
     batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
     batch["image_index"] = torch.tensor(image_index)
-    batch.update(_stack([item["image"] for item in items]))
+    batch.update(_stack_images(items))
     return batch
+
+
+def _stack_images(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor | None]:
+    """``image`` and what belongs to it."""
+    images = [item["image"] for item in items]
+    raw = [image is not None and image.dtype == torch.uint8 for image in images]
+    if not any(raw):
+        return _stack(images)
+    if not all(raw[row] or image is None for row, image in enumerate(images)):  # data sets with unlike processors
+        return _stack([_as_float(item) for item in items])
+    like = items[raw.index(True)]
+    return {
+        **_stack(images),
+        **{
+            key: torch.stack([(item if raw[row] else like)[key] for row, item in enumerate(items)])
+            for key in ("image_mean", "image_std")
+        },
+    }
+
+
+def _as_float(item: Mapping[str, Any]) -> Tensor | None:
+    image = item["image"]
+    if image is None or image.dtype != torch.uint8:
+        return image
+    return normalize_pixels(image, item["image_mean"], item["image_std"])
 
 
 def _stack(images: Sequence[Tensor | None]) -> dict[str, Tensor | None]:

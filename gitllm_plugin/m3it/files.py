@@ -13,7 +13,7 @@ Storage = str | Sequence[str] | Mapping[str, str | Sequence[str]]
 
 @dataclass(frozen=True)
 class Source:
-    """One JSONL file.
+    """One file of rows: JSONL, parquet, or a folder that the ``datasets`` library saved.
 
     Attributes:
         path: absolute path.
@@ -58,9 +58,14 @@ def find_sources(storage: Storage) -> list[Source]:
 def expand_path(path: str) -> list[Path]:
     """The files that a path or wildcard names, absolute and in alphabetical order; empty if there is none."""
     absolute = os.path.abspath(os.path.expanduser(path))
-    if os.path.isfile(absolute):  # also a file whose name holds a wildcard character
+    if _is_table(absolute):  # also a file whose name holds a wildcard character
         return [Path(absolute)]
-    return [Path(match) for match in sorted(glob.glob(absolute, recursive=True)) if os.path.isfile(match)]
+    return [Path(match) for match in sorted(glob.glob(absolute, recursive=True)) if _is_table(match)]
+
+
+def _is_table(path: str) -> bool:
+    """Whether a path is a file, or a folder that ``Dataset.save_to_disk`` of the ``datasets`` library wrote."""
+    return os.path.isfile(path) or os.path.isfile(os.path.join(path, "state.json"))
 
 
 def _explain_no_match(path: str) -> str:

@@ -1,36 +1,29 @@
-"""Random access to the examples of uniform M3IT JSONL files.
+"""The examples of uniform M3IT JSONL files, all of which must be right."""
 
-A file is read whole once, when it is opened, so that every bad line is known before anything is trained.
-Kept in memory are, per row, where it begins, its line number, its configuration and a hash of its images: 48
-bytes. An example is read from its file again each time it is asked for. Files are opened for each read, so
-an object of this kind can be forked or pickled into the workers of a data loader.
-"""
-
-import json
-import os
 import sys
-from array import array
-from collections.abc import Iterator, Sequence
-from itertools import islice
-from typing import Any, BinaryIO
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.example import Example
+from gitllm_plugin.m3it.examples import IndexedExamples, ScannedFile, find_duplicates
 from gitllm_plugin.m3it.files import Source
-from gitllm_plugin.m3it.row import ROW_SCHEMA, find_problems, get_answers, get_images, hash_images, parse_line
+from gitllm_plugin.m3it.problems import Problem
+from gitllm_plugin.m3it.rows import ROW_SCHEMA, RowReader
+from gitllm_plugin.m3it.scan import Scan, cut_file, scan_part
+from gitllm_plugin.m3it.tables import get_version, open_table
 
 MAX_REPORTED = 10
+_PART_BYTES = 32 * 2**20  # between two steps of the progress bar
 _PROGRESS_FROM_BYTES = 64 * 2**20
-_KEY_BYTES = 16
 
 
-class JsonlExamples:
-    """The examples of several JSONL files, in the order of files and lines. Blank lines are passed over.
+class JsonlExamples(IndexedExamples):
+    """The examples of several files of uniform rows, in the order of files and rows.
 
     Args:
-        sources: the files (:func:`gitllm_plugin.m3it.files.find_sources`).
+        sources: the files (:func:`gitllm_plugin.m3it.files.find_sources`): JSONL, parquet, or folders that the
+            ``datasets`` library saved.
         allow_text_only: whether rows may come without an image.
         limit: read only the first ``limit`` rows of each file, for a quick try; the rest is not checked.
 
@@ -40,155 +33,56 @@ class JsonlExamples:
     """
 
     def __init__(self, sources: Sequence[Source], *, allow_text_only: bool = False, limit: int | None = None):
-        self._sources = list(sources)
-        self._labels = _label_sources(self._sources)
-        self._allow_text_only = allow_text_only
-        self._limit = limit
-        self._configs: list[str] = []
-        self._source_of, self._config_of = array("l"), array("l")
-        self._offsets, self._lines = array("q"), array("q")
-        self._keys = bytearray()
-        self._versions: list[tuple[int, int]] = []
-        self._index()
-
-    def __len__(self) -> int:
-        return len(self._offsets)
-
-    def __getitem__(self, index: int) -> Example:
-        """Reads one example.
-
-        Raises:
-            DataError: if the file is no longer what it was when it was opened.
-        """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"example {index} of {len(self)}")
-        index %= len(self)
-        number, line = self._source_of[index], self._lines[index]
-        path = self._sources[number].path
-        with open(path, "rb") as file:
-            if _get_version(file) != self._versions[number]:
-                raise DataError(f"{path} changed after it was opened. Start again to read the new file.")
-            file.seek(self._offsets[index])
-            row = json.loads(file.readline())
-        images = get_images(row)
-        config = self.config_of(index)
-        return Example(
-            id=self._make_id(row, number, config, line),
-            config=config,
-            instruction=row["instruction"],
-            question=row["inputs"],
-            answers=get_answers(row),
-            images=images,
-            image_key=self.image_key(index),
-            location=f"{path}:{line}",
-        )
-
-    def image_key(self, index: int) -> str:
-        """The hash of example ``index``'s images, without reading it; empty where it has none."""
-        key = self._keys[_KEY_BYTES * index : _KEY_BYTES * (index + 1)]
-        return key.hex() if any(key) else ""
-
-    def config_of(self, index: int) -> str:
-        """The configuration name of example ``index``, without reading it."""
-        return self._configs[self._config_of[index]]
-
-    def _make_id(self, row: dict, source: int, config: str, line: int) -> str:
-        return str(row["id"]) if "id" in row else f"{config}/{self._labels[source]}/{line}"
-
-    def _index(self) -> None:
-        """Checks all files and notes where their rows begin."""
-        check = _Check(self._allow_text_only)
-        with _progress(self._sources) as progress:
-            for number, source in enumerate(self._sources):
-                with open(source.path, "rb") as file:
-                    self._versions.append(_get_version(file))
-                    lines = islice(_read_lines(file, progress), self._limit)
-                    rows = sum(self._index_line(number, check, *line) for line in lines)
-                if not rows:
-                    check.add(str(source.path), "the file is empty; name a file that has rows, or remove it")
-        check.raise_if_any()
-
-    def _index_line(self, source: int, check: "_Check", line: int, offset: int, text: bytes) -> int:
-        """Notes the row of a line if it can be used. Returns 1, the number of rows seen."""
-        path = self._sources[source].path
-        place = f"{path}:{line}"
-        row = check.read(text, place)
-        if row is not None:
-            config = self._sources[source].config or row.get("config") or path.parent.name
-            if check.is_new(self._make_id(row, source, config, line), place):
-                self._append(source, config, line, offset, hash_images(get_images(row)))
-        return 1
-
-    def _append(self, source: int, config: str, line: int, offset: int, key: bytes) -> None:
-        if config not in self._configs:
-            self._configs.append(config)
-        self._source_of.append(source)
-        self._config_of.append(self._configs.index(config))
-        self._lines.append(line)
-        self._offsets.append(offset)
-        self._keys += key
+        files, problems = [], []
+        with _progress(sources) as progress:
+            for source, label in zip(sources, _label_sources(sources), strict=True):
+                file = _scan_file(source, label, allow_text_only, limit, progress)
+                files.append(file)
+                problems += file.scan.problems
+                if not file.scan.rows:
+                    message = "the file is empty; name a file that has rows, or remove it"
+                    problems.append(Problem(str(source.path), 0, "wrong_value", message))
+        problems += find_duplicates([(str(file.path), file.scan) for file in files])
+        _raise_if_any(problems)
+        super().__init__(files)
 
 
-class _Check:
-    """Checks rows and collects what is wrong, so that a user learns of many bad lines at once."""
-
-    def __init__(self, allow_text_only: bool) -> None:
-        self._allow_text_only = allow_text_only
-        self._count = 0
-        self._messages: list[str] = []
-        self._place_of_id: dict[str, str] = {}
-
-    def read(self, text: bytes, place: str) -> dict[str, Any] | None:
-        """The row of a line, or None if it cannot be used."""
-        row, problem = parse_line(text)
-        problems = [problem] if row is None else find_problems(row, self._allow_text_only)
-        if problems:
-            self.add(place, "; ".join(problems))
-        return None if problems else row
-
-    def is_new(self, row_id: str, place: str) -> bool:
-        """Whether no row before had this id."""
-        first = self._place_of_id.setdefault(row_id, place)
-        if first != place:
-            self.add(place, f"id {row_id!r} is also that of {first}; ids must be unique in a split")
-        return first == place
-
-    def add(self, place: str, message: str) -> None:
-        self._count += 1
-        if len(self._messages) < MAX_REPORTED:
-            self._messages.append(f"{place}: {message}")
-
-    def raise_if_any(self) -> None:
-        if not self._count:
-            return
-        noun = "problem" if self._count == 1 else "problems"
-        more = self._count - len(self._messages)
-        lines = [
-            f"{self._count} {noun} in the M3IT files:",
-            *self._messages,
-            *([f"... and {more} more"] if more else []),
-        ]
-        raise DataError("\n  ".join(lines) + f"\nExpected: {ROW_SCHEMA}.")
+def _scan_file(source: Source, label: str, allow_text_only: bool, limit: int | None, progress: tqdm) -> ScannedFile:
+    reader = RowReader(
+        config=source.config or source.path.parent.name,
+        split=label,
+        adapter="uniform",
+        label=label,
+        text_only=allow_text_only,
+        row_config=source.config is None,
+    )
+    version = get_version(open_table(source.path))
+    scan = Scan()
+    for part in cut_file(source.path, str(source.path), reader, _PART_BYTES):
+        # Images are not looked at: with base64 in order, a broken one is told when it is read.
+        scan.add(scan_part(part, look="base64", limit=None if limit is None else limit - scan.rows))
+        progress.update(part.end - part.start)
+    return ScannedFile(source.path, reader, version, scan)
 
 
-def _read_lines(file: BinaryIO, progress: tqdm) -> Iterator[tuple[int, int, bytes]]:
-    """Yields line number (from 1), byte offset and bytes of every line that is not blank."""
-    offset = 0
-    for number, line in enumerate(file, start=1):
-        if line.strip():
-            yield number, offset, line
-        offset += len(line)
-        progress.update(len(line))
-
-
-def _get_version(file: BinaryIO) -> tuple[int, int]:
-    """Size and time of the last change: offsets hold for one version of a file only."""
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
+def _raise_if_any(problems: Sequence[Problem]) -> None:
+    if not problems:
+        return
+    noun = "problem" if len(problems) == 1 else "problems"
+    more = len(problems) - MAX_REPORTED
+    lines = [
+        f"{len(problems)} {noun} in the M3IT files:",
+        *(
+            str(problem) if problem.line else f"{problem.file}: {problem.message}"
+            for problem in problems[:MAX_REPORTED]
+        ),
+        *([f"... and {more} more"] if more > 0 else []),
+    ]
+    raise DataError("\n  ".join(lines) + f"\nExpected: {ROW_SCHEMA}.")
 
 
 def _progress(sources: Sequence[Source]) -> tqdm:
-    total = sum(source.path.stat().st_size for source in sources)
+    total = sum(open_table(source.path).end for source in sources)
     hidden = total < _PROGRESS_FROM_BYTES or not sys.stderr.isatty()
     return tqdm(total=total, unit="B", unit_scale=True, desc="Checking M3IT files", disable=hidden, file=sys.stderr)
 

@@ -19,6 +19,7 @@ from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.last_layer import at_slots, feed_forward
 from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
 from gitllm_plugin.modeling.projection import Projection
+from gitllm_plugin.modeling.ranking import CandidateScores, score_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
 from gitllm_plugin.modeling.vision import ImageEncoder
 
@@ -124,6 +125,11 @@ class GitLLM(nn.Module):
         limits = [limit for limit in (self.context_length, self.sliding_window) if limit is not None]
         return min(limits, default=None)
 
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's layers: every batch, with images or without, passes through them one after another."""
+        names = set(self.language_model._no_split_modules or ())
+        return [module for module in self.language_model.modules() if type(module).__name__ in names]
+
     @property
     def _is_checkpointed(self) -> bool:
         return any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
@@ -181,6 +187,7 @@ class GitLLM(nn.Module):
         *,
         image_index: Tensor | None = None,
         num_images: Tensor | None = None,
+        weights: Tensor | None = None,
         logits: Literal["all", "none"] = "all",
     ) -> GitLLMOutput:
         """Score texts about images.
@@ -195,6 +202,7 @@ class GitLLM(nn.Module):
                 Texts of one image share its encoding and, where the family allows, its prefix; loss and
                 gradients are those of separate rows.
             num_images: long ``[U]``, see :meth:`encode_images`.
+            weights: float ``[N]``, how much each text's tokens count in the loss; None: all the same.
             logits: "none" computes logits at supervised positions only, for the loss.
 
         Returns:
@@ -213,7 +221,7 @@ class GitLLM(nn.Module):
             if image_index is not None and not shared:
                 image_embeds = image_embeds[image_index]
         self._check_context(layout)
-        keep, targets = (None, None) if labels is None else _supervised(layout, labels)
+        keep, targets, texts = (None, None, None) if labels is None else _supervised(layout, labels)
         rows = self._rows(layout, image_embeds, input_ids)
         with self._head_on(keep if logits == "none" else None):
             out = self._decode(layout, rows, image_embeds, use_cache=False).logits
@@ -221,7 +229,7 @@ class GitLLM(nn.Module):
         if keep is not None and targets is not None:
             count = int(keep.sum())
             scored = out if logits == "none" else out[keep]
-            loss = F.cross_entropy(scored.float(), targets, reduction="sum") / max(count, 1)
+            loss = mean_loss(scored, targets, None if weights is None else weights[texts])
         return GitLLMOutput(loss, layout.text_of(out) if logits == "all" else None, count)
 
     @torch.no_grad()
@@ -278,6 +286,16 @@ class GitLLM(nn.Module):
                 **({} if cache is None else {"past_key_values": cache}),
                 **generation_kwargs,
             )
+
+    def score_candidates(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CandidateScores:
+        """How likely answers are, see :func:`gitllm_plugin.modeling.ranking.score_candidates`."""
+        return score_candidates(self, input_ids, attention_mask, pixel_values, **kwargs)
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write a folder, see :func:`gitllm_plugin.modeling.folder.save_folder`."""
@@ -421,13 +439,28 @@ def _family_in_table(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def _supervised(layout: Layout, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots whose logits are trained, bool ``[R, S]``, and their targets ``[n]`` in the same order."""
+def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of tokens, in float32; 0 where there is none.
+
+    Args:
+        logits: ``[n, V]``.
+        targets: long ``[n]``.
+        weights: float ``[n]``, for a weighted mean.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets, reduction="sum") / max(len(targets), 1)
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _supervised(layout: Layout, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots whose logits are trained, bool ``[R, S]``, and their targets and texts, ``[n]``, in the same order."""
     if labels.shape != layout.text_valid.shape:
         raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(layout.text_valid.shape)}")
     # Token t is predicted at token t - 1 of its own text.
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    rows = torch.full_like(layout.attention_mask, IGNORED)
+    rows, texts = torch.full_like(layout.attention_mask, IGNORED), torch.zeros_like(layout.attention_mask)
     rows[layout.text_row, layout.text_slot] = targets[layout.text_valid]
+    texts[layout.text_row, layout.text_slot] = layout.text_valid.nonzero()[:, 0]
     keep = rows != IGNORED
-    return keep, rows[keep]
+    return keep, rows[keep], texts[keep]

@@ -128,7 +128,8 @@ def _attend_in_texts(
     states = [states_of(kind, images, texts) for kind in range(3)]
     sources = [part.detach() for part in images], [part.detach() for part in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
-        seen = F.scaled_dot_product_attention(*states, attn_mask=group.text_rule, **settings)  # type: ignore[misc]
+        query, key, value = states
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
 
 

@@ -1,5 +1,6 @@
 """From a picture to the pixel values that an image encoder was trained on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,8 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from gitllm_plugin.modeling.pixels import normalize_pixels
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # mean and standard deviation of red, green and blue, where white is 1
@@ -19,30 +22,49 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 """Mean and standard deviation by the name of the encoder family that uses them."""
 
 RESIZE_MODES = ("squash", "shortest_edge")
+RESAMPLINGS = ("bicubic", "bilinear", "lanczos")
 
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resizes a picture to a square (bicubic, antialiased) and normalises it.
+    """Resizes a picture to a square, antialiased, and normalises it.
 
     Attributes:
         image_size: height and width of the result, in pixels.
         mean: of each channel, where white is 1.
         std: of each channel, where white is 1.
         resize: ``squash`` keeps the whole picture and changes its proportions; ``shortest_edge`` keeps the
-            proportions and the centre square.
-        crop_scale: None, or the least and greatest part of the picture's area to cut out at random (from
-            torch's generator, with sides between 3:4 and 4:3) before it is squashed.
+            proportions and cuts out the centre square.
+        shortest_edge: with ``shortest_edge``, the shorter side before the centre is cut out; None for ``image_size``.
+        resampling: ``bicubic``, ``bilinear`` or ``lanczos``.
+        crop_scale: None, or the least and greatest part of the picture's area to cut out at random, with sides
+            between 3:4 and 4:3, before it is squashed.
+        horizontal_flip: whether to mirror every second picture, at random.
     """
 
     image_size: int
     mean: Sequence[float]
     std: Sequence[float]
     resize: str = "squash"
+    shortest_edge: int | None = None
+    resampling: str = "bicubic"
     crop_scale: tuple[float, float] | None = None
+    horizontal_flip: bool = False
+
+    @property
+    def least_side(self) -> int:
+        """The shortest side of a picture that loses nothing to this transform by being small."""
+        if self.crop_scale is not None:
+            return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
+        return self.shortest_edge or self.image_size
+
+    @property
+    def is_random(self) -> bool:
+        """Whether two calls may differ."""
+        return self.crop_scale is not None or self.horizontal_flip
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Makes pixel values.
+        """Makes pixel values; what is random is drawn from torch's generator.
 
         Args:
             image: a picture of any size and mode.
@@ -50,24 +72,42 @@ class ImageTransform:
         Returns:
             float32 [3, image_size, image_size].
         """
+        return self.normalize(self.fit(np.array(image.convert("RGB"))))
+
+    def fit(self, picture: np.ndarray) -> Tensor:
+        """Cuts and resizes, with the pixels of Pillow within one grey level; random as in :meth:`__call__`.
+
+        Args:
+            picture: uint8 [height, width, 3].
+
+        Returns:
+            uint8 [3, image_size, image_size].
+        """
         size = (self.image_size, self.image_size)
-        resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC, box=self._choose_box(image))
-        pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).contiguous()  # [3, H, W] uint8
-        # (pixels / 255 - mean) / std, in two passes over the picture
-        std = torch.tensor(self.std).view(3, 1, 1)
-        mean = torch.tensor(self.mean).view(3, 1, 1)
-        return pixels.float().mul_(1 / (255 * std)).sub_(mean / std)
+        if self.crop_scale is not None:
+            pixels = self._resize(_crop_at_random(picture, self.crop_scale), size)
+        elif self.resize == "squash":
+            pixels = self._resize(picture, size)
+        else:
+            pixels = self._cut_centre(self._resize(picture, self._keep_proportions(*picture.shape[:2])))
+        if self.horizontal_flip and torch.rand(()) < 0.5:
+            pixels = pixels.flip(-1)
+        return pixels.contiguous()
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """uint8 [..., 3, H, W] to float32 of the same shape."""
+        return normalize_pixels(pixels, torch.tensor(self.mean), torch.tensor(self.std))
 
     def as_preprocessor_config(self) -> dict[str, Any]:
-        """The same transform as Hugging Face's ``preprocessor_config.json`` (random crops are left out)."""
+        """The same transform as Hugging Face's ``preprocessor_config.json``; what is random is left out."""
         side = {"height": self.image_size, "width": self.image_size}
         squash = self.resize == "squash"
         return {
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": True,
             "do_resize": True,
-            "size": side if squash else {"shortest_edge": self.image_size},
-            "resample": int(Image.Resampling.BICUBIC),
+            "size": side if squash else {"shortest_edge": self.shortest_edge or self.image_size},
+            "resample": int(Image.Resampling[self.resampling.upper()]),
             "do_center_crop": not squash,
             "crop_size": side,
             "do_rescale": True,
@@ -77,18 +117,25 @@ class ImageTransform:
             "image_std": list(self.std),
         }
 
-    def _choose_box(self, image: Image.Image) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the part of the picture that is used."""
-        width, height = image.size
-        if self.crop_scale is not None:
-            from torchvision.transforms import RandomResizedCrop
+    def _resize(self, picture: np.ndarray, size: tuple[int, int]) -> Tensor:
+        """uint8 [height, width, 3] to uint8 [3, *size]."""
+        pixels = torch.from_numpy(picture).permute(2, 0, 1)[None]  # channels last in memory, which is fastest
+        return torch.nn.functional.interpolate(pixels, size, mode=self.resampling, antialias=True)[0]
 
-            # It takes PIL images too, though it is annotated for tensors.
-            crop = RandomResizedCrop.get_params(image, list(self.crop_scale), [3 / 4, 4 / 3])  # pyright: ignore
-            top, left, rows, columns = crop
-            return left, top, left + columns, top + rows
-        if self.resize == "shortest_edge":
-            side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            return left, top, left + side, top + side
-        return 0, 0, width, height
+    def _keep_proportions(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width with the shorter side as it is to be, rounded as transformers rounds."""
+        short = self.shortest_edge or self.image_size
+        long = int(short * max(height, width) / min(height, width))
+        return (short, long) if height <= width else (long, short)
+
+    def _cut_centre(self, pixels: Tensor) -> Tensor:
+        top, left = ((side - self.image_size) // 2 for side in pixels.shape[-2:])
+        return pixels[:, top : top + self.image_size, left : left + self.image_size]
+
+
+def _crop_at_random(picture: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    from torchvision.transforms import RandomResizedCrop
+
+    sized = torch.empty(0, *picture.shape[:2])  # it looks at the last two sizes alone
+    top, left, rows, columns = RandomResizedCrop.get_params(sized, list(scale), [3 / 4, 4 / 3])
+    return picture[top : top + rows, left : left + columns]

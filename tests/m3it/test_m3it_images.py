@@ -1,6 +1,5 @@
 """Decoding pictures, whole and broken."""
 
-import base64
 import io
 
 import numpy as np
@@ -8,13 +7,14 @@ import pytest
 from PIL import Image, ImageFile
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.images import decode_image
+from gitllm_plugin.m3it.images import decode_base64, decode_image, decode_pixels
+from gitllm_plugin.m3it.problems import RowError
 
 
-def encode(image: Image.Image, file_format: str = "PNG", **options) -> str:
+def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format=file_format, **options)
-    return base64.b64encode(buffer.getvalue()).decode()
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK"])
@@ -49,21 +49,22 @@ def test_exif_orientation_is_applied():
 def test_truncated_image(file_format, lenient, monkeypatch):
     monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", lenient)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    data = base64.b64decode(encode(Image.fromarray(noise), file_format))
-    text = base64.b64encode(data[: len(data) // 2]).decode()
-    with pytest.raises(DataError, match="coco/7 at a.jsonl:7: the image is broken"):
-        decode_image(text, "coco/7 at a.jsonl:7")
+    data = encode(Image.fromarray(noise), file_format)
+    for decode in (decode_image, decode_pixels):
+        with pytest.raises(RowError, match="coco/7 at a.jsonl:7: the image is broken") as caught:
+            decode(data[: len(data) // 2], "coco/7 at a.jsonl:7")
+        assert caught.value.kind == "image_truncated"
     assert ImageFile.LOAD_TRUNCATED_IMAGES is lenient
 
 
 def test_not_an_image():
     with pytest.raises(DataError, match="x: 5 bytes that are no image .*b'hello'.*such as PNG or JPEG"):
-        decode_image(base64.b64encode(b"hello").decode(), "x")
+        decode_image(b"hello", "x")
 
 
 def test_not_base64():
-    with pytest.raises(DataError, match="x: the image is not base64"):
-        decode_image("photo.jpg", "x")
+    with pytest.raises(DataError, match="x: the image is not plain base64"):
+        decode_base64("photo.jpg", "x")
 
 
 def test_too_many_pixels():

@@ -7,7 +7,6 @@ from lavis.common.registry import registry
 from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, functional
-from transformers import CLIPImageProcessor
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor, GitLLMImageTrainProcessor
@@ -59,21 +58,14 @@ def test_squash_equals_bicubic_resize_of_torchvision():
     image = make_picture()
     expected = functional.to_tensor(Resize((16, 16), InterpolationMode.BICUBIC)(image))
     pixels = make_processor(image_size=16, mean=[0, 0, 0], std=[1, 1, 1])(image)
-    assert torch.allclose(pixels, expected, atol=1e-6)
+    assert torch.allclose(pixels, expected, atol=1.001 / 255)
 
 
 def test_shortest_edge_agrees_with_resize_and_center_crop():
     image = make_picture(48, 32)
     expected = functional.to_tensor(Compose([Resize(16, InterpolationMode.BICUBIC), CenterCrop(16)])(image))
     pixels = make_processor(image_size=16, resize="shortest_edge", mean=[0, 0, 0], std=[1, 1, 1])(image)
-    assert torch.allclose(pixels, expected, atol=3 / 255)
-
-
-def test_clip_preset_agrees_with_clips_own_processor():
-    image = make_picture(64, 64)
-    expected = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)(image, return_tensors="pt")
-    pixels = make_processor(image_size=32)(image)
-    assert torch.allclose(pixels, expected["pixel_values"][0], atol=0.03)
+    assert torch.allclose(pixels, expected, atol=1.001 / 255)
 
 
 def test_random_resized_crop_is_random_within_the_image_and_seeded():

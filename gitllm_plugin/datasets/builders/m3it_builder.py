@@ -1,7 +1,8 @@
 """The builder of M3IT for LAVIS: reads the configuration of a data set and opens its files."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lavis.common.registry import registry
@@ -9,14 +10,15 @@ from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, loa
 from lavis.processors.base_processor import BaseProcessor
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gitllm_plugin.config_keys import DATASET_KEYS, check_keys
+from gitllm_plugin.config_keys import DATASET_KEYS, check_keys, type_faults
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.files import find_sources
 from gitllm_plugin.m3it.jsonl import JsonlExamples
 from gitllm_plugin.resources import config_path
 
-SPLITS = ("train", "val", "test")
+SPLIT_NAME = re.compile(r"train|(val|test)(_\w+)?")
 
 _NO_FILES = """The data set m3it names no files.
 Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
@@ -41,14 +43,32 @@ class M3ITBuilder(BaseDatasetBuilder):
     train_dataset_cls = eval_dataset_cls = M3ITDataset
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
     CONFIG_KEYS = frozenset({"texts_per_image", "eval_texts_per_image", "allow_text_only"})
+    where = "datasets.m3it"
 
     def __init__(self, cfg: DictConfig | str | None = None):
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
-        check_keys("datasets.m3it", self.config, self.CONFIG_KEYS | DATASET_KEYS)
+        check_keys(self.where, self.config, self.CONFIG_KEYS | DATASET_KEYS)
         for key in ("texts_per_image", "eval_texts_per_image"):
             if not isinstance(self.config[key], int) or self.config[key] < 1:
-                raise ConfigError(f"datasets.m3it.{key} is {self.config[key]!r}, expected 1 or more")
+                raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected 1 or more")
+
+    @classmethod
+    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of the node, files that are not there among it, before anything is built."""
+        yield from type_faults(cls.where, cfg, {"texts_per_image": int, "eval_texts_per_image": int})
+        yield from type_faults(cls.where, cfg, {"allow_text_only": bool})
+        for split, node in _annotations(cfg).items() if cls is M3ITBuilder else ():  # others read other files
+            if isinstance(node, Mapping) and _is_storage(node.get("storage")):
+                try:
+                    find_sources(node["storage"])
+                except DataError as error:
+                    yield f"{cls.where}.build_info.annotations.{split}.storage: {error}"
+
+    @classmethod
+    def config_splits(cls, cfg: Mapping[str, Any]) -> set[str]:
+        """The splits that the node names files for."""
+        return {split for split, node in _annotations(cfg).items() if node is not None}
 
     def build_datasets(self) -> dict[str, M3ITDataset]:
         """Opens and checks the files of every split; nothing is downloaded.
@@ -64,33 +84,51 @@ class M3ITBuilder(BaseDatasetBuilder):
             logging.info("M3IT %s: %s", split, dataset.describe())
         return datasets
 
-    @staticmethod
-    def _build_proc_from_cfg(cfg: DictConfig | None) -> BaseProcessor:
+    @classmethod
+    def _build_proc_from_cfg(cls, cfg: DictConfig | None) -> BaseProcessor:
         name = cfg.get("name") if cfg else None
         processor_class = registry.get_processor_class(name)
         if processor_class is None:
             known = ", ".join(sorted(registry.list_processors()))
-            raise ConfigError(f"datasets.m3it: processor {name!r} is unknown; the processors are: {known}")
+            raise ConfigError(f"{cls.where}: processor {name!r} is unknown; the processors are: {known}")
         return processor_class.from_config(cfg)
+
+    def _names(self, key: str) -> list[str]:
+        """A list of names of ``build_info``; empty if it is not given."""
+        value = self.config.build_info.get(key)
+        if value is None:
+            return []
+        names = OmegaConf.to_container(value) if isinstance(value, ListConfig) else [value]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+            raise ConfigError(f"{self.where}.build_info.{key} is {value!r}, expected a name or a list of names")
+        return [str(name) for name in names]
 
     def _read_splits(self) -> dict[str, dict[str, Any]]:
         """The nodes of the splits that are used, as plain mappings."""
         check_keys("datasets.m3it.build_info", self.config.build_info or {}, {"annotations"})
         annotations = (self.config.build_info or {}).get("annotations") or {}
-        check_keys("datasets.m3it.build_info.annotations", annotations, SPLITS)
+        wrong = [name for name in annotations if not SPLIT_NAME.fullmatch(name)]
+        if wrong:
+            raise ConfigError(
+                f"datasets.m3it.build_info.annotations has the split {wrong[0]!r}; splits are train, val, test, and "
+                "further sets to evaluate on named val_... and test_..."
+            )
         splits = {name: _read_split(name, node) for name, node in annotations.items() if node is not None}
         if not splits:
             raise ConfigError(_NO_FILES)
         return splits
 
     def _build_split(self, split: str, node: Mapping[str, Any]) -> M3ITDataset:
-        is_train = split == "train"
-        phase = "train" if is_train else "eval"
         examples = JsonlExamples(
             find_sources(node["storage"]),
             allow_text_only=self.config.allow_text_only,
             limit=node.get("limit"),
         )
+        return self._make_dataset(split, examples)
+
+    def _make_dataset(self, split: str, examples: IndexedExamples) -> M3ITDataset:
+        is_train = split == "train"
+        phase = "train" if is_train else "eval"
         return M3ITDataset(
             vis_processor=self.vis_processors[phase],
             text_processor=self.text_processors[phase],
@@ -98,6 +136,10 @@ class M3ITBuilder(BaseDatasetBuilder):
             texts_per_image=self.config["texts_per_image" if is_train else "eval_texts_per_image"],
             separate_configs=not is_train,
         )
+
+
+def _annotations(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (cfg.get("build_info") or {}).get("annotations") or {}
 
 
 def _read_split(name: str, node: Any) -> dict[str, Any]:

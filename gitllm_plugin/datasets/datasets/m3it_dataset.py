@@ -4,27 +4,23 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
-from PIL.Image import Image
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.collate import collate_groups
-from gitllm_plugin.m3it.example import Example
+from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.grouping import group_by_image
-from gitllm_plugin.m3it.images import decode_image
-from gitllm_plugin.m3it.jsonl import JsonlExamples
 
 
 class M3ITDataset(Dataset):
     """One split.
 
-    An item is ``{"image", "texts"}``, as :func:`~gitllm_plugin.datasets.collate.collate_groups`
-    takes it. The length is the number of items, not of examples.
+    An item is ``{"image", "image_mean", "image_std", "texts"}``, as
+    :func:`~gitllm_plugin.datasets.collate.collate_groups` takes it. The length is the number of items, not of examples.
 
     Args:
-        vis_processor: PIL image -> float [3, H, W], H and W always the same.
-        text_processor: (question, instruction) -> prompt.
+        vis_processor: see :class:`~gitllm_plugin.datasets.items.ItemMaker`.
+        text_processor: likewise.
         examples: the examples of the split.
         texts_per_image: the most examples that share an item.
         separate_configs: let only examples of one configuration share an item. Answers of one configuration are
@@ -33,9 +29,9 @@ class M3ITDataset(Dataset):
 
     def __init__(
         self,
-        vis_processor: Callable[[Image], Tensor],
-        text_processor: Callable[..., str],
-        examples: JsonlExamples,
+        vis_processor: Callable,
+        text_processor: Callable,
+        examples: IndexedExamples,
         texts_per_image: int = 1,
         separate_configs: bool = False,
     ):
@@ -56,10 +52,8 @@ class M3ITDataset(Dataset):
             DataError: if the image is broken.
         """
         examples = [self.examples[member] for member in self.groups[index]]
-        return {
-            "image": self._load_images(examples[0]),
-            "texts": [self._make_text(example) for example in examples],
-        }
+        place = f"example {examples[0].id!r} at {examples[0].location}"
+        return self._items.make(examples[0].images, examples, place)
 
     @property
     def num_examples(self) -> int:
@@ -68,8 +62,17 @@ class M3ITDataset(Dataset):
 
     def set_processors(self, vis_processor: Callable, text_processor: Callable) -> None:
         """Replaces both processors."""
-        self.vis_processor = vis_processor
-        self.text_processor = text_processor
+        self._items = ItemMaker(vis_processor, text_processor)
+
+    @property
+    def vis_processor(self) -> Callable:
+        """What makes pixel values."""
+        return self._items.vis_processor
+
+    @property
+    def text_processor(self) -> Callable:
+        """What makes prompts."""
+        return self._items.text_processor
 
     def collater(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Makes a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
@@ -84,21 +87,4 @@ class M3ITDataset(Dataset):
             "examples": self.num_examples,
             "images": len(keys - {""}),
             "configs": dict(sorted(configs.items())),
-        }
-
-    def _load_images(self, example: Example) -> Tensor | None:
-        place = f"example {example.id!r} at {example.location}"
-        images = [self.vis_processor(decode_image(image, place)) for image in example.images]
-        if not images:
-            return None
-        return images[0] if len(images) == 1 else torch.stack(images)
-
-    def _make_text(self, example: Example) -> dict[str, Any]:
-        return {
-            "text_input": self.text_processor(example.question, example.instruction),
-            "text_output": example.answers[0],
-            "instance_id": example.id,
-            "config": example.config,
-            "references": list(example.answers),
-            "question": example.question,
         }

@@ -1,0 +1,229 @@
+"""`gitllm m3it`."""
+
+import argparse
+import sys
+
+_EXAMPLES = """\
+examples:
+  gitllm m3it list --preset article_exp3
+  gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
+  gitllm m3it shard ~/M3IT shards --preset article_exp3 --max-size 512MB --resize-short-side 256 --workers 8
+  gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
+  gitllm m3it merge shards
+  gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+"""
+_FROM_CSV_EXAMPLES = """\
+examples:
+  gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+  gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
+"""
+_SPLITS = ("train", "val", "test")
+
+
+def add_parser(subparsers) -> None:
+    """Add the subcommand."""
+    parser = subparsers.add_parser(
+        "m3it",
+        help="list, check and shard the M3IT data set; turn one's own pictures into its form",
+        description="List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
+        "turn one's own pictures into M3IT's form.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_list(actions)
+    _add_check(actions)
+    _add_shard(actions)
+    _add_merge(actions)
+    _add_from_csv(actions)
+
+
+def _add_list(actions) -> None:
+    parser = actions.add_parser("list", help="the catalog: rows, metrics, forms, licences; and the presets")
+    parser.add_argument("--preset", help="only what belongs to it")
+    parser.set_defaults(call=_list)
+
+
+def _add_check(actions) -> None:
+    parser = actions.add_parser(
+        "check",
+        help="read every row of a tree: what is missing, what is broken, counts against the catalog",
+        description="Read every row of a tree. The exit status is 1 if anything is missing or broken. What was found "
+        "is kept for training from the tree, which then need not read it all again.",
+    )
+    _add_tree_arguments(parser)
+    parser.add_argument(
+        "--decode", action="store_true", help="decode images to the last pixel (default: read their headers only)"
+    )
+    parser.add_argument("--report", metavar="FILE", help="write a JSON report with every problem's file and line")
+    parser.set_defaults(call=_check)
+
+
+def _add_shard(actions) -> None:
+    parser = actions.add_parser(
+        "shard",
+        help="make webdataset shards of a tree",
+        description="Make webdataset shards of a tree. Killed, the same command goes on where it was; the shards have "
+        "the same bytes whatever the number of processes and machines.",
+    )
+    _add_tree_arguments(parser)
+    parser.add_argument("out", metavar="OUT", help="folder of the shards")
+    parser.add_argument("--max-size", default="512MB", help="of a shard (default 512MB)")
+    parser.add_argument(
+        "--resize-short-side", type=int, metavar="PIXELS", help="make larger images smaller, as JPEG of quality 95"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the instruction that each text gets (default 0)")
+    parser.add_argument("--allow-missing", action="store_true", help="go on without files that are not there")
+    parser.add_argument("--part", metavar="I/N", help="make one of N shares; `gitllm m3it merge` joins them")
+    parser.set_defaults(call=_shard)
+
+
+def _add_merge(actions) -> None:
+    parser = actions.add_parser("merge", help="finish shards that were made with --part")
+    parser.add_argument("out", metavar="OUT", help="folder of the shards")
+    parser.set_defaults(call=_merge)
+
+
+def _add_from_csv(actions) -> None:
+    parser = actions.add_parser(
+        "from-csv",
+        help="turn a table of picture files, questions and answers into rows",
+        description="Turn a CSV, TSV or JSONL table into M3IT's rows. Columns: image (a file) and answer; optionally "
+        "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b.",
+        epilog=_FROM_CSV_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv or .jsonl")
+    parser.add_argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
+    parser.add_argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)")
+    parser.add_argument(
+        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
+    )
+    parser.add_argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)")
+    parser.add_argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)")
+    parser.add_argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller")
+    parser.set_defaults(call=_from_csv)
+
+
+def _add_tree_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", metavar="ROOT", help="folder that M3IT was downloaded to")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)")
+    which.add_argument("--configs", nargs="+", metavar="NAME", help="configurations, of the catalog or your own")
+    parser.add_argument("--splits", nargs="+", choices=_SPLITS, default=_SPLITS, metavar="SPLIT", help="default: all")
+    parser.add_argument("--allow-text-only", action="store_true", help="rows without an image are examples")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per CPU)")
+
+
+def _list(args: argparse.Namespace) -> int:
+    from gitllm_plugin.m3it.report import format_catalog
+
+    print(format_catalog(args.preset))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gitllm_plugin.m3it.check import check_tree, tree_bytes
+    from gitllm_plugin.m3it.index import default_index_folder
+    from gitllm_plugin.m3it.report import format_report, write_report
+
+    tree = _find_tree(args, seed=0)
+    with _bar("checking") as bar:
+        bar.reset(tree_bytes(tree))
+        report = check_tree(
+            tree,
+            look="pixel" if args.decode else "header",
+            workers=_workers(args),
+            index_folder=default_index_folder(),
+            on_progress=bar.update,
+        )
+    if args.report:
+        write_report(report, Path(args.report))
+    print(format_report(report))
+    return 0 if report.is_good else 1
+
+
+def _shard(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gitllm_plugin.errors import DataError
+    from gitllm_plugin.m3it.report import format_shards
+    from gitllm_plugin.m3it.shards.make import make_shards
+    from gitllm_plugin.m3it.shards.plan import Settings, parse_share
+    from gitllm_plugin.m3it.sizes import parse_size
+
+    settings = Settings(parse_size(args.max_size), args.resize_short_side)
+    share = parse_share(args.part) if args.part else (0, 1)
+    tree = _find_tree(args, args.seed)
+    if tree.missing and not args.allow_missing:
+        raise DataError(
+            "missing:\n  " + "\n  ".join(tree.missing) + "\n"
+            "Download them, choose with --configs and --splits, or go on without them with --allow-missing."
+        )
+    out = Path(args.out).expanduser()
+    with _bar("sharding") as bar:
+        finished = make_shards(
+            tree, out, settings, workers=_workers(args), share=share, on_start=bar.reset, on_progress=bar.update
+        )
+    for missing in tree.missing:
+        print(f"without {missing}")
+    if share[1] > 1:
+        print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
+    else:
+        print(format_shards(finished, out))
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gitllm_plugin.m3it.report import format_shards
+    from gitllm_plugin.m3it.shards.finish import merge
+
+    out = Path(args.out).expanduser()
+    print(format_shards(merge(out), out))
+    return 0
+
+
+def _from_csv(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gitllm_plugin.m3it.from_table import FromTable, convert_table
+
+    settings = FromTable(
+        images=Path(args.images).expanduser() if args.images else None,
+        columns=dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in args.columns),
+        val=args.val,
+        test=args.test,
+        short_side=args.resize_short_side,
+    )
+    out = Path(args.out).expanduser()
+    for split, rows in convert_table(args.table, out, settings).items():
+        print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
+    return 0
+
+
+def _find_tree(args: argparse.Namespace, seed: int):
+    from gitllm_plugin.m3it.presets import get_preset
+    from gitllm_plugin.m3it.tree import find_tree
+
+    names = args.configs or [entry.name for entry in get_preset(args.preset or "core")]
+    return find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
+
+
+def _bar(description: str):
+    from tqdm import tqdm
+
+    hidden = not sys.stderr.isatty()
+    return tqdm(total=0, unit="B", unit_scale=True, desc=description, disable=hidden, dynamic_ncols=True)
+
+
+def _workers(args: argparse.Namespace) -> int:
+    import os
+
+    if args.workers is not None:
+        return args.workers
+    # Where a system can say it, the CPUs that this process may use, as on a cluster's node.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,271 @@
+"""M3IT from shards for LAVIS: a stream with the items of the map-style data set, whose place is one number.
+
+Positions, not files, are dealt out. Position p of a split is p of its order: for evaluation that of the item table,
+for training the endless one of :mod:`gitllm_plugin.m3it.shards.mixture`. With W ranks, batches of B items and N
+workers, batch t of rank r holds the positions p0 + (t * B + i) * W + r, i < B, and is made by worker t modulo N, from
+which torch's loader takes it in its turn. Hence:
+
+- every position belongs to exactly one rank and worker, however many there are; evaluation sees each item once;
+- the batches of a rank do not depend on the number of workers, and all ranks' batches t together are those of one
+  process with W times the batch size;
+- all that a resumed run needs to know is p0, how many items all ranks together have taken. Another number of
+  workers, ranks or another batch size goes on with the very next item.
+
+For that the stream must know the batch size. It may be told after it was built (``set_batch_size``), since LAVIS's
+runners build loaders late.
+"""
+
+import hashlib
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch.utils.data import get_worker_info
+from torch.utils.data._utils.collate import default_collate_fn_map
+from webdataset.pipeline import DataPipeline
+
+from gitllm_plugin.datasets.collate import collate_groups
+from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.problems import KINDS, RowError
+from gitllm_plugin.m3it.shards.folder import ShardFolder
+from gitllm_plugin.m3it.shards.mixture import EpochOrder
+from gitllm_plugin.m3it.shards.table import ItemTable
+
+MAX_REPLACEMENTS = 1000
+MAX_WORKERS = 256
+MAX_WARNINGS = 10
+
+
+class ShardItem(dict):
+    """An item, of a type for which torch's own collate function, which LAVIS uses for streams, makes right batches."""
+
+
+default_collate_fn_map[ShardItem] = lambda items, collate_fn_map=None: collate_groups(items)
+
+
+class M3ITShards(DataPipeline):
+    """One split of a folder of shards; for training it has no end.
+
+    An item is what :class:`~gitllm_plugin.datasets.datasets.m3it_dataset.M3ITDataset` has for the same data.
+
+    Args:
+        items: makes items of records.
+        table: the items that there are.
+        folder: where records are read.
+        order: the order of training; None for evaluation, which takes each item once.
+        on_error: ``stop`` at what cannot be read, or ``skip`` it: evaluation goes without, in training the next item of
+            the epoch takes its place, so that batches stay what they are. What is skipped is counted
+            (:meth:`count_skipped`) and warned of.
+        batch_size: items of a batch of one rank.
+    """
+
+    def __init__(
+        self,
+        items: ItemMaker,
+        table: ItemTable,
+        folder: ShardFolder,
+        order: EpochOrder | None = None,
+        on_error: Literal["stop", "skip"] = "stop",
+        batch_size: int = 1,
+    ):
+        super().__init__(self._positions, self._read)
+        self.items = items
+        self.table = table
+        self.folder = folder
+        self.order = order
+        self.on_error = on_error
+        self.batch_size = batch_size
+        self.shared = True
+        self._taken = 0
+        self._reported = 0
+        self._ranks: tuple[int, int] | None = None
+        # One row a worker, in shared memory: the main process sees what its workers count.
+        self._skipped = torch.zeros(MAX_WORKERS, len(KINDS), dtype=torch.int64).share_memory_()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_ranks": self._rank_and_world()}  # a worker that is not forked has no process group
+
+    def __len__(self) -> int:
+        """Items of this rank: of one epoch in training, of the whole split in evaluation."""
+        rank, world = self._rank_and_world()
+        return len(range(rank, len(self.table), world)) if self.order is None else len(self.order) // world
+
+    @property
+    def num_examples(self) -> int:
+        """The number of questions of all ranks together, without what an epoch repeats or leaves out."""
+        return self.table.num_texts
+
+    @property
+    def vis_processor(self) -> Any:
+        """What makes pixel values."""
+        return self.items.vis_processor
+
+    @property
+    def text_processor(self) -> Any:
+        """What makes prompts."""
+        return self.items.text_processor
+
+    def collater(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Makes a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
+        return collate_groups(items)
+
+    def describe(self) -> dict[str, Any]:
+        """Numbers for logs: shards, records, items, examples, and of each configuration its items (of an epoch)."""
+        sizes = {name: len(self.table.config_items(name)) for name in self.table.config_shards}
+        return {
+            "shards": len(self.table.shards),
+            "records": self.table.num_records,
+            "items": len(self.table),
+            "examples": self.num_examples,
+            "configs": sizes,
+            **({} if self.order is None or self.order.quotas == sizes else {"per_epoch": self.order.quotas}),
+        }
+
+    # ------------------------------------------------------------------ the place in training
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Says how many items the loader takes for a batch; to be called before its workers start."""
+        self.batch_size = batch_size
+
+    def set_shared(self, shared: bool) -> None:
+        """Whether ranks share a split in evaluation, as they do unless told otherwise, or each reads all of it."""
+        self.shared = shared
+
+    def note_batch(self, batch: Mapping[str, Any]) -> None:
+        """Counts a batch that was trained on; every rank counts its own.
+
+        Raises:
+            DataError: if the batch is not of the size that the stream was told.
+        """
+        found = int(batch["image_index"][-1]) + 1
+        if found != self.batch_size:
+            raise DataError(
+                f"a batch of {found} items, but the stream was told {self.batch_size}: call set_batch_size({found}) "
+                "before the loader's iterator is made"
+            )
+        self._taken += self.batch_size * self._rank_and_world()[1]
+        skipped = int(self._skipped.sum())
+        if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
+            logging.warning("So far this rank could not read %d items: %s", skipped, self.count_skipped())
+            self._reported = skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where training stands, the same on every rank: how many items all of them have taken, and of what order."""
+        return {"items": self._taken, "order": self._describe_order()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on where :meth:`state_dict` was taken; to be called before a loader's iterator is made.
+
+        With another number of workers or ranks, or another batch size, training goes on with the next item all the
+        same. With other data, another mixture or seed there is no next item: training goes on at the same number in
+        the new order, which is warned of.
+        """
+        self._taken = int(state["items"])
+        before, now = state.get("order", {}), self._describe_order()
+        changed = [key for key in now if before.get(key, now[key]) != now[key]]
+        if changed:
+            logging.warning(
+                "The training data is ordered otherwise than before (%s changed): training goes on after %d items of "
+                "the new order, so in this epoch some items come twice and others not at all.",
+                ", ".join(changed),
+                self._taken,
+            )
+
+    def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """As :meth:`load_state_dict`, from the states of any number of ranks, which are all the same."""
+        self.load_state_dict(states[0])
+
+    def skip_batches(self, batches: int) -> None:
+        """Goes on as after so many batches from the start, for runners that keep no state of their data."""
+        self._taken = batches * self.batch_size * self._rank_and_world()[1]
+
+    def _describe_order(self) -> dict[str, Any]:
+        if self.order is None:
+            return {}
+        return {
+            "seed": self.order.seed,
+            "shuffle_shards": self.order.shuffle_shards,
+            "texts_per_image": self.table.texts_per_image,
+            "configs": dict(self.order.quotas),
+            "shards": hashlib.sha256("".join(shard.sha256 for shard in self.table.shards).encode()).hexdigest(),
+        }
+
+    # ------------------------------------------------------------------ reading
+
+    def count_skipped(self) -> dict[str, int]:
+        """How often this rank could not read an item, by kind; in evaluation of the last pass."""
+        return _by_kind(self._skipped.sum(0))
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        if not self.shared:
+            return 0, 1
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return self._ranks or (0, 1)
+
+    def _positions(self) -> Iterator[int]:
+        """The positions of this rank and worker, whole batches at a time."""
+        worker, workers = _worker_and_number()
+        rank, world = self._rank_and_world()
+        first, end = (0, len(self.table)) if self.order is None else (self._taken, None)
+        for batch in itertools.count(worker, workers):
+            start = first + batch * self.batch_size * world + rank
+            for position in range(start, start + self.batch_size * world, world):
+                if end is not None and position >= end:
+                    return
+                yield position
+
+    def _read(self, positions: Iterable[int]) -> Iterator[ShardItem]:
+        worker, _ = _worker_and_number()
+        if self.order is None:
+            self._skipped[worker % MAX_WORKERS].zero_()
+        for position in positions:
+            item = self._make_or_replace(position)
+            if item is not None:
+                yield item
+        if skipped := _by_kind(self._skipped[worker % MAX_WORKERS]):
+            logging.warning("Split %s: worker %d could not read items: %s", self.table.split, worker, skipped)
+
+    def _make_or_replace(self, position: int) -> ShardItem | None:
+        """The item of a position; if it cannot be read, the next of the epoch in training and none in evaluation."""
+        for further in range(MAX_REPLACEMENTS):
+            number = position if self.order is None else self.order.item_at(position, further)
+            try:
+                return self._make(number, position)
+            except RowError as error:
+                if self.on_error == "stop":
+                    raise
+                self._note_skipped(error)
+                if self.order is None:
+                    return None
+        raise DataError(
+            f"{MAX_REPLACEMENTS} items one after another could not be read: {self.count_skipped()}. "
+            "The warnings above name the first of them; look at the shards."
+        )
+
+    def _make(self, number: int, position: int) -> ShardItem:
+        item = self.table[number]
+        group = self.folder.read(item)
+        texts = group.examples(item.shard.file)[item.texts]
+        place = f"example {texts[0].id!r} in {item.shard.file}"
+        seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
+        return ShardItem(self.items.make(group.images, texts, place, seed))
+
+    def _note_skipped(self, error: RowError) -> None:
+        counts = self._skipped[_worker_and_number()[0] % MAX_WORKERS]
+        counts[list(KINDS).index(error.kind)] += 1
+        if counts.sum() <= MAX_WARNINGS:
+            logging.warning("Skipped: %s", error)
+
+
+def _worker_and_number() -> tuple[int, int]:
+    info = get_worker_info()
+    return (info.id, info.num_workers) if info else (0, 1)
+
+
+def _by_kind(counts: torch.Tensor) -> dict[str, int]:
+    return {kind: count for kind, count in zip(KINDS, counts.tolist(), strict=True) if count}

@@ -1,0 +1,1 @@
+"""M3IT as webdataset shards: their format, and how they are made."""

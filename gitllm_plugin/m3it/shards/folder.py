@@ -1,0 +1,165 @@
+"""A folder of shards on this machine, on a server or in a bucket, read record by record.
+
+Records are read at random from files on a disk. Shards that are elsewhere are fetched whole into a cache first and
+checked against the manifest: one way to read serves all, a place in training is found again without reading up to it,
+and the second epoch fetches nothing. Files of the cache are named by their content's hash, so folders may share one,
+and so may the processes of a machine.
+"""
+
+import hashlib
+import os
+import tarfile
+import time
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import orjson
+from filelock import FileLock
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.atomic import atomic_file
+from gitllm_plugin.m3it.example import Group
+from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, Shard, read_group, read_manifest
+from gitllm_plugin.m3it.shards.table import TAR_BLOCK, Item
+
+FETCH_ATTEMPTS = 3
+MAX_OPEN_FILES = 256
+_CHUNK = 2**20
+
+
+def default_cache() -> Path:
+    """Where shards are kept that were fetched, unless something else is asked for."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "gitllm" / "shards"
+
+
+class ShardFolder:
+    """What ``gitllm m3it shard`` wrote.
+
+    Objects can be forked or pickled into the workers of a data loader: each process opens files for itself.
+
+    Args:
+        location: a folder, or a URL that fsspec opens: ``https://``, ``s3://``, ``gs://``, ...
+        cache_dir: where shards are copied to before they are read. None: those of a folder are read where they are,
+            others go to :func:`default_cache`.
+    """
+
+    def __init__(self, location: str, cache_dir: str | Path | None = None):
+        self.is_remote = "://" in location
+        self.location = location.rstrip("/") if self.is_remote else os.path.abspath(os.path.expanduser(location))
+        copies = self.is_remote or cache_dir is not None
+        self.cache_dir = Path(cache_dir or default_cache()).expanduser().absolute() if copies else None
+        self._files: dict[str, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def read_manifest(self) -> Manifest:
+        """Reads what the folder holds.
+
+        Raises:
+            DataError: if there is no manifest, or not one of this format.
+        """
+        if not self.is_remote:
+            return read_manifest(self.location)
+        place = f"{self.location}/{MANIFEST_NAME}"
+        try:
+            with fsspec.open(place, "rb") as file:
+                content = orjson.loads(file.read())  # pyright: ignore[reportAttributeAccessIssue]
+        except Exception as error:  # each file system has errors of its own
+            raise DataError(f"{place} cannot be read: {_describe(error)}") from error
+        return read_manifest(content)
+
+    def find_missing(self, shards: list[Shard]) -> list[str]:
+        """What is wrong with the files of a local folder, as far as their sizes show it; nothing is read."""
+        problems = []
+        for shard in [] if self.is_remote else shards:
+            path = Path(self.location, shard.file)
+            size = path.stat().st_size if path.is_file() else None
+            if size != shard.bytes:
+                problems.append(f"{path} " + ("is missing" if size is None else f"has {size} of {shard.bytes} bytes"))
+        return problems
+
+    def read(self, item: Item) -> Group:
+        """Reads the record of an item.
+
+        Raises:
+            RowError: of kind ``shard`` if the file is missing, cannot be fetched or breaks off, of kind ``record`` if
+                the record is not what was written.
+        """
+        place = f"{self.location}/{item.shard.file}, record {item.record}"
+        data = os.pread(self._open(item.shard, place), item.size, item.offset)
+        if len(data) < item.size:
+            raise RowError("shard", f"the file ends before the record does; {_ADVICE}", place)
+        return _read_record(data, place)
+
+    def _open(self, shard: Shard, place: str) -> int:
+        """A file descriptor; reading at an offset moves no shared position, so forks may share it."""
+        if shard.file not in self._files:
+            if len(self._files) >= MAX_OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))  # the one that was opened first
+            path = Path(self.location, shard.file) if self.cache_dir is None else self._fetch(shard, place)
+            try:
+                self._files[shard.file] = os.open(path, os.O_RDONLY)
+            except OSError as error:
+                raise RowError("shard", f"the file cannot be opened ({error}); {_ADVICE}", place) from error
+        return self._files[shard.file]
+
+    def _fetch(self, shard: Shard, place: str) -> Path:
+        """Copies a shard into the cache unless it is there; one process of a machine does it for all."""
+        assert self.cache_dir is not None
+        path = self.cache_dir / f"{shard.sha256}.tar"
+        if path.is_file():
+            return path
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            for attempt in range(FETCH_ATTEMPTS):
+                if path.is_file():
+                    break
+                for rest in self.cache_dir.glob(f".{path.name}.*.partial"):  # of a process that was killed
+                    rest.unlink()
+                try:
+                    self._copy(shard, path)
+                except Exception as error:  # each file system has errors of its own
+                    if attempt == FETCH_ATTEMPTS - 1 or isinstance(error, ImportError):
+                        raise RowError("shard", f"the file cannot be fetched: {_describe(error)}", place) from error
+                    time.sleep(2**attempt)
+        return path
+
+    def _copy(self, shard: Shard, path: Path) -> None:
+        digest = hashlib.sha256()
+        with fsspec.open(f"{self.location}/{shard.file}", "rb") as source, atomic_file(path) as target:
+            while chunk := source.read(_CHUNK):  # pyright: ignore[reportAttributeAccessIssue]
+                digest.update(chunk)
+                target.write(chunk)
+            if digest.hexdigest() != shard.sha256:
+                raise DataError(f"it has the hash {digest.hexdigest()}, the manifest says {shard.sha256}")
+
+
+_ADVICE = "copy the file again from where it was made, or make the shards again"
+
+
+def _read_record(data: bytes, place: str) -> Group:
+    members, offset = {}, 0
+    try:
+        while offset < len(data):
+            member = tarfile.TarInfo.frombuf(data[offset : offset + TAR_BLOCK], "utf-8", "surrogateescape")
+            begin = offset + TAR_BLOCK
+            members[member.name] = data[begin : begin + member.size]
+            offset = begin + -(-member.size // TAR_BLOCK) * TAR_BLOCK
+        return read_group(members, place)
+    except tarfile.HeaderError as error:
+        raise RowError("record", f"not a record ({error}); {_ADVICE}", place) from error
+    except DataError as error:
+        raise RowError("record", str(error).removeprefix(f"{place}: "), place) from error
+
+
+def _describe(error: Exception) -> str:
+    needed = " (pip install 'gitllm-plugin[remote]')" if isinstance(error, ImportError) else ""
+    return f"{type(error).__name__}: {error}{needed}"

@@ -1,0 +1,324 @@
+"""What a folder of shards looks like: tar members, and the manifest beside them.
+
+::
+
+    OUT/manifest.json
+    OUT/<config>/<split>/000000.tar, 000001.tar, ...
+    OUT/<config>/<split>/skips.jsonl
+
+A record of a tar file is one image, or list of images, with all texts about it. Its members stand together, the JSON
+last, so that a record that breaks off has none::
+
+    {key}.0.jpg, {key}.1.png, ...   image files, with their true extensions
+    {key}.json                      {"config", "images", "number", "split",
+                                     "texts": [{"answers", "id", "instruction", "question"}, ...]}
+
+where ``images`` is how many there are and ``key`` is ``{config}-{split}-{number:08d}``, without dots. A record without
+images has the JSON alone. Equal records give equal bytes: owner, time and mode of members are constant.
+"""
+
+import io
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.atomic import write_atomically
+from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.problems import KINDS
+
+FORMAT = 1
+MANIFEST_NAME = "manifest.json"
+SKIPS_NAME = "skips.jsonl"
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "jpg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"GIF8", "gif"),
+    (b"BM", "bmp"),
+    (b"II*\0", "tiff"),
+    (b"MM\0*", "tiff"),
+)
+_IMAGE_NAME = re.compile(r"(?:^|\.)(\d+)\.\w+$")  # with or without the key in front
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar file.
+
+    Attributes:
+        file: its path, relative to the manifest, with forward slashes.
+        sha256: of the file, in hexadecimal.
+        groups: number of records.
+        texts: number of texts in them, which is the number of examples.
+        images: number of image files.
+        bytes: size of the file.
+        record_blocks: the size of each record in tar blocks of 512 bytes, in order, as numbers with spaces between
+            them: where a record begins is known without reading the file.
+        record_texts: how many texts each record has, likewise.
+    """
+
+    file: str
+    sha256: str
+    groups: int
+    texts: int
+    images: int
+    bytes: int
+    record_blocks: str = field(repr=False)
+    record_texts: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SplitManifest:
+    """The shards of one split of one configuration.
+
+    Attributes:
+        shards: in order.
+        skips: how many rows of the source were left out, by kind
+            (:data:`gitllm_plugin.m3it.problems.KINDS`); ``skips.jsonl`` beside the shards lists them.
+        sources: the files that the shards were made of: ``file`` (relative to the root) and ``bytes`` of each.
+        settings: what changes the bytes of shards.
+    """
+
+    shards: tuple[Shard, ...]
+    skips: dict[str, int] = field(default_factory=dict)
+    sources: tuple[dict[str, Any], ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def groups(self) -> int:
+        """Number of records."""
+        return sum(shard.groups for shard in self.shards)
+
+    @property
+    def texts(self) -> int:
+        """Number of examples."""
+        return sum(shard.texts for shard in self.shards)
+
+    @property
+    def images(self) -> int:
+        """Number of image files."""
+        return sum(shard.images for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a folder of shards holds: configuration -> split -> its shards."""
+
+    configs: dict[str, dict[str, SplitManifest]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest as its file holds it, with the sums that make it readable."""
+        return {
+            "format": FORMAT,
+            "configs": {
+                config: {
+                    split: {
+                        **vars(part),
+                        "shards": [vars(shard) for shard in part.shards],
+                        **{name: getattr(part, name) for name in _SUMS},
+                    }
+                    for split, part in sorted(splits.items())
+                }
+                for config, splits in sorted(self.configs.items())
+            },
+        }
+
+
+_SUMS = ("groups", "texts", "images", "bytes")
+
+
+def write_manifest(manifest: Manifest, folder: Path) -> None:
+    """Writes ``manifest.json`` into a folder, whole or not at all, always the same bytes for the same manifest."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    write_atomically(folder / MANIFEST_NAME, orjson.dumps(manifest.to_json(), option=options))
+
+
+def read_manifest(source: str | Path | Mapping[str, Any]) -> Manifest:
+    """Reads and checks a manifest.
+
+    Args:
+        source: its path, the path of its folder, or what its JSON holds, for one that was fetched.
+
+    Raises:
+        DataError: if there is none, or it is not one of this format; all that is wrong is named.
+    """
+    if isinstance(source, Mapping):
+        return _parse_manifest(source, "the manifest")
+    path = Path(source)
+    if path.is_dir():
+        path = path / MANIFEST_NAME
+    try:
+        content = orjson.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(
+            f"there is no {path}. `gitllm m3it shard` writes one when it has finished; "
+            "after `--part`, `gitllm m3it merge` does."
+        ) from error
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error}). Make the shards again or restore the file.") from error
+    return _parse_manifest(content, str(path))
+
+
+def group_key(config: str, split: str, number: int) -> str:
+    """The key of a record. A dot would end it: webdataset takes all behind the first one as the member's kind."""
+    return f"{config}-{split}-{number:08d}".replace(".", "_")
+
+
+def write_group(group: Group) -> list[tuple[str, bytes]]:
+    """Names and contents of a record's members, in order."""
+    key = group_key(group.config, group.split, group.number)
+    content = {
+        "config": group.config,
+        "split": group.split,
+        "number": group.number,
+        "images": len(group.images),
+        "texts": [vars(text) for text in group.texts],
+    }
+    members = [(f"{key}.{place}.{image_extension(image)}", image) for place, image in enumerate(group.images)]
+    return [*members, (f"{key}.json", orjson.dumps(content, option=orjson.OPT_SORT_KEYS))]
+
+
+def read_group(members: Mapping[str, Any], place: str) -> Group:
+    """Reads a record.
+
+    Args:
+        members: contents by name: whole names, or what webdataset leaves of them behind the key (``0.jpg``,
+            ``json``). Names that begin with ``__`` (``__key__``, ``__url__``) are passed over.
+        place: which record it is, for messages.
+
+    Raises:
+        DataError: if a member is missing or is not what ``write_group`` writes.
+    """
+    images, text = {}, None
+    for name, data in members.items():
+        number = _IMAGE_NAME.search(name)
+        if number:
+            images[int(number[1])] = data
+        elif name == "json" or (name.endswith(".json") and not name.startswith("__")):
+            text = data
+    if text is None:
+        raise DataError(f"{place}: the record has no JSON, so it breaks off; make the shard again.")
+    try:
+        content = orjson.loads(text)
+        group = Group(
+            config=content["config"],
+            split=content["split"],
+            number=content["number"],
+            images=tuple(images[index] for index in range(content["images"])),
+            texts=tuple(_read_text(item) for item in content["texts"]),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{place}: not a record of this format ({type(error).__name__}: {error}); its members are "
+            f"{', '.join(members)}. Make the shard again."
+        ) from error
+    if len(images) != len(group.images) or not group.texts:
+        raise DataError(
+            f"{place}: {len(images)} image files where the JSON says {len(group.images)}, and {len(group.texts)} "
+            "texts. Make the shard again."
+        )
+    return group
+
+
+def add_to_tar(tar: tarfile.TarFile, members: Sequence[tuple[str, bytes]]) -> int:
+    """Adds a record, with headers that depend on names and sizes alone. Returns how many tar blocks it takes."""
+    before = tar.offset
+    for name, data in members:
+        member = tarfile.TarInfo(name)  # time 0, user 0, mode 0644
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    return (tar.offset - before) // tarfile.BLOCKSIZE
+
+
+def image_extension(data: bytes) -> str:
+    """The extension that an encoded image should have, by its first bytes; ``bin`` where they are not known."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((extension for start, extension in _SIGNATURES if data.startswith(start)), "bin")
+
+
+def _read_text(item: Mapping[str, Any]) -> Text:
+    return Text(item["id"], item["instruction"], item["question"], tuple(item["answers"]))
+
+
+def _parse_manifest(content: Any, place: str) -> Manifest:
+    if not isinstance(content, Mapping) or content.get("format") != FORMAT:
+        given = content.get("format") if isinstance(content, Mapping) else type(content).__name__
+        raise DataError(
+            f"{place}: format {given!r}, this version reads {FORMAT}. Name the manifest.json of a folder that "
+            "`gitllm m3it shard` wrote, or make the shards again."
+        )
+    problems: list[str] = []
+    configs: dict[str, dict[str, SplitManifest]] = {}
+    for config, splits in _items(content.get("configs"), "configs", problems):
+        for split, part in _items(splits, f"configs.{config}", problems):
+            where = f"configs.{config}.{split}"
+            configs.setdefault(config, {})[split] = _parse_split(part, where, problems)
+    if problems:
+        raise DataError(f"{place} is not as `gitllm m3it shard` writes it:\n  " + "\n  ".join(problems))
+    return Manifest(configs)
+
+
+def _items(value: Any, where: str, problems: list[str]) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return list(value.items())
+    problems.append(f"{where} is {value!r:.80}, expected an object")
+    return []
+
+
+def _parse_split(part: Any, where: str, problems: list[str]) -> SplitManifest:
+    part = dict(_items(part, where, problems))
+    shards = _parse_shards(part.get("shards"), f"{where}.shards", problems)
+    skips = dict(_items(part.get("skips", {}), f"{where}.skips", problems))
+    unknown = sorted(set(skips) - set(KINDS))
+    if unknown:
+        problems.append(f"{where}.skips names {', '.join(unknown)}; the kinds are {', '.join(KINDS)}")
+    settings = dict(_items(part.get("settings", {}), f"{where}.settings", problems))
+    result = SplitManifest(shards, skips, tuple(part.get("sources", ())), settings)
+    problems += [
+        f"{where}.{name} is {part[name]!r}, but its shards have {getattr(result, name)} together"
+        for name in _SUMS
+        if name in part and part[name] != getattr(result, name)
+    ]
+    return result
+
+
+def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, ...]:
+    if not isinstance(shards, Sequence) or isinstance(shards, str):
+        problems.append(f"{where} is {shards!r:.80}, expected a list")
+        return ()
+    parsed = []
+    for number, item in enumerate(shards):
+        values = dict(_items(item, f"{where}[{number}]", problems))
+        wrong = [each.name for each in fields(Shard) if not _is_good(each.name, values.get(each.name))]
+        if wrong:
+            problems.append(f"{where}[{number}] lacks or has a wrong {', '.join(wrong)}")
+            continue
+        shard = Shard(**{each.name: values[each.name] for each in fields(Shard)})
+        texts = [int(count) for count in shard.record_texts.split()]
+        blocks = [int(count) for count in shard.record_blocks.split()]
+        if not len(texts) == len(blocks) == shard.groups or sum(texts) != shard.texts:
+            problems.append(f"{where}[{number}] lists other records than its {shard.groups} with {shard.texts} texts")
+        parsed.append(shard)
+    return tuple(parsed)
+
+
+def _is_good(name: str, value: Any) -> bool:
+    if name == "sha256":
+        return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+    if name in ("record_blocks", "record_texts"):
+        return isinstance(value, str) and re.fullmatch("[0-9 ]*", value) is not None
+    if name == "file":  # never outside of the folder
+        return isinstance(value, str) and value != "" and not value.startswith("/") and ".." not in value.split("/")
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

@@ -1,0 +1,215 @@
+"""Finding M3IT's files below a folder, in any of the forms in which people hold them.
+
+==========================================  =======================================================
+``ROOT/data/<category>/<folder>/...``       the tree of the hub (also without ``data/``): raw rows
+``ROOT/<name>/<split>.jsonl``               uniform rows
+``ROOT/<name>/<split>/state.json``          saved by the ``datasets`` library (``save_to_disk``)
+``ROOT/<name>/<split>-*.parquet``           converted to parquet (also ``<split>.parquet`` and ``<split>/*.parquet``)
+==========================================  =======================================================
+
+The last three hold any name, also one that is not in the catalog: a data set of one's own.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.catalog import CATALOG, SPLITS, Entry
+from gitllm_plugin.m3it.instructions import FILE_NAMES, read_instructions
+from gitllm_plugin.m3it.rows import RowReader
+from gitllm_plugin.m3it.tables import Table, open_table
+
+_LABEL_KEY = re.compile(r"(n\d{8}|\d+)[\s:,]+(?=\S)")
+_SPLIT_WORDS = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
+_NUMBERS_PER_FILE = 100_000_000  # more than a file has lines
+_BRING_INSTRUCTIONS = frozenset({"uniform", "rephrased"})  # in their rows
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files of one split of one configuration, in order.
+
+    Attributes:
+        config: its name.
+        split: ``train``, ``val`` or ``test``.
+        paths: JSONL or parquet files, or folders that ``datasets`` saved.
+        readers: of the rows of each.
+        expected: number of examples by the catalog; None if it is not known.
+    """
+
+    config: str
+    split: str
+    paths: tuple[Path, ...]
+    readers: tuple[RowReader, ...]
+    expected: int | None
+
+    def tables(self) -> list[Table]:
+        """The files, opened."""
+        return [open_table(path) for path in self.paths]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """What was found below a folder.
+
+    Attributes:
+        root: the folder.
+        splits: what is there.
+        missing: what should be there and is not, in words.
+    """
+
+    root: Path
+    splits: tuple[SplitFiles, ...]
+    missing: tuple[str, ...]
+
+    def relative(self, path: Path) -> str:
+        """A file's path from the root, with forward slashes."""
+        return Path(os.path.relpath(path, self.root)).as_posix()
+
+
+def find_tree(
+    root: str | Path,
+    names: Sequence[str],
+    splits: Sequence[str] = SPLITS,
+    *,
+    seed: int = 0,
+    allow_text_only: bool = False,
+) -> Tree:
+    """Looks for configurations below a folder.
+
+    Args:
+        root: the folder.
+        names: the configurations, of the catalog or one's own.
+        splits: those that are looked for.
+        seed: of the instructions that are drawn.
+        allow_text_only: whether rows without an image are examples in all configurations, not only in those where
+            the catalog says so.
+
+    Raises:
+        DataError: if there is no such folder, or nothing of what was asked for is below it.
+    """
+    root = Path(root).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}. Name the folder that M3IT was downloaded to.")
+    entries = {entry.name: entry for entry in CATALOG}
+    found: list[SplitFiles] = []
+    missing: list[str] = []
+    for name in names:
+        entry = entries.get(name) or _own_entry(name)
+        for split in entry.splits if name in entries else splits:
+            if split in splits:
+                part = _find_split(root, entry, split, missing)
+                if part is not None:
+                    readers = [
+                        replace(reader, seed=seed, text_only=reader.text_only or allow_text_only)
+                        for reader in part.readers
+                    ]
+                    found.append(replace(part, readers=tuple(readers)))
+    missing += _find_none_of(root, names, entries, found)
+    if not found:
+        raise DataError(
+            f"nothing of {', '.join(names)} is below {root}:\n  " + "\n  ".join(missing) + "\n"
+            "Expected data/<category>/<folder>/ as on the hub, or <name>/<split>.jsonl, <name>/<split>/state.json or "
+            "<name>/<split>-*.parquet; docs/data.md shows them."
+        )
+    return Tree(root, tuple(found), tuple(missing))
+
+
+def _own_entry(name: str) -> Entry:
+    """What is known of a configuration that is not in the catalog."""
+    return Entry(name, "own", name, "uniform", None, None, None, "rouge_l", "your own", core=False)
+
+
+def _find_none_of(root: Path, names: Sequence[str], entries: dict, found: list[SplitFiles]) -> list[str]:
+    """Names of one's own of which there is no split at all; for those of the catalog each split is reported."""
+    there = {part.config for part in found}
+    return [f"{name}: {root / name} has no split" for name in names if name not in entries and name not in there]
+
+
+def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> SplitFiles | None:
+    paths = _find_raw(root, entry, split)
+    adapter = entry.adapter
+    if not paths:
+        paths, adapter = _find_uniform(root / entry.name, split), "uniform"
+    if not paths:
+        if entry.rows(split) is not None:
+            missing.append(f"{entry.name}/{split}: {_expected_path(root, entry, split)}")
+        return None
+    folder = paths[0].parent
+    instructions = () if adapter in _BRING_INSTRUCTIONS else read_instructions(folder)
+    if not instructions and adapter not in _BRING_INSTRUCTIONS:
+        missing.append(f"{entry.name}/{split}: {folder / FILE_NAMES[0]}")
+    labels = {}
+    if adapter in ("imagenet", "imagenet_open"):
+        labels = _read_labels(folder / "mapping.txt", f"{entry.name}/{split}", missing)
+    readers = [
+        RowReader(
+            config=entry.name,
+            split=split,
+            adapter=adapter,
+            label=split if len(paths) == 1 else f"{split}/{path.stem}",
+            first_number=number * _NUMBERS_PER_FILE,
+            instructions=instructions,
+            labels=labels,
+            text_only=entry.text_only,
+        )
+        for number, path in enumerate(paths)
+    ]
+    return SplitFiles(entry.name, split, tuple(paths), tuple(readers), entry.rows(split))
+
+
+def _find_raw(root: Path, entry: Entry, split: str) -> list[Path]:
+    """The file of a split in the hub's tree."""
+    if entry.category == "own":
+        return []
+    for base in (root / "data", root):
+        for name in entry.file_names(split):
+            matches = sorted(path for path in (base / entry.folder).glob(name) if path.is_file())
+            if len(matches) > 1:
+                raise DataError(
+                    f"{entry.name}/{split}: {len(matches)} files match {base / entry.folder / name}: "
+                    f"{', '.join(path.name for path in matches)}. Keep one of them."
+                )
+            if matches:
+                return matches
+    return []
+
+
+def _find_uniform(folder: Path, split: str) -> list[Path]:
+    """The files of a split in the forms that hold uniform rows; the first form that is there counts."""
+    for word in _SPLIT_WORDS[split]:
+        for pattern in (f"{word}.jsonl", f"{word}.parquet", f"{word}-*.parquet", f"{word}/*.parquet"):
+            matches = sorted(folder.glob(pattern))
+            if matches:
+                return matches
+        if (folder / word / "state.json").is_file():
+            return [folder / word]
+    if split == "train" and (folder / "state.json").is_file():  # a Dataset that is not in a DatasetDict
+        return [folder]
+    return []
+
+
+def _expected_path(root: Path, entry: Entry, split: str) -> Path:
+    return root / "data" / entry.folder / entry.file_names(split)[0]
+
+
+def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, str]:
+    """Class names by the number of their line, from 0, and by the key in front of them (``n01440764``) if there is one.
+
+    A name keeps its synonyms: ``tench, Tinca tinca``.
+    """
+    if not path.is_file():
+        missing.append(f"{what}: {path}")
+        return {}
+    labels: dict[str | int, str] = {}
+    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    for number, line in enumerate(lines):
+        keyed = _LABEL_KEY.match(line)
+        name = line[keyed.end() :] if keyed else line
+        labels[number] = labels[str(number)] = name
+        if keyed:
+            labels[keyed[1]] = name
+    return labels

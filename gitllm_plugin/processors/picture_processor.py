@@ -1,0 +1,101 @@
+"""What all image and video processors of this package share."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lavis.processors.base_processor import BaseProcessor
+from torch import Tensor
+
+from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.m3it.images import decode_pixels
+from gitllm_plugin.processors.image_transform import ImageTransform
+from gitllm_plugin.processors.transform_config import TRANSFORM_KEYS, read_transform
+
+
+class PictureProcessor(BaseProcessor):
+    """Makes pixels of encoded pictures; a registered processor adds what it takes when it is called.
+
+    Called, processors give normalised floats, as LAVIS's do. The data sets of this package call :meth:`load`, which
+    takes encoded files and gives uint8: a quarter of the bytes to move, normalised where the model is, with
+    ``transform.mean`` and ``transform.std``.
+
+    Args:
+        transform: what to do with a picture.
+        scaled_decode: decode JPEG files at the smallest size that is large enough. Faster; pixels differ by one or
+            two grey levels on average.
+    """
+
+    CONFIG_KEYS: ClassVar[frozenset[str]] = TRANSFORM_KEYS | {"scaled_decode"}
+
+    def __init__(self, transform: ImageTransform, scaled_decode: bool = False):
+        # Not super().__init__(): it stores a lambda, which cannot be pickled into a data loader's workers.
+        self.transform = transform
+        self.scaled_decode = scaled_decode
+
+    def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
+        """Decodes and resizes the images of one example, all in the same way where that is random.
+
+        Args:
+            images: encoded image files, at least one.
+            place: which example they belong to, for messages.
+            seed: of what is random; None: drawn from torch's generator.
+
+        Returns:
+            uint8 [3, image_size, image_size], or [F, 3, image_size, image_size] of several.
+
+        Raises:
+            DataError: if a file is broken or too large.
+        """
+        least_side = self.transform.least_side if self.scaled_decode else 0
+        pixels = self.fit_alike((decode_pixels(image, place, least_side=least_side) for image in images), seed)
+        return pixels[0] if len(pixels) == 1 else torch.stack(pixels)
+
+    def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> list[Tensor]:
+        """As :meth:`load`, of decoded pictures, uint8 [height, width, 3] each, to uint8 [3, H, W] each."""
+        if self.transform.is_random and seed is None:
+            seed = int(torch.randint(2**62, ()))
+        pixels = []
+        for picture in pictures:
+            with _drawing_from(seed if self.transform.is_random else None):
+                pixels.append(self.transform.fit(picture))
+        return pixels
+
+    @classmethod
+    def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "PictureProcessor":
+        """Builds the processor.
+
+        Args:
+            cfg: None or a mapping with any of ``CONFIG_KEYS``; see
+                :func:`~gitllm_plugin.processors.transform_config.read_transform`.
+
+        Raises:
+            ConfigError: if a key or value is not known.
+        """
+        cfg = cfg or {}
+        check_keys(cls.__name__, cfg, cls.CONFIG_KEYS | {"name"})
+        return cls(**cls.read_arguments(cfg))
+
+    @classmethod
+    def read_arguments(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of the class that a configuration, whose keys are known, gives."""
+        return {
+            "transform": read_transform(cls.__name__, cfg),
+            "scaled_decode": bool(cfg.get("scaled_decode", False)),
+        }
+
+
+@contextmanager
+def _drawing_from(seed: int | None) -> Iterator[None]:
+    """Seeds torch's CPU generator for a while; None leaves it alone."""
+    if seed is None:
+        yield
+        return
+    before = torch.get_rng_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
