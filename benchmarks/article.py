@@ -33,14 +33,15 @@ class Article:
         self.model = model
         self.pad_to = pad_to
         encoder = model.image_encoder
-        self.image_encoder = encoder if encoder.dtype == torch.float32 else copy.deepcopy(encoder).float()
+        exact = encoder.dtype in (torch.float32, torch.float64)
+        self.image_encoder = encoder if exact else copy.deepcopy(encoder).float()
 
     def __call__(self, batch: Batch) -> Tensor:
         """Mean cross-entropy of the batch's supervised tokens."""
         decoder = self.model.language_model
         input_ids, attention_mask, labels = self._pad(batch)
         with torch.autocast(batch.pixel_values.device.type, enabled=False):
-            features = self.image_encoder(batch.pixel_values[batch.image_index].float())
+            features = self.image_encoder(batch.pixel_values[batch.image_index])
         image = self.model.projection(features).to(decoder.dtype)
         mask = dense_mask(attention_mask, image.shape[1], decoder.dtype)
         implementation = decoder.config._attn_implementation

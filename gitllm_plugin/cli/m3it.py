@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+from gitllm_plugin.cli.config_arguments import add_config_arguments
+
 _EXAMPLES = """\
 examples:
   gitllm m3it list --preset article_exp3
@@ -35,6 +37,7 @@ def add_parser(subparsers) -> None:
     _add_check(actions)
     _add_shard(actions)
     _add_merge(actions)
+    _add_features(actions)
     _add_from_csv(actions)
 
 
@@ -82,6 +85,18 @@ def _add_merge(actions) -> None:
     parser = actions.add_parser("merge", help="finish shards that were made with --part")
     parser.add_argument("out", metavar="OUT", help="folder of the shards")
     parser.set_defaults(call=_merge)
+
+
+def _add_features(actions) -> None:
+    parser = actions.add_parser(
+        "features",
+        help="encode the images of shards once, for training with a frozen image encoder",
+        description="Encode the images of a configuration's shards (datasets.m3it_wds) with its model's image encoder "
+        "and write bfloat16 features to build_info.features, or beside the shards. Killed, the same command goes on "
+        "where it was.",
+    )
+    add_config_arguments(parser)
+    parser.set_defaults(call=_features)
 
 
 def _add_from_csv(actions) -> None:
@@ -184,6 +199,16 @@ def _merge(args: argparse.Namespace) -> int:
 
     out = Path(args.out).expanduser()
     print(format_shards(merge(out), out))
+    return 0
+
+
+def _features(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from gitllm_plugin.host.launch import write_features
+
+    with tqdm(unit=" images", desc="encoding", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
+        print(write_features(args.cfg_path, args.options, on_progress=bar.update))
     return 0
 
 

@@ -26,6 +26,7 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ``image_index``: int64 [N], which of the U each of the N texts is about;
         ``num_images``: int64 [U], how many frames are real, only if some item has fewer than F;
         ``image_mean`` and ``image_std``: float [U, 3], only where the images are uint8 and still to be normalised;
+        ``image_encoder``: what made the features that stand in the place of images, only where they do;
         and for each of TEXT_KEYS a list of N.
     """
     image_index = [row for row, item in enumerate(items) for _ in item["texts"]]
@@ -33,6 +34,8 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
     batch["image_index"] = torch.tensor(image_index)
     batch.update(_stack_images(items))
+    if items[0].get("image_encoder") is not None:
+        batch["image_encoder"] = items[0]["image_encoder"]
     return batch
 
 

@@ -47,7 +47,14 @@ class ItemMaker:
         self._std = torch.tensor(vis_processor.transform.std) if own else None
         self._takes_two = len(inspect.signature(text_processor).parameters) > 1
 
-    def make(self, images: Sequence[bytes], texts: Sequence[Text], place: str, seed: int | None = None) -> dict:
+    def make(
+        self,
+        images: Sequence[bytes],
+        texts: Sequence[Text],
+        place: str,
+        seed: int | None = None,
+        features: Tensor | None = None,
+    ) -> dict:
         """Makes an item.
 
         Args:
@@ -55,12 +62,17 @@ class ItemMaker:
             texts: what is asked about them.
             place: where they come from, for messages.
             seed: of what the processor does at random; None: drawn from the process's generators.
+            features: bfloat16 [images, P, D], what an encoder made of the images before; they are not decoded then.
 
         Raises:
             DataError: if an image is broken.
         """
+        if features is not None and len(features):
+            image = features[:, None] if len(features) > 1 else features  # as images of one channel
+        else:
+            image = self._load(images, place, seed) if images else None
         return {
-            "image": self._load(images, place, seed) if images else None,
+            "image": image,
             "image_mean": self._mean,
             "image_std": self._std,
             "texts": [self._make_text(text) for text in texts],

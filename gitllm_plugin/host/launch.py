@@ -142,6 +142,46 @@ def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
     return format_parameters(parameter_rows(model.model if isinstance(model, ImageTextModel) else model))
 
 
+def write_features(cfg_path: str | Path, options: Sequence[str] = (), on_progress=lambda images: None) -> str:
+    """Encode the images of a configuration's shards with its model's image encoder, for training that reads features.
+
+    Args:
+        cfg_path: Names a model and the data set m3it_wds.
+        options: Overrides of the file.
+        on_progress: Called with the number of images that are done.
+
+    Returns:
+        What was done, in a line a split.
+
+    Raises:
+        ConfigError: The file, an option or a name in them is wrong, or an image has no one set of features.
+        HostError: LAVIS, or a library that it cannot do without, is missing.
+    """
+    cfg = _read_config(cfg_path, options)
+    from lavis.tasks import setup_task
+
+    from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder, features_folder
+    from gitllm_plugin.datasets.features import encode_shards
+    from gitllm_plugin.modeling import ImageEncoder
+    from gitllm_plugin.modeling.precision import default_device
+
+    node = cfg.datasets_cfg.get("m3it_wds")
+    if node is None:
+        raise ConfigError("features are made of shards: this configuration has no data set m3it_wds")
+    folder = features_folder(node.build_info)
+    node.build_info.features = None  # they are not there yet
+    streams = M3ITWdsBuilder(node).build_datasets()
+    encoder = getattr(setup_task(cfg).build_model(cfg).model, "image_encoder", None)
+    if not isinstance(encoder, ImageEncoder):
+        raise ConfigError("this configuration's model takes no features of images; model git_llm does")
+    encoder = encoder.to(default_device()).eval()
+    return "\n".join(
+        f"{split}: {encode_shards(encoder, stream, folder, on_progress=on_progress)} of {len(stream.table.shards)} "
+        f"shards encoded, the others had features; in {folder}"
+        for split, stream in streams.items()
+    )
+
+
 def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
     """LAVIS's `Config`, checked."""
     register_quietly()

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+ALL_TEXTS = 2**31 - 1
+"""More texts than an image has: all of them stand in one group."""
+
 
 def group_by_image(image_keys: Iterable[str], texts_per_image: int) -> list[list[int]]:
     """Groups examples by their image key.

@@ -18,6 +18,7 @@ from gitllm_plugin.modeling.attention import STREAM, prefix_attention, use_strea
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.last_layer import at_slots, feed_forward
 from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
+from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.ranking import CandidateScores, score_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
@@ -143,13 +144,16 @@ class GitLLM(nn.Module):
         if self.longest_row is None or pixel_values is None or self.positions == "text":
             return self.longest_row
         frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
-        return self.longest_row - frames * self.image_encoder.num_tokens(*pixel_values.shape[-2:])
+        height, width = pixel_values.shape[-2:]
+        tokens = height if are_features(pixel_values) else self.image_encoder.num_tokens(height, width)
+        return self.longest_row - frames * tokens
 
     def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Images to vectors of the language model's width.
 
         Args:
-            pixel_values: ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for images that have places.
+            pixel_values: ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for images that have places; features that were
+                computed before as images of one channel, see :mod:`~gitllm_plugin.modeling.pixels`.
             num_images: long ``[U]``, how many of the F images of each entry are real; None: all.
 
         Returns:

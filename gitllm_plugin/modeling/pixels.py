@@ -1,7 +1,16 @@
-"""Normalising pixels where the model is: a loader that carries bytes moves a quarter of what floats would be."""
+"""Pixels on their way to the model, and features that were computed before, which travel in their place.
+
+Features of an image, ``[P, vision_dim]``, are an image of one channel: ``[1, P, vision_dim]``. So they are stacked,
+counted, repeated and moved as pixels are, and only the image encoder tells them apart.
+"""
 
 import torch
 from torch import Tensor
+
+
+def are_features(pixel_values: Tensor) -> bool:
+    """Whether ``[..., 1 or 3, H, W]`` are features and not pixels, which have three channels."""
+    return pixel_values.shape[-3] == 1
 
 
 def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:

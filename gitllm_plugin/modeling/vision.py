@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.pixels import are_features
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,26 @@ class ImageEncoder(nn.Module):
                 self._num_tokens[size] = self(self._zeros(height, width)).shape[1]
         return self._num_tokens[size]
 
+    def fingerprint(self) -> str:
+        """What tells this encoder's features from another's: its layer and its weights, rounded to bfloat16."""
+        digest = hashlib.sha256(f"{self.tower.config.model_type} {self.layer}".encode())
+        for name, weight in sorted(self.tower.state_dict().items()):
+            if hasattr(weight, "full_tensor"):  # shared out among ranks
+                weight = weight.full_tensor()
+            digest.update(name.encode())
+            digest.update(weight.to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _given(self, features: Tensor) -> Tensor:
+        if not self.frozen:
+            raise ConfigError(
+                "the data brings features of images that were computed before, but the image encoder is trained: "
+                "leave vit out of model.trainable, or datasets.m3it_wds.build_info.features"
+            )
+        if features.shape[-1] != self.vision_dim:
+            raise ConfigError(f"features are {features.shape[-1]} wide, but this image encoder's are {self.vision_dim}")
+        return features.to(self.dtype)
+
     def _zeros(self, height: int, width: int) -> Tensor:
         return next(self.tower.parameters()).new_zeros(1, 3, height, width)
 
@@ -177,14 +199,18 @@ class ImageEncoder(nn.Module):
         """Encode images.
 
         Args:
-            pixel_values: float ``[n, 3, H, W]``, normalised as the encoder expects.
+            pixel_values: float ``[n, 3, H, W]``, normalised as the encoder expects; or ``[n, 1, P, vision_dim]``,
+                features that this encoder gave before, see :mod:`~gitllm_plugin.modeling.pixels`.
 
         Returns:
             Features ``[n, P, vision_dim]`` in the tower's dtype.
 
         Raises:
-            ConfigError: the image size is not the one that the tower was trained for.
+            ConfigError: the image size is not the one that the tower was trained for, or features are of another
+                width, or were computed before although the encoder is trained.
         """
+        if are_features(pixel_values):
+            return self._given(pixel_values[:, 0])
         height, width = pixel_values.shape[-2:]
         if self.image_size is not None and (height, width) != (self.image_size, self.image_size):
             raise ConfigError(

@@ -15,10 +15,17 @@ from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_trainable_state_dict, trainable_state_dict
+from gitllm_plugin.modeling import (
+    GitLLM,
+    ImageEncoder,
+    TextBatch,
+    TextEncoder,
+    load_trainable_state_dict,
+    trainable_state_dict,
+)
 from gitllm_plugin.modeling.checkpoint import read_checkpoint, without_known
 from gitllm_plugin.modeling.git import Git
-from gitllm_plugin.modeling.pixels import normalize_pixels
+from gitllm_plugin.modeling.pixels import are_features, normalize_pixels
 from gitllm_plugin.modeling.ranking import CandidateScores
 
 
@@ -57,6 +64,7 @@ class ImageTextModel(BaseModel):
         self.rank_by = rank_by
         self.class_names = None if class_names is None else list(class_names)
         self.num_truncated_prompts = 0
+        self._encoder_fingerprint: str | None = None
         self._classes_of_data: list[str] | None = None
 
     @classmethod
@@ -346,6 +354,8 @@ class ImageTextModel(BaseModel):
         Raises:
             DataError: the batch does not say how.
         """
+        if pixels is not None and are_features(pixels):
+            self._check_features(samples)
         if pixels is None or pixels.dtype != torch.uint8:
             return pixels
         if "image_mean" not in samples:
@@ -354,6 +364,23 @@ class ImageTextModel(BaseModel):
                 "collate its items with gitllm_plugin.datasets.collate, or give normalised floats"
             )
         return normalize_pixels(pixels, samples["image_mean"].to(self.device), samples["image_std"].to(self.device))
+
+    def _check_features(self, samples: Mapping[str, Any]) -> None:
+        """Refuse features that another image encoder made.
+
+        Raises:
+            ConfigError: they are of another one, or this model takes none.
+        """
+        encoder = getattr(self.model, "image_encoder", None)
+        if not isinstance(encoder, ImageEncoder):
+            raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
+        if self._encoder_fingerprint is None:
+            self._encoder_fingerprint = encoder.fingerprint()
+        if samples.get("image_encoder") != self._encoder_fingerprint:
+            raise ConfigError(
+                "the data brings features that another image encoder (or vision_layer) made than this model's; run "
+                "`gitllm m3it features` with this configuration, or leave datasets.m3it_wds.build_info.features out"
+            )
 
     def _with_one_answer_each(self, samples: Mapping[str, Any]) -> Mapping[str, Any]:
         """A batch of LAVIS's in which every text has one answer; texts of one question share its image."""

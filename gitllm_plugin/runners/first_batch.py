@@ -88,7 +88,7 @@ def draw_images(batch: Mapping[str, Any], path: Path) -> bool:
     Each is stretched to its own darkest and lightest value: what is shown is normalised already.
     """
     image = batch.get("image")
-    if not isinstance(image, Tensor) or image.ndim not in (4, 5):  # features, or none
+    if not isinstance(image, Tensor) or image.ndim not in (4, 5) or image.shape[-3] != 3:  # features, or none
         return False
     pictures = image.flatten(0, 1) if image.ndim == 5 else image
     tiles = [_picture(pixels) for pixels in pictures[:_MOST_IMAGES].cpu()]

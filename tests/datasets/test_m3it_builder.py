@@ -81,6 +81,14 @@ def test_texts_about_one_image_share_an_item(tmp_path):
     assert ids == [f"toy-0-{index}" for index in range(12)]
 
 
+def test_all_texts_about_an_image_share_an_item(tmp_path):
+    write_m3it_jsonl(tmp_path / "a.jsonl", rows=12, texts_per_image=5)
+    splits = load(tmp_path, {"train": {"storage": str(tmp_path / "a.jsonl")}}, texts_per_image="all")
+    assert [len(group) for group in splits["train"].groups] == [5, 5, 2]
+    assert not list(M3ITBuilder.config_faults({"texts_per_image": "all"}))
+    assert list(M3ITBuilder.config_faults({"texts_per_image": "many"}))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_through_the_hosts_concatenation_and_a_data_loader(tmp_path, workers):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=6, config="a", texts_per_image=2)

@@ -79,7 +79,7 @@ def take(stream: M3ITShards, batches: int, batch_size: int = 4, workers: int = 0
     return taken
 
 
-@pytest.mark.parametrize("texts_per_image", [1, 2, 16])
+@pytest.mark.parametrize("texts_per_image", [1, 2, 16, "all"])
 def test_items_are_those_of_the_map_style_data_set(data, texts_per_image):
     keys = {"texts_per_image": texts_per_image, "eval_texts_per_image": texts_per_image}
     storage = {"train": {"storage": str(data / "[ab].jsonl")}, "val": {"storage": str(data / "[ab].jsonl")}}

@@ -111,6 +111,20 @@ def test_cached_batched_decoding_equals_uncached_single_decoding(setup, images):
         assert torch.equal(batch[i : i + 1], expected)
 
 
+@pytest.mark.parametrize("family", ["opt", "llama", "gemma3_text"])
+def test_a_static_cache_gives_the_same_tokens(family):
+    """Also where texts share an image: each is then prefilled with it."""
+    model, text_encoder = tiny_model(family)
+    text = text_encoder.prompts(list(PROMPTS))
+    given = {"pixel_values": pixels(2), "image_index": torch.tensor([0, 1, 0])}
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "eos_token_id": None}
+    expected = model.generate(text.input_ids, text.attention_mask, **given, **options)
+    static = {**options, "cache_implementation": "static"}
+    assert torch.equal(model.generate(text.input_ids, text.attention_mask, **given, **static), expected)
+    model.language_model.generation_config.cache_implementation = "static"
+    assert torch.equal(model.generate(text.input_ids, text.attention_mask, **given, **options), expected)
+
+
 def test_beam_search_in_a_batch_equals_single_rows(setup):
     model, text_encoder, _ = setup
     text = text_encoder.prompts(list(PROMPTS))

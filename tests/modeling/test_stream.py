@@ -110,6 +110,22 @@ def test_a_compiled_decoder_computes_the_same(family):
     assert_same(compiled, inputs, model, inputs)
 
 
+@pytest.mark.slow
+def test_compiled_layers_are_compiled_again_for_few_batches_alone():
+    model, text_encoder = tiny_model("llama")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for layer in model.language_model.model.layers:
+        layer.compile(backend="aot_eager", fullgraph=True)
+    for images, texts in ((2, 1), (3, 2), (4, 1), (2, 3), (3, 1), (4, 2), (3, 3)):
+        text = text_encoder.prompts_and_answers(
+            [PROMPTS[i % 6] for i in range(images * texts)], ["yes"] * images * texts
+        )
+        index = torch.arange(images).repeat_interleave(texts)
+        model(text.input_ids, text.attention_mask, pixels(images), text.labels, image_index=index).loss.backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+
+
 def test_nothing_is_computed_that_does_not_count(monkeypatch):
     """Deterministic counters over one training step."""
     model, text_encoder = tiny_model("llama", trainable="proj+lora")

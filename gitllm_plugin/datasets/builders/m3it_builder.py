@@ -15,11 +15,13 @@ from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.grouping import ALL_TEXTS
 from gitllm_plugin.m3it.jsonl import JsonlExamples
 from gitllm_plugin.resources import config_path
 
 SPLIT_NAME = re.compile(r"train|(val|test)(_\w+)?")
 
+_TEXTS_KEYS = ("texts_per_image", "eval_texts_per_image")
 _NO_FILES = """The data set m3it names no files.
 Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
 a list of files or a mapping from configuration names to those, for example
@@ -49,14 +51,16 @@ class M3ITBuilder(BaseDatasetBuilder):
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
         check_keys(self.where, self.config, self.CONFIG_KEYS | DATASET_KEYS)
-        for key in ("texts_per_image", "eval_texts_per_image"):
+        for key in _TEXTS_KEYS:
+            if self.config[key] == "all":
+                self.config[key] = ALL_TEXTS
             if not isinstance(self.config[key], int) or self.config[key] < 1:
-                raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected 1 or more")
+                raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected 1 or more, or all")
 
     @classmethod
     def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
         """What is wrong with the values of the node, files that are not there among it, before anything is built."""
-        yield from type_faults(cls.where, cfg, {"texts_per_image": int, "eval_texts_per_image": int})
+        yield from type_faults(cls.where, cfg, {key: int for key in _TEXTS_KEYS if cfg.get(key) != "all"})
         yield from type_faults(cls.where, cfg, {"allow_text_only": bool})
         for split, node in _annotations(cfg).items() if cls is M3ITBuilder else ():  # others read other files
             if isinstance(node, Mapping) and _is_storage(node.get("storage")):

@@ -2,7 +2,9 @@
 
 import fnmatch
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from lavis.common.registry import registry
 from omegaconf import DictConfig
@@ -10,10 +12,12 @@ from omegaconf import DictConfig
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
+from gitllm_plugin.datasets.features import describe_processor
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.catalog import SPLITS
 from gitllm_plugin.m3it.presets import get_preset
+from gitllm_plugin.m3it.shards.features import FeatureReader
 from gitllm_plugin.m3it.shards.folder import ShardFolder
 from gitllm_plugin.m3it.shards.format import Manifest
 from gitllm_plugin.m3it.shards.mixture import EpochOrder, choose_quotas
@@ -23,6 +27,22 @@ from gitllm_plugin.resources import config_path
 _NO_SHARDS = """The data set m3it_wds names no shards.
 Set datasets.m3it_wds.build_info.shards to the folder or URL that has their manifest.json, for example
   build_info: {shards: data/shards}"""
+
+
+def features_folder(build_info: Mapping[str, Any]) -> Path:
+    """Where the features are that ``build_info.features`` names: a folder; ``true``, or nothing, the shards' own.
+
+    Raises:
+        ConfigError: the shards are not in a folder, so features need one.
+    """
+    given = build_info.get("features")
+    place = str(given if isinstance(given, str) else build_info["shards"])
+    if "://" in place:
+        raise ConfigError(
+            f"datasets.m3it_wds.build_info.features: features are read from a folder of this machine, "
+            f"not from {place}; name one"
+        )
+    return Path(place).expanduser()
 
 
 @registry.register_builder("m3it_wds")
@@ -72,7 +92,7 @@ class M3ITWdsBuilder(M3ITBuilder):
             DataError: if the manifest cannot be read, or, with ``on_error: stop``, shards are missing or too short.
         """
         info = self.config.build_info or {}
-        check_keys(f"{self.where}.build_info", info, {"shards", "preset", "configs", "splits"})
+        check_keys(f"{self.where}.build_info", info, {"shards", "preset", "configs", "splits", "features"})
         if not info.get("shards"):
             raise ConfigError(_NO_SHARDS)
         folder = ShardFolder(str(info.shards), self.config.cache_dir)
@@ -124,12 +144,17 @@ class M3ITWdsBuilder(M3ITBuilder):
             manifest, configs, split, self.config["texts_per_image" if is_train else "eval_texts_per_image"]
         )
         self._check_files(folder, table)
+        features = None
+        if self.config.build_info.get("features"):
+            processor = describe_processor(self.vis_processors[phase])
+            features = FeatureReader(features_folder(self.config.build_info), table.shards, processor)
         return M3ITShards(
             ItemMaker(self.vis_processors[phase], self.text_processors[phase]),
             table,
             folder,
             self._order(table) if is_train else None,
             on_error=self.config.on_error,
+            features=features,
         )
 
     def _order(self, table: ItemTable) -> EpochOrder:

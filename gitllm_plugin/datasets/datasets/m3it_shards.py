@@ -21,6 +21,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import get_worker_info
@@ -31,6 +32,7 @@ from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.problems import KINDS, RowError
+from gitllm_plugin.m3it.shards.features import FeatureReader
 from gitllm_plugin.m3it.shards.folder import ShardFolder
 from gitllm_plugin.m3it.shards.mixture import EpochOrder
 from gitllm_plugin.m3it.shards.table import ItemTable
@@ -61,6 +63,7 @@ class M3ITShards(DataPipeline):
             the epoch takes its place, so that batches stay what they are. What is skipped is counted
             (:meth:`count_skipped`) and warned of.
         batch_size: items of a batch of one rank.
+        features: features of the images that were computed before, which then stand in their place.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class M3ITShards(DataPipeline):
         order: EpochOrder | None = None,
         on_error: Literal["stop", "skip"] = "stop",
         batch_size: int = 1,
+        features: FeatureReader | None = None,
     ):
         super().__init__(self._positions, self._read)
         self.items = items
@@ -79,6 +83,7 @@ class M3ITShards(DataPipeline):
         self.order = order
         self.on_error = on_error
         self.batch_size = batch_size
+        self.features = features
         self.shared = True
         self._taken = 0
         self._reported = 0
@@ -253,7 +258,11 @@ class M3ITShards(DataPipeline):
         texts = group.examples(item.shard.file)[item.texts]
         place = f"example {texts[0].id!r} in {item.shard.file}"
         seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
-        return ShardItem(self.items.make(group.images, texts, place, seed))
+        if self.features is None:
+            return ShardItem(self.items.make(group.images, texts, place, seed))
+        features = torch.from_numpy(self.features.read(item).view(np.int16)).view(torch.bfloat16)
+        made = self.items.make(group.images, texts, place, features=features)
+        return ShardItem({**made, "image_encoder": self.features.image_encoder})
 
     def _note_skipped(self, error: RowError) -> None:
         counts = self._skipped[_worker_and_number()[0] % MAX_WORKERS]

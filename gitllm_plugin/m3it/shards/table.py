@@ -4,7 +4,7 @@ An item is a record, or a part of one: up to so many of its texts, with its imag
 configuration, shard, record and text. Arrays hold what is known of them: 6 bytes an item and 20 a record.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,6 +108,13 @@ class ItemTable:
         self._record_of = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
         within = np.arange(len(self._record_of)) - np.repeat(np.cumsum(counts) - counts, counts)
         self._first_text = (within * self.texts_per_image).astype(np.int32)
+
+
+def records_of(shard: Shard) -> Iterator[Item]:
+    """Every record of a shard as one item with all its texts, in order."""
+    sizes = _numbers(shard.record_blocks) * TAR_BLOCK
+    for record, (size, end) in enumerate(zip(sizes.tolist(), np.cumsum(sizes).tolist(), strict=True)):
+        yield Item(shard, record, end - size, size, slice(None))
 
 
 def _numbers(text: str) -> np.ndarray:
