@@ -1,7 +1,8 @@
 """Trains through LAVIS's main sequence as often as it is told, noting every loss.
 
 Its argument is JSON: `config`, and `runs`, each with `folder`, `options`, `resume` (a folder whose `checkpoint_2.pth`
-is gone on from, or null) and `stop_after` (iterations; 0 for never). A run is stopped by an error, the last one by death.
+is gone on from, or null) and `stop_after` (iterations; 0 for never). A run is stopped by an error, the last one by
+death.
 """
 
 import json
