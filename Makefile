@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LAVIS  := salesforce-lavis==1.0.2
 
-.PHONY: demo test check install clean
+.PHONY: demo test check docs bench install clean
 
 demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo
@@ -18,12 +18,18 @@ check: install         ## style, types, architecture
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
+docs: install          ## the documentation as a site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+bench: install         ## training steps on a CPU beside the article's: half an hour, writes benchmarks/results/
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks cpu
+
 install: $(VENV)/installed
 
 # pip resumes from its cache after an interruption; the stamp is written only when all is there.
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,eval,web,docs,dev]'
 	$(BIN)/python -m pip install --no-deps $(LAVIS)
 	$(BIN)/gitllm doctor
 	touch $@

@@ -15,7 +15,13 @@ REGISTERED_MODULES = (
     "gitllm_plugin.datasets.builders.m3it_builder",
     "gitllm_plugin.datasets.builders.m3it_instruct_builder",
     "gitllm_plugin.datasets.builders.m3it_wds_builder",
+    "gitllm_plugin.datasets.builders.visdial_builder",
     "gitllm_plugin.tasks.m3it",
+    "gitllm_plugin.tasks.captioning",
+    "gitllm_plugin.tasks.vqa",
+    "gitllm_plugin.tasks.multimodal_classification",
+    "gitllm_plugin.tasks.image_text_pretrain",
+    "gitllm_plugin.tasks.dialogue",
     "gitllm_plugin.runners.git_llm",
 )
 

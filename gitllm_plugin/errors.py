@@ -15,3 +15,11 @@ class DataError(GitLLMError, ValueError):
 
 class HostError(GitLLMError, ImportError):
     """LAVIS, or something it cannot do without, is missing or does not load."""
+
+
+class StorageError(GitLLMError, OSError):
+    """A file of a run cannot be written: the disk is full, or the folder cannot be written to."""
+
+
+class DistributedError(GitLLMError, RuntimeError):
+    """The ranks of a run do not agree, or one of them is gone."""

@@ -69,6 +69,12 @@ def test_layers_below_lavis_import_neither_it_nor_each_other(layer, others):
     assert within(loaded, (*HOST, *ADAPTERS, *(f"gitllm_plugin.{other}" for other in others))) == []
 
 
+def test_a_trained_model_is_used_without_lavis():
+    loaded = loaded_by("gitllm_plugin.web", first=REPAIR)  # it uses `inference` and `words`
+    assert {"gitllm_plugin.inference.pipeline", "gitllm_plugin.words.nearest"} <= set(loaded)
+    assert within(loaded, HOST) == []
+
+
 def test_these_tests_can_fail(tmp_path):
     (tmp_path / "planted").mkdir()
     (tmp_path / "planted" / "__init__.py").touch()

@@ -1,7 +1,6 @@
 """Trains and evaluates through the plugin's command line, unless that was done before."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from examples.easyvqa.commands import run_module
@@ -11,7 +10,7 @@ from gitllm_plugin.experiments.record import StepRecord, fingerprint
 
 TRAINING, EVALUATION = "training", "evaluation"
 
-_RESUME_POINTS = ("checkpoint_latest.pth", "checkpoint_interrupted.pth")
+_RESUME_POINT = "checkpoint_latest.pth"
 _FORCE = "to do it again: python -m examples.easyvqa.demo --fresh"
 
 
@@ -81,7 +80,6 @@ def evaluate_command(training: Path) -> list[str]:
     return ["gitllm_plugin", "evaluate", "--cfg-path", str(EVAL_CONFIG), "--options", checkpoint]
 
 
-def _has_resume_point(folder: Path, began: float, names: Sequence[str] = _RESUME_POINTS) -> bool:
+def _has_resume_point(folder: Path, began: float) -> bool:
     """Whether a checkpoint was written since this training began: an older one may be another model's."""
-    points = (path for name in names for path in folder.glob(f"*/{name}"))
-    return any(path.stat().st_mtime >= began for path in points)
+    return any(path.stat().st_mtime >= began for path in folder.glob(f"*/{_RESUME_POINT}"))

@@ -10,6 +10,12 @@ examples:
   gitllm m3it shard ~/M3IT shards --preset article_exp3 --max-size 512MB --resize-short-side 256 --workers 8
   gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
   gitllm m3it merge shards
+  gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+"""
+_FROM_CSV_EXAMPLES = """\
+examples:
+  gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+  gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
 """
 _SPLITS = ("train", "val", "test")
 
@@ -18,8 +24,9 @@ def add_parser(subparsers) -> None:
     """Add the subcommand."""
     parser = subparsers.add_parser(
         "m3it",
-        help="list, check and shard the M3IT data set",
-        description="List M3IT's configurations, check files that were downloaded, make webdataset shards of them.",
+        help="list, check and shard the M3IT data set; turn one's own pictures into its form",
+        description="List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
+        "turn one's own pictures into M3IT's form.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -28,6 +35,7 @@ def add_parser(subparsers) -> None:
     _add_check(actions)
     _add_shard(actions)
     _add_merge(actions)
+    _add_from_csv(actions)
 
 
 def _add_list(actions) -> None:
@@ -74,6 +82,27 @@ def _add_merge(actions) -> None:
     parser = actions.add_parser("merge", help="finish shards that were made with --part")
     parser.add_argument("out", metavar="OUT", help="folder of the shards")
     parser.set_defaults(call=_merge)
+
+
+def _add_from_csv(actions) -> None:
+    parser = actions.add_parser(
+        "from-csv",
+        help="turn a table of picture files, questions and answers into rows",
+        description="Turn a CSV, TSV or JSONL table into M3IT's rows. Columns: image (a file) and answer; optionally "
+        "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b.",
+        epilog=_FROM_CSV_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv or .jsonl")
+    parser.add_argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
+    parser.add_argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)")
+    parser.add_argument(
+        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
+    )
+    parser.add_argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)")
+    parser.add_argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)")
+    parser.add_argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller")
+    parser.set_defaults(call=_from_csv)
 
 
 def _add_tree_arguments(parser: argparse.ArgumentParser) -> None:
@@ -155,6 +184,24 @@ def _merge(args: argparse.Namespace) -> int:
 
     out = Path(args.out).expanduser()
     print(format_shards(merge(out), out))
+    return 0
+
+
+def _from_csv(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from gitllm_plugin.m3it.from_table import FromTable, convert_table
+
+    settings = FromTable(
+        images=Path(args.images).expanduser() if args.images else None,
+        columns=dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in args.columns),
+        val=args.val,
+        test=args.test,
+        short_side=args.resize_short_side,
+    )
+    out = Path(args.out).expanduser()
+    for split, rows in convert_table(args.table, out, settings).items():
+        print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
     return 0
 
 

@@ -1,12 +1,15 @@
 """Entry point of the `gitllm` command."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from gitllm_plugin import __version__
 from gitllm_plugin.cli import (
+    completion,
     convert_checkpoint,
+    demo,
     doctor,
     evaluate,
     experiment,
@@ -15,13 +18,31 @@ from gitllm_plugin.cli import (
     m3it,
     merge,
     parameters,
+    plot,
     run,
     train,
+    words,
 )
 from gitllm_plugin.errors import GitLLMError
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
-COMMANDS = (train, evaluate, experiment, m3it, parameters, export, merge, convert_checkpoint, run, hook, doctor)
+COMMANDS = (
+    train,
+    evaluate,
+    experiment,
+    plot,
+    m3it,
+    parameters,
+    export,
+    merge,
+    convert_checkpoint,
+    demo,
+    words,
+    run,
+    hook,
+    doctor,
+    completion,
+)
 
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -32,7 +53,14 @@ examples:
   gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
   gitllm evaluate --cfg-path my.yaml
   gitllm run ../LAVIS/train.py --cfg-path my.yaml
+  gitllm words cat.jpg --model my-model
   gitllm doctor
+
+exit status:
+  0  done
+  1  doctor or m3it check found a fault; or an unexpected error, with a traceback: please report it
+  2  wrong input: the message says what was given, what is allowed and what to do
+  130  interrupted; a training has saved where it was
 """
 
 
@@ -61,6 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 `doctor` or `m3it check` found a fault, 2 wrong input, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too: lines, where they are piped
     try:
         return args.call(args)
     except GitLLMError as error:

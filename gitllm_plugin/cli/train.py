@@ -8,6 +8,7 @@ _EXAMPLES = """\
 examples:
   gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
   gitllm train --cfg-path my.yaml --options run.device=cpu run.batch_size_train=8
+  gitllm train --cfg-path my.yaml --dry-run
   torchrun --nproc_per_node=2 -m gitllm_plugin train --cfg-path my.yaml
 """
 
@@ -22,11 +23,19 @@ def add_parser(subparsers) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config_arguments(parser)
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: print the resolved configuration, the parameters, the first batch, memory and time",
+    )
     parser.set_defaults(call=_call)
 
 
 def _call(args: argparse.Namespace) -> int:
-    from gitllm_plugin.host.launch import train
+    from gitllm_plugin.host.launch import dry_run, train
 
-    train(args.cfg_path, args.options)
+    if args.dry_run:
+        print(dry_run(args.cfg_path, args.options))
+    else:
+        train(args.cfg_path, args.options)
     return 0

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.curves.read import RunCurves
+from gitllm_plugin.curves.read import RunCurves, read_run
 
 _SMOOTHED_STEPS = 20
 
@@ -46,26 +46,45 @@ def smooth(values: Sequence[float], width: int) -> list[float]:
     return [sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width) for i in range(len(values))]
 
 
+def draw_run(folder: Path) -> list[Path]:
+    """Draw a run's losses into its own folder: `train_loss.png`, and `<split>_loss.png` for each validation split.
+
+    Raises:
+        ConfigError: It is not a run's folder.
+    """
+    return draw_runs([read_run(folder)], folder)
+
+
+def draw_runs(runs: Sequence[RunCurves], folder: Path) -> list[Path]:
+    """Draw runs beside each other, as `draw_run` does a single one; gives the figures' paths.
+
+    A split that was evaluated once only, as in a final test, has no curve.
+    """
+    paths = [folder / "train_loss.png"]
+    draw_training_loss(runs, paths[0])
+    splits = {entry["split"] for run in runs for entry in run.evaluations if "loss" in entry}
+    for split in sorted(splits):
+        if all(len(run.evaluations_of(split)) < 2 for run in runs):
+            continue
+        paths.append(folder / f"{split}_loss.png")
+        draw_validation_loss(runs, paths[-1], split, f"loss on {split}")
+    return paths
+
+
 @contextmanager
 def _figure(path: Path, title: str, xlabel: str) -> Iterator[Any]:
     """Axes to draw loss curves on; the file is written when the block ends without an error."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # writes files; needs no display
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # without pyplot, which keeps figures and may look for a display
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    figure, axis = plt.subplots(figsize=(8, 4.2))
-    try:
-        axis.set(title=title, xlabel=xlabel, ylabel="cross-entropy per answer token", yscale="log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.yaxis.set_minor_formatter(NullFormatter())
-        axis.grid(alpha=0.3)
-        yield axis
-        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-        figure.tight_layout()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
-    finally:
-        plt.close(figure)
+    figure = Figure(figsize=(8, 4.2), layout="tight")
+    axis = figure.subplots()
+    axis.set(title=title, xlabel=xlabel, ylabel="cross-entropy per answer token", yscale="log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.3)
+    yield axis
+    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)

@@ -19,7 +19,8 @@ class RunCurves:
 
     Attributes:
         name: in legends and tables.
-        steps: optimizer steps in their order: `step`, `epoch`, `iter`, `loss`, `lr`, `samples`, `seconds`, ...
+        steps: optimizer steps in their order: `step`, `epoch`, `iter`, `loss`, `lr`, `samples`, `seconds`, ...; without
+            those that had no finite loss and were skipped.
         evaluations: of splits during and after training, in their order: `split`, `step`, `epoch`, `loss` where it
             was computed, and each metric.
     """
@@ -49,7 +50,8 @@ def read_run(folder: str | Path, name: str | None = None) -> RunCurves:
         name, folder = name or folder.name, folder / "latest"
     if not (folder / STEPS).is_file():
         raise ConfigError(f"{folder} is not the folder of a training run: it has no {STEPS}")
-    return RunCurves(name or folder.resolve().name, _read_lines(folder / STEPS), _read_lines(folder / EVALUATIONS))
+    steps = [entry for entry in _read_lines(folder / STEPS) if entry["loss"] is not None]
+    return RunCurves(name or folder.resolve().name, steps, _read_lines(folder / EVALUATIONS))
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from gitllm_plugin.experiments.plan import Plan, PlannedRun, choose_runs
 from gitllm_plugin.experiments.processes import run_module
 from gitllm_plugin.experiments.record import StepRecord
 from gitllm_plugin.experiments.report import PAGE, write_report
+from gitllm_plugin.runners.evaluations import TESTED
 
 RECORD = "experiment.json"
 
@@ -66,9 +67,10 @@ def _train(plan: Plan, run: PlannedRun, record: StepRecord) -> bool:
     record.note(run.name, fingerprint=run.fingerprint())
     with record.timed(run.name):
         status = run_module(train_command(plan, run, resume=began_before))
-    if status != 0:
+    folder = _newest(plan.output_dir / run.folder_name)
+    if status != 0 or not (folder / TESTED).is_file():  # a run that was told to stop early ends without an error
         return False
-    record.note(run.name, folder=str(_newest(plan.output_dir / run.folder_name)))
+    record.note(run.name, folder=str(folder))
     return True
 
 

@@ -19,8 +19,9 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     """Check a configuration file and the options that override it. LAVIS must have been prepared.
 
     Checked: that the names of model, model type, task, runner, schedule, data sets, their types and
-    processors exist, that classes which declare `CONFIG_KEYS` are given no other keys, and that an evaluation
-    is not given a training to resume.
+    processors exist, that classes which declare `CONFIG_KEYS` are given no other keys, that an evaluation
+    is not given a training to resume, and that some data set has the splits that are named. Values (types, ranges,
+    files) are checked by the classes that read them: `config_faults(node)` gives what is wrong with their node.
 
     Args:
         cfg_path: YAML file with the sections `model`, `datasets` and `run`.
@@ -32,14 +33,18 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     """
     from omegaconf import OmegaConf
 
-    in_file = _load(find_config(cfg_path))
-    given = _resolved(OmegaConf.merge(in_file, _parse_options(options)), cfg_path)
+    merged = OmegaConf.merge(_load(find_config(cfg_path)), _parse_options(options))
+    given = _resolved(merged, cfg_path)
+    model, datasets, run = (_section(given, name) for name in _SECTIONS)
+    evaluating = evaluating or run.get("evaluate") is True
     errors = [
         *_check_sections(given),
-        *_check_model(_section(given, "model")),
-        *_check_datasets(_section(given, "datasets"), _section(OmegaConf.to_container(in_file), "datasets")),
-        *_check_run(_section(given, "run")),
-        *_check_weights(_section(given, "run"), evaluating),
+        *_check_model(model),
+        *_check_datasets(datasets),
+        *_check_run(run, evaluating),
+        *_check_weights(run, evaluating),
+        *_check_splits(run, datasets, evaluating),
+        *_check_four_bits(model, run),
     ]
     if errors:
         listed = "\n".join(f"  - {error}" for error in errors)
@@ -123,9 +128,10 @@ def _check_model(model: Mapping) -> Iterable[str]:
     if model.get("model_type") not in types:
         yield _unknown("model.model_type", model.get("model_type"), types, f"types of model '{arch}'")
     yield from _check_keys("model", model, models[arch], {"arch", "model_type"}, f"keys of model '{arch}'")
+    yield from _faults(models[arch], model)
 
 
-def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
+def _check_datasets(datasets: Mapping) -> Iterable[str]:
     builders = _registered("builder")
     for name, node in datasets.items():
         where, node = f"datasets.{name}", node if isinstance(node, Mapping) else {}
@@ -135,12 +141,8 @@ def _check_datasets(datasets: Mapping, in_file: Mapping) -> Iterable[str]:
         types = getattr(builders[name], "DATASET_CONFIG_DICT", {})
         if node.get("type", "default") not in types:
             yield _unknown(f"{where}.type", node.get("type", "default"), types, f"types of data set '{name}'")
-        # LAVIS loads a data set's defaults before it looks at the options.
-        if name not in in_file:
-            yield f"{where} is given by --options only; write '{name}: {{}}' under 'datasets' in the file too"
-        elif node.get("type") != (in_file[name] or {}).get("type"):
-            yield f"{where}.type cannot be changed by --options, LAVIS reads it from the file only"
         yield from _check_keys(where, node, builders[name], DATASET_KEYS, f"keys of data set '{name}'")
+        yield from _faults(builders[name], node)
         for kind in ("vis_processor", "text_processor"):
             yield from _check_processors(f"{where}.{kind}", node.get(kind))
 
@@ -157,7 +159,7 @@ def _check_processors(where: str, node: Any) -> Iterable[str]:
             yield from _check_keys(here, processor, processors[name], {"name"}, f"keys of processor '{name}'")
 
 
-def _check_run(run: Mapping) -> Iterable[str]:
+def _check_run(run: Mapping, evaluating: bool) -> Iterable[str]:
     if not run:
         return
     tasks, runners = _registered("task"), _registered("runner")
@@ -168,17 +170,52 @@ def _check_run(run: Mapping) -> Iterable[str]:
         yield _unknown("run.runner", runner, runners, "runners")
     yield from _check_schedule(run)
     yield from _check_run_keys(run, tasks.get(task), runners.get(runner))
+    yield from _faults(tasks.get(task), run)
+    yield from _faults(runners.get(runner), {**run, "evaluate": True} if evaluating else run)
+
+
+def _faults(owner: Any, node: Mapping) -> Iterable[str]:
+    """What the class that reads a node finds wrong with its values."""
+    return owner.config_faults(node) if hasattr(owner, "config_faults") else ()
 
 
 def _check_weights(run: Mapping, evaluating: bool) -> Iterable[str]:
     """Runners read `run.resume_ckpt_path` in training only: other weights than those meant would be evaluated."""
     given = run.get("resume_ckpt_path")
-    if given and (evaluating or run.get("evaluate")):
+    if given and evaluating:
         path = given if Path(str(given)).is_file() else "PATH"
         yield (
             f"run.resume_ckpt_path={given} continues a training and is not read in an evaluation; leave it out and "
             f"give the weights to evaluate with --options model.load_finetuned=True model.finetuned={path}"
         )
+
+
+def _check_splits(run: Mapping, datasets: Mapping, evaluating: bool) -> Iterable[str]:
+    """A split that no data set has files for would be found only when its turn comes.
+
+    It is checked where every builder itself, not one that it is derived from, has `config_splits(node)`.
+    """
+    builders = _registered("builder")
+    owners: dict[str, Any] = {name: builders.get(name) for name in datasets}
+    if not owners or not all("config_splits" in vars(owner or object) for owner in owners.values()):
+        return
+    found = [owner.config_splits(_section(datasets, name)) for name, owner in owners.items()]
+    known = sorted({split for splits in found for split in splits})
+    keys = ("valid_splits", "test_splits") if evaluating else ("train_splits", "valid_splits", "test_splits")
+    for key in keys:
+        named = run.get(key)
+        for split in named if isinstance(named, list) else ():
+            if split not in known:
+                yield f"run.{key} names {split!r}, but the data sets have files for: {', '.join(known) or 'none'}"
+
+
+def _check_four_bits(model: Mapping, run: Mapping) -> Iterable[str]:
+    if model.get("load_in_4bit") is not True:
+        return
+    if str(run.get("device")) == "cpu":
+        yield "model.load_in_4bit needs a GPU, and run.device is cpu; use model.dtype=bfloat16 instead"
+    if run.get("sharding") == "fsdp":
+        yield "model.load_in_4bit and run.sharding=fsdp exclude each other: such weights cannot be spread over ranks"
 
 
 def _check_schedule(run: Mapping) -> Iterable[str]:

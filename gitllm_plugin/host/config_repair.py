@@ -1,7 +1,8 @@
-"""Repair: LAVIS's Config takes a model's defaults from the type in the file, whatever the options say.
+"""Repairs: LAVIS's Config takes defaults by the types in the file, whatever the options say.
 
 `Config.build_model_config` looks for the key "model.model_type" in a nested mapping, where it never is, so
-`--options model.model_type=other` gives the other type's name with this type's defaults.
+`--options model.model_type=other` gives the other type's name with this type's defaults. `build_dataset_config` is
+not told the options at all.
 """
 
 import functools
@@ -23,3 +24,29 @@ def honour_model_type_option() -> None:
 
     vars(build_model_config)["honours_model_type_option"] = True
     Config.build_model_config = staticmethod(build_model_config)
+
+
+def honour_dataset_type_option() -> None:
+    """Make `--options datasets.NAME.type=...` choose the defaults too, and options alone add a data set.
+
+    Calling it again does nothing.
+    """
+    from lavis.common.config import Config
+    from omegaconf import OmegaConf
+
+    if hasattr(Config.build_dataset_config, "honours_type_option"):
+        return
+    original = Config.build_dataset_config
+
+    @functools.wraps(original)
+    def build_dataset_config(*given):
+        # LAVIS calls it on an instance, which alone knows the options; on the class it stays the function it was.
+        *instance, config = given
+        if not instance:
+            return original(config)
+        datasets = instance[0]._build_opt_list(instance[0].args.options).get("datasets") or {}
+        named = {name: {"type": node["type"]} if "type" in node else {} for name, node in datasets.items()}
+        return original(OmegaConf.merge(config, {"datasets": named}) if named else config)
+
+    vars(build_dataset_config)["honours_type_option"] = True
+    Config.build_dataset_config = build_dataset_config

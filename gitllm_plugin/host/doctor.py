@@ -5,6 +5,8 @@ import importlib
 import importlib.metadata
 import importlib.util
 import platform
+import shutil
+import subprocess
 import sys
 import warnings
 
@@ -12,6 +14,14 @@ from gitllm_plugin import __version__
 from gitllm_plugin.errors import HostError
 from gitllm_plugin.host import import_hook, placeholders, torchvision_repair
 from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
+
+# What further uses of this package need: module -> (what for, what installs it).
+EXTRAS = {
+    "gguf": ("the demonstration", 'pip install "gitllm-plugin[demo]"'),
+    "gradio": ("the web page, gitllm demo", 'pip install "gitllm-plugin[web]"'),
+    "bitsandbytes": ("load_in_4bit, on a GPU", 'pip install "gitllm-plugin[gpu]"'),
+}
+JAVA = ("captions scored by LAVIS's own tasks (METEOR, SPICE)", "apt-get install default-jre-headless")
 
 # What this package itself needs beyond LAVIS's own requirements: module -> what to give pip.
 OWN_REQUIREMENTS = {"peft": "peft", "rouge_score": "rouge-score", "safetensors": "safetensors"}
@@ -24,12 +34,14 @@ class Report:
     Attributes:
         facts: (what, value), in the order to show them.
         absent: Packages that LAVIS imports and a GIT-LLM run does not need -> the command that installs each.
+        extras: What is absent and only some uses need -> (what for, the command that installs it).
         notes: Warnings about this machine that do not prevent a run.
         problems: (what is wrong, the command or action that mends it); empty if GIT-LLM can run.
     """
 
     facts: list[tuple[str, str]] = dataclasses.field(default_factory=list)
     absent: dict[str, str] = dataclasses.field(default_factory=dict)
+    extras: dict[str, tuple[str, str]] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
     problems: list[tuple[str, str]] = dataclasses.field(default_factory=list)
 
@@ -52,6 +64,7 @@ def examine() -> Report:
         _examine_registration(report)
     if report.ok:
         _examine_precision(report)
+    _examine_extras(report)
     _examine_hook(report)
     return report
 
@@ -92,6 +105,18 @@ def _examine_devices(report: Report) -> None:
     else:
         report.facts.append(("GPU", "none that torch can use"))
     report.facts.append(("CPU threads", str(torch.get_num_threads())))
+
+
+def _examine_extras(report: Report) -> None:
+    for module, use in EXTRAS.items():
+        if importlib.util.find_spec(module) is None:
+            report.extras[module] = use
+    java = shutil.which("java")
+    if java is None:
+        report.extras["java"] = JAVA
+        return
+    said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr.splitlines()
+    report.facts.append(("Java", f"{said[0] if said else 'version unknown'} ({java})"))
 
 
 def _examine_precision(report: Report) -> None:

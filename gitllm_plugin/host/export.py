@@ -9,7 +9,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.launch import register_quietly
 
 _CONFIG = "config.yaml"
-_CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth", "checkpoint_interrupted.pth")
+_CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth")
 
 
 def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True) -> None:
@@ -33,13 +33,19 @@ def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with
 
     if merge and has_lora(model.model):
         merge_lora(model.model.language_model)
-    processors = _eval_processors(config)
+    processors = eval_processors(config)
+    settings = {
+        **processors,
+        "loss_on": model.text_encoder.loss_on,
+        "chat_template": model.text_encoder.chat_template is not None,
+        "run": str(checkpoint),
+    }
     save_folder(
         model.model,
         target,
         tokenizer=model.text_encoder.tokenizer if with_base else None,
         image_processor=_preprocessor_config(processors.get("vis_processor")),
-        settings={**processors, "loss_on": model.text_encoder.loss_on, "run": str(checkpoint)},
+        settings=settings,
         with_base=with_base,
     )
 
@@ -52,19 +58,22 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     """
     from omegaconf import OmegaConf
 
+    from gitllm_plugin.runners.checkpoints import run_folder_of
+
     run = Path(run).expanduser()
     candidates = [run / name for name in _CHECKPOINTS] if run.is_dir() else [run]
     checkpoint = next((path for path in candidates if path.is_file()), None)
-    if checkpoint is None or not (checkpoint.parent / _CONFIG).is_file():
+    folder = run_folder_of(checkpoint) if checkpoint is not None else run
+    if checkpoint is None or not (folder / _CONFIG).is_file():
         raise ConfigError(
             f"{run} is not a run: expected a folder with {_CONFIG} and one of {', '.join(_CHECKPOINTS)}, "
             "or such a checkpoint"
         )
-    return checkpoint, OmegaConf.load(checkpoint.parent / _CONFIG)
+    return checkpoint, OmegaConf.load(folder / _CONFIG)
 
 
-def load_model_of_run(config: Any, checkpoint: Path) -> Any:
-    """The registered model that a run trained, with the checkpoint's weights.
+def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
+    """The registered model that a run trained, with the checkpoint's weights; None: as before training.
 
     Raises:
         ConfigError: it is not `git_llm`, or the checkpoint does not fit.
@@ -76,11 +85,11 @@ def load_model_of_run(config: Any, checkpoint: Path) -> Any:
     register_quietly()
     from gitllm_plugin.models.git_llm import GitLLMForLavis
 
-    loaded = {"load_finetuned": True, "finetuned": str(checkpoint), "self_test": False}
+    loaded = {"load_finetuned": checkpoint is not None, "finetuned": str(checkpoint), "self_test": False}
     return GitLLMForLavis.from_config(OmegaConf.merge(config.model, loaded))
 
 
-def _eval_processors(config: Any) -> dict[str, Any]:
+def eval_processors(config: Any) -> dict[str, Any]:
     """The evaluation processors of the run's first data set: they are the same for all in a sensible run."""
     from omegaconf import OmegaConf
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gitllm_plugin
+from gitllm_plugin.config_keys import as_assignments
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host import torchvision_repair
 from gitllm_plugin.resources import find_config
@@ -35,6 +36,27 @@ def train(cfg_path: str | Path, options: Sequence[str] = ()):
     runner.train()
     _leave_process_group()
     return runner
+
+
+def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
+    """Describe a training without doing it: configuration, parameters, first batch, memory and time.
+
+    The only file written is a figure of the first batch's images, below `run.output_dir` in `dry_run`.
+
+    Raises:
+        ConfigError: As `train`, or another runner than `git_llm`.
+    """
+    cfg = _read_config(cfg_path, options)
+    if cfg.run_cfg.get("runner") != "git_llm":
+        raise ConfigError(f"--dry-run needs run.runner=git_llm, and it is {cfg.run_cfg.get('runner', 'runner_base')!r}")
+    output_dir = Path(cfg.run_cfg.get("output_dir") or "output/git_llm") / "dry_run"
+    apart = [f"run.output_dir={output_dir}", "run.resume_ckpt_path=null"]
+    runner = _build_runner(cfg_path, [*as_assignments(options), *apart])
+    from gitllm_plugin.runners.dry_run import dry_run as describe
+
+    described = describe(runner)
+    _leave_process_group()
+    return described
 
 
 def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):

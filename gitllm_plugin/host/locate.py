@@ -134,12 +134,18 @@ def prepare() -> Host:
         for module in ("lavis", "lavis.runners", "lavis.common.optims"):
             importlib.import_module(module)
 
-    from gitllm_plugin.host.config_repair import honour_model_type_option
+    from gitllm_plugin.host.config_repair import honour_dataset_type_option, honour_model_type_option
+    from gitllm_plugin.host.dataset_repair import download_only_what_is_missing, leave_out_null_splits
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
     from gitllm_plugin.host.runner_repair import repair_runners
+    from gitllm_plugin.host.runners_on_cpu import run_without_gpu
 
     replace_init_distributed_mode()
     repair_metric_sync()
     honour_model_type_option()
+    honour_dataset_type_option()
+    leave_out_null_splits()
+    download_only_what_is_missing()
     repair_runners()
+    run_without_gpu()
     return host

@@ -28,13 +28,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, or_masks
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.stream import Stream, attend
 
+STREAM = "gitllm"
+"""Name of our attention in transformers' registries: streams without a mask, everything else as "sdpa" does."""
 _RULE = "git_prefix_rule"
-_WRAPPED = ("eager", "sdpa", "flex_attention")
+_MASKS = ("eager", "sdpa", "flex_attention")
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,12 @@ class PrefixRule:
             ``prefix_end[r]`` are image (or padding, which the 2-D attention mask removes).
         shared: None, or for rows of several texts and images the numbers of each slot's text (-1 on image slots)
             and image, two LongTensors ``[R, S]``; ``prefix_end`` is not read then.
+        stream: None, or for one row without padding who attends to whom in it, in the place of any mask.
     """
 
     prefix_end: Tensor
     shared: tuple[Tensor, Tensor] | None = None
+    stream: Stream | None = None
 
     def for_batch(self, batch_size: int) -> PrefixRule:
         """The rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
@@ -88,6 +94,8 @@ def _with_prefix(factory: Callable) -> Callable:
         # One query is a decoding step: it is text, which sees every key already.
         if rule is None or kwargs["q_length"] == 1:
             return factory(*args, **kwargs)
+        if rule.stream is not None:
+            return rule.stream
         rule = rule.for_batch(kwargs["batch_size"])  # type: ignore[arg-type]
         kwargs["mask_function"] = rule.apply(kwargs["mask_function"])  # type: ignore[arg-type]
         # "sdpa" would otherwise answer None ("use is_causal") and lose the prefix.
@@ -100,11 +108,28 @@ def _with_prefix(factory: Callable) -> Callable:
 
 
 def install() -> None:
-    """Wrap transformers' mask factories; idempotent, and inert for every model without a rule."""
-    for name in _WRAPPED:
+    """Wrap transformers' mask factories and add our attention; idempotent, and inert for models without a rule."""
+    ALL_ATTENTION_FUNCTIONS.register(STREAM, attend)
+    for name in _MASKS:
         factory = ALL_MASK_ATTENTION_FUNCTIONS[name]
         if not getattr(factory, "git_prefix", False):
             ALL_MASK_ATTENTION_FUNCTIONS.register(name, _with_prefix(factory))
+    ALL_MASK_ATTENTION_FUNCTIONS.register(STREAM, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+
+
+def use_streams(language_model: PreTrainedModel) -> bool:
+    """Let a decoder attend without masks, in place, if it takes registered attention functions.
+
+    A decoder that was given another attention than transformers' usual one ("sdpa") keeps it.
+
+    Returns:
+        Whether it does now.
+    """
+    takes_functions = language_model._supports_attention_backend and language_model._can_set_attn_implementation()
+    if takes_functions and language_model.config._attn_implementation == "sdpa":
+        install()
+        language_model.set_attn_implementation(STREAM)
+    return language_model.config._attn_implementation == STREAM
 
 
 @contextmanager
@@ -114,10 +139,10 @@ def prefix_attention(config: PreTrainedConfig, rule: PrefixRule) -> Iterator[Non
     Raises:
         ConfigError: the decoder uses an attention implementation that the rule cannot reach.
     """
-    if config._attn_implementation not in _WRAPPED:
+    if config._attn_implementation not in (STREAM, *_MASKS):
         raise ConfigError(
             f"attention implementation {config._attn_implementation!r} cannot express GIT's mask; "
-            f"use one of {', '.join(_WRAPPED)} (language_model.set_attn_implementation)"
+            f"use one of {', '.join((STREAM, *_MASKS))} (language_model.set_attn_implementation)"
         )
     install()
     setattr(config, _RULE, rule)

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
+from gitllm_plugin.modeling.fused import use_fused_kernels
 from gitllm_plugin.modeling.lora import LoraSettings, inject_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
@@ -49,6 +50,8 @@ class BuildSettings:
         load_in_4bit: hold the frozen language model in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA.
         untie: give the head a weight of its own where it shares the input embedding's.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+        fused_kernels: Liger's kernels in the language model, see
+            :func:`~gitllm_plugin.modeling.fused.use_fused_kernels`; needs CUDA.
         self_test: whether a tiny copy of the language model is tested first, see
             :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
     """
@@ -61,6 +64,7 @@ class BuildSettings:
     load_in_4bit: bool = False
     untie: bool = False
     gradient_checkpointing: bool = False
+    fused_kernels: bool = False
     self_test: bool = True
 
 
@@ -93,6 +97,8 @@ def build_git_llm(
 
 def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
     """Add LoRA (where there is none yet) and choose what is trained; gives the model in evaluation mode."""
+    if settings.fused_kernels:
+        use_fused_kernels(model.language_model)
     if settings.untie:
         untie_head(model)
     if settings.lora is not None and not names_of_part(model, "lora"):

@@ -1,39 +1,94 @@
 """Checkpoint files that hold plain data: written whole or not at all, read without running anything."""
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, StorageError
+
+WEIGHTS_ENDING = ".safetensors"
+"""Of files that hold weights and nothing else."""
+
+_TEMPORARY = ".writing"
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write `content` beside `path` and rename it: `path` is at any time the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write `content`, so that `path` is at any time the old file or the new one, whole.
+
+    Raises:
+        StorageError: It cannot be written; what was there before still is.
+    """
+    _write_whole(path, lambda temporary: torch.save(content, temporary))
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], **facts: Any) -> None:
+    """Write weights as safetensors, with ``facts`` as its metadata, as :func:`write_checkpoint` writes."""
+    # A tied weight that is trained under two names is written twice: the format knows no ties.
+    copies = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
+    metadata = {"format": "pt", **{name: str(value) for name, value in facts.items()}}
+    _write_whole(path, lambda temporary: save_file(copies, temporary, metadata))
+
+
+def link_checkpoint(existing: Path, name: Path) -> None:
+    """Let `name` be `existing` too, without a second copy on disk where the file system has hard links."""
+    temporary = _temporary(name)
     try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(existing, temporary)
+        except OSError:
+            shutil.copy2(existing, temporary)
+        os.replace(temporary, name)
+        _flush_folder(name.parent)
+    except OSError as error:
+        raise _storage_error(name, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote left behind."""
+    for path in folder.glob(f".*{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, running nothing that it may contain.
 
+    Args:
+        path: A `.pth` file, or weights alone as `.safetensors`.
+
     Raises:
         ConfigError: No such file, or not a checkpoint that is plain data.
     """
+    return _read(path, mmap=False)
+
+
+def is_readable(path: Path) -> bool:
+    """Whether `path` is a whole checkpoint, without reading all of it."""
+    try:
+        _read(path, mmap=True)
+    except ConfigError:
+        return False
+    return True
+
+
+def _read(path: Path, mmap: bool) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == WEIGHTS_ENDING:
+            return {"model": load_file(path)}
+        content = _load_plain_data(path, mmap)
+    except SafetensorError as error:
+        raise ConfigError(f"{path} is not a safetensors file that can be read: {error}") from error
     except Exception as error:  # torch raises a different class for every way in which a file can be broken
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -43,6 +98,53 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
         raise ConfigError(f"{path} is not a checkpoint: it has no weights under 'model'")
     return content
+
+
+def _load_plain_data(path: Path, mmap: bool) -> Any:
+    """What torch saved; files older than torch 1.6, which LAVIS's hub has some of, cannot be mapped."""
+    is_zip = path.open("rb").read(2) == b"PK"
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    temporary = _temporary(path)
+    try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
+        write(temporary)
+        temporary.chmod(mode)  # safetensors lets nobody else read what it writes
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have their own names for ENOSPC
+        raise _storage_error(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a renaming survive a power cut; systems that cannot open folders do it themselves."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _storage_error(path: Path, error: Exception) -> StorageError:
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    return StorageError(
+        f"{path} cannot be written: {reason} ({free / 1e6:,.0f} MB are free there). What was saved before is whole."
+    )
 
 
 def check_same_weights(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], source: str) -> None:

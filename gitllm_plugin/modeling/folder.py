@@ -304,8 +304,13 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
 def _fingerprint(language_model: PreTrainedModel) -> list[float]:
     """A few input embeddings: language models of one shape are told apart by them, in any number format."""
     weight = cast(Any, language_model.get_input_embeddings()).weight.detach().flatten()
-    places = torch.linspace(0, len(weight) - 1, _SAMPLES).long()
-    return [round(value, 6) for value in weight[places.to(weight.device)].float().tolist()]
+    places = torch.tensor(_spread_places(len(weight)), device=weight.device)
+    return [round(value, 6) for value in weight[places].float().tolist()]
+
+
+def _spread_places(size: int) -> list[int]:
+    """Places from first to last, in integers: float32 cannot count the weights of a real embedding."""
+    return [number * (size - 1) // (_SAMPLES - 1) for number in range(_SAMPLES)]
 
 
 def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], folder: Path, name: str) -> None:

@@ -7,19 +7,19 @@ https://arxiv.org/abs/2205.14100.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, GitConfig, GitForCausalLM, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.build import load_by_name
-from gitllm_plugin.modeling.model import GitLLMOutput
+from gitllm_plugin.modeling.model import GitLLMOutput, mean_loss
+from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
 
 #: transformers corrected the spelling of a parameter, but not in the checkpoints: without this, the temporal
@@ -119,6 +119,7 @@ class Git(nn.Module):
         *,
         image_index: Tensor | None = None,
         num_images: Tensor | None = None,
+        weights: Tensor | None = None,
         logits: Literal["all", "none"] = "all",
     ) -> GitLLMOutput:
         """Score texts about images.
@@ -130,6 +131,7 @@ class Git(nn.Module):
             labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on.
             image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
             num_images: long ``[U]``, how many frames are real: all of them, see :meth:`generate`.
+            weights: float ``[N]``, how much each text's tokens count in the loss; None: all the same.
             logits: "none" computes logits at supervised positions only, for the loss.
 
         Returns:
@@ -149,8 +151,8 @@ class Git(nn.Module):
         if labels is not None:
             supervised = labels[:, 1:] != IGNORED
             count = int(supervised.sum())
-            scores = head(hidden[:, :-1][supervised]).float()
-            loss = F.cross_entropy(scores, labels[:, 1:][supervised], reduction="sum") / max(count, 1)
+            weight = None if weights is None else weights[supervised.nonzero()[:, 0]]
+            loss = mean_loss(head(hidden[:, :-1][supervised]), labels[:, 1:][supervised], weight)
         return GitLLMOutput(loss, head(hidden) if logits == "all" else None, count)
 
     @torch.no_grad()
@@ -192,6 +194,66 @@ class Git(nn.Module):
                 input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, **generation_kwargs
             )
         return token_ids[:, length:]
+
+    @torch.no_grad()
+    def score_candidates(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        *,
+        candidates: Sequence[Candidates],
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        mean: bool = False,
+        shortlist: int | None = None,
+        tokens_at_once: int = TOKENS_AT_ONCE,
+    ) -> CandidateScores:
+        """Log-likelihoods of candidates; see :func:`gitllm_plugin.modeling.ranking.score_candidates`.
+
+        Images are encoded once. Each candidate is read behind its own copy of image and prompt, because
+        transformers' GIT has no way to continue one cache in several directions.
+        """
+        check_candidates(candidates, len(input_ids))
+        longest = max(len(ids) for members in candidates for ids in members)
+        self._check_context(input_ids.shape[1] + longest - 1)
+        lengths = [input_ids.shape[1]] * len(input_ids) if attention_mask is None else attention_mask.sum(1).tolist()
+        prompts = [ids[:length] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
+        with self._images_by_number(pixel_values, num_images, image_index) as numbers:
+            hidden = self._read(prompts, numbers)
+            last = hidden[torch.arange(len(prompts)), [length - 1 for length in lengths]]
+            tally = Tally(candidates, self.causal_lm.output(last).float().log_softmax(-1), shortlist)
+            pairs = [(n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(candidates[n][c]) > 1]
+            size = max(1, tokens_at_once // (max(lengths) + longest))
+            for start in range(0, len(pairs), size):
+                self._score(tally, prompts, numbers, pairs[start : start + size])
+        return tally.scores(mean)
+
+    def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
+        """Hidden states ``[N, T, D]`` of texts about the images ``numbers``."""
+        width = max(map(len, texts))
+        rows = [[*ids, *[0] * (width - len(ids))] for ids in texts]
+        mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in texts]
+        inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
+        inputs = {name: value.to(numbers.device) for name, value in inputs.items()}
+        return self.causal_lm.git(**inputs, pixel_values=numbers, use_cache=False).last_hidden_state[:, -width:]
+
+    def _score(
+        self, tally: Tally, prompts: Sequence[Sequence[int]], numbers: Tensor, pairs: Sequence[tuple[int, int]]
+    ) -> None:
+        """Count the tokens of some candidates, given as prompt and place in its list."""
+        found = [tally.candidates[n][c] for n, c in pairs]
+        texts = [[*prompts[n], *ids[:-1]] for (n, _), ids in zip(pairs, found, strict=True)]
+        hidden = self._read(texts, numbers[[n for n, _ in pairs]])
+        rows = [row for row, ids in enumerate(found) for _ in ids[1:]]
+        columns = [
+            len(prompts[n]) + place for (n, _), ids in zip(pairs, found, strict=True) for place in range(len(ids) - 1)
+        ]
+        owners = [tally.number(*pair) for pair, ids in zip(pairs, found, strict=True) for _ in ids[1:]]
+        targets = [token for ids in found for token in ids[1:]]
+        device = hidden.device
+        logits = self.causal_lm.output(hidden[rows, columns])
+        tally.add(torch.tensor(owners, device=device), logits, torch.tensor(targets, device=device))
 
     @contextmanager
     def _images_by_number(

@@ -10,8 +10,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 
 from gitllm_plugin.modeling.attention import PrefixRule
+from gitllm_plugin.modeling.stream import Group, Stream
 
 #: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
 #: that a token does not see.
@@ -138,6 +140,59 @@ def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) ->
     image_ids[layout.text_row, layout.text_slot] = image_index[text_valid.nonzero()[:, 0]]
     image_ids[layout.image_row, layout.image_slot] = image_valid.nonzero()[:, 0]
     return layout
+
+
+def lay_out_stream(
+    image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None, *, keeps_copies: bool = False
+) -> Layout:
+    """Lay out a batch as one row that holds every image once and every text once, and no padding.
+
+    Args:
+        image_valid, text_valid, image_index: as for :func:`lay_out`.
+        keeps_copies: see :class:`~gitllm_plugin.modeling.stream.Stream`.
+
+    Returns:
+        The layout, R = 1; its rule is a :class:`~gitllm_plugin.modeling.stream.Stream`.
+    """
+    image_valid, text_valid = image_valid.bool(), text_valid.bool()
+    device = text_valid.device
+    if image_index is None:
+        image_index = torch.arange(len(text_valid), device=device)
+    image_lengths, text_lengths = image_valid.sum(1), text_valid.sum(1)
+    image_slot, text_slot = torch.zeros_like(image_lengths), torch.zeros_like(text_lengths)
+    num_texts = torch.zeros_like(image_lengths).index_add(0, image_index, torch.ones_like(image_index))
+    # Without an image it makes no difference how many texts it has.
+    kinds = torch.stack([image_lengths, num_texts * (image_lengths > 0)], 1)
+    groups: list[Group] = []
+    end = 0
+    for kind in kinds.unique(dim=0):
+        is_kind = (kinds == kind).all(1)
+        images = is_kind.nonzero()[:, 0]
+        texts = is_kind[image_index].nonzero()[:, 0]
+        texts = texts[image_index[texts].argsort(stable=True)]
+        group = _group(int(kind[0]), len(images), text_lengths[texts])
+        image_slot[images] = end + group.image_length * torch.arange(len(images), device=device)
+        text_slot[texts] = end + group.image_tokens + text_lengths[texts].cumsum(0) - text_lengths[texts]
+        end += group.image_tokens + group.text_tokens
+        groups.append(group)
+    places = _Places(torch.zeros_like(image_slot), image_slot, torch.zeros_like(text_slot), text_slot)
+    rule = PrefixRule(prefix_end=image_slot.new_zeros(1), stream=Stream(tuple(groups), keeps_copies))
+    return _place(image_valid, text_valid, image_index, places, (1, end), rule)
+
+
+def _group(image_length: int, num_images: int, text_lengths: Tensor) -> Group:
+    num_texts = len(text_lengths)
+    longest = int(text_lengths.max()) if num_texts else 0
+    real = torch.arange(longest, device=text_lengths.device) < text_lengths[:, None]
+    return Group(
+        image_length=image_length,
+        image_tokens=num_images * image_length,
+        text_tokens=int(text_lengths.sum()),
+        num_texts=num_texts,
+        text_length=longest,
+        text_places=real.flatten().nonzero()[:, 0],
+        text_rule=causal_lower_right(longest, image_length + longest),
+    )
 
 
 def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int]]:

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
@@ -120,12 +121,12 @@ def merge_lora(language_model: PreTrainedModel) -> None:
 def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
     """Compute with LoRA added to its weights inside the block, which is faster; the very same weights are back after.
 
-    A model without LoRA, or with weights in 4 bits, stays as it is.
+    A model without LoRA, or with weights in 4 bits or spread over ranks, stays as it is.
     """
     layers = [
         layer
         for layer in _lora_layers(language_model).values()
-        if cast(Any, layer.get_base_layer()).weight.is_floating_point() and not layer.merged_adapters
+        if _can_be_added_to(cast(Any, layer.get_base_layer()).weight) and not layer.merged_adapters
     ]
     # PEFT's own way back subtracts what it added, which is not exact.
     weights = [cast(Any, layer.get_base_layer()).weight.data for layer in layers]
@@ -137,6 +138,10 @@ def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
         for layer, weight in zip(layers, weights, strict=True):
             cast(Any, layer.get_base_layer()).weight.data = weight
             layer.merged_adapters.clear()
+
+
+def _can_be_added_to(weight: Tensor) -> bool:
+    return weight.is_floating_point() and not isinstance(weight, DTensor)
 
 
 def _lora_layers(language_model: PreTrainedModel) -> dict[str, LoraLayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.modeling.attention import prefix_attention
+from gitllm_plugin.modeling.attention import STREAM, prefix_attention, use_streams
 from gitllm_plugin.modeling.families import FAMILIES, Family
-from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.last_layer import at_slots, feed_forward
+from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
 from gitllm_plugin.modeling.projection import Projection
+from gitllm_plugin.modeling.ranking import CandidateScores, score_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
 from gitllm_plugin.modeling.vision import ImageEncoder
 
@@ -72,6 +74,8 @@ class GitLLM(nn.Module):
         self.sources: dict[str, str] = {}
         self.image_encoder = image_encoder
         self.language_model = language_model
+        if self.shares_rows:
+            use_streams(language_model)
         self.projection = Projection(
             image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps
         )
@@ -83,6 +87,18 @@ class GitLLM(nn.Module):
     def shares_rows(self) -> bool:
         """Whether several texts can stand behind one image: positions must be free to restart."""
         return self.positions != "slots"
+
+    @property
+    def attention_path(self) -> Literal["stream", "mask", "flex_attention"]:
+        """How training and scoring attend: without a mask, with a dense one, or with FlexAttention's blocks of one.
+
+        Decoders that take registered attention functions attend without a mask;
+        ``language_model.set_attn_implementation("sdpa")`` gives them one, equal but slower.
+        """
+        implementation = self.language_model.config._attn_implementation
+        if implementation == STREAM and self.shares_rows:
+            return "stream"
+        return "flex_attention" if implementation == "flex_attention" else "mask"
 
     @property
     def max_images(self) -> int:
@@ -108,6 +124,15 @@ class GitLLM(nn.Module):
         """Most positions of a row: the context, or a shorter window of attention; None where nothing limits it."""
         limits = [limit for limit in (self.context_length, self.sliding_window) if limit is not None]
         return min(limits, default=None)
+
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's layers: every batch, with images or without, passes through them one after another."""
+        names = set(self.language_model._no_split_modules or ())
+        return [module for module in self.language_model.modules() if type(module).__name__ in names]
+
+    @property
+    def _is_checkpointed(self) -> bool:
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
 
     def max_text_tokens(self, pixel_values: Tensor | None) -> int | None:
         """Most tokens of a text behind images of this shape, answer included; None where nothing limits it.
@@ -162,6 +187,7 @@ class GitLLM(nn.Module):
         *,
         image_index: Tensor | None = None,
         num_images: Tensor | None = None,
+        weights: Tensor | None = None,
         logits: Literal["all", "none"] = "all",
     ) -> GitLLMOutput:
         """Score texts about images.
@@ -176,6 +202,7 @@ class GitLLM(nn.Module):
                 Texts of one image share its encoding and, where the family allows, its prefix; loss and
                 gradients are those of separate rows.
             num_images: long ``[U]``, see :meth:`encode_images`.
+            weights: float ``[N]``, how much each text's tokens count in the loss; None: all the same.
             logits: "none" computes logits at supervised positions only, for the loss.
 
         Returns:
@@ -186,12 +213,15 @@ class GitLLM(nn.Module):
         """
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
-        shared = image_index is not None and self.shares_rows
-        layout = lay_out(image_valid, text_valid.bool(), image_index, share_rows=shared)
-        if image_index is not None and not shared:
-            image_embeds = image_embeds[image_index]
+        if self.attention_path == "stream":
+            layout = lay_out_stream(image_valid, text_valid, image_index, keeps_copies=self._is_checkpointed)
+        else:
+            shared = image_index is not None and self.shares_rows
+            layout = lay_out(image_valid, text_valid, image_index, share_rows=shared)
+            if image_index is not None and not shared:
+                image_embeds = image_embeds[image_index]
         self._check_context(layout)
-        keep, targets = (None, None) if labels is None else _supervised(layout, labels)
+        keep, targets, texts = (None, None, None) if labels is None else _supervised(layout, labels)
         rows = self._rows(layout, image_embeds, input_ids)
         with self._head_on(keep if logits == "none" else None):
             out = self._decode(layout, rows, image_embeds, use_cache=False).logits
@@ -199,7 +229,7 @@ class GitLLM(nn.Module):
         if keep is not None and targets is not None:
             count = int(keep.sum())
             scored = out if logits == "none" else out[keep]
-            loss = F.cross_entropy(scored.float(), targets, reduction="sum") / max(count, 1)
+            loss = mean_loss(scored, targets, None if weights is None else weights[texts])
         return GitLLMOutput(loss, layout.text_of(out) if logits == "all" else None, count)
 
     @torch.no_grad()
@@ -219,7 +249,9 @@ class GitLLM(nn.Module):
             input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`. An image
                 that several prompts read is encoded once and, where the family allows, prefilled once.
             **generation_kwargs: arguments of transformers' ``generate`` by name (``max_new_tokens``,
-                ``num_beams``, ``do_sample``, ``return_dict_in_generate``, ...).
+                ``num_beams``, ``do_sample``, ``return_dict_in_generate``, ...). With
+                ``cache_implementation="static"``, which transformers compiles on a GPU, each prompt is prefilled
+                with its image, and the image encoded once.
 
         Returns:
             New token ids ``[N, L]`` (the prompt is not repeated), or transformers' output object.
@@ -230,7 +262,12 @@ class GitLLM(nn.Module):
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
         cache = None
-        if image_index is not None and len(image_index) > len(image_valid) and self._can_share(image_valid):
+        if (
+            image_index is not None
+            and len(image_index) > len(image_valid)
+            and self._can_share(image_valid)
+            and not self._makes_own_cache(generation_kwargs)
+        ):
             cache = self._prefill_images(image_embeds, image_valid)
             # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
@@ -249,6 +286,16 @@ class GitLLM(nn.Module):
                 **({} if cache is None else {"past_key_values": cache}),
                 **generation_kwargs,
             )
+
+    def score_candidates(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        **kwargs: Any,
+    ) -> CandidateScores:
+        """How likely answers are, see :func:`gitllm_plugin.modeling.ranking.score_candidates`."""
+        return score_candidates(self, input_ids, attention_mask, pixel_values, **kwargs)
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """Write a folder, see :func:`gitllm_plugin.modeling.folder.save_folder`."""
@@ -274,6 +321,11 @@ class GitLLM(nn.Module):
 
     def _can_share(self, image_valid: Tensor) -> bool:
         return self.shares_rows and bool(image_valid.any())
+
+    def _makes_own_cache(self, generation_kwargs: dict[str, Any]) -> bool:
+        """Whether ``generate`` was asked for a cache of a certain kind, which it then wants to make itself."""
+        usual = getattr(self.language_model.generation_config, "cache_implementation", None)
+        return generation_kwargs.get("cache_implementation", usual) is not None
 
     def _prefill_images(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
         """Keys and values of each image alone; exact, because image states never see text."""
@@ -333,17 +385,20 @@ class GitLLM(nn.Module):
 
     @contextmanager
     def _head_on(self, keep: Tensor | None) -> Iterator[None]:
-        """Compute logits ``[n, V]`` at the slots ``keep`` (bool ``[R, S]``) alone; None: at all.
+        """Compute logits ``[n, V]``, and what they alone read, at the slots ``keep`` (bool ``[R, S]``); None: at all.
 
         transformers' own ``logits_to_keep`` takes such a mask only in its newest releases.
         """
         if keep is None:
             yield
             return
+        # Checkpointed layers are computed again when these hooks are gone.
+        part = None if self._is_checkpointed else feed_forward(self.language_model)
         head = cast(nn.Module, self.language_model.get_output_embeddings())
         handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],))
         try:
-            yield
+            with nullcontext() if part is None else at_slots(part, keep):
+                yield
         finally:
             handle.remove()
 
@@ -384,13 +439,28 @@ def _family_in_table(model_type: str) -> Family:
     return FAMILIES[model_type]
 
 
-def _supervised(layout: Layout, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots whose logits are trained, bool ``[R, S]``, and their targets ``[n]`` in the same order."""
+def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy of tokens, in float32; 0 where there is none.
+
+    Args:
+        logits: ``[n, V]``.
+        targets: long ``[n]``.
+        weights: float ``[n]``, for a weighted mean.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets, reduction="sum") / max(len(targets), 1)
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _supervised(layout: Layout, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slots whose logits are trained, bool ``[R, S]``, and their targets and texts, ``[n]``, in the same order."""
     if labels.shape != layout.text_valid.shape:
         raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(layout.text_valid.shape)}")
     # Token t is predicted at token t - 1 of its own text.
     targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    rows = torch.full_like(layout.attention_mask, IGNORED)
+    rows, texts = torch.full_like(layout.attention_mask, IGNORED), torch.zeros_like(layout.attention_mask)
     rows[layout.text_row, layout.text_slot] = targets[layout.text_valid]
+    texts[layout.text_row, layout.text_slot] = layout.text_valid.nonzero()[:, 0]
     keep = rows != IGNORED
-    return keep, rows[keep]
+    return keep, rows[keep], texts[keep]

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.attention import STREAM
 from gitllm_plugin.modeling.families import FAMILIES, Family, default_family
 from gitllm_plugin.modeling.layout import Layout, lay_out
 from gitllm_plugin.modeling.model import GitLLM
@@ -165,6 +166,18 @@ def texts_of_one_image_share_it(probe: Probe) -> None:
     _same(shared, probe.logits(pixel_values=probe.pixel_values[:2][index]), "logits behind a shared image")
 
 
+def attending_without_a_mask_changes_nothing(probe: Probe) -> None:
+    """Streams give what a dense mask gives, which generation goes on to use."""
+    if probe.model.attention_path != "stream":
+        return
+    decoder, without = probe.model.language_model, probe.logits()
+    decoder.set_attn_implementation("sdpa")
+    try:
+        _same(without, probe.logits(), "logits without a mask and with one")
+    finally:
+        decoder.set_attn_implementation(STREAM)
+
+
 PROPERTIES: tuple[Callable[[Probe], None], ...] = (
     a_later_token_never_changes_an_earlier_logit,
     text_never_changes_image_states,
@@ -173,6 +186,7 @@ PROPERTIES: tuple[Callable[[Probe], None], ...] = (
     padding_changes_nothing,
     cached_decoding_equals_uncached,
     texts_of_one_image_share_it,
+    attending_without_a_mask_changes_nothing,
 )
 """What must hold of every decoder; each raises :class:`PropertyError`."""
 

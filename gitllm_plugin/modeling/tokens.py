@@ -95,13 +95,34 @@ class TextEncoder:
         """
         ids, labels, num_truncated = [], [], 0
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            after = [*self._ids(self._space_before_answer(prompt) + answer.strip()), self.tokenizer.eos_token_id]
+            after = self._answer_ids(self._space_before_answer(prompt), answer)
             room = None if max_tokens is None else max_tokens - len(after)
             before, cut = self._fit(prompt, questions[i] if questions else prompt, room)
             ids.append(before + after)
             labels.append((before if self.loss_on == "all" else [IGNORED] * len(before)) + after)
             num_truncated += cut
         return self._pad(ids, labels, num_truncated)
+
+    def candidates(
+        self, prompts: Sequence[str], candidates: Sequence[Sequence[str]], end: bool = True
+    ) -> list[list[list[int]]]:
+        """Ids of answers as they follow prompts.
+
+        Args:
+            prompts: N texts.
+            candidates: N lists of answers; the same list for several prompts is encoded once.
+            end: whether the end token, which closes an answer, belongs to it.
+        """
+        encoded: dict[tuple[str, int], list[list[int]]] = {}
+        found = []
+        for prompt, answers in zip(prompts, candidates, strict=True):
+            space = self._space_before_answer(prompt)
+            key = (space, id(answers))
+            if key not in encoded:
+                ids = [self._answer_ids(space, answer) for answer in answers]
+                encoded[key] = ids if end else [answer[:-1] for answer in ids]
+            found.append(encoded[key])
+        return found
 
     def decode(self, token_ids: Tensor) -> list[str]:
         """Generated ids ``[N, L]`` to answers, without special tokens and outer white space."""
@@ -110,6 +131,9 @@ class TextEncoder:
     def _space_before_answer(self, prompt: str) -> str:
         # Chat templates end with the line break behind which the assistant speaks.
         return "" if self._in_conversation(prompt)[-1:].isspace() else " "
+
+    def _answer_ids(self, space: str, answer: str) -> list[int]:
+        return [*self._ids(space + answer.strip()), cast(int, self.tokenizer.eos_token_id)]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]

@@ -152,9 +152,26 @@ class ImageEncoder(nn.Module):
         size = (height, width)
         if size not in self._num_tokens:
             with torch.no_grad():
-                weight = next(self.tower.parameters())
-                self._num_tokens[size] = self(weight.new_zeros(1, 3, height, width)).shape[1]
+                self._num_tokens[size] = self(self._zeros(height, width)).shape[1]
         return self._num_tokens[size]
+
+    def _zeros(self, height: int, width: int) -> Tensor:
+        return next(self.tower.parameters()).new_zeros(1, 3, height, width)
+
+    def grid_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of patches of an image of this size.
+
+        Patches are the last ``rows * columns`` of an image's tokens, row by row; what stands in front of them
+        (CLS, registers) shows no part of the image.
+        """
+        if not self.is_grid:
+            patch = self.tower.config.patch_size
+            return height // patch, width // patch
+        with torch.no_grad():
+            features = _timm_features(self.tower, self._zeros(height, width), self.vision_dim)
+        if features.ndim == 4:
+            return features.shape[2], features.shape[3]
+        return cast(Any, self.tower).timm_model.patch_embed.dynamic_feat_size((height, width))
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images.
@@ -177,7 +194,8 @@ class ImageEncoder(nn.Module):
         pixel_values = pixel_values.to(self.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.is_grid:
-                return _grid_features(self.tower, pixel_values, self.vision_dim)
+                features = _timm_features(self.tower, pixel_values, self.vision_dim)
+                return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
             inputs = _patchify(pixel_values, self.tower.config.patch_size) if self.patchifies else {}
             return self.tower(**{"pixel_values": pixel_values, **inputs}).last_hidden_state
 
@@ -209,11 +227,12 @@ def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
         config.out_features = config.stage_names[-1:]
 
 
-def _grid_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:
-    grid = tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
-    if grid.ndim == 4 and grid.shape[1] != channels:
-        grid = grid.permute(0, 3, 1, 2)  # Swin and its kin have channels last
-    return grid.flatten(2).transpose(1, 2) if grid.ndim == 4 else grid
+def _timm_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:
+    """A map ``[n, channels, rows, columns]`` or, of transformers, tokens ``[n, P, channels]``."""
+    features = tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
+    if features.ndim == 4 and features.shape[1] != channels:
+        return features.permute(0, 3, 1, 2)  # Swin and its kin have channels last
+    return features
 
 
 def _patchify(pixel_values: Tensor, size: int) -> dict[str, Tensor]:

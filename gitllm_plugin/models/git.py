@@ -35,6 +35,6 @@ class GitForLavis(ImageTextModel):
         """
         cfg = cls.read_config(cfg)
         git, tokenizer = load_git(cfg["weights"])
-        model = cls(git, TextEncoder(tokenizer))
+        model = cls(git, TextEncoder(tokenizer), **cls.answer_settings(cfg))
         model.load_finetuned(cfg)
         return model

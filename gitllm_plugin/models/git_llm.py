@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from lavis.common.registry import registry
-from torch import Tensor
+from torch import Tensor, nn
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.modeling import (
     BuildSettings,
     GitLLM,
@@ -21,11 +21,18 @@ from gitllm_plugin.modeling import (
     find_chat_template,
     parameter_groups,
 )
+from gitllm_plugin.modeling.build import DTYPES
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
 
 BUILD_KEYS = frozenset(BuildSettings.__dataclass_fields__)
+_KINDS = {
+    **dict.fromkeys(("load_in_4bit", "untie", "gradient_checkpointing", "self_test", "chat_template"), bool),
+    **dict.fromkeys(("language_model", "image_encoder", "folder", "dtype", "loss_on", "prompt"), str),
+    **dict.fromkeys(("max_images", "vision_layer"), int),
+    **dict.fromkeys(("lora", "lr_scale", "weight_decay"), dict),
+}
 _TYPES = Path(config_path("models", "git_llm"))
 
 
@@ -36,8 +43,9 @@ class GitLLMForLavis(ImageTextModel):
     Args:
         model: the composition.
         text_encoder: prompts and answers to ids and labels.
-        prompt: for samples that bring no prompt of their own (LAVIS's captioning data sets).
         lr_scale: factor on the learning rate per part of the model.
+        weight_decay: of each part's matrices.
+        **settings: ``prompt``, ``rank_by`` and ``class_names`` of :class:`ImageTextModel`.
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}
@@ -48,7 +56,6 @@ class GitLLMForLavis(ImageTextModel):
         *BUILD_KEYS,
         "chat_template",
         "loss_on",
-        "prompt",
         "lr_scale",
         "weight_decay",
     }
@@ -59,11 +66,11 @@ class GitLLMForLavis(ImageTextModel):
         self,
         model: GitLLM,
         text_encoder: TextEncoder,
-        prompt: str = "",
         lr_scale: Mapping[str, float] | None = None,
         weight_decay: Mapping[str, float] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(model, text_encoder, prompt)
+        super().__init__(model, text_encoder, **settings)
         self.lr_scale = dict(lr_scale or {})
         self.weight_decay = dict(weight_decay or {})
 
@@ -88,12 +95,31 @@ class GitLLMForLavis(ImageTextModel):
                 loss_on=cfg.get("loss_on", "answer"),
                 chat_template=find_chat_template(tokenizer, git_llm.family) if cfg.get("chat_template") else None,
             ),
-            prompt=cfg.get("prompt", ""),
             lr_scale=cfg.get("lr_scale"),
             weight_decay=cfg.get("weight_decay"),
+            **cls.answer_settings(cfg),
         )
         model.load_finetuned(cfg)
         return model
+
+    @classmethod
+    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of the ``model`` node, before anything is built."""
+        yield from super().config_faults(cfg)
+        yield from type_faults("model", cfg, _KINDS)
+        dtypes = ("auto", *DTYPES)
+        if isinstance(dtype := cfg.get("dtype"), str) and dtype not in dtypes:
+            yield f"model.dtype is {dtype!r}; it may be one of {', '.join(dtypes)}"
+        if (loss_on := cfg.get("loss_on")) not in (None, "answer", "all"):
+            yield f"model.loss_on is {loss_on!r}; it may be one of answer, all"
+        if isinstance(folder := cfg.get("folder"), str):
+            yield from missing_file("model.folder", folder)
+        if isinstance(lora := cfg.get("lora"), Mapping):
+            yield from type_faults("model.lora", lora, {"rank": int, "alpha": int, "dropout": float})
+
+    def blocks(self) -> list[nn.Module]:
+        """The decoder's layers, see :meth:`~gitllm_plugin.modeling.GitLLM.blocks`."""
+        return self.model.blocks()
 
     def inference(self) -> AbstractContextManager[None]:
         """A context in which LoRA is merged into the weights: evaluation is faster, the weights are back after it."""
@@ -109,7 +135,7 @@ class GitLLMForLavis(ImageTextModel):
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
         """A batch of single images too has places in a model for several: the first one is always the first."""
-        image = samples.get("image")
+        image = super()._pixels(samples)
         return image[:, None] if image is not None and image.ndim == 4 and self.model.max_images > 1 else image
 
 

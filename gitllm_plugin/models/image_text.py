@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -13,12 +13,13 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_trainable_state_dict, trainable_state_dict
 from gitllm_plugin.modeling.checkpoint import read_checkpoint
 from gitllm_plugin.modeling.git import Git
 from gitllm_plugin.modeling.pixels import normalize_pixels
+from gitllm_plugin.modeling.ranking import CandidateScores
 
 
 class ImageTextModel(BaseModel):
@@ -28,19 +29,35 @@ class ImageTextModel(BaseModel):
         model: the composition, which scores and continues token ids.
         text_encoder: prompts and answers to ids and labels.
         prompt: for samples that bring no prompt of their own (LAVIS's captioning data sets).
+        rank_by: whether answers are ranked by the ``sum`` of their tokens' log-probabilities or by the ``mean``.
+        class_names: what the classes of a classification data set are called; None: as the data set calls them.
 
     Attributes:
         num_truncated_prompts: how many prompts did not fit into the context and lost the end of their question.
     """
 
-    CONFIG_KEYS: ClassVar[frozenset[str]] = frozenset({"load_finetuned", "finetuned"})
+    CONFIG_KEYS: ClassVar[frozenset[str]] = frozenset(
+        {"load_finetuned", "finetuned", "prompt", "rank_by", "class_names"}
+    )
 
-    def __init__(self, model: GitLLM | Git, text_encoder: TextEncoder, prompt: str = "") -> None:
+    def __init__(
+        self,
+        model: GitLLM | Git,
+        text_encoder: TextEncoder,
+        prompt: str = "",
+        rank_by: str = "sum",
+        class_names: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
+        if rank_by not in ("sum", "mean"):
+            raise ConfigError(f"model.rank_by is {rank_by!r}; it may be 'sum' or 'mean'")
         self.model = model
         self.text_encoder = text_encoder
         self.prompt = prompt
+        self.rank_by = rank_by
+        self.class_names = None if class_names is None else list(class_names)
         self.num_truncated_prompts = 0
+        self._classes_of_data: list[str] | None = None
 
     @classmethod
     def read_config(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +69,20 @@ class ImageTextModel(BaseModel):
         cfg = cast(dict, OmegaConf.to_container(cfg, resolve=True)) if OmegaConf.is_config(cfg) else dict(cfg)
         check_keys("model", cfg, cls.CONFIG_KEYS | {"arch", "model_type"})
         return cfg
+
+    @staticmethod
+    def answer_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+        """The keys of a ``model`` node that say how it is asked, as arguments of this class."""
+        return {name: cfg[name] for name in ("prompt", "rank_by", "class_names") if cfg.get(name) is not None}
+
+    @classmethod
+    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of the ``model`` node, before anything is built."""
+        yield from type_faults("model", cfg, {"load_finetuned": bool, "finetuned": str})
+        if cfg.get("load_finetuned") is True and not cfg.get("finetuned"):
+            yield "model.load_finetuned is true, but model.finetuned names no checkpoint"
+        if isinstance(finetuned := cfg.get("finetuned"), str) and cfg.get("load_finetuned") is True:
+            yield from missing_file("model.finetuned", finetuned)
 
     def load_finetuned(self, cfg: Mapping[str, Any]) -> None:
         """Load the checkpoint that the ``model`` node names, where ``load_finetuned`` is true.
@@ -74,19 +105,17 @@ class ImageTextModel(BaseModel):
 
         Args:
             samples: ``image`` (``[U, 3, H, W]``, ``[U, F, 3, H, W]`` or None), ``text_input`` (N prompts) and
-                ``text_output`` (N answers), optionally ``image_index [N]`` and ``num_images [U]``. Without
-                ``text_output``, ``text_input`` is what is learnt, behind the model's ``prompt``.
+                ``text_output`` (N answers), optionally ``image_index [N]`` and ``num_images [U]``. In the place of
+                ``text_output``, LAVIS's data sets may give several weighted answers a question (``answer``,
+                ``n_answers``, ``weight``), or the number of a class (``label``). With none of them, ``text_input``
+                is what is learnt, behind the model's ``prompt``.
 
         Returns:
-            ``loss``, the mean over supervised tokens, and ``num_supervised_tokens``.
+            ``loss``, the (weighted) mean over supervised tokens, and ``num_supervised_tokens``.
         """
+        samples = self._with_one_answer_each(samples)
         answers = samples.get("text_output")
-        prompts = samples["text_input"]
-        if answers is None and "answer" in samples:
-            raise DataError(
-                "the batch has questions with weighted answers (`answer`, `n_answers`), as LAVIS's VQA training sets "
-                "give them, which this model does not train on; use the data set m3it"
-            )
+        prompts = samples.get("text_input", [])
         if answers is None:
             prompts, answers = [self.prompt] * len(prompts), prompts
         text = self.text_encoder.prompts_and_answers(
@@ -97,7 +126,10 @@ class ImageTextModel(BaseModel):
         )
         self._count_truncated(text)
         output = self.model(
-            **self._inputs(text, samples), labels=cast(Tensor, text.labels).to(self.device), logits="none"
+            **self._inputs(text, samples),
+            labels=cast(Tensor, text.labels).to(self.device),
+            weights=_moved(samples.get("weight"), self.device),
+            logits="none",
         )
         return {"loss": output.loss, "num_supervised_tokens": output.num_supervised_tokens}
 
@@ -166,6 +198,8 @@ class ImageTextModel(BaseModel):
         max_len: int = 30,
         min_len: int = 1,
         prompt: str = "",
+        answer_list: Sequence[str] | Sequence[Sequence[str]] | None = None,
+        num_ans_candidates: int | None = None,
         **kwargs: Any,
     ) -> list[str]:
         """Short answers to questions, as LAVIS's question-answering tasks ask for them.
@@ -173,20 +207,103 @@ class ImageTextModel(BaseModel):
         Args:
             samples: as in :meth:`generate`.
             num_beams: beams of the search.
-            inference_method: ``generate``.
+            inference_method: ``generate``, or ``rank``: the most likely answer of ``answer_list``.
             max_len: most new tokens.
             min_len: least new tokens.
             prompt: ``run.prompt`` of LAVIS: a template with ``{}`` for the question; empty: the text as it is.
-            **kwargs: LAVIS's further arguments (``answer_list``, ...), which generation does not use.
+            answer_list: what may be answered, the same for all samples or one list each.
+            num_ans_candidates: rank only so many answers, those whose first tokens are most likely; None or 0: all.
+            **kwargs: further arguments of LAVIS's other models.
 
         Raises:
-            ConfigError: another method than ``generate``.
+            ConfigError: another method, or ranking without answers.
         """
-        if inference_method != "generate":
-            raise ConfigError(f"run.inference_method is {inference_method!r}; this model has 'generate' alone")
         if prompt:
             samples = {**samples, "prompt": [prompt.format(text) for text in self._prompts(samples)]}
-        return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
+        if inference_method == "generate":
+            return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
+        if inference_method != "rank":
+            raise ConfigError(f"run.inference_method is {inference_method!r}; it may be 'generate' or 'rank'")
+        if not answer_list:
+            raise ConfigError(
+                "run.inference_method is 'rank', which needs answers to choose from, and the data set has none: name "
+                "its answer_list.json behind the questions in build_info.annotations, or set it to 'generate'"
+            )
+        candidates = self._candidates(samples, answer_list)
+        best = self.score_answers(samples, candidates, num_ans_candidates or None).best()
+        return [answers[place] for answers, place in zip(candidates, best, strict=True)]
+
+    @torch.no_grad()
+    def predict_class(
+        self, samples: Mapping[str, Any], candidates: Sequence[str] | Sequence[Sequence[str]], n_segments: int = 1
+    ) -> Tensor | list[list[int]]:
+        """Candidates from the most to the least likely, as LAVIS's instruction-tuned models give them.
+
+        Args:
+            samples: as in :meth:`generate`; ``prompt`` may hold ``{}`` for the sample's ``text_input``.
+            candidates: class names, the same for all samples or one list each.
+            n_segments: LAVIS's; memory is bounded without it.
+
+        Returns:
+            Places in the list, long ``[N, C]``; a list of lists where samples have different numbers of candidates.
+        """
+        lists = self._candidates(samples, candidates)
+        scores = self.score_answers(self._with_filled_prompts(samples), lists).log_likelihood
+        ranks = [values.argsort(descending=True, stable=True) for values in scores]
+        return torch.stack(ranks) if len({len(rank) for rank in ranks}) == 1 else [rank.tolist() for rank in ranks]
+
+    @torch.no_grad()
+    def predict(self, samples: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Scores of all classes, as LAVIS's classification task asks for them.
+
+        Args:
+            samples: as in :meth:`generate`, and ``label [N]``.
+
+        Returns:
+            ``predictions``, log-likelihoods ``[N, classes]``, and ``targets``, the labels.
+
+        Raises:
+            ConfigError: the classes have no names.
+        """
+        scores = self.score_answers(samples, self._candidates(samples, self._known_classes())).log_likelihood
+        return {"predictions": torch.stack(scores), "targets": samples["label"]}
+
+    @torch.no_grad()
+    def score_answers(
+        self, samples: Mapping[str, Any], candidates: Sequence[Sequence[str]], shortlist: int | None = None
+    ) -> CandidateScores:
+        """How likely answers are; image and prompt are read once for all of them.
+
+        Args:
+            samples: N prompts about images, as in :meth:`generate`.
+            candidates: N lists of answers.
+            shortlist: score only so many of each list, those whose first tokens are most likely; None: all.
+
+        Raises:
+            DataError: a list is empty.
+        """
+        prompts = self._prompts(samples)
+        token_ids = self.text_encoder.candidates(prompts, candidates)
+        longest = max((len(ids) for members in token_ids for ids in members), default=1)
+        room = self.model.max_text_tokens(self._pixels(samples))
+        text = self.text_encoder.prompts(
+            prompts,
+            questions=None if "prompt" in samples else samples.get("question"),
+            max_tokens=None if room is None else room - longest + 1,  # the last token of an answer is not read
+        )
+        self._count_truncated(text)
+        return self.model.score_candidates(
+            **cast(Any, self._inputs(text, samples)),
+            candidates=token_ids,
+            mean=self.rank_by == "mean",
+            shortlist=shortlist,
+        )
+
+    def before_evaluation(self, dataset: Any = None, **kwargs: Any) -> None:
+        """Take the names of classes from LAVIS's data set, unless the configuration gives others."""
+        labels = getattr(dataset, "class_labels", None)
+        names = sorted(labels, key=labels.__getitem__) if labels else getattr(dataset, "classnames", None)
+        self._classes_of_data = list(names) if names else None
 
     def inference(self) -> AbstractContextManager[None]:
         """A context for many batches without training between them; a model may compute in a faster way there."""
@@ -215,7 +332,9 @@ class ImageTextModel(BaseModel):
         self.load_trainable_state_dict(read_checkpoint(path)["model"], str(path))
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
-        """Pixel values as the model takes them."""
+        """Pixel values as the model takes them; LAVIS's NLVR2 gives a pair of images apart."""
+        if "image0" in samples and "image1" in samples:
+            return torch.stack([samples["image0"], samples["image1"]], 1)
         return samples.get("image")
 
     def _normalized(self, pixels: Tensor | None, samples: Mapping[str, Any]) -> Tensor | None:
@@ -233,6 +352,50 @@ class ImageTextModel(BaseModel):
             )
         return normalize_pixels(pixels, samples["image_mean"].to(self.device), samples["image_std"].to(self.device))
 
+    def _with_one_answer_each(self, samples: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A batch of LAVIS's in which every text has one answer; texts of one question share its image."""
+        if "text_output" in samples:
+            return samples
+        if "answer" in samples and "n_answers" in samples:
+            index = torch.arange(len(samples["n_answers"])).repeat_interleave(
+                torch.as_tensor(samples["n_answers"]).cpu()
+            )
+            prompts = [samples["text_input"][question] for question in index]
+            answers = {"text_input": prompts, "text_output": samples["answer"], "image_index": index}
+            return {**{key: value for key, value in samples.items() if key != "question"}, **answers}
+        if "label" in samples:
+            names = self._known_classes()
+            return {
+                **samples,
+                "text_input": self._prompts(samples),
+                "text_output": [names[n] for n in samples["label"]],
+            }
+        return samples
+
+    def _known_classes(self) -> list[str]:
+        names = self.class_names or self._classes_of_data
+        if names is None:
+            raise ConfigError(
+                "the classes have no names: give them as model.class_names, a list in the order of the labels, "
+                "for example ['no', 'maybe', 'yes'] for snli_ve"
+            )
+        return names
+
+    def _candidates(
+        self, samples: Mapping[str, Any], candidates: Sequence[str] | Sequence[Sequence[str]]
+    ) -> list[Sequence[str]]:
+        """A list of candidates a sample."""
+        if candidates and isinstance(candidates[0], str):
+            return [cast(Sequence[str], candidates)] * len(self._prompts(samples))
+        return list(cast(Sequence[Sequence[str]], candidates))
+
+    def _with_filled_prompts(self, samples: Mapping[str, Any]) -> Mapping[str, Any]:
+        """LAVIS's ``prompt`` with ``{}`` for the text."""
+        if "prompt" not in samples or "text_input" not in samples:
+            return samples
+        pairs = zip(self._prompts(samples), samples["text_input"], strict=True)
+        return {**samples, "prompt": [prompt.format(text) for prompt, text in pairs]}
+
     def _count_truncated(self, text: TextBatch) -> None:
         """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
         before = self.num_truncated_prompts
@@ -246,18 +409,20 @@ class ImageTextModel(BaseModel):
     def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
         prompts = samples.get("prompt", samples.get("text_input"))
         if prompts is None or isinstance(prompts, str):
-            count = len(samples["image_index"] if "image_index" in samples else samples["image"])
+            count = len(cast(Tensor, samples["image_index"] if "image_index" in samples else self._pixels(samples)))
             return [self.prompt if prompts is None else prompts] * count
         return list(prompts)
 
     def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        def move(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.to(self.device)
-
+        pixels = self._pixels(samples)
         return {
-            "input_ids": move(text.input_ids),
-            "attention_mask": move(text.attention_mask),
-            "pixel_values": self._normalized(move(self._pixels(samples)), samples),
-            "image_index": move(samples.get("image_index")) if samples.get("image") is not None else None,
-            "num_images": move(samples.get("num_images")),
+            "input_ids": text.input_ids.to(self.device),
+            "attention_mask": text.attention_mask.to(self.device),
+            "pixel_values": self._normalized(_moved(pixels, self.device), samples),
+            "image_index": None if pixels is None else _moved(samples.get("image_index"), self.device),
+            "num_images": _moved(samples.get("num_images"), self.device),
         }
+
+
+def _moved(value: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if value is None else value.to(device)

@@ -1,9 +1,12 @@
 """What ranks tell each other. In one process every function gives back what it was given."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from gitllm_plugin.errors import GitLLMError, StorageError
 
 
 def is_distributed() -> bool:
@@ -52,3 +55,24 @@ def broadcast_object(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def from_first_rank(action: Callable[[], Any]) -> Any:
+    """What `action`, which rank 0 alone runs, gives; or its error, on every rank, so that none waits for another.
+
+    Raises:
+        GitLLMError: What `action` raised.
+        StorageError: A file could not be written or read.
+    """
+    result, error = None, None
+    if rank() == 0:
+        try:
+            result = action()
+        except GitLLMError as raised:
+            error = raised
+        except OSError as raised:
+            error = StorageError(f"{raised.filename}: {raised.strerror}")
+    result, error = broadcast_object((result, error))
+    if error is not None:
+        raise error
+    return result

@@ -2,19 +2,25 @@
 
 import itertools
 import signal
-from collections.abc import Callable, Iterator, Sized
-from typing import Any, cast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners import collectives
 
 
-def leave_interrupts_to_the_main_process(worker_id: int) -> None:
-    """Let Ctrl-C, which the terminal sends to all, end the main process first; workers end with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def leave_signals_to_the_main_process(worker_id: int) -> None:
+    """Let a signal that is sent to all processes end the main process first; workers end with it.
+
+    The main process ends them with SIGTERM too, at last a second time: that one counts.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
 class EpochSampler(DistributedSampler):
@@ -49,50 +55,58 @@ class EpochSampler(DistributedSampler):
         return itertools.islice(super().__iter__(), self.start, None)
 
 
-def train_loader(
-    dataset: Dataset, batch_size: int, num_workers: int, collate: Callable | None, seed: int, pin_memory: bool
-) -> DataLoader:
-    """A loader of full, shuffled batches for training; its sampler is an `EpochSampler`."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=EpochSampler(dataset, seed),
-        num_workers=num_workers,
-        collate_fn=collate,
-        drop_last=True,
-        pin_memory=pin_memory,
-        worker_init_fn=leave_interrupts_to_the_main_process,
-    )
+@dataclass(frozen=True)
+class LoaderSettings:
+    """How batches are made.
+
+    Attributes:
+        batch_size: Items per batch and rank.
+        num_workers: Worker processes.
+        pin_memory: For faster copies to a GPU.
+    """
+
+    batch_size: int
+    num_workers: int = 0
+    pin_memory: bool = False
+
+    def loader(self, dataset: Any, **arguments: Any) -> DataLoader:
+        """A loader of `dataset` with its own `collater`, where it has one.
+
+        A stream with `set_batch_size` deals whole batches to its workers, so that their number changes nothing.
+        """
+        if hasattr(dataset, "set_batch_size"):
+            dataset.set_batch_size(self.batch_size)
+        arguments = {"collate_fn": getattr(dataset, "collater", None), **arguments}
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=leave_signals_to_the_main_process,
+            **arguments,
+        )
 
 
-def evaluation_loader(
-    dataset: Dataset,
-    batch_size: int,
-    num_workers: int,
-    collate: Callable | None,
-    shared: bool,
-    pin_memory: bool,
-) -> DataLoader:
+def evaluation_loader(dataset: Any, settings: LoaderSettings, shared: bool) -> DataLoader:
     """A loader in the data set's order, the last batch included.
 
     Args:
-        dataset: Map-style.
-        batch_size: Examples per batch and rank.
-        num_workers: Worker processes.
-        collate: From a list of items to a batch.
+        dataset: Map-style, or a stream, which shares itself among the ranks.
+        settings: How batches are made.
         shared: Whether the ranks share the examples, each in exactly one of them, or each reads all.
-        pin_memory: For faster copies to a GPU.
     """
+    if isinstance(dataset, IterableDataset):
+        return settings.loader(dataset)
     first, stride = (collectives.rank(), collectives.world_size()) if shared else (0, 1)
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=range(first, len(cast(Sized, dataset)), stride),
-        num_workers=num_workers,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        worker_init_fn=leave_interrupts_to_the_main_process,
-    )
+    return settings.loader(dataset, sampler=range(first, len(dataset), stride))
+
+
+def num_batches(loader: Any) -> int | None:
+    """How many batches a loader gives; None where it does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 def check_has_batches(loader: Any, split: str) -> None:

@@ -1,41 +1,32 @@
 """The training loop: forward, backward, and one optimizer step per window of accumulated batches."""
 
 import contextlib
+import itertools
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from gitllm_plugin.errors import DataError, GitLLMError
+from gitllm_plugin.errors import GitLLMError
 from gitllm_plugin.runners import collectives
+from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import move_to_device, num_samples
+from gitllm_plugin.runners.parallel import gradients_exchanged
+from gitllm_plugin.runners.seeding import seed_everything
+from gitllm_plugin.runners.sharding import whole
+from gitllm_plugin.runners.training_data import DataEndedError, TrainingData
+
+_SHOWN_IDS = 32
 
 
 class NonFiniteLossError(GitLLMError):
-    """The loss or its gradient became infinite or not a number; the weights were not changed by it."""
-
-
-@dataclass
-class Position:
-    """Where a run stands; the next iteration is `epoch_iter` of `epoch`.
-
-    Attributes:
-        epoch: Counted from 0.
-        epoch_iter: Iterations (batches) of this epoch that are done.
-        iters: Iterations of the whole run that are done.
-        steps: Optimizer steps of the whole run that are done.
-    """
-
-    epoch: int = 0
-    epoch_iter: int = 0
-    iters: int = 0
-    steps: int = 0
+    """The loss or its gradient was infinite or not a number more often than a run allows."""
 
 
 @dataclass
@@ -46,27 +37,47 @@ class StepRecord:
         step: Counted from 0 over the run.
         epoch: Counted from 0.
         iter: Iterations done since the start of the run, this step's included.
-        loss: Mean over the step's supervised tokens (over its batches where the task counts no tokens).
+        loss: Mean over the step's supervised tokens (over its batches where the task counts no tokens); None
+            where it was not finite.
         lr: Learning rate of the first parameter group.
-        grad_norm: Norm of the gradient before clipping.
+        grad_norm: Norm of the gradient before clipping; None where it was not finite.
         samples: Number of examples.
         tokens: Number of supervised tokens, or of batches where the task counts no tokens.
         seconds: Time from the end of the step before.
+        skipped: The ids of the step's examples where its gradient could not be used and the weights were left as
+            they were; None for all other steps.
     """
 
     step: int
     epoch: int
     iter: int
-    loss: float
+    loss: float | None
     lr: float
-    grad_norm: float
+    grad_norm: float | None
     samples: int
     tokens: int
     seconds: float
+    skipped: list[str] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The record as plain values."""
-        return asdict(self)
+        values = asdict(self)
+        if self.skipped is None:
+            del values["skipped"]
+        return values
+
+
+@dataclass
+class Requests:
+    """What may end the loop or interrupt it; asked after every step, on every rank.
+
+    Attributes:
+        stop: Whether training is to stop.
+        save: Whether a checkpoint is to be written.
+    """
+
+    stop: Callable[[], bool] = lambda: False
+    save: Callable[[], bool] = lambda: False
 
 
 @dataclass
@@ -77,10 +88,27 @@ class _Window:
     weight: float = 0.0
     samples: float = 0.0
     stop: float = 0.0
+    save: float = 0.0
+    missing: float = 0.0
+    ids: list[str] = field(default_factory=list)
+    bad_ids: list[str] = field(default_factory=list)
+
+    def add(self, loss: float, weight: float, samples: dict[str, Any]) -> None:
+        """Count a batch."""
+        ids = [str(name) for name in samples.get("instance_id", [])]
+        self.ids += ids
+        if not math.isfinite(loss):
+            self.bad_ids += ids
+        self.loss_sum += loss * weight
+        self.weight += weight
+        self.samples += num_samples(samples)
 
     def reduce(self, device: torch.device) -> None:
-        sums = collectives.sum_over_ranks([self.loss_sum, self.weight, self.samples, self.stop], device)
-        self.loss_sum, self.weight, self.samples, self.stop = sums
+        """Sum over the ranks."""
+        names = ("loss_sum", "weight", "samples", "stop", "save", "missing")
+        sums = collectives.sum_over_ranks([getattr(self, name) for name in names], device)
+        for name, value in zip(names, sums, strict=True):
+            setattr(self, name, value)
 
     @property
     def loss(self) -> float:
@@ -94,19 +122,26 @@ class TrainingLoop:
     they are in: every batch's mean is weighted by its tokens, and the summed gradient is divided by their
     number once, before clipping. Where a task counts no tokens each batch weighs the same.
 
+    A step whose loss or gradient is not finite changes no weight: it is reported, with its examples, and skipped.
+
     Args:
         task: LAVIS's task. `train_outputs(model, samples)`, giving `loss` and `num_supervised_tokens`, is
             used where it exists; `train_step(model, samples)`, giving the loss, elsewhere.
-        model: In distributed runs wrapped in DistributedDataParallel.
+        model: As the ranks share it, see `gitllm_plugin.runners.parallel`.
         optimizer: Its groups hold every trainable parameter.
         schedule: `set_for(step, epoch, epoch_iter)` sets the learning rates.
+        scaler: Of gradients in float16; disabled otherwise.
         device: Where batches are moved to.
         autocast: Gives the context that the forward pass runs in.
+        seed: What random numbers of the forward pass are drawn from, with their place in the run.
         accum_grad_iters: Batches per optimizer step.
         max_grad_norm: Bound of the gradient's norm; 0 or None for none.
+        max_skipped_steps: Most steps in a row that may be skipped.
+        at: Is told what this rank does, for messages about ranks that are stuck.
 
     Attributes:
         stopped: Whether the last run ended because a rank was asked to stop.
+        save_requested: Whether a rank was asked to save after the last step.
     """
 
     def __init__(
@@ -116,106 +151,106 @@ class TrainingLoop:
         model: nn.Module,
         optimizer: Optimizer,
         schedule: Any,
+        scaler: torch.amp.GradScaler,
         device: torch.device,
         autocast: Callable[[], contextlib.AbstractContextManager],
+        seed: int,
         accum_grad_iters: int = 1,
         max_grad_norm: float | None = None,
+        max_skipped_steps: int = 0,
+        at: Callable[[str], None] = lambda place: None,
     ):
         self.task = task
         self.model = model
         self.optimizer = optimizer
         self.schedule = schedule
+        self.scaler = scaler
         self.device = device
         self.autocast = autocast
+        self.seed = seed
         self.accum_grad_iters = accum_grad_iters
         self.max_grad_norm = max_grad_norm or math.inf
+        self.max_skipped_steps = max_skipped_steps
+        self.at = at
         self.stopped = False
+        self.save_requested = False
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._skipped_in_a_row = 0
 
     def run(
-        self,
-        batches: Iterator[dict[str, Any]],
-        position: Position,
-        last_iter: int,
-        stop_requested: Callable[[], bool],
+        self, data: TrainingData, position: Position, last_iter: int, requests: Requests | None = None
     ) -> Iterator[StepRecord]:
         """Train from `position` up to iteration `last_iter` of its epoch, yielding after each optimizer step.
 
-        `position` is moved on with every step. On any rank's stop request all ranks end after the same step.
+        `position` is moved on with every step. On any rank's request all ranks stop, or save, after the same step.
 
         Raises:
-            NonFiniteLossError: Before the optimizer step that would have used the loss.
+            NonFiniteLossError: Too many steps in a row could not be used.
+            DataEndedError: On all ranks, when the data of one ended before the epoch did.
         """
+        requests = requests or Requests()
+        batches = data.batches(position)
         began = time.monotonic()
+        window = self._read(batches, position.epoch_iter, last_iter, position.steps + 1)
+        self.at(f"step {position.steps + 1}, waiting for the batches of the other ranks")
+        missing = collectives.sum_over_ranks([float(window is None)], self.device)[0]
         while position.epoch_iter < last_iter:
-            num_batches = min(self.accum_grad_iters, last_iter - position.epoch_iter)
+            if window is None or missing:
+                self._refuse_short_data(position)
             self.schedule.set_for(position.steps, position.epoch, position.epoch_iter)
-            window = self._accumulate(batches, position, num_batches, last_iter, stop_requested)
-            grad_norm = self._step(window, position)
-            position.epoch_iter += num_batches
-            position.iters += num_batches
+            sums = self._accumulate(data, window, position, last_iter)
+            # The next batches are read before the ranks meet, so that all learn of it when one has no more.
+            done = position.epoch_iter + len(window)
+            window = self._read(batches, done, last_iter, position.steps + 2)
+            sums.missing = float(window is None)
+            sums.stop, sums.save = float(requests.stop()), float(requests.save())
+            self.at(f"step {position.steps + 1}, exchanging sums with the other ranks")
+            sums.reduce(self.device)
+            missing = sums.missing
+            grad_norm, used = self._step(sums)
+            skipped = None if used else self._report_skipped(sums, grad_norm, position)
+            position.iters += done - position.epoch_iter
+            position.epoch_iter = done
             position.steps += 1
+            self.stopped, self.save_requested = sums.stop > 0, sums.save > 0
             now = time.monotonic()
-            yield self._record(window, position, grad_norm, now - began)
+            yield self._record(sums, position, grad_norm, now - began, skipped)
             began = now
-            self.stopped = window.stop > 0
+            if self._skipped_in_a_row > self.max_skipped_steps:
+                self._refuse_to_skip(position)
             if self.stopped:
                 return
 
+    def _read(
+        self, batches: Iterator[dict[str, Any]], epoch_iter: int, last_iter: int, step: int
+    ) -> list[dict[str, Any]] | None:
+        """The batches of the step that begins at iteration `epoch_iter`; None where the data has not so many."""
+        self.at(f"step {step}, reading batches")
+        count = min(self.accum_grad_iters, last_iter - epoch_iter)
+        window = list(itertools.islice(batches, count))
+        return window if len(window) == count else None
+
     def _accumulate(
-        self,
-        batches: Iterator[dict[str, Any]],
-        position: Position,
-        num_batches: int,
-        last_iter: int,
-        stop_requested: Callable[[], bool],
+        self, data: TrainingData, batches: list[dict[str, Any]], position: Position, last_iter: int
     ) -> _Window:
         """Add up the gradients of one step's batches; ranks exchange them once, with the last batch."""
         window = _Window()
-        bad_ids: list[str] = []
-        for index in range(num_batches):
-            samples = move_to_device(self._next_batch(batches, position), self.device)
+        for index, batch in enumerate(batches):
+            self.at(f"step {position.steps + 1}, computing")
+            data.note(batch)
+            samples = move_to_device(batch, self.device)
             # LAVIS's own models read their place in the run from the batch.
             samples |= {
                 "epoch": position.epoch,
                 "iters": position.epoch_iter + index,
                 "num_iters_per_epoch": last_iter,
             }
-            with self._exchange_gradients(index == num_batches - 1):
+            seed_everything(self.seed, collectives.rank(), position.epoch, position.epoch_iter + index)
+            with gradients_exchanged(self.model, index == len(batches) - 1):
                 loss, weight = self._forward(samples)
-                (loss * weight).backward()
-            value = loss.item()
-            if not math.isfinite(value):
-                bad_ids += [str(name) for name in samples.get("instance_id", [])]
-            window.loss_sum += value * weight
-            window.weight += weight
-            window.samples += num_samples(samples)
-        window.stop = float(stop_requested())
-        window.reduce(self.device)
-        if not math.isfinite(window.loss):
-            self._refuse("loss", window.loss, position, sum(collectives.gather_objects(bad_ids), []))
+                self.scaler.scale(loss * weight).backward()
+            window.add(loss.item(), weight, samples)
         return window
-
-    @staticmethod
-    def _next_batch(batches: Iterator[dict[str, Any]], position: Position) -> dict[str, Any]:
-        """The next batch.
-
-        Raises:
-            DataError: A stream ended before the epoch did.
-        """
-        batch = next(batches, None)
-        if batch is None:
-            raise DataError(
-                f"The training data ended in epoch {position.epoch} after {position.epoch_iter} iterations; "
-                "make run.iters_per_inner_epoch or run.max_iters smaller, or repeat the stream"
-            )
-        return batch
-
-    def _exchange_gradients(self, exchange: bool) -> contextlib.AbstractContextManager:
-        """The context in which DistributedDataParallel does, or does not yet, average gradients."""
-        if not exchange and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
 
     def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float]:
         """Mean loss of a batch and its weight."""
@@ -225,38 +260,79 @@ class TrainingLoop:
             outputs = self.task.train_outputs(model=self.model, samples=samples)
         return outputs["loss"], float(outputs["num_supervised_tokens"])
 
-    def _step(self, window: _Window, position: Position) -> float:
-        """Turn the sum's gradient into the mean's, clip it, change the weights; gives the unclipped norm."""
-        # DistributedDataParallel has divided the sum over ranks by their number.
+    def _step(self, window: _Window) -> tuple[float, bool]:
+        """Turn the sum's gradient into the mean's, clip it, change the weights.
+
+        Returns:
+            The unclipped norm, and whether the weights were changed.
+        """
+        self.scaler.unscale_(self.optimizer)
+        # Averaging the gradients has divided the sum over ranks by their number.
         scale = collectives.world_size() / max(window.weight, 1.0)
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
-        grad_norm = nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm).item()
-        if not math.isfinite(grad_norm):
-            self._refuse("gradient", grad_norm, position, [])
-        self.optimizer.step()
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)).item()
+        used = math.isfinite(grad_norm) and math.isfinite(window.loss)
+        if used:
+            self.scaler.step(self.optimizer)
+            self._skipped_in_a_row = 0
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return grad_norm
+        return grad_norm, used
 
-    def _refuse(self, what: str, value: float, position: Position, instance_ids: list[str]) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        examples = f" Examples: {', '.join(instance_ids[:32])}." if instance_ids else ""
+    def _report_skipped(self, window: _Window, grad_norm: float, position: Position) -> list[str]:
+        """Count and log a step that changed no weight; gives the ids of its examples.
+
+        A scaler that looks for the largest scale that float16 can hold passes it now and then: that is no fault.
+        """
+        if self.scaler.is_enabled() and math.isfinite(window.loss) and self.scaler.get_scale() >= 1:
+            return []
+        self._skipped_in_a_row += 1
+        ids = window.bad_ids if not math.isfinite(window.loss) else window.ids
+        ids = sum(collectives.gather_objects(ids), [])
+        what, value = ("gradient", grad_norm) if math.isfinite(window.loss) else ("loss", window.loss)
+        more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
+        logging.warning(
+            "The %s is %s at epoch %d, iteration %d. The step is skipped and the weights are not changed by it. "
+            "Examples: %s%s.",
+            what,
+            value,
+            position.epoch,
+            position.epoch_iter,
+            ", ".join(ids[:_SHOWN_IDS]) or "unknown",
+            more,
+        )
+        return ids
+
+    def _refuse_to_skip(self, position: Position) -> NoReturn:
         raise NonFiniteLossError(
-            f"The {what} is {value} at epoch {position.epoch}, iteration {position.epoch_iter}. The weights "
-            f"were not changed by it; the last checkpoint is intact.{examples} A lower run.init_lr, a longer "
-            "run.warmup_steps or run.precision=fp32 may help; otherwise look at the examples."
+            f"{self._skipped_in_a_row} steps in a row, up to iteration {position.iters}, gave a loss or gradient that "
+            f"is not finite; run.max_skipped_steps allows {self.max_skipped_steps}. The weights were not changed by "
+            "them. A lower run.init_lr, a longer run.warmup_steps or run.precision=fp32 may help; "
+            "otherwise look at the examples named above and in metrics.jsonl."
         )
 
-    def _record(self, window: _Window, position: Position, grad_norm: float, seconds: float) -> StepRecord:
+    @staticmethod
+    def _refuse_short_data(position: Position) -> NoReturn:
+        raise DataEndedError(
+            f"The training data ended in epoch {position.epoch} after {position.epoch_iter} iterations"
+            f"{'' if collectives.world_size() == 1 else ' on one of the ranks or more'}; "
+            "make run.iters_per_inner_epoch or run.max_iters smaller, or repeat the stream"
+        )
+
+    def _record(
+        self, window: _Window, position: Position, grad_norm: float, seconds: float, skipped: list[str] | None
+    ) -> StepRecord:
         return StepRecord(
             step=position.steps - 1,
             epoch=position.epoch,
             iter=position.iters,
-            loss=window.loss,
+            loss=window.loss if math.isfinite(window.loss) else None,
             lr=self.optimizer.param_groups[0]["lr"],
-            grad_norm=grad_norm,
+            grad_norm=grad_norm if math.isfinite(grad_norm) else None,
             samples=int(window.samples),
             tokens=int(window.weight),
             seconds=round(seconds, 6),
+            skipped=skipped,
         )

@@ -1,18 +1,21 @@
 """`metrics.jsonl` and `evaluations.jsonl`: one line per optimizer step or evaluation, for loss curves."""
 
+import contextlib
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from gitllm_plugin.errors import StorageError
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 
 
 def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
-    """Leave each step once in the metrics of a run to be resumed.
+    """Leave each step once in the records of a run to be resumed.
 
-    Taken out are the steps that a checkpoint does not hold, and a line cut off by a crash.
+    Taken out are the records that a checkpoint does not hold, and a line cut off by a crash.
 
     Args:
         path: The file; nothing is done where it does not exist.
@@ -46,10 +49,18 @@ class MetricsFile:
         self.file = open(path, "a")  # noqa: SIM115 - open as long as the epoch lasts
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record."""
-        self.file.write(json.dumps(record) + "\n")
-        self.file.flush()
+        """Append one record.
+
+        Raises:
+            StorageError: The disk is full.
+        """
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise StorageError(f"{self.file.name} cannot be written: {error.strerror}") from error
 
     def close(self) -> None:
-        """Close the file."""
-        self.file.close()
+        """Close the file; what could not be written was reported when it was tried."""
+        with contextlib.suppress(OSError):
+            self.file.close()

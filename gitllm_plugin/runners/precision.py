@@ -10,7 +10,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
@@ -41,7 +41,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
     """The number format meant by `run.precision`: `auto` is bf16 where the hardware has it, else fp32.
 
     Returns:
-        `torch.float32` or `torch.bfloat16`.
+        `torch.float32`, `torch.bfloat16` or `torch.float16`.
 
     Raises:
         ConfigError: Unknown name.
@@ -55,6 +55,8 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
             "fp32 or auto is faster here.",
             device.type,
         )
+    if name == "fp16":
+        return torch.float16
     return torch.bfloat16 if name == "bf16" or (name == "auto" and fast) else torch.float32
 
 
@@ -73,3 +75,11 @@ def compute_in_float32(model: nn.Module) -> nn.Module:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
     """A context in which matrix products run in `dtype`; in fp32 it changes nothing."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
+    """A scaler that keeps gradients in float16's range; disabled, changing nothing, where none are computed in it.
+
+    It starts lower than torch's default, because the loop's loss is a sum over tokens and not their mean.
+    """
+    return torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)

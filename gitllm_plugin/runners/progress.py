@@ -1,9 +1,11 @@
 """Progress on rank 0: a bar on a terminal, a line now and then elsewhere."""
 
 import logging
+import resource
 import sys
 import time
 
+import torch
 from tqdm import tqdm
 
 from gitllm_plugin.runners import collectives
@@ -25,6 +27,7 @@ class Progress:
         self.done = self.start = start
         self.log_freq = log_freq
         self.samples = 0
+        self.tokens = 0
         self.began = time.monotonic()
         self.enabled = collectives.rank() == 0
         self.bar = None
@@ -40,18 +43,26 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def update(self, iterations: int = 1, samples: int = 0, **values: str) -> None:
-        """Count iterations and examples, and show `values` beside them."""
+    def update(self, iterations: int = 1, samples: int = 0, tokens: int = 0, **values: str) -> None:
+        """Count iterations, examples and supervised tokens, and show `values` beside them."""
         self.done += iterations
         self.samples += samples
-        if not self.enabled:
+        self.tokens += tokens
+        if not self.enabled or (self.bar is None and not self._is_due(iterations)):
             return
-        values["samples/s"] = f"{self.samples / max(time.monotonic() - self.began, 1e-9):.1f}"
+        values |= self._rates()
         if self.bar is not None:
             self.bar.set_postfix(values, refresh=False)
             self.bar.update(iterations)
-        elif self._is_due(iterations):
+        else:
             logging.info(self._line(values))
+
+    def _rates(self) -> dict[str, str]:
+        seconds = max(time.monotonic() - self.began, 1e-9)
+        rates = {"samples/s": f"{self.samples / seconds:.1f}"}
+        if self.tokens:
+            rates["tokens/s"] = f"{self.tokens / seconds:.0f}"
+        return {**rates, "memory": f"{peak_memory() / 2**30:.1f}G"}
 
     def _is_due(self, iterations: int) -> bool:
         """Whether a line is due: every `log_freq` iterations and at the end."""
@@ -65,3 +76,11 @@ class Progress:
             seconds = (time.monotonic() - self.began) / max(1, self.done - self.start)
             line += f"  eta: {tqdm.format_interval(seconds * (self.total - self.done))}"
         return line
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has used so far: of its GPU where torch uses one, else of the machine."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

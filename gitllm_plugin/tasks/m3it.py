@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 import torch
 from lavis.common.registry import registry
 from lavis.tasks.base_task import BaseTask
+from omegaconf import OmegaConf
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.metrics import METRICS
+from gitllm_plugin.metrics import METRIC_NAMES, metrics_by_config, why_not
 from gitllm_plugin.runners import collectives
-from gitllm_plugin.runners.loaders import move_to_device, num_samples
+from gitllm_plugin.runners.loaders import move_to_device, num_batches, num_samples
 from gitllm_plugin.runners.progress import Progress
-from gitllm_plugin.tasks.report import average_scores, format_table, unique_by_id
+from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
+from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
+from gitllm_plugin.tasks.report import Report, describe, make_report, unique_by_id
 
 LOSS = "loss"
 
@@ -42,35 +46,46 @@ class M3ITTask(BaseTask):
     """Trains on answers, and evaluates by loss and by scoring generated answers.
 
     Args:
-        metrics: Names in `gitllm_plugin.metrics.METRICS`; none for no generation.
-        agg_metric: The one that chooses the best epoch, or `loss` (lowest is best).
+        metrics: Names in `gitllm_plugin.metrics.METRIC_NAMES`, none for no generation; or names by configuration, in
+            a form that `gitllm_plugin.metrics.metrics_by_config` takes; or `m3it`, those of M3IT's catalog.
+        agg_metric: The score that chooses the best epoch: one of those over all, `{config}/{metric}`,
+            `{category}/{metric}`, `primary` (the mean over configurations of each one's first metric), or `loss`
+            (lowest is best).
         valid_loss: Whether the loss is computed in evaluation.
         max_len: Most new tokens of an answer.
         min_len: Fewest.
         num_beams: Beams of the search.
+        pictures: How many examples the page of pictures shows; 0 for no page.
         log_freq: Batches between two progress lines where there is no terminal.
+        category_of: Configuration -> category, or None.
     """
 
-    CONFIG_KEYS = frozenset({"metrics", "agg_metric", "valid_loss", "max_len", "min_len", "num_beams"})
+    CONFIG_KEYS = frozenset({"metrics", "agg_metric", "valid_loss", "max_len", "min_len", "num_beams", "pictures"})
 
     def __init__(
         self,
-        metrics: tuple[str, ...] = ("exact_match", "rouge_l"),
+        metrics: Any = ("exact_match", "rouge_l"),
         agg_metric: str = "exact_match",
         valid_loss: bool = True,
         max_len: int = 30,
         min_len: int = 1,
         num_beams: int = 1,
+        pictures: int = 32,
         log_freq: int = 50,
+        category_of: Callable[[str], str | None] = catalog_category,
     ):
         super().__init__()
-        self.metrics = metrics
+        self.metrics_of = metrics_by_config(catalog_metrics if metrics == "m3it" else metrics)
+        self.generates = bool(metrics)
         self.agg_metric = agg_metric
         self.valid_loss = valid_loss
         self.max_len = max_len
         self.min_len = min_len
         self.num_beams = num_beams
+        self.pictures = pictures
         self.log_freq = log_freq
+        self.category_of = category_of
+        self._dataset: Any = None
 
     @classmethod
     def setup_task(cls, cfg: Any) -> "M3ITTask":
@@ -80,25 +95,24 @@ class M3ITTask(BaseTask):
             ConfigError: Unknown metric, or `agg_metric` that is not computed.
         """
         run_cfg = cfg.run_cfg
-        metrics = tuple(run_cfg.get("metrics", ("exact_match", "rouge_l")))
+        metrics = run_cfg.get("metrics", ("exact_match", "rouge_l"))
+        metrics = OmegaConf.to_container(metrics, resolve=True) if OmegaConf.is_config(metrics) else metrics
         valid_loss = bool(run_cfg.get("valid_loss", True))
-        agg_metric = run_cfg.get("agg_metric", metrics[0] if metrics else LOSS)
-        unknown = [name for name in metrics if name not in METRICS]
-        if unknown:
-            raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}")
-        computed = [*metrics, *([LOSS] if valid_loss else [])]
-        if agg_metric not in computed:
-            names = ", ".join(computed) or "none"
-            raise ConfigError(f"run.agg_metric is {agg_metric!r}, but computed are: {names}")
+        settings: dict[str, Any] = {
+            key: int(run_cfg[key]) for key in ("max_len", "min_len", "num_beams", "pictures") if key in run_cfg
+        }
         return cls(
             metrics=metrics,
-            agg_metric=agg_metric,
+            agg_metric=_choose_agg_metric(metrics, run_cfg.get("agg_metric"), valid_loss),
             valid_loss=valid_loss,
-            max_len=int(run_cfg.get("max_len", 30)),
-            min_len=int(run_cfg.get("min_len", 1)),
-            num_beams=int(run_cfg.get("num_beams", 1)),
             log_freq=int(run_cfg.get("log_freq", 50)),
+            **settings,
         )
+
+    def before_evaluation(self, model: Any, dataset: Any, **kwargs: Any) -> None:
+        """Remember the split, for its pictures and the number of its examples."""
+        super().before_evaluation(model, dataset, **kwargs)
+        self._dataset = dataset
 
     def train_outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
         """Forward pass of one batch: `loss`, a scalar, the mean over `num_supervised_tokens`."""
@@ -114,7 +128,7 @@ class M3ITTask(BaseTask):
         """
         count = num_samples(samples)
         predictions: list[str | None] = [None] * count
-        if self.metrics:
+        if self.generates:
             predictions = model.predict_answers(
                 samples, max_len=self.max_len, min_len=self.min_len, num_beams=self.num_beams
             )
@@ -143,7 +157,7 @@ class M3ITTask(BaseTask):
         """
         result = EvaluationResult()
         inference = getattr(model, "inference", contextlib.nullcontext)
-        with inference(), Progress("evaluation", len(data_loader), log_freq=self.log_freq) as progress:
+        with inference(), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
                 samples = move_to_device(samples, model.device)
                 if self.valid_loss:
@@ -158,47 +172,92 @@ class M3ITTask(BaseTask):
     def after_evaluation(
         self, val_result: EvaluationResult, split_name: str, epoch: int | str, **kwargs: Any
     ) -> dict[str, Any]:
-        """Gather all ranks' results, score each example once, and write predictions and metrics.
+        """Gather all ranks' results, score each example once, and write predictions and scores.
 
-        Writes `result/{split}_epoch{epoch}.jsonl` and `{split}_metrics.json` into the run's folder.
+        Writes `result/{split}_epoch{epoch}.jsonl`, `{split}_metrics.json`, `{split}_results.md` and, where the data
+        can be read by number, `{split}_pictures.html` into the run's folder.
 
         Returns:
-            On every rank: `loss`, each metric over all examples and as `{config}/{metric}`, `num_examples`,
-            and `agg_metrics`, of which higher is better.
+            On every rank: `loss`, each metric over all examples, as `{config}/{metric}` and as `{category}/{metric}`,
+            `primary`, `num_examples`, and `agg_metrics`, of which higher is better.
 
         Raises:
             DataError: The split is empty.
+            ConfigError: `agg_metric` is not among the scores.
         """
         parts = collectives.gather_objects(val_result)
         examples = unique_by_id([example for part in parts for example in part.examples])
         if not examples:
             raise DataError(f"Split {split_name!r} has no examples to evaluate on")
+        self._check_all_are_there(examples, split_name)
         scores = None
         if collectives.rank() == 0:
-            self._score(examples)
-            scores = average_scores(examples, self.metrics)
+            metrics_of = self.metrics_of if self.generates else lambda config: ()
+            report = make_report(examples, metrics_of, self.category_of)
+            scores = report.as_dict()
             if self.valid_loss:
                 tokens = sum(part.num_tokens for part in parts)
                 scores[LOSS] = sum(part.loss_sum for part in parts) / tokens if tokens else math.nan
-            scores["agg_metrics"] = -scores[LOSS] if self.agg_metric == LOSS else scores[self.agg_metric]
-            self._write(examples, scores, split_name, epoch)
+            self._write(examples, report, scores, split_name, epoch)
+            scores["agg_metrics"] = self._aggregate(scores)
         return collectives.broadcast_object(scores)
 
-    def _score(self, examples: list[dict[str, Any]]) -> None:
-        """Add each metric's score to each example."""
-        predictions = [example["prediction"] for example in examples]
-        references = [example["references"] for example in examples]
-        for name in self.metrics:
-            for example, score in zip(examples, METRICS[name](predictions, references), strict=True):
-                example[name] = score
+    def _check_all_are_there(self, examples: list[dict[str, Any]], split_name: str) -> None:
+        expected = getattr(self._dataset, "num_examples", None)
+        if expected is not None and len(examples) != expected and collectives.rank() == 0:
+            logging.warning("Split %s has %d examples, but %d were evaluated.", split_name, expected, len(examples))
 
-    def _write(self, examples: list[dict[str, Any]], scores: dict[str, Any], split_name: str, epoch: int | str) -> None:
+    def _aggregate(self, scores: Mapping[str, float]) -> float:
+        if self.agg_metric not in scores:
+            names = ", ".join(name for name in scores if name != "num_examples")
+            raise ConfigError(f"run.agg_metric is {self.agg_metric!r}, but computed are: {names}")
+        return -scores[LOSS] if self.agg_metric == LOSS else scores[self.agg_metric]
+
+    def _write(
+        self,
+        examples: list[dict[str, Any]],
+        report: Report,
+        scores: Mapping[str, float],
+        split_name: str,
+        epoch: int | str,
+    ) -> None:
+        output = Path(str(registry.get_path("output_dir")))
         predictions = Path(str(registry.get_path("result_dir"))) / f"{split_name}_epoch{epoch}.jsonl"
         with open(predictions, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
-        metrics = Path(str(registry.get_path("output_dir"))) / f"{split_name}_metrics.json"
-        metrics.write_text(json.dumps({"split": split_name, "epoch": epoch, **scores}, indent=2) + "\n")
-        table = format_table(examples, self.metrics)
-        loss = f", loss {scores[LOSS]:.4f}" if LOSS in scores else ""
-        logging.info("%s, epoch %s%s\n%s", split_name, epoch, loss, table)
+        metrics = {"split": split_name, "epoch": epoch, **scores, **report.notes()}
+        if self.agg_metric in scores:
+            metrics["agg_metrics"] = self._aggregate(scores)
+        (output / f"{split_name}_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        page = describe(report, split_name, epoch, scores.get(LOSS))
+        (output / f"{split_name}_results.md").write_text(page, encoding="utf-8")
+        if self.generates and self.pictures:
+            shown = choose_examples(self._dataset, examples, self.pictures)
+            if shown:
+                write_picture_page(output / f"{split_name}_pictures.html", f"{split_name}, epoch {epoch}", shown)
+        logging.info("%s", page)
         logging.info("Predictions: %s", predictions)
+
+
+def _choose_agg_metric(metrics: Any, given: str | None, valid_loss: bool) -> str:
+    """The score that chooses the best epoch, where nothing else is given the first metric.
+
+    Raises:
+        ConfigError: An unknown metric, a score that is not computed, or one that cannot be on this machine.
+    """
+    if metrics != "m3it" and not isinstance(metrics, (list, tuple, Mapping)):
+        raise ConfigError(f"run.metrics is {metrics!r}; give a list of names, a list for each configuration, or m3it")
+    by_config = metrics == "m3it" or isinstance(metrics, Mapping)
+    lists = metrics.values() if isinstance(metrics, Mapping) else [] if metrics == "m3it" else [metrics]
+    named = [name for names in lists for name in names]
+    unknown = [name for name in named if name not in METRIC_NAMES]
+    if unknown:
+        raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRIC_NAMES)}")
+    computed = [*dict.fromkeys(named), *(["primary"] if by_config else []), *([LOSS] if valid_loss else [])]
+    chosen = given or ("primary" if by_config else (named or [LOSS])[0])
+    name = chosen.rpartition("/")[2]
+    if name not in computed and metrics != "m3it":
+        raise ConfigError(f"run.agg_metric is {chosen!r}, but computed are: {', '.join(computed) or 'none'}")
+    if reason := why_not(name):
+        raise ConfigError(f"run.agg_metric is {chosen!r}, which cannot be computed here: {reason}")
+    return chosen

@@ -1,9 +1,64 @@
-"""From scored examples to what is reported: one entry per example, means, a table."""
+"""From the examples of a split to what is reported: scores of configurations, of categories and of all."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from gitllm_plugin.metrics import MetricsOf, Scores, score
+
 Example = dict[str, Any]
+
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the report.
+
+    Attributes:
+        name: a configuration, a category, or :data:`ALL`.
+        kind: ``config``, ``category`` or :data:`ALL`.
+        num_examples: how many were scored.
+        scores: metric -> score. Of several configurations it is their mean, weighted by their examples.
+        primary: the score by the configuration's first metric; of several, their plain mean. None without metrics.
+    """
+
+    name: str
+    kind: str
+    num_examples: int
+    scores: dict[str, float]
+    primary: float | None = None
+
+
+@dataclass
+class Report:
+    """What a split scored.
+
+    Attributes:
+        rows: configurations in the order of their names, then categories, then all.
+        skipped: metric -> why it could not be computed.
+        tokenizer: what split captions into words; empty where nothing did.
+    """
+
+    rows: list[Row]
+    skipped: dict[str, str] = field(default_factory=dict)
+    tokenizer: str = ""
+
+    def as_dict(self) -> dict[str, float]:
+        """Scores by name: ``{metric}`` over all, ``{config}/{metric}``, ``{category}/{metric}``, ``primary``."""
+        flat: dict[str, float] = {}
+        for row in self.rows:
+            prefix = "" if row.kind == ALL else f"{row.name}/"
+            flat |= {f"{prefix}{metric}": value for metric, value in row.scores.items()}
+            if row.kind == ALL:
+                flat |= {"num_examples": row.num_examples}
+                flat |= {} if row.primary is None else {"primary": row.primary}
+        return flat
+
+    def notes(self) -> dict[str, Any]:
+        """What a reader of the scores must know."""
+        skipped = {"skipped_metrics": self.skipped} if self.skipped else {}
+        return skipped | ({"tokenizer": self.tokenizer} if self.tokenizer else {})
 
 
 def unique_by_id(examples: Sequence[Example]) -> list[Example]:
@@ -15,42 +70,85 @@ def unique_by_id(examples: Sequence[Example]) -> list[Example]:
     return [unique[key] for key in sorted(unique, key=lambda key: (key[0], len(key[1]), key[1]))]
 
 
-def by_config(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Examples by the configuration they belong to, in the order of their names."""
-    names = sorted({str(example["config"]) for example in examples})
-    return {name: [example for example in examples if str(example["config"]) == name] for name in names}
-
-
-def _mean(examples: Sequence[Example], metric: str) -> float:
-    return sum(example[metric] for example in examples) / len(examples)
-
-
-def average_scores(examples: Sequence[Example], metrics: Sequence[str]) -> dict[str, float]:
-    """Means of per-example scores.
+def make_report(
+    examples: Sequence[Example], metrics_of: MetricsOf, category_of: Callable[[str], str | None] = lambda config: None
+) -> Report:
+    """Score every configuration by its metrics, and write each example's own scores into it.
 
     Args:
-        examples: At least one; each with a score under every name in `metrics`.
-        metrics: Names of the scores.
-
-    Returns:
-        `num_examples`, each metric's mean over all examples, and `{config}/{metric}` over a configuration's.
+        examples: at least one; each with `config`, `prediction` and `references`.
+        metrics_of: configuration -> names of metrics, the first of which is the primary one.
+        category_of: configuration -> category, or None.
     """
-    averages: dict[str, float] = {"num_examples": len(examples)}
-    averages |= {metric: _mean(examples, metric) for metric in metrics}
-    for config, members in by_config(examples).items():
-        averages |= {f"{config}/{metric}": _mean(members, metric) for metric in metrics}
-    return averages
-
-
-def format_table(examples: Sequence[Example], metrics: Sequence[str]) -> str:
-    """A text table with a row per configuration and one for all examples; scores in percent."""
-    groups = by_config(examples)
-    rows = [["config", "examples", *metrics]]
-    for name, members in [*groups.items(), ("all", list(examples))]:
-        rows.append([name, str(len(members)), *(f"{100 * _mean(members, metric):.1f}" for metric in metrics)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
+    rows, report = [], Report([])
+    for config in sorted({str(example["config"]) for example in examples}):
+        members = [example for example in examples if str(example["config"]) == config]
+        names = metrics_of(config)
+        scores = _score(members, names)
+        report.skipped |= scores.skipped
+        report.tokenizer = report.tokenizer or scores.tokenizer
+        computed = {name: scores.over_all[name] for name in names if name in scores.over_all}
+        rows.append(Row(config, "config", len(members), computed, next(iter(computed.values()), None)))
+    categories: dict[str, list[Row]] = {}
     for row in rows:
-        numbers = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join([row[0].ljust(widths[0]), *numbers]).rstrip())
-    return "\n".join(lines)
+        category = category_of(row.name)
+        if category is not None and category not in {other.name for other in rows}:
+            categories.setdefault(category, []).append(row)
+    merged = [_merge(name, "category", members) for name, members in sorted(categories.items())]
+    report.rows = [*rows, *merged, _merge(ALL, ALL, rows)]
+    return report
+
+
+def format_table(report: Report) -> str:
+    """A Markdown table, also readable as it stands: a row per configuration, category and for all; in percent."""
+    metrics = list(dict.fromkeys(metric for row in report.rows for metric in row.scores))
+    lines = [["", "examples", *metrics]]
+    for row in report.rows:
+        numbers = [f"{100 * row.scores[metric]:.1f}" if metric in row.scores else "-" for metric in metrics]
+        name = row.name if row.kind == "config" else f"**{row.name}**"
+        lines.append([name, f"{row.num_examples:,}", *numbers])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
+    text = ["| " + " | ".join(line) + " |" for line in padded]
+    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
+    return "\n".join([text[0], rule, *text[1:]])
+
+
+def _score(examples: Sequence[Example], names: Sequence[str]) -> Scores:
+    if not names:
+        return Scores()
+    scores = score(
+        names, [example["prediction"] for example in examples], [example["references"] for example in examples]
+    )
+    for name, values in scores.by_example.items():
+        for example, value in zip(examples, values, strict=True):
+            example[name] = value
+    return scores
+
+
+def _merge(name: str, kind: str, rows: Sequence[Row]) -> Row:
+    def mean(metric: str) -> float:
+        having = [row for row in rows if metric in row.scores]
+        return sum(row.scores[metric] * row.num_examples for row in having) / sum(row.num_examples for row in having)
+
+    metrics = dict.fromkeys(metric for row in rows for metric in row.scores)
+    primary = [row.primary for row in rows if row.primary is not None]
+    return Row(
+        name=name,
+        kind=kind,
+        num_examples=sum(row.num_examples for row in rows),
+        scores={metric: mean(metric) for metric in metrics},
+        primary=sum(primary) / len(primary) if primary else None,
+    )
+
+
+def describe(report: Report, split: str, epoch: int | str, loss: float | None) -> str:
+    """The report as a page in Markdown."""
+    parts: list[str] = [f"# {split}, epoch {epoch}", format_table(report)]
+    if loss is not None:
+        parts.append(f"Loss per token: {loss:.4f}.")
+    parts += [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]
+    if report.tokenizer:
+        parts.append(f"Captions were split into words by: {report.tokenizer}.")
+    parts.append("Rows of several configurations are means, weighted by their examples. Scores are in percent.")
+    return "\n\n".join(parts) + "\n"

@@ -1,12 +1,16 @@
 """The command line: it parses, calls, and turns expected errors into a line and an exit status."""
 
+import os
+import re
+import shlex
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli.main import COMMANDS, main
+from gitllm_plugin.cli.main import COMMANDS, build_parser, main
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import doctor, import_hook, launch
 
@@ -63,7 +67,46 @@ def test_every_command_has_help(capsys, command):
     with pytest.raises(SystemExit) as stopped:
         main([*command, "--help"])
     assert stopped.value.code == 0
-    assert "usage: gitllm" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "usage: gitllm" in printed and "examples:\n  " in printed
+
+
+def test_examples_are_commands_that_parse(capsys):
+    """Every example in a help text, as far as it is a command of `gitllm`."""
+    parser, checked = build_parser(), 0
+    for command in [[], *([name] for name in COMMAND_NAMES)]:
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        for line in capsys.readouterr().out.partition("examples:\n")[2].splitlines():
+            if line.startswith("  gitllm "):
+                words = shlex.split(re.split(r"  +|[>;]", line.strip())[0])
+                parser.parse_args(words[1:])
+                checked += 1
+    assert checked > 20
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("gitllm expo", ["export"]), ("gitllm words --bef", ["--before-training"]), ("gitllm hook in", ["install"])],
+)
+def test_bash_completes(typed, offered, capsys, tmp_path):
+    assert main(["completion", "bash"]) == 0
+    (tmp_path / "completion").write_text(capsys.readouterr().out)
+    words = typed.split()
+    script = (
+        f"source {tmp_path / 'completion'}; COMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; "
+        f'_shtab_gitllm gitllm {words[-1]} {words[-2]}; echo "${{COMPREPLY[@]}}"'
+    )
+    finished = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=30)
+    assert finished.stdout.split() == offered, finished.stderr
+
+
+def test_bars_become_lines_where_they_are_piped(monkeypatch, capsys):
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "")
+    monkeypatch.delenv("HF_HUB_DISABLE_PROGRESS_BARS")
+    assert main(["hook", "status"]) == 0
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"
 
 
 def test_version_through_the_module():
@@ -84,6 +127,7 @@ def test_hook_says_where_its_file_is(monkeypatch, capsys, tmp_path):
 def test_doctor_prints_what_is_wrong_and_what_helps(monkeypatch, capsys):
     report = doctor.Report(
         facts=[("python", "3")],
+        extras={"java": ("captions scored by LAVIS", "apt-get install default-jre-headless")},
         absent={"cv2": "pip install opencv-python-headless"},
         notes=["this CPU is slow"],
         problems=[("'peft' is not installed", "pip install peft")],
@@ -96,6 +140,7 @@ def test_doctor_prints_what_is_wrong_and_what_helps(monkeypatch, capsys):
         "pip install opencv-python-headless",
         "this CPU is slow",
         "pip install peft",
+        "captions scored by LAVIS: apt-get install default-jre-headless",
         "1 problem",
     ):
         assert part in printed

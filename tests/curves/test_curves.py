@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from gitllm_plugin.curves.draw import draw_training_loss, draw_validation_loss, smooth
+from gitllm_plugin.curves.draw import draw_run, draw_training_loss, draw_validation_loss, smooth
 from gitllm_plugin.curves.read import read_run
 from gitllm_plugin.errors import ConfigError
 
@@ -53,3 +53,21 @@ def test_figures_differ_with_what_they_show(tmp_path, count):
     train, val = (Image.open(tmp_path / "out" / name).convert("L") for name in ("train.png", "val.png"))
     assert train.size == val.size and train.size[0] > 600
     assert train.tobytes() != val.tobytes() and len(set(train.tobytes())) > 10
+
+
+def test_runs_are_drawn_beside_each_other_by_the_command(tmp_path, capsys):
+    from gitllm_plugin.cli.main import main
+
+    for name in "ab":
+        write_run(tmp_path / name)
+    assert main(["plot", str(tmp_path / "a"), str(tmp_path / "b"), "--output", str(tmp_path / "figures")]) == 0
+    paths = capsys.readouterr().out.split()
+    assert [path.rpartition("/")[2] for path in paths] == ["train_loss.png", "val_loss.png"]
+    assert all(Image.open(path).size[0] > 600 for path in paths)
+    assert main(["plot", str(tmp_path)]) == 2
+    assert "is not the folder of a training run" in capsys.readouterr().err
+
+
+def test_a_split_that_was_evaluated_once_has_no_curve(tmp_path):
+    run = write_run(tmp_path / "run", validation=((3, 0.7),))
+    assert [path.name for path in draw_run(run)] == ["train_loss.png"]

@@ -146,12 +146,12 @@ def test_the_registered_name_and_the_defaults():
 @pytest.mark.parametrize(
     "annotations, keys, message",
     [
-        ({"validation": {}}, {}, r"unknown key 'validation'.*the keys there are: test, train, val"),
         (
             {"train": {"storge": "a"}},
             {},
             r"annotations.train: unknown key 'storge' \(did you mean 'storage'\?\)",
         ),
+        ({"validation": {}}, {}, "has the split 'validation'; splits are train, val, test, and further sets"),
         ({"train": "a.jsonl"}, {}, "annotations.train is 'a.jsonl', expected a mapping with the key storage"),
         ({"train": {"limit": 3}}, {}, "train.storage is None, expected a path"),
         ({"train": {"storage": []}}, {}, r"train.storage is \[\], expected a path"),

@@ -39,7 +39,7 @@ class PretendedCommands:
             run.mkdir(parents=True)
             if self.interrupt:
                 self.interrupt = False
-                (run / "checkpoint_interrupted.pth").touch()
+                (run / "checkpoint_latest.pth").touch()
                 raise KeyboardInterrupt
             (run / "checkpoint_best.pth").write_text(str(len(self.calls)))
         elif arguments[:2] == ["gitllm_plugin", "evaluate"]:

@@ -104,7 +104,6 @@ def test_of_the_configurations_that_lavis_ships_only_those_it_cannot_read_are_re
             "Keys of processor 'checked_processor' there are: image_size, name",
         ),
         ("datasets.coco_captoin.x=1", "Did you mean 'coco_caption'? Data sets there are:"),
-        ("datasets.coco_caption.x=1", "is given by --options only"),
         ("datasets.checked_data.type=other", "datasets.checked_data.type 'other' is unknown"),
         ("modle.arch=x", "key 'modle' is unknown. Did you mean 'model'?"),
     ],
@@ -167,3 +166,74 @@ def test_options_without_a_key_or_value(errors_of, options):
 
 def test_options_that_do_not_parse(errors_of):
     assert "--options run.seed=[1" in errors_of(options=["run.seed=[1"])
+
+
+def faults_of(tmp_path, *options, evaluating=False):
+    """The errors of a small run of our own classes with these options, one a line."""
+    from tests.small_run import write_small_run
+
+    path = write_small_run(tmp_path)
+    try:
+        check_config(path, options, evaluating)
+    except ConfigError as error:
+        assert str(error).startswith(str(path))
+        return [line.removeprefix("  - ") for line in str(error).splitlines()[1:]]
+    return []
+
+
+def test_a_small_run_is_right(tmp_path):
+    assert faults_of(tmp_path) == []
+    assert faults_of(tmp_path, "run.init_lr=null", "run.max_epoch=null", evaluating=True) == []
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("run.batch_size_train=many", "run.batch_size_train is 'many', expected a whole number"),
+        ("run.batch_size_train=1.5", "run.batch_size_train is 1.5, expected a whole number"),
+        ("run.init_lr=fast", "run.init_lr is 'fast', expected a number"),
+        ("run.compile=1", "run.compile is 1, expected true or false"),
+        ("run.valid_splits=val", "run.valid_splits is 'val', expected a list"),
+        ("run.keep_last=0", "run.keep_last is 0; it must be 1 or more"),
+        ("run.best=maximum", "run.best is 'maximum'; it may be one of max, min"),
+        ("run.trackers=[tensorbord]", "run.trackers is 'tensorbord'; it may be one of tensorboard, wandb"),
+        ("run.sharding=zero3", "run.sharding is 'zero3'; it may be one of none, fsdp"),
+        ("run.device=tpu", "run.device is 'tpu'; it may be one of auto, cpu, cuda"),
+        ("run.max_epoch=null", "neither run.max_epoch nor run.max_iters is given"),
+        ("run.resume_ckpt_path=nowhere.pth", "run.resume_ckpt_path is nowhere.pth, which does not exist"),
+        ("run.test_splits=[tset]", "run.test_splits names 'tset', but the data sets have files for: test, train, val"),
+        ("model.max_images=two", "model.max_images is 'two', expected a whole number"),
+        ("model.untie=sometimes", "model.untie is 'sometimes', expected true or false"),
+        ("model.dtype=float8", "model.dtype is 'float8'; it may be one of auto, float32"),
+        ("model.folder=/no/where", "model.folder is /no/where, which does not exist"),
+        ("model.lora={rank: big}", "model.lora.rank is 'big', expected a whole number"),
+        ("model.load_finetuned=true", "model.load_finetuned is true, but model.finetuned names no checkpoint"),
+        ("datasets.m3it.texts_per_image=all", "datasets.m3it.texts_per_image is 'all', expected a whole number"),
+        (
+            "datasets.m3it.build_info.annotations.val.storage=gone.jsonl",
+            "annotations.val.storage: Cannot find the M3IT",
+        ),
+    ],
+)
+def test_one_wrong_value(tmp_path, option, expected):
+    faults = faults_of(tmp_path, option)
+    assert expected in "\n".join(faults) and len([fault for fault in faults if fault[:1] != " "]) == 1, faults
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["run.precision=fp16", "run.sharding=fsdp"], "knows no run.sharding=fsdp"),
+        (["run.precision=bf16", "run.amp=False"], "run.amp=False means fp32"),
+        (["model.load_in_4bit=true"], "model.load_in_4bit needs a GPU, and run.device is cpu"),
+        (["model.load_in_4bit=true", "run.device=auto", "run.sharding=fsdp"], "exclude each other"),
+        (["model.load_finetuned=true", "model.finetuned=a.pth"], "model.finetuned is a.pth, which does not exist"),
+    ],
+)
+def test_what_excludes_each_other(tmp_path, options, expected):
+    assert expected in "\n".join(faults_of(tmp_path, *options))
+
+
+def test_wrong_values_of_all_sections_come_at_once(tmp_path):
+    faults = faults_of(tmp_path, "run.seed=x", "model.max_images=x", "datasets.m3it.allow_text_only=x", "run.sed=1")
+    assert len(faults) == 4

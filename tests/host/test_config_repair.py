@@ -1,4 +1,4 @@
-"""`--options model.model_type=...` chooses the defaults of that type."""
+"""`--options model.model_type=...` and `datasets.NAME.type=...` choose the defaults of that type."""
 
 import argparse
 
@@ -30,3 +30,20 @@ def test_the_type_in_the_options_brings_its_defaults(config):
 
 def test_other_options_are_merged_last(config):
     assert config("model.model_type=large_coco", "model.vit_type=huge").model_cfg.vit_type == "huge"
+
+
+def test_a_data_set_and_its_type_by_options(config):
+    datasets = config("datasets.vg_caption.data_type=images", "datasets.aok_vqa.type=default").datasets_cfg
+    assert set(datasets) == {"coco_caption", "vg_caption", "aok_vqa"}
+    assert "annotations" in datasets.vg_caption.build_info
+
+
+def test_the_type_of_a_data_set_in_the_options_brings_its_defaults(config, monkeypatch, tmp_path):
+    from lavis.common.registry import registry
+
+    other = tmp_path / "other.yaml"
+    other.write_text("datasets: {coco_caption: {data_type: other}}\n")
+    builder = registry.get_builder_class("coco_caption")
+    monkeypatch.setitem(builder.DATASET_CONFIG_DICT, "other", str(other))
+    assert config("datasets.coco_caption.type=other").datasets_cfg.coco_caption.data_type == "other"
+    assert config().datasets_cfg.coco_caption.data_type == "images"

@@ -48,3 +48,16 @@ def test_what_is_missing_comes_with_the_command_that_installs_it(run_python):
     assert "pip install peft" in finished.stdout
     assert doctor.INSTALL_COMMAND in finished.stdout
     assert "'decord': 'pip install decord'" in finished.stdout
+
+
+def test_java_and_extras_are_facts_or_come_with_their_command(host, monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.setattr(doctor, "EXTRAS", {"surely_not_installed": ("a use", "pip install it")})
+    report = doctor.examine()
+    assert report.extras == {"surely_not_installed": ("a use", "pip install it"), "java": doctor.JAVA}
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho 'openjdk version \"99\"' >&2\n")
+    java.chmod(0o755)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: str(java))
+    assert dict(doctor.examine().facts)["Java"] == f'openjdk version "99" ({java})'
+    assert report.ok

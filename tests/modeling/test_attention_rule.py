@@ -110,6 +110,6 @@ def test_an_attention_that_the_rule_cannot_reach_is_refused():
 
     config = LlamaConfig(num_hidden_layers=1)
     config._attn_implementation = "flash_attention_2"
-    message = "'flash_attention_2' cannot express GIT's mask; use one of eager, sdpa"
+    message = "'flash_attention_2' cannot express GIT's mask; use one of gitllm, eager, sdpa"
     with pytest.raises(ConfigError, match=message), prefix_attention(config, PrefixRule(torch.tensor([2]))):
         pass

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, set_trainable
+from gitllm_plugin.modeling import folder as folder_module
 from gitllm_plugin.modeling.folder import load_folder
 from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.tiny import IMAGE_ENCODERS, tiny_image_encoder, tiny_language_model, tiny_tokenizer
@@ -130,6 +131,12 @@ def test_an_adapter_for_another_base_is_refused(base, other, tmp_path):
     tiny_tokenizer().save_pretrained(base[0])
     with pytest.raises(ConfigError, match="was trained on another language model"):
         GitLLM.from_pretrained(tmp_path / "small")
+
+
+def test_places_of_the_fingerprint_are_within_embeddings_of_any_size():
+    for size in (40, 28_311_552, 2**31 + 1):  # the second is SmolLM2-135M's
+        places = folder_module._spread_places(size)
+        assert places[0] == 0 and places[-1] == size - 1 and len(set(places)) == 32
 
 
 def test_number_formats_of_the_base_do_not_make_it_another(base, tmp_path):

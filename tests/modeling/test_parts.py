@@ -1,10 +1,13 @@
 """Frozen encoders and tiny models: each part by itself."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling import build_git_llm
+from gitllm_plugin.modeling import build_git_llm, fused
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model
 
 
@@ -30,3 +33,39 @@ def test_a_decoder_of_no_family_has_to_be_tested_first():
 def test_tiny_models_are_the_same_each_time():
     one, other = tiny_language_model("llama"), tiny_language_model("llama")
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_fused_kernels_are_refused_where_they_cannot_be():
+    with pytest.raises(ConfigError, match="fused_kernels needs a CUDA GPU, and torch finds none; leave it out"):
+        build_git_llm("tiny:llama", "tiny:clip", fused_kernels=True)
+
+
+def test_fused_kernels_are_asked_of_liger_without_its_loss(monkeypatch):
+    monkeypatch.setattr(fused.torch.cuda, "is_available", lambda: True)
+    model = tiny_language_model("llama")
+    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="pip install liger-kernel"):
+        fused.use_fused_kernels(model)
+
+    monkeypatch.setattr(fused, "find_spec", lambda name: object())
+    liger, asked = ModuleType("liger_kernel.transformers.monkey_patch"), []
+    liger.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}
+    liger._apply_liger_kernel_to_instance = lambda **arguments: asked.append(arguments)
+    for name in ("liger_kernel", "liger_kernel.transformers"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", liger)
+    fused.use_fused_kernels(model)
+    assert asked == [{"model": model, "cross_entropy": False, "fused_linear_cross_entropy": False}]
+    with pytest.raises(ConfigError, match="Liger has none for a language model of type 'opt'.* It has them for llama"):
+        fused.use_fused_kernels(tiny_language_model("opt"))
+
+
+@pytest.mark.gpu
+def test_fused_kernels_change_no_logit():
+    pytest.importorskip("liger_kernel")
+    plain = tiny_language_model("llama").cuda()
+    ids = torch.arange(3, 40, device="cuda")[None]
+    with torch.no_grad():
+        expected = plain(ids).logits
+        fused.use_fused_kernels(plain)
+        torch.testing.assert_close(plain(ids).logits, expected, atol=1e-4, rtol=0)

@@ -354,6 +354,40 @@ def test_loss_of_answers_is_the_mean_over_answers_and_end_tokens(request, frames
     torch.testing.assert_close(out["loss"], expected.mean())
 
 
+@pytest.mark.parametrize("frames", [None, 2])
+@pytest.mark.parametrize("tokens_at_once", [1, 2048])
+def test_candidates_are_scored_by_the_losses_of_transformers(request, frames, tokens_at_once):
+    kind = "video_" if frames else ""
+    model, reference = (request.getfixturevalue(kind + name) for name in ("model", "reference"))
+    pictures, image_index = images(2, frames) if frames else images(2), torch.tensor([0, 1, 1])
+    text = model.text_encoder.prompts(QUESTIONS)
+    candidates = [CAPTIONS, CAPTIONS[:1], ["red", *CAPTIONS]]
+    scores = model.model.score_candidates(
+        text.input_ids,
+        text.attention_mask,
+        pictures,
+        candidates=model.text_encoder.candidates(QUESTIONS, candidates),
+        image_index=image_index,
+        tokens_at_once=tokens_at_once,
+    )
+    for row, answers in enumerate(candidates):
+        picture = pictures[image_index[row]]
+        expected = [-reference.losses(picture, QUESTIONS[row], answer).sum() for answer in answers]
+        torch.testing.assert_close(scores.log_likelihood[row], torch.stack(expected).detach(), rtol=1e-4, atol=1e-4)
+    samples = {"image": pictures, "image_index": image_index, "text_input": QUESTIONS}
+    ranked = model.predict_answers(samples, inference_method="rank", answer_list=candidates)
+    assert ranked == [answers[n] for answers, n in zip(candidates, scores.best(), strict=True)]
+
+
+def test_the_loss_is_weighted_where_answers_have_weights(model, reference):
+    pictures, weights = images(1), torch.tensor([0.25, 0.75])
+    losses = [reference.losses(pictures[0], QUESTIONS[0], answer) for answer in CAPTIONS[:2]]
+    expected = sum(w * part.sum() for w, part in zip(weights, losses, strict=True))
+    expected = expected / sum(w * len(part) for w, part in zip(weights, losses, strict=True))
+    samples = {"image": pictures, "text_input": QUESTIONS[:1], "answer": CAPTIONS[:2], "n_answers": torch.tensor([2])}
+    torch.testing.assert_close(model({**samples, "weight": weights})["loss"], expected)
+
+
 def test_logits_are_those_of_the_text(model, reference):
     ids, pictures = torch.tensor([[2, 5, 6, 7]]), images(1)
     logits = model.model(ids, pixel_values=pictures).logits

@@ -108,9 +108,91 @@ def test_lavis_prompt_template_is_filled_with_the_question(loaded):
     assert model.predict_answers(batch, prompt="Question: {}", max_len=5) == model.predict_answers(asked, max_len=5)
 
 
-def test_lavis_vqa_training_batches_are_refused_rather_than_learnt_wrongly(loaded):
-    with pytest.raises(DataError, match="n_answers"):
-        loaded[0]({**samples(loaded), "answer": ["red", "blue"], "n_answers": [1, 1]})
+def likelihood(model, image, prompt, answer):
+    """Log-likelihood of an answer and its end, from the loss of that one text."""
+    with torch.no_grad():
+        out = model({"image": image[None], "text_input": [prompt], "text_output": [answer]})
+    return -float(out["loss"]) * out["num_supervised_tokens"], -float(out["loss"])
+
+
+ANSWERS = ["red", "a green square", "no", "black triangle", "yes"]
+
+
+@pytest.mark.parametrize("rank_by", ["sum", "mean"])
+def test_ranking_gives_the_answer_with_the_least_loss(loaded, rank_by, monkeypatch):
+    model, batch = loaded[0], samples(loaded)
+    monkeypatch.setattr(model, "rank_by", rank_by)
+    scores = [
+        [likelihood(model, image, prompt, answer)[rank_by == "mean"] for answer in ANSWERS]
+        for image, prompt in zip(batch["image"], batch["text_input"], strict=True)
+    ]
+    best = [ANSWERS[max(range(len(ANSWERS)), key=row.__getitem__)] for row in scores]
+    asked = {"inference_method": "rank", "num_ans_candidates": 128}
+    assert model.predict_answers(batch, answer_list=ANSWERS, **asked) == best
+    assert model.predict_answers(batch, answer_list=[["yes"], ANSWERS], **asked) == ["yes", best[1]]
+    ranks = model.predict_class(batch, ANSWERS)
+    assert ranks.tolist() == [sorted(range(len(ANSWERS)), key=lambda n, row=row: -row[n]) for row in scores]
+    assert model.predict_class(batch, [ANSWERS[:2], ANSWERS[:1]])[1] == [0]
+    model.before_evaluation(dataset=type("Data", (), {"class_labels": {"yes": 1, "no": 0}}), task_type=None)
+    out = model.predict({**batch, "label": torch.tensor([1, 0])})
+    torch.testing.assert_close(out["predictions"], torch.tensor([[row[2], row[4]] for row in scores]))
+    assert out["targets"].tolist() == [1, 0]
+
+
+def test_candidates_of_predict_class_stand_behind_the_filled_prompt(loaded):
+    model, batch = loaded[0], samples(loaded)
+    asked = {"image": batch["image"], "prompt": [f"Is it {text}?" for text in batch["text_input"]]}
+    filled = model.predict_class({**batch, "prompt": "Is it {}?"}, ANSWERS)
+    assert torch.equal(filled, model.predict_class(asked, ANSWERS))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"inference_method": "rank"}, "needs answers to choose from, and the data set has none"),
+        ({"inference_method": "guess"}, "it may be 'generate' or 'rank'"),
+    ],
+)
+def test_ranking_without_answers_is_refused(loaded, asked, message):
+    with pytest.raises(ConfigError, match=message):
+        loaded[0].predict_answers(samples(loaded), **asked)
+
+
+def test_classes_without_names_are_refused():
+    model = load_model("git_llm", "tiny_llama")
+    with pytest.raises(ConfigError, match="give them as model.class_names"):
+        model.predict({"image": torch.zeros(1, 3, 32, 32), "label": torch.tensor([0])})
+
+
+def test_lavis_vqa_training_batches_are_learnt_by_the_weight_of_each_answer(loaded):
+    model, batch = loaded[0], samples(loaded)
+    answers, weights = ["red", "a red circle", "blue"], torch.tensor([0.7, 0.3, 1.0])
+    out = model({**batch, "answer": answers, "weight": weights, "n_answers": torch.tensor([2, 1])})
+    singly = [
+        model({"image": batch["image"][[n]], "text_input": batch["text_input"][:1], "text_output": [answer]})
+        for n, answer in zip((0, 0, 1), answers, strict=True)
+    ]
+    tokens = torch.tensor([single["num_supervised_tokens"] for single in singly])
+    losses = torch.stack([single["loss"] for single in singly])
+    torch.testing.assert_close(out["loss"], (losses * tokens * weights).sum() / (tokens * weights).sum())
+    assert out["num_supervised_tokens"] == tokens.sum()
+
+
+def test_classes_are_learnt_by_their_names(loaded, monkeypatch):
+    model, batch = loaded[0], samples(loaded)
+    monkeypatch.setattr(model, "class_names", ["no", "yes"])
+    out = model({**batch, "label": torch.tensor([1, 0])})
+    torch.testing.assert_close(out["loss"], model({**batch, "text_output": ["yes", "no"]})["loss"])
+
+
+def test_a_pair_of_images_is_read_as_two_images():
+    given = OmegaConf.load(GitLLMForLavis.default_config_path("tiny_llama")).model
+    model = GitLLMForLavis.from_config(OmegaConf.merge(given, {"max_images": 2})).eval()
+    pair = torch.randn(3, 2, 3, 32, 32)
+    apart = {"image0": pair[:, 0], "image1": pair[:, 1], "prompt": ["alike?"] * 3}
+    assert model.generate(apart, max_length=3) == model.generate(
+        {"image": pair, "prompt": ["alike?"] * 3}, max_length=3
+    )
 
 
 def test_trained_weights_round_trip_and_nothing_else_is_saved(loaded, tmp_path):
@@ -157,6 +239,7 @@ def config(**changes):
         ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: falcon, gemma, .*opt"),
         ({"image_encoder": "tiny:eye"}, "no tiny image encoder 'eye'"),
         ({"language_model": "/no/such/folder"}, "'/no/such/folder' cannot be loaded"),
+        ({"rank_by": "product"}, "model.rank_by is 'product'; it may be 'sum' or 'mean'"),
         ({"loss_on": "anser"}, "loss_on is 'anser'; it may be 'answer' or 'all'"),
         ({"dtype": "float8"}, "dtype 'float8'; allowed: auto, float32"),
         ({"load_finetuned": True}, "model.finetuned names no checkpoint"),

@@ -80,7 +80,6 @@ def test_interrupted_resumed_by_the_printed_command_and_evaluated(config):
     assert resumed.returncode == 0, resumed.stderr
     folder = run_folder(config)
     assert len(losses(folder)) == 48
-    assert not (folder / "checkpoint_interrupted.pth").exists()
 
     weights = ["model.load_finetuned=True", f"model.finetuned={folder / 'checkpoint_best.pth'}"]
     assert main(["evaluate", "--cfg-path", str(config), "--options", *weights]) == 0
@@ -105,6 +104,68 @@ def test_two_processes_equal_one(config):
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
     assert len(predictions(one)) == 7 and predictions(two) == predictions(one)
     assert metrics(two) == pytest.approx(metrics(one), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_a_model_spread_over_two_processes_equals_one(config):
+    """FSDP2: the losses, the metrics and every prediction; its checkpoint goes on in one process."""
+    launch.train(config)
+    options = ["run.batch_size_train=2", f"run.output_dir={config.parent / 'two'}", "run.sharding=fsdp"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "-m", "gitllm_plugin", "train", "--cfg-path", str(config), "--options", *options]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    one, two = run_folder(config), run_folder(config, "two")
+    assert losses(two) == pytest.approx(losses(one), abs=1e-5)
+    assert len(predictions(one)) == 7 and predictions(two) == predictions(one)
+    assert metrics(two) == pytest.approx(metrics(one), abs=1e-5)
+
+    more = [f"run.output_dir={config.parent / 'two'}", "run.max_epoch=3", "run.resume_ckpt_path=auto"]
+    launch.train(config, more)
+    assert len(losses(two)) == 9
+
+
+def start_slurm_task(config: Path, rank: int, *options: str) -> subprocess.Popen:
+    """One of two tasks, with the variables that `srun` gives them."""
+    slurm = {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2", "SLURM_LOCALID": str(rank), "SLURM_JOB_ID": "41"}
+    command = [sys.executable, "-m", "gitllm_plugin", "train", "--cfg-path", str(config), "--options", *options]
+    return subprocess.Popen(
+        command,
+        env={**ENVIRONMENT, **slurm, "SLURM_STEP_NODELIST": "localhost"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_two_tasks_of_slurm_are_told_to_stop_and_go_on_when_started_again(config):
+    """As with `#SBATCH --signal=USR1@120 --requeue`: both get the signal, save, and end without an error."""
+    options = ["run.batch_size_train=1", "run.max_epoch=4", "run.resume_ckpt_path=auto"]  # 24 steps
+    tasks = [start_slurm_task(config, rank, *options) for rank in (0, 1)]
+    deadline = time.monotonic() + 200
+    while time.monotonic() < deadline and all(task.poll() is None for task in tasks):
+        found = list(config.parent.glob("output/*/metrics.jsonl"))
+        if found and len(found[0].read_text().splitlines()) >= 3:
+            break
+        time.sleep(0.01)
+    for task in tasks:
+        task.send_signal(signal.SIGUSR1)
+    outputs = [task.communicate(timeout=100)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    assert "Stopped by SIGUSR1" in outputs[0] and "distributed init (rank 1, world 2, gloo)" in outputs[1]
+    assert 3 <= len(losses(run_folder(config))) < 24
+
+    tasks = [start_slurm_task(config, rank, *options) for rank in (0, 1)]
+    outputs = [task.communicate(timeout=200)[0] for task in tasks]
+    assert [task.returncode for task in tasks] == [0, 0], outputs
+    folder = run_folder(config)
+    tasks = [start_slurm_task(config, rank, *options) for rank in (0, 1)]
+    assert "Nothing to do: 4 of 4 epochs" in tasks[0].communicate(timeout=200)[0]
+    tasks[1].communicate(timeout=200)
+
+    launch.train(config, ["run.batch_size_train=2", "run.max_epoch=4", f"run.output_dir={config.parent / 'one'}"])
+    assert losses(folder) == pytest.approx(losses(run_folder(config, "one")), abs=1e-5)
 
 
 def test_bf16_trains_and_answers(config):

@@ -80,22 +80,27 @@ def test_weights_without_training_state_cannot_be_resumed(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "checkpoint.pth"
     write_checkpoint(path, {"model": {"a": torch.ones(1)}})
-    with pytest.raises(AttributeError):
+    with pytest.raises((AttributeError, pickle.PicklingError)):
         write_checkpoint(path, {"model": {"a": torch.zeros(1)}, "bad": lambda: None})
     assert read_checkpoint(path)["model"]["a"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pth"]
 
 
-def test_auto_finds_the_newest_resume_point(tmp_path):
+def test_auto_finds_the_newest_that_can_be_read(tmp_path, caplog):
     assert find_resume_point("auto", tmp_path) is None
-    for number, name in enumerate(["1/checkpoint_latest.pth", "2/checkpoint_interrupted.pth", "3/other.pth"]):
+    names = ["1/checkpoint_latest.pth", "2/checkpoints/step_00000002.pth", "2/checkpoints/step_00000003.pth", "3/a.pth"]
+    for number, name in enumerate(names):
         file = tmp_path / name
-        file.parent.mkdir()
-        file.touch()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(file, {"model": {}})
         os.utime(file, (number, number))
     (tmp_path / "latest").symlink_to("2")
-    assert find_resume_point("auto", tmp_path) == tmp_path / "2" / "checkpoint_interrupted.pth"
-    with pytest.raises(ConfigError, match="has neither"):
+    assert find_resume_point("auto", tmp_path) == tmp_path / "2/checkpoints/step_00000003.pth"
+    damaged = tmp_path / "2/checkpoints/step_00000003.pth"
+    damaged.write_bytes(damaged.read_bytes()[:-30])
+    assert find_resume_point("auto", tmp_path) == tmp_path / "2/checkpoints/step_00000002.pth"
+    assert "step_00000003.pth is damaged" in caplog.text
+    with pytest.raises(ConfigError, match="has no checkpoint that can be read"):
         find_resume_point(str(tmp_path / "3"), tmp_path)
 
 

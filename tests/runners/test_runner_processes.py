@@ -14,6 +14,7 @@ import torch
 from tiny_run import TinyModel, build_runner
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
+RANKS = Path(__file__).with_name("ranks_run.py")
 ROOT = SCRIPT.parents[2]
 PYTHONPATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
@@ -24,34 +25,124 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_gloo_ranks_equal_one_process(tmp_path):
-    """The global batches are the same; 17 items and 7 to evaluate divide among two ranks unevenly."""
+def torchrun(folder: Path, ranks: int, *scenarios: str) -> subprocess.CompletedProcess:
+    """Run scenarios of `ranks_run.py` one after another in one group of processes."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command = [sys.executable, *launcher, str(RANKS), str(folder), *scenarios]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+
+
+SCENARIOS = (
+    "equal_to_one_process",
+    "text_only_on_one_rank",
+    "streams_of_unequal_length",
+    "ranks_that_log_different_keys",
+    "one_rank_is_told_to_stop",
+    "an_error_of_rank_0_reaches_all",
+    "gradients_of_git_llm_sharded",
+    "tiny_sharded",
+)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """What each scenario gave on each of two ranks; the last one ends them both."""
+    folder = tmp_path_factory.mktemp("ranks")
+    done = torchrun(folder, 2, *SCENARIOS, "stuck")
+    print(done.stdout)
+
+    def result(scenario: str) -> list:
+        paths = [folder / f"{scenario}_{rank}.json" for rank in (0, 1)]
+        assert all(path.is_file() for path in paths), done.stderr
+        return [json.loads(path.read_text()) for path in paths]
+
+    result.errors = done.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The run that several ranks are compared with."""
     tiny = {"size": 17, "dropout": 0.0}
-    single = build_runner(tmp_path / "one", tiny=tiny, batch_size_train=4, accum_grad_iters=2)
-    single.train()
+    run = build_runner(tmp_path_factory.mktemp("one"), tiny=tiny, batch_size_train=4, accum_grad_iters=2)
+    run.train()
+    return run
 
-    options = [f"output_dir={tmp_path / 'two'}", "batch_size_train=2", "accum_grad_iters=2"]
-    options += [f"tiny.{key}={value}" for key, value in tiny.items()]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command = [*torchrun, str(SCRIPT), *options]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr
-    folders = [path for path in (tmp_path / "two").iterdir() if not path.is_symlink()]
-    assert len(folders) == 1
 
-    one, two = records(single.output_dir), records(folders[0])
-    assert [record["loss"] for record in two] == pytest.approx([record["loss"] for record in one], abs=1e-5)
-    assert [record["samples"] for record in two] == [record["samples"] for record in one]
-    for split in ("val", "test"):
+def check_equal(result: dict, single) -> None:
+    """Losses, samples, scores and predictions of several ranks are those of one process."""
+    one = records(single.output_dir)
+    assert result["losses"] == pytest.approx([record["loss"] for record in one], abs=1e-5)
+    several = records(Path(result["folder"]))
+    assert [record["samples"] for record in several] == [record["samples"] for record in one]
+    for split, scores in result["scores"].items():
         expected = json.loads((single.output_dir / f"{split}_metrics.json").read_text())
-        found = json.loads((folders[0] / f"{split}_metrics.json").read_text())
-        assert found == pytest.approx(expected, abs=1e-5)
-    predictions = (folders[0] / "result" / "test_epochbest.jsonl").read_text().splitlines()
-    assert len(predictions) == 9
+        assert scores == pytest.approx(expected, abs=1e-5)
+    assert result["predictions"] == 9
 
 
-def start_and_interrupt(arguments: list[str], after_steps: int, folder: Path) -> subprocess.Popen:
-    """Start a run, send SIGINT once it has done `after_steps` steps, and wait for its end."""
+def test_two_gloo_ranks_equal_one_process(two_ranks, one_process):
+    """The global batches are the same; 17 items and 7 to evaluate divide among two ranks unevenly."""
+    first, second = two_ranks("equal_to_one_process")
+    assert first == second
+    check_equal(first, one_process)
+
+
+def test_four_gloo_ranks_equal_one_process(tmp_path, one_process):
+    done = torchrun(tmp_path, 4, "equal_to_one_process")
+    assert done.returncode == 0, done.stderr
+    check_equal(json.loads((tmp_path / "equal_to_one_process_3.json").read_text()), one_process)
+
+
+def test_a_rank_without_images_does_not_hang_the_others(two_ranks):
+    first, second = two_ranks("text_only_on_one_rank")
+    assert first == second and len(first) == 4
+
+
+def test_streams_of_unequal_length_end_on_all_ranks(two_ranks):
+    for result in two_ranks("streams_of_unequal_length"):
+        assert "ended in epoch 0 after 3 iterations on one of the ranks or more" in result["error"]
+        assert result["steps"] == 3 and result["saved"]
+
+
+def test_ranks_that_log_different_keys_agree_on_the_best(two_ranks):
+    assert two_ranks("ranks_that_log_different_keys") == [{"best": -1.0, "epoch": 1}] * 2
+
+
+def test_a_signal_to_one_rank_stops_all_after_the_same_step(two_ranks):
+    first, second = two_ranks("one_rank_is_told_to_stop")
+    assert first == second and first["steps"] == 5 == len(first["losses"])
+
+
+def test_an_error_of_rank_0_is_raised_on_all(two_ranks):
+    for message in two_ranks("an_error_of_rank_0_reaches_all"):
+        assert "where no folder can be made" in message
+
+
+def test_sharded_gradients_are_those_of_one_process_also_without_images_on_one_rank(two_ranks):
+    differences, nothing = two_ranks("gradients_of_git_llm_sharded")
+    assert any(".lora_" in name for name in differences) and any("projection" in name for name in differences)
+    assert max(differences.values()) < 1e-5
+    assert nothing == {}
+
+
+def test_sharded_training_saves_whole_weights_and_resumes(two_ranks):
+    result, _ = two_ranks("tiny_sharded")
+    assert result["fsdp"][:2] == pytest.approx(result["ddp"][:2], abs=1e-5)
+    assert len(result["ddp"]) == 8
+    assert result["weights"] == {"projection.weight": [8, 4], "projection.bias": [8], "text": [8]}
+
+
+def test_ranks_that_are_stuck_end_and_say_where(two_ranks):
+    stuck = [line for line in two_ranks.errors.splitlines() if "has made no progress" in line]
+    places = {re.search(r"rank (\d) of 2 .* at: (.*?)\. Each", line).groups() for line in stuck}
+    # Both give up at about the same time; the one that waits may see that its partner has gone before it does.
+    waiting = ("0", "step 1, waiting for the batches of the other ranks")
+    assert places - {waiting} == {("1", "step 1, reading batches")}, two_ranks.errors
+
+
+def start_and_signal(arguments: list[str], number: int, after_steps: int, folder: Path) -> subprocess.Popen:
+    """Start a run, send its processes a signal once it has done `after_steps` steps, and wait for its end."""
     run = subprocess.Popen(
         [sys.executable, str(SCRIPT), *arguments],
         env=ENVIRONMENT,
@@ -63,28 +154,31 @@ def start_and_interrupt(arguments: list[str], after_steps: int, folder: Path) ->
     while time.monotonic() < deadline and run.poll() is None:
         found = list(folder.glob("*/metrics.jsonl"))
         if found and len(found[0].read_text().splitlines()) >= after_steps:
-            os.killpg(run.pid, signal.SIGINT)  # as a terminal does: worker processes get it too
+            os.killpg(run.pid, number)  # as a terminal and SLURM do: worker processes get it too
             break
         time.sleep(0.02)
     return run
 
 
-def test_ctrl_c_leaves_a_usable_folder_and_says_how_to_resume(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)]
+)
+def test_a_signal_leaves_a_usable_folder_and_says_how_to_resume(tmp_path, number, status):
     """Interrupted in the second epoch, with worker processes; resumed, it ends like an uninterrupted run."""
-    tiny = {"size": 24, "dropout": 0.0}
+    tiny = {"size": 24, "dropout": 0.1}
     settings = {"max_epoch": 2, "num_workers": 1}
     arguments = [f"output_dir={tmp_path / 'cut'}", "tiny.seconds=0.05"]
     arguments += [f"{key}={value}" for key, value in settings.items()]
     arguments += [f"tiny.{key}={value}" for key, value in tiny.items()]
-    run = start_and_interrupt(arguments, after_steps=7, folder=tmp_path / "cut")
+    run = start_and_signal(arguments, number, after_steps=7, folder=tmp_path / "cut")
     output = run.communicate(timeout=60)[0].decode()
-    assert run.returncode == -signal.SIGINT, output
+    assert run.returncode == status, output
 
     command = re.search(r"gitllm train --cfg-path tiny.yaml --options .*run.resume_ckpt_path=(\S+)", output)
     assert command, output
     checkpoint = Path(command[1])
     content = torch.load(checkpoint, weights_only=True)
-    assert checkpoint.name == "checkpoint_interrupted.pth"
+    assert checkpoint.name == "checkpoint_latest.pth"
     assert content["epoch"] == 0 and 0 < content["epoch_iters"] < 6
 
     model = TinyModel()
@@ -93,7 +187,6 @@ def test_ctrl_c_leaves_a_usable_folder_and_says_how_to_resume(tmp_path):
 
     resumed = build_runner(tmp_path / "cut", tiny=tiny, resume_ckpt_path=str(checkpoint), **settings)
     resumed.train()
-    assert not checkpoint.exists()
     whole = build_runner(tmp_path / "whole", tiny=tiny, **settings)
     whole.train()
     assert [record["loss"] for record in records(checkpoint.parent)] == [

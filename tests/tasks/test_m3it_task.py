@@ -10,8 +10,18 @@ from lavis.common.registry import registry
 from omegaconf import OmegaConf
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.host import launch
+from gitllm_plugin.m3it.catalog import CATALOG
+from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.metrics import METRIC_NAMES, captions, metrics_by_config, score_captions
+from gitllm_plugin.metrics.captions import has_java
 from gitllm_plugin.tasks.m3it import EvaluationResult, M3ITTask
-from gitllm_plugin.tasks.report import average_scores, format_table, unique_by_id
+from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
+from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
+from gitllm_plugin.tasks.report import format_table, make_report, unique_by_id
+from tests.m3it_files import write_m3it_jsonl
+from tests.small_run import write_small_run
 
 
 def task(**run) -> M3ITTask:
@@ -98,7 +108,9 @@ def test_evaluation_scores_each_example_and_writes_everything(folder, caplog):
     }
     written = json.loads((folder / "val_metrics.json").read_text())
     assert written == {"split": "val", "epoch": 3, **scores}
-    assert "vqa             2         50.0     50.0" in caplog.text
+    page = (folder / "val_results.md").read_text()
+    assert "| vqa     |        2 |        50.0 |    50.0 |" in page and "Loss per token: " in page
+    assert page in caplog.text
 
 
 def test_without_metrics_nothing_is_generated(folder):
@@ -142,17 +154,134 @@ def test_settings_that_cannot_be_are_refused(run, message):
 
 
 def test_repeated_examples_count_once():
-    examples = [{"config": "a", "instance_id": name, "m": 1.0} for name in ("1", "0", "1")]
-    unique = unique_by_id(examples)
-    assert [example["instance_id"] for example in unique] == ["0", "1"]
-    assert average_scores(unique, ["m"]) == {"num_examples": 2, "m": 1.0, "a/m": 1.0}
+    examples = [{"config": "a", "instance_id": name} for name in ("1", "0", "1")]
+    assert [example["instance_id"] for example in unique_by_id(examples)] == ["0", "1"]
 
 
-def test_the_table_has_a_row_per_configuration():
-    examples = [{"config": "a", "m": 1.0}, {"config": "bb", "m": 0.0}]
-    assert format_table(examples, ["m"]).splitlines() == [
-        "config  examples      m",
-        "a              1  100.0",
-        "bb             1    0.0",
-        "all            2   50.0",
+def scored(config: str, *pairs: tuple[str, str]) -> list[dict]:
+    return [{"config": config, "prediction": given, "references": [right]} for given, right in pairs]
+
+
+EXAMPLES = [
+    *scored("coco", ("a red cat", "a red cat"), ("a dog", "a dog runs")),
+    *scored("textcap", ("a sign", "no")),
+    *scored("imagenet", ("(B) cat", "(B) tabby"), ("(A) dog", "(C) horse"), ("(D) ox", "(D) ox")),
+]
+
+
+def test_the_catalog_gives_every_configuration_metrics_that_exist_and_a_category():
+    for entry in CATALOG:
+        metrics = catalog_metrics(entry.name)
+        assert set(metrics) <= set(METRIC_NAMES) and "rouge_l" in metrics
+        assert catalog_category(entry.name)
+    assert catalog_metrics("coco")[0] == "cider" and catalog_metrics("vqa-v2")[0] == "vqa_accuracy"
+    assert catalog_metrics("own data") == ("exact_match", "rouge_l") and catalog_category("own data") is None
+    assert (catalog_category("coco-cn"), catalog_category("msvd-qa")) == ("chinese", "video")
+
+
+def test_configurations_have_their_own_metrics_and_categories_are_means():
+    metrics = {"imagenet": ["option_accuracy"], "default": ["rouge_l", "exact_match"]}
+    report = make_report(EXAMPLES, metrics_by_config(metrics), catalog_category)
+    scores = report.as_dict()
+    assert scores["imagenet/option_accuracy"] == scores["classification/option_accuracy"] == pytest.approx(2 / 3)
+    assert scores["coco/exact_match"] == 0.5 and scores["captioning/exact_match"] == pytest.approx(1 / 3)
+    assert scores["exact_match"] == pytest.approx(1 / 3) and "imagenet/exact_match" not in scores
+    rouge = [scores["coco/rouge_l"], scores["textcap/rouge_l"]]
+    assert scores["captioning/rouge_l"] == pytest.approx((2 * rouge[0] + rouge[1]) / 3)
+    assert scores["primary"] == pytest.approx((sum(rouge) + 2 / 3) / 3)
+    assert scores["num_examples"] == 6
+    assert EXAMPLES[3]["option_accuracy"] == 1.0 and "rouge_l" not in EXAMPLES[3]
+    lines = format_table(report).splitlines()
+    assert lines[0] == "|                    | examples | rouge_l | exact_match | option_accuracy |"
+    assert lines[3] == "| imagenet           |        3 |       - |           - |            66.7 |"
+    assert lines[-1].startswith("| **all**            |        6 |")
+
+
+@pytest.mark.skipif(not has_java(), reason="needs Java")
+def test_caption_metrics_score_a_configuration_as_a_whole():
+    pytest.importorskip("pycocoevalcap", reason="needs the extra `eval`")
+    report = make_report(EXAMPLES, metrics_by_config({"coco": ["cider", "spice"], "default": []}))
+    coco = [example for example in EXAMPLES if example["config"] == "coco"]
+    expected = score_captions([e["prediction"] for e in coco], [e["references"] for e in coco], ["cider"])
+    assert report.as_dict()["coco/cider"] == expected.over_all["cider"]
+    assert [example["cider"] for example in coco] == expected.by_example["cider"]
+    assert report.notes()["tokenizer"].startswith("PTB")
+
+
+@pytest.mark.parametrize(
+    ("run", "agg_metric"),
+    [
+        ({}, "exact_match"),
+        ({"metrics": ["rouge_l"]}, "rouge_l"),
+        ({"metrics": "m3it"}, "primary"),
+        ({"metrics": {"coco": ["bleu_4"], "default": ["rouge_l"]}}, "primary"),
+        ({"metrics": {"coco": ["bleu_4"], "default": ["rouge_l"]}, "agg_metric": "coco/bleu_4"}, "coco/bleu_4"),
+        ({"metrics": "m3it", "agg_metric": "captioning/rouge_l"}, "captioning/rouge_l"),
+    ],
+)
+def test_the_score_that_chooses_the_best_epoch(run, agg_metric):
+    assert task(**run).agg_metric == agg_metric
+
+
+def test_a_deciding_score_that_no_configuration_has_is_named_with_those_there_are(folder):
+    m3it = task(metrics=["rouge_l"], agg_metric="cocoo/rouge_l", valid_loss=False)
+    with pytest.raises(
+        ConfigError, match="'cocoo/rouge_l', but computed are: caption/rouge_l, vqa/rouge_l, rouge_l, primary"
+    ):
+        m3it.after_evaluation(m3it.evaluation(EchoModel(), BATCHES), "val", 0)
+    assert (folder / "val_metrics.json").is_file()  # what was computed is not lost
+
+
+def test_a_deciding_score_that_cannot_be_computed_here_is_refused_before_training(monkeypatch):
+    monkeypatch.setattr(captions.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="'meteor', which cannot be computed here: meteor needs Java"):
+        task(metrics=["meteor", "rouge_l"])
+
+
+def test_examples_that_were_lost_are_counted(folder, caplog):
+    m3it = task()
+    m3it._dataset = SimpleNamespace(num_examples=5)
+    m3it.after_evaluation(m3it.evaluation(EchoModel(), BATCHES), "val", 0)
+    assert "Split val has 5 examples, but 3 were evaluated." in caplog.text
+
+
+def test_the_page_of_pictures_holds_everything_itself(tmp_path):
+    write_m3it_jsonl(tmp_path / "a.jsonl", rows=9, images_per_row=2)
+    rows = JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))
+    examples = [
+        {
+            "config": row.config,
+            "instance_id": row.id,
+            "prompt": "<what> color?",
+            "prediction": "red & blue",
+            "references": list(row.answers),
+            "exact_match": 0.0,
+        }
+        for row in rows
     ]
+    shown = choose_examples(SimpleNamespace(examples=rows), examples, count=3)
+    assert [entry.example["instance_id"] for entry in shown] == ["toy-0-0", "toy-0-4", "toy-0-8"]
+    assert len(choose_examples(SimpleNamespace(examples=rows), examples, count=100)) == 9
+    write_picture_page(tmp_path / "page.html", "val", shown)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == 6 and "http" not in page
+    assert "&lt;what&gt; color?" in page and "red &amp; blue" in page and "exact_match 0.00" in page
+    assert choose_examples(SimpleNamespace(), examples) == []
+
+
+def test_a_run_evaluates_several_sets_and_leaves_pages_to_look_at(tmp_path):
+    config = write_small_run(tmp_path, max_epoch=1, valid_splits=["val", "val_held_out"], test_splits=[])
+    write_m3it_jsonl(tmp_path / "held_out.jsonl", rows=3, config="coco", seed=7)
+    run = OmegaConf.load(config)
+    run.datasets.m3it.build_info.annotations.val_held_out = {"storage": str(tmp_path / "held_out.jsonl")}
+    run.run.metrics = {"coco": ["rouge_l"], "default": ["exact_match"]}
+    OmegaConf.save(run, config)
+    output = launch.train(config).output_dir
+    scores = {name: json.loads((output / f"{name}_metrics.json").read_text()) for name in ("val", "val_held_out")}
+    assert scores["val"]["num_examples"] == 7 and "toy/exact_match" in scores["val"]
+    assert scores["val_held_out"]["num_examples"] == 3 and "captioning/rouge_l" in scores["val_held_out"]
+    for name, count in (("val", 7), ("val_held_out", 3)):
+        lines = (output / "result" / f"{name}_epoch0.jsonl").read_text().splitlines()
+        assert len({json.loads(line)["instance_id"] for line in lines}) == len(lines) == count
+        assert "| **all**" in (output / f"{name}_results.md").read_text()
+        assert (output / f"{name}_pictures.html").read_text().count("<figure>") == count

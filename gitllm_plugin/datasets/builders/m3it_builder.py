@@ -1,7 +1,8 @@
 """The builder of M3IT for LAVIS: reads the configuration of a data set and opens its files."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lavis.common.registry import registry
@@ -9,15 +10,15 @@ from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, loa
 from lavis.processors.base_processor import BaseProcessor
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from gitllm_plugin.config_keys import DATASET_KEYS, check_keys
+from gitllm_plugin.config_keys import DATASET_KEYS, check_keys, type_faults
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.files import find_sources
 from gitllm_plugin.m3it.jsonl import JsonlExamples
 from gitllm_plugin.resources import config_path
 
-SPLITS = ("train", "val", "test")
+SPLIT_NAME = re.compile(r"train|(val|test)(_\w+)?")
 
 _NO_FILES = """The data set m3it names no files.
 Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
@@ -51,6 +52,23 @@ class M3ITBuilder(BaseDatasetBuilder):
         for key in ("texts_per_image", "eval_texts_per_image"):
             if not isinstance(self.config[key], int) or self.config[key] < 1:
                 raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected 1 or more")
+
+    @classmethod
+    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
+        """What is wrong with the values of the node, files that are not there among it, before anything is built."""
+        yield from type_faults(cls.where, cfg, {"texts_per_image": int, "eval_texts_per_image": int})
+        yield from type_faults(cls.where, cfg, {"allow_text_only": bool})
+        for split, node in _annotations(cfg).items() if cls is M3ITBuilder else ():  # others read other files
+            if isinstance(node, Mapping) and _is_storage(node.get("storage")):
+                try:
+                    find_sources(node["storage"])
+                except DataError as error:
+                    yield f"{cls.where}.build_info.annotations.{split}.storage: {error}"
+
+    @classmethod
+    def config_splits(cls, cfg: Mapping[str, Any]) -> set[str]:
+        """The splits that the node names files for."""
+        return {split for split, node in _annotations(cfg).items() if node is not None}
 
     def build_datasets(self) -> dict[str, M3ITDataset]:
         """Opens and checks the files of every split; nothing is downloaded.
@@ -89,7 +107,12 @@ class M3ITBuilder(BaseDatasetBuilder):
         """The nodes of the splits that are used, as plain mappings."""
         check_keys("datasets.m3it.build_info", self.config.build_info or {}, {"annotations"})
         annotations = (self.config.build_info or {}).get("annotations") or {}
-        check_keys("datasets.m3it.build_info.annotations", annotations, SPLITS)
+        wrong = [name for name in annotations if not SPLIT_NAME.fullmatch(name)]
+        if wrong:
+            raise ConfigError(
+                f"datasets.m3it.build_info.annotations has the split {wrong[0]!r}; splits are train, val, test, and "
+                "further sets to evaluate on named val_... and test_..."
+            )
         splits = {name: _read_split(name, node) for name, node in annotations.items() if node is not None}
         if not splits:
             raise ConfigError(_NO_FILES)
@@ -113,6 +136,10 @@ class M3ITBuilder(BaseDatasetBuilder):
             texts_per_image=self.config["texts_per_image" if is_train else "eval_texts_per_image"],
             separate_configs=not is_train,
         )
+
+
+def _annotations(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
+    return (cfg.get("build_info") or {}).get("annotations") or {}
 
 
 def _read_split(name: str, node: Any) -> dict[str, Any]:

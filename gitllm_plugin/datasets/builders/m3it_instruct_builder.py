@@ -6,9 +6,10 @@ from pathlib import Path
 from lavis.common.registry import registry
 
 from gitllm_plugin.config_keys import check_keys
-from gitllm_plugin.datasets.builders.m3it_builder import SPLITS, M3ITBuilder
+from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.catalog import SPLITS
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.index import default_index_folder, open_split
 from gitllm_plugin.m3it.presets import PRESETS, get_preset

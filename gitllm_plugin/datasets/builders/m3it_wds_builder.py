@@ -8,10 +8,11 @@ from lavis.common.registry import registry
 from omegaconf import DictConfig
 
 from gitllm_plugin.config_keys import check_keys
-from gitllm_plugin.datasets.builders.m3it_builder import SPLITS, M3ITBuilder
+from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.catalog import SPLITS
 from gitllm_plugin.m3it.presets import get_preset
 from gitllm_plugin.m3it.shards.folder import ShardFolder
 from gitllm_plugin.m3it.shards.format import Manifest

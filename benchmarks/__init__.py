@@ -1,0 +1,1 @@
+"""What GIT-LLM costs, measured beside the way of the article; run ``python -m benchmarks``."""

@@ -1,0 +1,23 @@
+"""``python -m benchmarks cpu``: what each subcommand measures is said in its module."""
+
+import argparse
+
+from benchmarks import cpu, decoding, gpu
+
+COMMANDS = {"cpu": cpu, "decoding": decoding, "gpu": gpu}
+
+
+def main() -> None:
+    """Run one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks")
+    commands = parser.add_subparsers(required=True, metavar="{" + ",".join(COMMANDS) + "}")
+    for name, module in COMMANDS.items():
+        command = commands.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

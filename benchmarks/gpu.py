@@ -1,0 +1,268 @@
+"""Training and decoding on one GPU, from the card's own peaks down, in less than nine minutes.
+
+``python -m benchmarks gpu``; with ``--dry-run`` on tiny shapes, on a CPU too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import decoding, results
+from benchmarks.batches import Batch, random_batch
+from benchmarks.equality import assert_equal, largest_differences
+from benchmarks.shapes import build
+from benchmarks.timing import in_turns, ratio, synchronize
+from benchmarks.ways import ABLATION, OURS, WAYS, Loss, training_step
+from gitllm_plugin.modeling import GitLLM
+
+SHAPES = ("opt-350m-vit-l", "llama-2-7b", "opt-6.7b", "mpt-7b")
+TINY = ("tiny-opt", "tiny-llama", "tiny-mpt")
+COMPARED = ("article, padded to 128", OURS)
+MFU_FORMULA = "useful MFU = 4 N * real tokens per second / measured matmul peak"
+"""N: weights of the decoder's layers. 2 N forward and 2 N for the gradient of activations; frozen weights need none."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``python -m benchmarks gpu``."""
+    parser.add_argument("--dry-run", action="store_true", help="tiny shapes, on whatever device there is")
+    parser.add_argument("--minutes", type=float, default=7, help="no part begins later; what is left out is said")
+    parser.add_argument("--images", type=int, default=16, help="images of a batch")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, default=results.FOLDER)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Measure, write both files after each part, print the page.
+
+    Raises:
+        SystemExit: no GPU, and not a dry run.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu" and not arguments.dry_run:
+        raise SystemExit("benchmarks gpu: torch finds no GPU; --dry-run goes through all steps on tiny shapes")
+    ends = time.monotonic() + 60 * arguments.minutes
+    name = f"gpu-{'dry-run' if arguments.dry_run else torch.cuda.get_device_name().replace(' ', '-').lower()}"
+    found: dict[str, Any] = {"where": results.surroundings(), "formula": MFU_FORMULA, "left_out": []}
+    found["peaks"] = peaks(device, 512 if arguments.dry_run else 8192)
+    for part, measure in _parts(arguments, device, found):
+        if time.monotonic() > ends:
+            found["left_out"].append(part)
+            continue
+        found[part] = measure()
+        gc.collect()
+        if device == "cuda":
+            torch.cuda.empty_cache()
+        path = results.write(name, found, page(found), arguments.output)
+    print(path.read_text())
+
+
+def _parts(
+    arguments: argparse.Namespace, device: str, found: dict[str, Any]
+) -> Iterable[tuple[str, Callable[[], Any]]]:
+    """What is measured, in order of what one would miss most."""
+    shapes = TINY if arguments.dry_run else SHAPES
+    ablated = shapes[1]
+    peak = found["peaks"]["matmul_tflops"]
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    yield "equality", lambda: [equality(name, device) for name in TINY]
+    for shape in shapes:
+        yield f"training {shape}", lambda shape=shape: training(shape, device, dtype, arguments, peak)
+        if shape == ablated:
+            yield f"ablation {shape}", lambda shape=shape: ablation(shape, device, dtype, arguments)
+            yield f"decoding {shape}", lambda shape=shape: decode(shape, device, dtype, arguments)
+
+
+def peaks(device: str, size: int) -> dict[str, float]:
+    """What the device reaches: a square bf16 matrix product, and a copy (bytes read and written)."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    source = torch.empty(size * size * 4, device=device, dtype=torch.uint8)
+    product = in_turns({"product": lambda: [left @ right for _ in range(10)]}, 5)["product"]
+    copy = in_turns({"copy": lambda: [source.clone() for _ in range(10)]}, 5)["copy"]
+    return {
+        "matmul_tflops": 10 * 2 * size**3 / min(product.wall) / 1e12,
+        "copy_gb_per_second": 10 * 2 * source.numel() / min(copy.wall) / 1e9,
+    }
+
+
+def equality(shape: str, device: str) -> dict[str, Any]:
+    """All ways in float32 on a tiny shape: equal, or nothing is timed."""
+    model = build(shape, device)
+    differences = largest_differences(
+        model, {name: make(model) for name, make in WAYS.items()}, random_batch(model, 3, 3)
+    )
+    assert_equal(differences, 1e-4 if device == "cuda" else 1e-5)  # a GPU adds in another order for every shape
+    return {"shape": shape, "ways": differences}
+
+
+def training(
+    shape: str, device: str, dtype: torch.dtype, arguments: argparse.Namespace, peak_tflops: float
+) -> dict[str, Any]:
+    """One and five texts an image: the article's way and ours in turns; then the largest batch of ours."""
+    model = build(shape, device, dtype)
+    cases = []
+    for texts in (1, 5):
+        images = max(1, arguments.images // texts)
+        case = compare(model, COMPARED, images, texts, arguments.rounds)
+        for way in case["ways"].values():
+            way["useful_mfu"] = 4 * case["decoder_weights"] * way["real_tokens_per_second"] / (peak_tflops * 1e12)
+        cases.append(case)
+    return {"cases": cases, "largest_batch": largest_batch(model, arguments)}
+
+
+def compare(model: GitLLM, ways: Iterable[str], images: int, texts_per_image: int, rounds: int) -> dict[str, Any]:
+    """Time ways on one batch; a way that runs out of memory is named with no times."""
+    batch = random_batch(model, images, texts_per_image)
+    image_tokens = model.image_encoder.num_tokens(*batch.pixel_values.shape[-2:])
+    real_tokens = batch.num_real_tokens(image_tokens)
+    all_ways = {**WAYS, **ABLATION}
+    steps: dict[str, Callable[[], object]] = {}
+    measured: dict[str, dict[str, Any]] = {}
+    for name in ways:
+        loss = all_ways[name](model)
+        step = _step(model, loss, batch)
+        peak = _peak_gib(step)
+        measured[name] = {"peak_gib": peak}
+        if peak is not None:
+            steps[name] = step
+    times = in_turns(steps, rounds)
+    for name, taken in times.items():
+        seconds = statistics.median(taken.wall)
+        measured[name] |= {
+            "seconds": list(taken.wall),
+            "images_per_second": images / seconds,
+            "samples_per_second": batch.num_texts / seconds,
+            "real_tokens_per_second": real_tokens / seconds,
+            "ours_is_faster": str(ratio(taken.wall, times[OURS].wall)) if OURS in times else "-",
+        }
+    return {
+        "images": images,
+        "texts_per_image": texts_per_image,
+        "real_tokens": real_tokens,
+        "decoder_weights": decoder_weights(model),
+        "attention_path": model.attention_path,
+        "ways": {name: way for name, way in measured.items() if "seconds" in way},
+        "out_of_memory": [name for name, way in measured.items() if "seconds" not in way],
+    }
+
+
+def _step(model: GitLLM, loss: Loss, batch: Batch) -> Callable[[], object]:
+    def in_bf16(batch: Batch) -> Any:
+        with _autocast(model):
+            return loss(batch)
+
+    step = training_step(model, in_bf16)
+    return lambda: step(batch)
+
+
+def _autocast(model: GitLLM) -> torch.autocast:
+    on_gpu = model.projection.weight.is_cuda
+    return torch.autocast("cuda" if on_gpu else "cpu", dtype=torch.bfloat16, enabled=on_gpu)
+
+
+def _peak_gib(step: Callable[[], object]) -> float | None:
+    """Peak memory of the device in one step, weights included; None where it is too little; 0 without a GPU."""
+    if not torch.cuda.is_available():
+        step()
+        return 0.0
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        step()
+        synchronize()
+    except torch.cuda.OutOfMemoryError:
+        gc.collect()
+        return None
+    return torch.cuda.max_memory_allocated() / 2**30
+
+
+def largest_batch(model: GitLLM, arguments: argparse.Namespace) -> int:
+    """Images with one text each that a step of ours has room for, by doubling; a dry run doubles once."""
+    images, limit = arguments.images, arguments.images * 2 if arguments.dry_run else 4096
+    while images < limit:
+        if _peak_gib(_step(model, WAYS[OURS](model), random_batch(model, 2 * images, 1))) is None:
+            break
+        images *= 2
+    return images
+
+
+def decoder_weights(model: GitLLM) -> int:
+    """N of the formula: matrices of the decoder, embeddings and head left out."""
+    outside = {id(module.weight) for module in model.language_model.modules() if isinstance(module, torch.nn.Embedding)}
+    head: Any = model.language_model.get_output_embeddings()
+    outside.add(id(head.weight))
+    return sum(p.numel() for p in model.language_model.parameters() if p.ndim >= 2 and id(p) not in outside)
+
+
+def ablation(shape: str, device: str, dtype: torch.dtype, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Ours with one thing undone at a time."""
+    model = build(shape, device, dtype)
+    return [
+        compare(model, (*ABLATION, OURS), max(1, arguments.images // texts), texts, arguments.rounds)
+        for texts in (1, 5)
+    ]
+
+
+def decode(shape: str, device: str, dtype: torch.dtype, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Batches of 1 and 32: eager, static cache, compiled."""
+    model = build(shape, device, dtype).to(dtype).eval()
+    tokens, ways = (2, list(decoding.WAYS)[:-1]) if arguments.dry_run else (64, list(decoding.WAYS))
+    sizes = (1, 2) if arguments.dry_run else (1, 32)
+    return [decoding.measure(model, size, tokens, max(1, arguments.rounds // 2), ways) for size in sizes]
+
+
+def page(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    peaks = found["peaks"]
+    parts = [
+        results.heading("One GPU", found["where"]),
+        f"Peaks: {peaks['matmul_tflops']:.1f} TFLOP/s (matrix product), {peaks['copy_gb_per_second']:.0f} GB/s (copy). "
+        f"{found['formula']}; N are the decoder's matrices without embeddings and head. Frozen weights are bf16, "
+        "trained ones float32 under autocast; ratios are of the same round: median (least to most).\n",
+    ]
+    for part, content in found.items():
+        kind, _, shape = part.partition(" ")
+        if kind == "training":
+            parts.append(f"## Training, {shape}\n")
+            parts += [_training_table(case) for case in content["cases"]]
+            parts.append(f"Largest batch of ours, by doubling: {content['largest_batch']} images.\n")
+        elif kind == "ablation":
+            parts.append(f"## One thing undone, {shape}\n")
+            parts += [_training_table(case) for case in content]
+        elif kind == "decoding":
+            parts.append(f"## Decoding, {shape}\n")
+            parts += [decoding.case_table(case).replace("## ", "### ") for case in content]
+    if found["left_out"]:
+        parts.append(f"Not measured, since time was up: {', '.join(found['left_out'])}.\n")
+    return "\n".join(parts)
+
+
+def _training_table(case: dict[str, Any]) -> str:
+    rows = [
+        [
+            name,
+            f"{way['images_per_second']:.2f}",
+            f"{way['samples_per_second']:.2f}",
+            f"{way['real_tokens_per_second']:.0f}",
+            f"{way['useful_mfu']:.1%}" if "useful_mfu" in way else "-",
+            f"{way['peak_gib']:.1f}",
+            way["ours_is_faster"],
+        ]
+        for name, way in case["ways"].items()
+    ]
+    header = ["way", "images/s", "texts/s", "real tokens/s", "useful MFU", "peak GiB", "ours is faster by"]
+    title = (
+        f"{case['images']} images with {case['texts_per_image']} each, {case['real_tokens']} real tokens, attention: "
+        f"{case['attention_path']}"
+    )
+    if case["out_of_memory"]:
+        title += f"; out of memory: {', '.join(case['out_of_memory'])}"
+    return f"{title}\n\n{results.table(header, rows)}\n"

@@ -1,0 +1,64 @@
+"""What a benchmark found, as JSON and as a page of Markdown, with date, hardware and versions."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FOLDER = Path(__file__).parent / "results"
+_LIBRARIES = ("torch", "transformers", "peft", "gitllm-plugin")
+
+
+def surroundings() -> dict[str, Any]:
+    """Date, hardware and versions."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "date": datetime.date.today().isoformat(),
+        "cpu": _cpu_name(),
+        "cores": len(_cores()),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu,
+        "python": platform.python_version(),
+        **{name: version(name) for name in _LIBRARIES},
+    }
+
+
+def write(name: str, found: Mapping[str, Any], page: str, folder: Path = FOLDER) -> Path:
+    """Write ``name.json`` and ``name.md`` into ``folder``; gives the path of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
+    path = folder / f"{name}.md"
+    path.write_text(page.rstrip() + "\n")
+    return path
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of Markdown; all columns but the first are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+def heading(title: str, where: Mapping[str, Any]) -> str:
+    """Title and surroundings of a page."""
+    listed = ", ".join(f"{name} {value}" for name, value in where.items() if value is not None)
+    return f"# {title}\n\n{listed}.\n"
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _cores() -> set[int]:
+    import os
+
+    return os.sched_getaffinity(0)

@@ -1,0 +1,42 @@
+"""Caption the pictures of a folder: python examples/caption_folder.py my-model pictures/ --out captions.jsonl"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a line for each picture; a picture that cannot be read is named and counted, the others go on."""
+    parser = argparse.ArgumentParser(description="Caption the pictures of a folder.")
+    parser.add_argument("model", help="a folder of `gitllm export`")
+    parser.add_argument("pictures", help="a folder")
+    parser.add_argument("--out", default="captions.jsonl")
+    parser.add_argument("--instruction", default="Describe the picture.")
+    args = parser.parse_args(argv)
+
+    pipeline = Pipeline.from_folder(args.model)
+    unreadable = 0
+    with open(args.out, "w", encoding="utf-8") as file:
+        for path in find_pictures(args.pictures):
+            try:
+                picture = open_picture(path)
+            except DataError as error:
+                print(f"skipped: {error}", file=sys.stderr)
+                unreadable += 1
+                continue
+            caption = pipeline.answer(picture, instruction=args.instruction, decoding=Decoding(max_new_tokens=20))
+            relative = path.relative_to(Path(args.pictures).expanduser())
+            file.write(json.dumps({"image": str(relative), "caption": caption}, ensure_ascii=False) + "\n")
+            print(f"{relative}: {caption}")
+    print(f"written: {args.out}" + (f"; {unreadable} pictures could not be read" if unreadable else ""))
+    return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""A trained model by the path that a user has: an exported folder, a training run, or one of its checkpoints."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.torchvision_repair import TorchvisionWarning
+
+if TYPE_CHECKING:
+    from gitllm_plugin.inference.pipeline import Pipeline
+
+
+def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
+    """Load a model with its processors.
+
+    Args:
+        path: a folder of `gitllm export`, which needs no LAVIS; or a run's folder or checkpoint.
+        trained: False: the run's model as it was before training, its projection drawn with the run's seed.
+
+    Raises:
+        ConfigError: none of these, or an exported folder is asked for before training.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TorchvisionWarning)  # what is wrong with it is for `gitllm doctor` to say
+        from gitllm_plugin.inference.pipeline import Pipeline
+        from gitllm_plugin.modeling.folder import DESCRIPTION
+
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            f"there is no model {path}; give a folder of `gitllm export` or of a training run (`make demo` trains one "
+            "into output/demo/train/latest)"
+        )
+    if (path / DESCRIPTION).is_file():
+        if not trained:
+            raise ConfigError(
+                f"{path} is an exported model; before training there is only a run: give the run's folder"
+            )
+        return Pipeline.from_folder(path)
+    return _pipeline_of_run(path, trained)
+
+
+def _pipeline_of_run(path: Path, trained: bool) -> Pipeline:
+    import torch
+
+    from gitllm_plugin.host.export import eval_processors, find_run, load_model_of_run
+
+    checkpoint, config = find_run(path)
+    torch.manual_seed(config.run.get("seed", 42))
+    loaded = load_model_of_run(config, checkpoint if trained else None)
+    from gitllm_plugin.inference.pipeline import Pipeline
+    from gitllm_plugin.modeling.precision import default_device
+    from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
+    from gitllm_plugin.processors.git_llm_instruction import GitLLMInstructionProcessor
+
+    nodes = eval_processors(config)
+    other = [node["name"] for kind, node in nodes.items() if not node["name"].startswith("git_llm_")]
+    if other:
+        raise ConfigError(
+            f"the run used the processors {', '.join(other)}; only git_llm_* can be used outside of LAVIS"
+        )
+    # LAVIS's decorator makes type checkers forget which classes these are.
+    image: Any = GitLLMImageEvalProcessor.from_config(nodes.get("vis_processor"))
+    text: Any = GitLLMInstructionProcessor.from_config(nodes.get("text_processor"))
+    return Pipeline(
+        model=loaded.model.to(default_device()),
+        text_encoder=loaded.text_encoder,
+        transform=image.transform,
+        template=text.template,
+        instruction=text.instruction,
+    )

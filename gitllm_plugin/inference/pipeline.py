@@ -1,0 +1,252 @@
+"""A model with everything around it: pixels from pictures, prompts from questions, texts from tokens."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.prompts import build_prompt, check_template
+from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, find_chat_template, load_folder
+from gitllm_plugin.modeling.folder import IMAGE_ENCODER
+from gitllm_plugin.modeling.precision import default_device
+from gitllm_plugin.processors.image_transform import ImageTransform
+from gitllm_plugin.processors.transform_config import read_encoder
+
+DEFAULT_INSTRUCTION = "Answer the question about the image."
+_STREAM_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How an answer is searched for.
+
+    Attributes:
+        max_new_tokens: most tokens of an answer.
+        num_beams: beams of the search; 1 for greedy decoding.
+        temperature: 0 searches; above 0 samples, with logits divided by it.
+        top_p: mass of the nucleus that is sampled from.
+        repetition_penalty: above 1 discourages repeated tokens.
+    """
+
+    max_new_tokens: int = 30
+    num_beams: int = 1
+    temperature: float = 0.0
+    top_p: float = 0.9
+    repetition_penalty: float = 1.0
+
+    def as_arguments(self) -> dict[str, Any]:
+        """Arguments of transformers' ``generate``.
+
+        Raises:
+            ConfigError: beams together with sampling, or a number out of its range.
+        """
+        if self.max_new_tokens < 1 or self.num_beams < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p above 0 and at "
+                "most 1"
+            )
+        if self.temperature > 0 and self.num_beams > 1:
+            raise ConfigError("give temperature (sampling) or num_beams (search), not both")
+        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "num_beams": self.num_beams,
+            "repetition_penalty": self.repetition_penalty,
+            **(sampling if self.temperature > 0 else {"do_sample": False}),
+        }
+
+
+@dataclass
+class Pipeline:
+    """Answers questions about pictures. Calls from several threads wait for each other.
+
+    Attributes:
+        model: in evaluation mode.
+        text_encoder: with the language model's tokenizer.
+        transform: from a picture to pixel values, as in training.
+        template: of prompts, a name of :data:`gitllm_plugin.m3it.prompts.TEMPLATES`.
+        instruction: stands in a prompt where none is given.
+    """
+
+    model: GitLLM
+    text_encoder: TextEncoder
+    transform: ImageTransform
+    template: str = "article"
+    instruction: str = DEFAULT_INSTRUCTION
+    _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    def __post_init__(self) -> None:
+        check_template(self.template)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, dtype: str = "auto", device: str | torch.device | None = None) -> Pipeline:
+        """Read a folder that `gitllm export` wrote.
+
+        Args:
+            folder: with tokenizer and image processor.
+            dtype: see :func:`~gitllm_plugin.modeling.load_folder`.
+            device: None: a GPU if there is one.
+
+        Raises:
+            ConfigError: not such a folder, or without tokenizer or image processor.
+        """
+        loaded = load_folder(folder, dtype)
+        if loaded.tokenizer is None or loaded.image_processor is None:
+            part = (
+                "tokenizer" if loaded.tokenizer is None else "image processor (image_encoder/preprocessor_config.json)"
+            )
+            raise ConfigError(f"{folder} has no {part}; `gitllm export` writes both")
+        settings = loaded.settings
+        prompts = settings.get("text_processor") or {}
+        chat = find_chat_template(loaded.tokenizer, loaded.model.family) if settings.get("chat_template") else None
+        return cls(
+            model=loaded.model.to(device or default_device()),
+            text_encoder=TextEncoder(loaded.tokenizer, chat_template=chat),
+            transform=_read_transform(Path(folder).expanduser()),
+            **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
+        )
+
+    def seen(self, picture: Image.Image) -> Image.Image:
+        """What the image encoder sees of a picture, before it is normalised."""
+        return Image.fromarray(self.transform.fit(np.array(picture.convert("RGB"))).permute(1, 2, 0).numpy())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+        """Pixel values of one question's pictures: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
+
+        Raises:
+            DataError: no picture, or more than the model takes.
+        """
+        if not 1 <= len(pictures) <= self.model.max_images:
+            raise DataError(f"{len(pictures)} pictures; this model takes 1 to {self.model.max_images}")
+        pixels = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)
+        return pixels[None] if self.model.max_images > 1 else pixels
+
+    def prompt(self, question: str, instruction: str | None = None) -> str:
+        """The prompt of a question, which may be empty where the instruction says it all."""
+        return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
+
+    def answer(
+        self,
+        pictures: Image.Image | Sequence[Image.Image],
+        question: str = "",
+        instruction: str | None = None,
+        decoding: Decoding | None = None,
+    ) -> str:
+        """Answer one question.
+
+        Args:
+            pictures: one, or several in their order.
+            question: may be empty.
+            instruction: in the place of the model's usual one.
+            decoding: how the answer is searched for; None: greedily.
+
+        Raises:
+            DataError: too many pictures, or a prompt that does not fit.
+        """
+        pixels, text, arguments = self._inputs(pictures, question, instruction, decoding or Decoding())
+        with self._lock:
+            tokens = self.model.generate(pixel_values=pixels, **text, **arguments)
+        return self.text_encoder.decode(tokens)[0]
+
+    def stream(
+        self,
+        pictures: Image.Image | Sequence[Image.Image],
+        question: str = "",
+        instruction: str | None = None,
+        decoding: Decoding | None = None,
+    ) -> Iterator[str]:
+        """As :meth:`answer`, but the answer so far, each time that it has grown. Beams have no answer so far.
+
+        Who stops reading stops the model at its next token.
+
+        Raises:
+            DataError: as :meth:`answer`; ConfigError: beams.
+        """
+        decoding = decoding or Decoding()
+        if decoding.num_beams > 1:
+            raise ConfigError("a search with beams gives its answer at the end: call answer, or num_beams=1")
+        pixels, text, arguments = self._inputs(pictures, question, instruction, decoding)
+        tokenizer = cast(Any, self.text_encoder.tokenizer)
+        streamer = TextIteratorStreamer(tokenizer, timeout=_STREAM_SECONDS, skip_special_tokens=True)
+        failure: list[BaseException] = []
+        stop = _StopWhenAsked()
+
+        def generate() -> None:
+            try:
+                with self._lock:
+                    self.model.generate(
+                        pixel_values=pixels,
+                        **text,
+                        **arguments,
+                        streamer=streamer,
+                        stopping_criteria=StoppingCriteriaList([stop]),
+                    )
+            except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
+                failure.append(error)
+                streamer.end()
+
+        thread = threading.Thread(target=generate, daemon=True)
+        thread.start()
+        answer = ""
+        try:
+            for piece in streamer:
+                answer += piece
+                if piece:
+                    yield answer.strip()
+        finally:
+            stop.asked.set()
+            thread.join()
+        if failure:
+            raise failure[0]
+
+    def encode_answer(self, question: str, answer: str, instruction: str | None = None) -> TextBatch:
+        """Prompt and answer as tokens; labels mark the answer and the end token."""
+        return self.text_encoder.prompts_and_answers([self.prompt(question, instruction)], [answer])
+
+    def _inputs(
+        self, pictures: Image.Image | Sequence[Image.Image], question: str, instruction: str | None, decoding: Decoding
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+        pixels = self.pixels([pictures] if isinstance(pictures, Image.Image) else list(pictures))
+        arguments = {**decoding.as_arguments(), **self.text_encoder.special_tokens}
+        room = self.model.max_text_tokens(pixels)
+        text = self.text_encoder.prompts(
+            [self.prompt(question, instruction)],
+            questions=[question.strip() or self.prompt(question, instruction)],
+            max_tokens=None if room is None else room - decoding.max_new_tokens + 1,
+        )
+        return pixels, _on(self.device, text), arguments
+
+
+class _StopWhenAsked(StoppingCriteria):
+    """Ends a generation in another thread."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def _read_transform(folder: Path) -> ImageTransform:
+    arguments = read_encoder(str(folder / IMAGE_ENCODER))
+    mean, std = arguments.pop("normalization")
+    return ImageTransform(mean=mean, std=std, **arguments)
+
+
+def _on(device: torch.device, text: TextBatch) -> dict[str, Tensor]:
+    return {"input_ids": text.input_ids.to(device), "attention_mask": text.attention_mask.to(device)}

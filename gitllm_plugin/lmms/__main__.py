@@ -1,0 +1,12 @@
+"""`python -m gitllm_plugin.lmms ...`: the command `lmms_eval`, also beside a CPU-only torch.
+
+There torchvision, which lmms-eval imports first of all, does not load until it is repaired.
+"""
+
+import runpy
+
+from gitllm_plugin.host.torchvision_repair import repair_torchvision
+
+if __name__ == "__main__":
+    repair_torchvision()
+    runpy.run_module("lmms_eval", run_name="__main__", alter_sys=True)

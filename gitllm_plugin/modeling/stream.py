@@ -1,0 +1,166 @@
+"""GIT's attention without a mask: all tokens of a batch as one row without padding, regrouped where they attend.
+
+The decoder's linear layers and norms see ``[1, total, D]``: every image once, every text once, nothing else.
+Attention alone knows who belongs together.  GIT's rule then needs no mask tensor, because it is two plain cases::
+
+    image queries x the image's keys                    everything is seen
+    text queries  x keys of [its image | the text]      causal, aligned at the bottom right
+
+Behind the second, texts are padded to the longest of them.  Padding keys come last and causality hides them;
+what padding queries compute is thrown away.  Images of other lengths (several frames, no image)
+or with another number of texts attend in a call of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.bias import CausalBias
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+
+@dataclass(frozen=True)
+class Group:
+    """Images of one length with equally many texts; they stand together in the stream, first images, then texts.
+
+    Attributes:
+        image_length: tokens of each image; 0 for texts without one.
+        image_tokens, text_tokens: how many slots the images take, and behind them the texts, ordered by image.
+        num_texts: how many texts.
+        text_length: tokens of the longest one.
+        text_places: long ``[text_tokens]``, where each stands in ``[num_texts, text_length]``, flattened.
+        text_rule: causal, for ``text_length`` queries and ``image_length + text_length`` keys.
+    """
+
+    image_length: int
+    image_tokens: int
+    text_tokens: int
+    num_texts: int
+    text_length: int
+    text_places: Tensor
+    text_rule: CausalBias
+
+
+@dataclass(frozen=True)
+class Stream:
+    """How the slots of a stream attend; handed to attention in the place of a mask.
+
+    Attributes:
+        groups: in the order of the stream; together they are all of it.
+        keeps_copies: whether what is copied to stand side by side is kept for the backward pass, and not made again.
+            Checkpointed and compiled layers decide themselves what they keep.
+    """
+
+    groups: tuple[Group, ...]
+    keeps_copies: bool = False
+
+    @property
+    def size(self) -> int:
+        """Tokens of the whole stream."""
+        return sum(group.image_tokens + group.text_tokens for group in self.groups)
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Stream | Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """An attention function for transformers' registry: streams by their groups, everything else by SDPA.
+
+    Args:
+        module: the decoder's attention layer.
+        query, key, value: ``[B, H, S, D]``, where keys and values may have fewer heads; B is 1 for a stream.
+        attention_mask: a :class:`Stream`, or what SDPA takes.
+        dropout: of attention weights.
+        scaling: of scores; None: ``1 / sqrt(D)``.
+        **kwargs: further arguments of transformers. A sliding window among them is at least as long as any image
+            and text together, which is checked before.
+
+    Returns:
+        ``[B, S, H, D]``, and None for the weights, which are not kept.
+    """
+    if not isinstance(attention_mask, Stream):
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    settings = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
+    sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
+    parts = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
+    keeps_copies = attention_mask.keeps_copies or torch.compiler.is_compiling()
+    seen: list[Tensor] = []
+    for index, group in enumerate(attention_mask.groups):
+        images, texts = ([part[2 * index + kind] for part in parts] for kind in (0, 1))
+        if group.image_tokens:
+            seen.append(_attend_in_images(group, images, settings))
+        if group.text_tokens:
+            seen.append(_attend_in_texts(group, images, texts, settings, keeps_copies))
+    return torch.cat(seen)[None], None
+
+
+def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
+    """What image tokens see, ``[image_tokens, H, D]``, of their queries, keys and values, each of that shape."""
+    query, key, value = (_by_image(group, states) for states in images)
+    seen = F.scaled_dot_product_attention(query, key, value, **settings)
+    return seen.transpose(1, 2).flatten(0, 1)
+
+
+def _attend_in_texts(
+    group: Group, images: list[Tensor], texts: list[Tensor], settings: dict[str, Any], keeps_copies: bool
+) -> Tensor:
+    """What text tokens see, ``[text_tokens, H, D]``, of queries, keys and values of images and texts."""
+
+    def states_of(kind: int, images: list[Tensor], texts: list[Tensor]) -> Tensor:
+        padded = _by_text(group, texts[kind])
+        return _behind_images(group, images[kind], padded) if kind and group.image_tokens else padded
+
+    states = [states_of(kind, images, texts) for kind in range(3)]
+    sources = [part.detach() for part in images], [part.detach() for part in texts]
+    with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
+        query, key, value = states
+        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
+    return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
+
+
+def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:
+    """Let the backward pass make ``states`` again, by their number, instead of keeping them: they are copies."""
+    numbers = {(part.data_ptr(), part.shape): number for number, part in enumerate(states)}
+
+    def pack(saved: Tensor) -> Tensor | int:
+        return numbers.get((saved.data_ptr(), saved.shape), saved)
+
+    def unpack(packed: Tensor | int) -> Tensor:
+        return packed if isinstance(packed, Tensor) else make(packed)
+
+    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
+
+
+def _by_image(group: Group, states: Tensor) -> Tensor:
+    """``[image_tokens, H, D]`` as ``[images, H, P, D]``."""
+    return states.unflatten(0, (-1, group.image_length)).transpose(1, 2)
+
+
+def _by_text(group: Group, states: Tensor) -> Tensor:
+    """``[text_tokens, H, D]`` as ``[texts, H, T, D]``, zeros on padding."""
+    padded = states.new_zeros(group.num_texts * group.text_length, *states.shape[1:])
+    padded = padded.index_copy_(0, group.text_places, states)
+    return padded.unflatten(0, (group.num_texts, group.text_length)).transpose(1, 2)
+
+
+def _behind_images(group: Group, images: Tensor, texts: Tensor) -> Tensor:
+    """``[image_tokens, H, D]`` and ``[texts, H, T, D]`` as ``[texts, H, P + T, D]``, each text behind its image."""
+    images = _by_image(group, images)
+    texts = texts.unflatten(0, (len(images), -1))
+    images = images[:, None].expand(-1, texts.shape[1], -1, -1, -1)
+    return torch.cat([images, texts], 3).flatten(0, 1)

@@ -1,0 +1,277 @@
+"""The batches of a training, from map-style and streaming data sets and mixtures of both."""
+
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from torch.utils.data import ChainDataset, Dataset, IterableDataset
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.runners import collectives
+from gitllm_plugin.runners.length import Position
+from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, check_has_batches
+from gitllm_plugin.runners.seeding import SeededItems
+
+
+class DataEndedError(DataError):
+    """The training data of a rank ended before the epoch did; all ranks raise it, after the same step."""
+
+
+class TrainingData(Protocol):
+    """Batches in an order that the position in the run determines.
+
+    Attributes:
+        streaming: Whether it is read on through all epochs.
+    """
+
+    streaming: bool
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """Of this rank; None where it has no epochs."""
+        ...
+
+    def batches(self, position: Position) -> Iterator[dict[str, Any]]:
+        """The batches from a position on: to the epoch's end, or without end."""
+        ...
+
+    def note(self, batch: dict[str, Any]) -> None:
+        """A batch is trained on now; those that were read ahead are not."""
+        ...
+
+    def state_dict(self) -> Any:
+        """This rank's place in the data, behind the last noted batch; None where the position says it."""
+        ...
+
+    def load_state_dicts(self, states: Sequence[Any]) -> None:
+        """Go on where the ranks' states say."""
+        ...
+
+
+class MapData:
+    """A map-style data set, shuffled anew in each epoch."""
+
+    streaming = False
+
+    def __init__(self, dataset: Dataset, settings: LoaderSettings, seed: int):
+        self.dataset = SeededItems(dataset, seed)
+        self.sampler = EpochSampler(dataset, seed)
+        collate = getattr(dataset, "collater", None)
+        self.loader = settings.loader(self.dataset, sampler=self.sampler, collate_fn=collate, drop_last=True)
+        check_has_batches(self.loader, "train")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """As many as the data set fills."""
+        return len(self.loader)
+
+    def batches(self, position: Position) -> Iterator[dict[str, Any]]:
+        """The rest of the position's epoch."""
+        self.dataset.epoch = position.epoch
+        self.sampler.set_position(position.epoch, position.epoch_iter * (self.loader.batch_size or 1))
+        return iter(self.loader)
+
+    def note(self, batch: dict[str, Any]) -> None:
+        """Nothing: the position says it all."""
+
+    def state_dict(self) -> None:
+        """None: the position says it all."""
+
+    def load_state_dicts(self, states: Sequence[Any]) -> None:
+        """Nothing: the position says it all."""
+
+
+class StreamData:
+    """A streaming data set (`IterableDataset`, such as a webdataset pipeline), read on through all epochs.
+
+    It may have a place to go on from: `note_batch(batch)` is called with each batch as it is trained on,
+    `state_dict()` when a checkpoint is written, `load_state_dict(state)` before a resumed run reads anything, or
+    `load_state_dicts(states)` where the number of ranks has changed.
+    """
+
+    streaming = True
+
+    def __init__(self, dataset: IterableDataset, settings: LoaderSettings):
+        self.dataset: Any = dataset
+        self.batch_size = settings.batch_size
+        self.loader = settings.loader(dataset, drop_last=True)
+        self._iterator: Iterator[dict[str, Any]] | None = None
+
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """As many as the items that the stream says it has on this rank fill."""
+        return len(self.dataset) // self.batch_size if hasattr(self.dataset, "__len__") else None
+
+    def batches(self, position: Position) -> Iterator[dict[str, Any]]:
+        """The batches that follow those given before."""
+        if self._iterator is None:
+            self._iterator = iter(self.loader)
+        return self._iterator
+
+    def note(self, batch: dict[str, Any]) -> None:
+        """Tell the data set, if it wants to know."""
+        if hasattr(self.dataset, "note_batch"):
+            self.dataset.note_batch(batch)
+
+    def state_dict(self) -> Any:
+        """The data set's own."""
+        return self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else None
+
+    def load_state_dicts(self, states: Sequence[Any]) -> None:
+        """Give each rank its own state, or all of them to all ranks where their number has changed."""
+        if hasattr(self.dataset, "load_state_dict") and len(states) == collectives.world_size():
+            state = states[collectives.rank()]
+            if state is not None:
+                self.dataset.load_state_dict(state)
+                return
+        elif hasattr(self.dataset, "load_state_dicts") and states:
+            self.dataset.load_state_dicts(states)
+            return
+        logging.warning(
+            "The training stream %s starts from its beginning: it has no saved place for %d ranks.",
+            type(self.dataset).__name__,
+            collectives.world_size(),
+        )
+
+
+class Mixture:
+    """Several data sets, of which each batch is drawn from one, at random by their weights.
+
+    The draws are determined by the seed and their number, so that a resumed run draws on.
+
+    Args:
+        parts: By name.
+        weights: By name; any positive numbers.
+        seed: The same on all ranks, which therefore draw the same part.
+    """
+
+    streaming = True
+    batches_per_epoch = None
+
+    def __init__(self, parts: Mapping[str, TrainingData], weights: Mapping[str, float], seed: int):
+        self.parts = dict(parts)
+        self.weights = [weights[name] for name in self.parts]
+        self.random = random.Random(seed)
+        self.num_read = dict.fromkeys(self.parts, 0)
+        self.num_noted = dict.fromkeys(self.parts, 0)
+        self._names: list[str] = []
+        self._iterators: dict[str, Iterator[dict[str, Any]]] = {}
+
+    def batches(self, position: Position) -> Iterator[dict[str, Any]]:
+        """Batches without end, as far as the streams among the parts have none."""
+        while True:
+            name = self.random.choices(list(self.parts), self.weights)[0]
+            batch = self._next_of(name)
+            if batch is None:
+                return
+            self._names.append(name)
+            yield batch
+
+    def note(self, batch: dict[str, Any]) -> None:
+        """Count the batch for the part that it is from."""
+        name = self._names.pop(0)
+        self.num_noted[name] += 1
+        self.parts[name].note(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many batches each part gave, and the parts' own states."""
+        states = {name: part.state_dict() for name, part in self.parts.items()}
+        return {"num_batches": dict(self.num_noted), "parts": states}
+
+    def load_state_dicts(self, states: Sequence[Any]) -> None:
+        """Go on behind the batches that were trained on."""
+        if not states or states[0] is None:
+            logging.warning("The mixture of data sets starts from its beginning: the checkpoint has no place in it.")
+            return
+        counts = states[0]["num_batches"]
+        if set(counts) != set(self.parts):
+            raise ConfigError(
+                f"The checkpoint was trained on the data sets {', '.join(sorted(counts))}, and this run has "
+                f"{', '.join(sorted(self.parts))}: start a new run from its weights, as model.finetuned"
+            )
+        self.num_read, self.num_noted = dict(counts), dict(counts)
+        self.random.choices(list(self.parts), self.weights, k=sum(counts.values()))
+        for name, part in self.parts.items():
+            part.load_state_dicts([state["parts"][name] for state in states])
+
+    def _next_of(self, name: str) -> dict[str, Any] | None:
+        """The part's next batch; None where a stream has ended. A map-style part begins its next epoch."""
+        part = self.parts[name]
+        batch = next(self._iterators[name], None) if name in self._iterators else None
+        if batch is None and not (part.streaming and name in self._iterators):
+            epoch, epoch_iter = (0, 0) if part.streaming else divmod(self.num_read[name], part.batches_per_epoch or 1)
+            self._iterators[name] = part.batches(Position(epoch=epoch, epoch_iter=epoch_iter))
+            batch = next(self._iterators[name], None)
+        self.num_read[name] += batch is not None
+        return batch
+
+
+def training_data(
+    datasets: Mapping[str, Mapping[str, Any]],
+    splits: Sequence[str],
+    ratios: Mapping[str, float] | None,
+    settings: LoaderSettings,
+    seed: int,
+) -> TrainingData:
+    """The training splits of all data sets as one.
+
+    Args:
+        datasets: By name, then by split.
+        splits: `run.train_splits`.
+        ratios: `run.train_dataset_ratios`: weights by name, None: map-style data sets are one, and streams are
+            drawn from as often as each other and as it.
+        settings: How batches are made.
+        seed: Of the order.
+
+    Raises:
+        ConfigError: Names in `ratios` are not those of the data sets, or nothing is there to train on.
+        DataError: A data set is empty.
+    """
+    found = {}
+    for name, by_split in datasets.items():
+        for split in splits:
+            if split in by_split:
+                found[name if len(splits) == 1 else f"{name}.{split}"] = by_split[split]
+    for name, dataset in found.items():
+        if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
+            raise DataError(f"The training data {name} has no examples; check its build_info.annotations")
+    if not found:
+        known = sorted({split for by_split in datasets.values() for split in by_split})
+        raise ConfigError(f"run.train_splits is {list(splits)}, but the data sets have: {', '.join(known) or 'none'}")
+    weights = dict.fromkeys(found, 1.0) if ratios is None else _weights(ratios, found)
+    if ratios is None:
+        found = _concatenated(found)
+    parts = {name: _part(dataset, settings, seed) for name, dataset in found.items()}
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    return Mixture(parts, {name: weights.get(name, 1.0) for name in parts}, seed)
+
+
+def _part(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
+    if isinstance(dataset, ChainDataset) and len(streams := list(dataset.datasets)) == 1:
+        dataset = streams[0]
+    return StreamData(dataset, settings) if isinstance(dataset, IterableDataset) else MapData(dataset, settings, seed)
+
+
+def _concatenated(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Map-style data sets as one, by LAVIS's concatenation, which has a `collater`; streams as they are."""
+    from lavis.datasets.datasets.base_dataset import ConcatDataset
+
+    mapped = {name: dataset for name, dataset in found.items() if not isinstance(dataset, IterableDataset)}
+    streams = {name: dataset for name, dataset in found.items() if name not in mapped}
+    if len(mapped) > 1:
+        mapped = {"+".join(mapped): ConcatDataset(list(mapped.values()))}
+    return {**mapped, **streams}
+
+
+def _weights(ratios: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, float]:
+    if set(ratios) != set(found):
+        raise ConfigError(
+            f"run.train_dataset_ratios names {', '.join(map(str, ratios))}, but the data sets with a split 'train' are "
+            f"{', '.join(found)}: give each a number"
+        )
+    weights = {name: float(value) for name, value in ratios.items()}
+    if any(value <= 0 for value in weights.values()):
+        raise ConfigError(f"run.train_dataset_ratios is {weights}; every number must be above 0")
+    return weights

@@ -1,0 +1,172 @@
+"""LAVIS's task `captioning`, for COCO, NoCaps, Flickr30k and any data set with captions."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lavis.common.registry import registry
+from lavis.tasks.captioning import CaptionTask
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.metrics import score_captions, why_not
+from gitllm_plugin.runners import collectives
+from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
+
+_NAMES = {
+    "bleu_1": "Bleu_1",
+    "bleu_2": "Bleu_2",
+    "bleu_3": "Bleu_3",
+    "bleu_4": "Bleu_4",
+    "meteor": "METEOR",
+    "rouge_l_coco": "ROUGE_L",
+    "cider": "CIDEr",
+    "spice": "SPICE",
+}
+"""Our metrics -> their names in LAVIS."""
+
+_DECIDING = ("cider", "bleu_4")
+
+
+@replaces("captioning")
+class CaptioningTask(RepairedTask, CaptionTask):
+    """Captions of images, scored as COCO's are.
+
+    The references are those of ``run.annotation_file`` (COCO's format), else the captions that the data set's own
+    annotations hold. ``run.caption_metrics`` chooses what is computed; CIDEr and BLEU-4, whose sum chooses the best
+    epoch, always are.
+    """
+
+    CONFIG_KEYS = frozenset(
+        {"num_beams", "max_len", "min_len", "evaluate", "report_metric", "annotation_file", "caption_metrics"}
+    )
+    annotation_file: str | None = None
+    caption_metrics: tuple[str, ...] = tuple(_NAMES)
+
+    @classmethod
+    def setup_task(cls, cfg: Any) -> "CaptioningTask":
+        """Build the task from `cfg.run_cfg`.
+
+        Repairs: keys have no defaults; that a package is missing is found after all captions are written.
+
+        Raises:
+            ConfigError: a metric that is not known, or that cannot be had and decides.
+        """
+        for key, value in {"num_beams": 3, "max_len": 30, "min_len": 1, "evaluate": False}.items():
+            if key not in cfg.run_cfg:
+                cfg.run_cfg[key] = value
+        task: Any = super().setup_task(cfg=cfg)
+        task.annotation_file = cfg.run_cfg.get("annotation_file")
+        task.caption_metrics = tuple(dict.fromkeys([*cfg.run_cfg.get("caption_metrics", _NAMES), *_DECIDING]))
+        unknown = [name for name in task.caption_metrics if name not in _NAMES]
+        if unknown:
+            raise ConfigError(f"run.caption_metrics has {', '.join(unknown)}; there are {', '.join(_NAMES)}")
+        reason = why_not("cider")
+        if task.report_metric and reason:
+            raise ConfigError(f"{reason}; or set run.report_metric: False, to write captions only")
+        return task
+
+    def before_evaluation(self: Any, model: Any, dataset: Any, **kwargs: Any) -> None:
+        """Find the references of a split.
+
+        Repairs: COCO's references are downloaded and compared with, whatever data set it is.
+
+        Raises:
+            DataError: there are none.
+        """
+        super().before_evaluation(model, dataset, **kwargs)
+        self._references = None
+        if self.report_metric and self.annotation_file:
+            self._references = _read_coco_annotations(Path(self.annotation_file).expanduser())
+        elif self.report_metric:
+            self._captions_of_data = [row.get("caption") for row in dataset.annotation]
+            if not all(self._captions_of_data):
+                raise DataError(
+                    f"{type(dataset).__name__} has images without captions to compare with (this may be a test split): "
+                    "give run.annotation_file, a file in COCO's format, or set run.report_metric: False"
+                )
+
+    def valid_step(self: Any, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Caption a batch.
+
+        Repairs: images must have numbers, and samples an `image_id` (those of `flickr30k` do not).
+        """
+        captions = model.generate(
+            samples,
+            use_nucleus_sampling=False,
+            num_beams=self.num_beams,
+            max_length=self.max_len,
+            min_length=self.min_len,
+        )
+        image_ids = _plain(samples["image_id"] if "image_id" in samples else samples["index"])
+        rows = [int(row) for row in _plain(samples["instance_id"] if "instance_id" in samples else samples["index"])]
+        return [
+            {"caption": caption, "image_id": image_id, "row": row}
+            for caption, image_id, row in zip(captions, image_ids, rows, strict=True)
+        ]
+
+    def after_evaluation(
+        self: Any, val_result: list[dict[str, Any]], split_name: str, epoch: Any, **kwargs: Any
+    ) -> Any:
+        """Write the captions in COCO's format, and score them.
+
+        Returns:
+            On every rank: LAVIS's names of the metrics -> scores, and `agg_metrics`, CIDEr + BLEU-4.
+        """
+        row_of = {row["image_id"]: row.pop("row") for row in val_result}
+        row_of = {image: row for part in collectives.gather_objects(row_of) for image, row in part.items()}
+        path = self.save_result(
+            val_result, str(registry.get_path("result_dir")), f"{split_name}_epoch{epoch}", remove_duplicate="image_id"
+        )
+        if not self.report_metric:
+            return {"agg_metrics": 0.0}
+        metrics = None
+        if collectives.rank() == 0:
+            results = json.loads(Path(path).read_text())
+            metrics = self._score(results, [self._references_of(row, row_of) for row in results], split_name)
+        return collectives.broadcast_object(metrics)
+
+    def _references_of(self, result: Mapping[str, Any], row_of: Mapping[Any, int]) -> list[str]:
+        image_id = result["image_id"]
+        if self._references is None:
+            captions = self._captions_of_data[row_of[image_id]]
+            return [captions] if isinstance(captions, str) else list(captions)
+        if image_id not in self._references:
+            raise DataError(f"{self.annotation_file} has no caption of image {image_id!r}, which was captioned")
+        return self._references[image_id]
+
+    def _score(
+        self, results: Sequence[Mapping[str, Any]], references: Sequence[Sequence[str]], split_name: str
+    ) -> dict[str, float]:
+        scores = score_captions([row["caption"] for row in results], references, self.caption_metrics)
+        for name, reason in scores.skipped.items():
+            logging.warning("%s was not computed: %s", _NAMES[name], reason)
+        metrics = {_NAMES[name]: value for name, value in scores.over_all.items()}
+        metrics |= {"num_images": len(results), "agg_metrics": metrics["CIDEr"] + metrics["Bleu_4"]}
+        note_scores({split_name: {**metrics, "tokenizer": scores.tokenizer}})
+        logging.info("%s; words by %s", metrics, scores.tokenizer)
+        return metrics
+
+
+def _plain(ids: Any) -> list[Any]:
+    """Ids of a batch as numbers where they are written as such."""
+    values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    return [int(value) if str(value).isdigit() else value for value in values]
+
+
+def _read_coco_annotations(path: Path) -> dict[Any, list[str]]:
+    """Captions by image, from a file in COCO's format."""
+    if not path.is_file():
+        raise ConfigError(f"run.annotation_file: there is no file {path}")
+    try:
+        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+        pairs = [(row["image_id"], row["caption"]) for row in annotations]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not in the format of COCO's captions, {{'annotations': [{{'image_id', 'caption'}}]}}: {error!r}"
+        ) from error
+    captions: dict[Any, list[str]] = {}
+    for image_id, caption in pairs:
+        captions.setdefault(int(image_id) if str(image_id).isdigit() else image_id, []).append(caption)
+    return captions

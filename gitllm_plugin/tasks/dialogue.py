@@ -1,0 +1,45 @@
+"""LAVIS's task `dialogue`: how well the answers of a dialogue are predicted."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lavis.tasks.dialogue import DialogueTask
+
+from gitllm_plugin.runners import collectives
+from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
+
+
+@replaces("dialogue")
+class AnswersOfDialogueTask(RepairedTask, DialogueTask):
+    """The loss on answers, as LAVIS's task computes it."""
+
+    CONFIG_KEYS = frozenset({"num_beams", "max_len", "min_len", "evaluate", "report_metric"})
+
+    @classmethod
+    def setup_task(cls, cfg: Any) -> "AnswersOfDialogueTask":
+        """Build the task. Repairs: keys, which it does not use, have no defaults."""
+        for key, value in {"num_beams": 1, "max_len": 30, "min_len": 1, "evaluate": False}.items():
+            if key not in cfg.run_cfg:
+                cfg.run_cfg[key] = value
+        return super().setup_task(cfg=cfg)
+
+    def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[tuple[float, float]]:
+        """The loss of a batch and what it weighs. Repairs: batches of few tokens weigh as much as those of many."""
+        outputs = model(samples)
+        return [(float(outputs["loss"]), float(outputs.get("num_supervised_tokens", 1)))]
+
+    def after_evaluation(
+        self, val_result: Sequence[tuple[float, float]], split_name: str, epoch: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        """The mean over all tokens of all ranks.
+
+        Repairs: each rank reports its own part, and the epoch of the highest loss is the best.
+        """
+        pairs = [pair for part in collectives.gather_objects(list(val_result)) for pair in part]
+        weight = sum(weight for _, weight in pairs)
+        loss = sum(loss * weight for loss, weight in pairs) / weight if weight else math.nan
+        metrics = {"loss": loss, "agg_metrics": -loss}
+        if collectives.rank() == 0:
+            note_scores({split_name: metrics})
+        return metrics

@@ -1,0 +1,78 @@
+"""What the tasks of LAVIS lack in common, repaired once."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lavis.common.registry import registry
+
+from gitllm_plugin.runners import collectives
+from gitllm_plugin.runners.loaders import move_to_device, num_samples
+from gitllm_plugin.runners.progress import Progress
+
+
+def replaces(name: str) -> Callable[[type], type]:
+    """Let configurations that name LAVIS's task ``name`` get the decorated class, a subclass of it."""
+
+    def replace(cls: type) -> type:
+        registry.mapping["task_name_mapping"][name] = cls
+        return cls
+
+    return replace
+
+
+class RepairedTask:
+    """Mixed into a task of LAVIS; every method says which defect it repairs."""
+
+    @torch.no_grad()
+    def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> list[Any]:
+        """Answers to this rank's part of a split.
+
+        Repairs: batches always go to a GPU, and every tenth is printed.
+        """
+        inference = getattr(model, "inference", contextlib.nullcontext)
+        results: list[Any] = []
+        with inference(), Progress("evaluation", len(data_loader)) as progress:
+            for samples in data_loader:
+                results += self.valid_step(model=model, samples=move_to_device(samples, model.device))  # type: ignore[attr-defined]
+                progress.update(samples=num_samples(samples))
+        return results
+
+    @staticmethod
+    def save_result(result: Sequence[Any], result_dir: str, filename: str, remove_duplicate: str = "") -> str:
+        """Write the results of all ranks, those of equal id once, and give the file's path on every rank.
+
+        Repairs: the time to find repeated ids grows with the square of their number, and files of single ranks,
+        which may be another run's, are read from the disk.
+        """
+        path = Path(result_dir) / f"{filename}.json"
+        parts = collectives.gather_objects(list(result))
+        if collectives.rank() == 0:
+            path.write_text(json.dumps(unique([row for part in parts for row in part], remove_duplicate)))
+            logging.info("Results: %s", path)
+        collectives.barrier()
+        return str(path)
+
+
+def unique(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
+    """The first of all rows with an equal value under ``key``; all rows where it is empty. What is dropped is said."""
+    if not key:
+        return list(rows)
+    first: dict[Any, Mapping[str, Any]] = {}
+    for row in rows:
+        first.setdefault(row[key], row)
+    if len(first) < len(rows):
+        logging.warning(
+            "%d results with an %s that another one has were left out", len(rows) - len(first), key.replace("_", " ")
+        )
+    return list(first.values())
+
+
+def note_scores(scores: Mapping[str, Any]) -> None:
+    """Add a line to LAVIS's file of evaluations."""
+    with open(Path(str(registry.get_path("output_dir"))) / "evaluate.txt", "a", encoding="utf-8") as file:
+        file.write(json.dumps(scores) + "\n")

@@ -1,0 +1,121 @@
+"""LAVIS's tasks `vqa` (VQAv2, OK-VQA), `gqa` and `aok_vqa`."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lavis.common.dist_utils import main_process
+from lavis.common.registry import registry
+from lavis.tasks.vqa import AOKVQATask, GQATask, VQATask
+
+from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
+
+_KEYS = frozenset({"num_beams", "max_len", "min_len", "evaluate", "inference_method", "num_ans_candidates", "prompt"})
+
+
+class _QuestionTask(RepairedTask):
+    CONFIG_KEYS = _KEYS
+
+    def _ask(self: Any, model: Any, samples: Mapping[str, Any], **changes: Any) -> list[str]:
+        """The model's answers, asked for as `run` says."""
+        asked = {
+            "answer_list": self.answer_list,
+            "inference_method": self.inference_method,
+            "num_beams": self.num_beams,
+            "max_len": self.max_len,
+            "min_len": self.min_len,
+            "num_ans_candidates": self.num_ans_candidates,
+            "prompt": self.prompt,
+        }
+        return model.predict_answers(samples=samples, **{**asked, **changes})
+
+
+@replaces("vqa")
+class QuestionAnsweringTask(_QuestionTask, VQATask):
+    """Questions with ten annotators' answers, scored by the VQA challenge's code, which LAVIS carries."""
+
+
+@replaces("gqa")
+class GQAQuestionsTask(_QuestionTask, GQATask):
+    """Questions with one answer, scored by exact match."""
+
+    def build_datasets(self, cfg: Any) -> dict[str, Any]:
+        """As in LAVIS.
+
+        Repairs: questions without answers (the test split's) cannot be put into a batch.
+        """
+        datasets = super().build_datasets(cfg)
+        for splits in datasets.values():
+            for dataset in splits.values():
+                dataset.collater = _with_missing_answers(dataset.collater)
+        return datasets
+
+    def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Answer a batch.
+
+        Repairs: question ids must be numbers, and GQA's are texts.
+        """
+        answers = self._ask(model, samples)
+        ids = [number.item() if hasattr(number, "item") else number for number in samples["question_id"]]
+        return [
+            {"question_id": number, "pred_ans": answer, "gt_ans": truth}
+            for number, answer, truth in zip(ids, answers, samples["answer"], strict=True)
+        ]
+
+    @main_process
+    def _save_result_leaderboard(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Repairs: GQA's server takes a list of predictions, not A-OKVQA's form."""
+        rows = [{"questionId": str(row["question_id"]), "prediction": row["pred_ans"]} for row in results]
+        Path(f"{registry.get_path('result_dir')}_leaderboard.json").write_text(json.dumps(rows))
+
+
+@replaces("aok_vqa")
+class AOKVQAQuestionsTask(_QuestionTask, AOKVQATask):
+    """Questions with ten answers and four choices; both are scored."""
+
+    def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Answer a batch, and choose among the choices of each question.
+
+        Repairs: `run.prompt` is not used, and choices are left out.
+        """
+        answers = self._ask(model, samples)
+        chosen = self._ask(model, samples, answer_list=samples["choices"], inference_method="rank")
+        truths = [
+            None if place is None else choices[int(place)]
+            for choices, place in zip(samples["choices"], samples["correct_choice_idx"], strict=True)
+        ]
+        columns = zip(samples["question_id"], answers, samples["direct_answers"], chosen, truths, strict=True)
+        names = ("question_id", "pred_ans", "gt_ans", "pred_choice", "gt_choice")
+        return [dict(zip(names, row, strict=True)) for row in columns]
+
+    @main_process
+    def _report_metrics(self: Any, result_file: str, split: str) -> dict[str, Any] | None:
+        """Repairs: the accuracy of choices is not computed."""
+        metrics = cast(Any, super())._report_metrics(result_file=result_file, split=split)
+        results = json.loads(Path(result_file).read_text())
+        if metrics is None or any(row["gt_choice"] is None for row in results):
+            return metrics
+        right = sum(row["pred_choice"] == row["gt_choice"] for row in results)
+        choices = {"multiple_choice_acc": 100 * right / len(results)}
+        note_scores(choices)
+        return {**metrics, **choices}
+
+    @main_process
+    def _save_result_leaderboard(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Repairs: choices are left out."""
+        rows = {
+            row["question_id"]: {"direct_answer": row["pred_ans"], "multiple_choice": row["pred_choice"]}
+            for row in results
+        }
+        Path(f"{registry.get_path('result_dir')}_leaderboard.json").write_text(json.dumps(rows))
+
+
+def _with_missing_answers(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable:
+    def collate_all(samples: list[dict[str, Any]]) -> dict[str, Any]:
+        if all(sample.get("answer", "") is not None for sample in samples):
+            return collate(samples)
+        answers = [sample["answer"] for sample in samples]
+        return {**collate([{**sample, "answer": ""} for sample in samples]), "answer": answers}
+
+    return collate_all

@@ -1,0 +1,171 @@
+"""The page, made with Gradio."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from gitllm_plugin.errors import ConfigError, GitLLMError
+from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Answering
+from gitllm_plugin.web.examples import write_examples
+
+HOST = "127.0.0.1"
+_LARGEST_UPLOAD = "64mb"
+
+_ABOUT = """\
+**{name}**: {encoder} and {decoder}, {parameters} parameters. It runs on this machine ({device}); nothing is sent
+anywhere. An empty question asks for what the instruction says alone.
+"""
+
+
+def serve(pipeline: Pipeline, name: str, port: int | None = None, open_browser: bool = False) -> None:
+    """Serve the page on 127.0.0.1 until Ctrl-C.
+
+    Args:
+        pipeline: the model.
+        name: of the model, for the page.
+        port: None for the first free one from 7860 on.
+        open_browser: whether to open the page.
+
+    Raises:
+        ConfigError: Gradio is not installed, or the port is taken.
+    """
+    with tempfile.TemporaryDirectory(prefix="gitllm-examples-") as examples:
+        _launch(build_page(pipeline, name, Path(examples)), port, open_browser)
+
+
+def _launch(page: Any, port: int | None, open_browser: bool) -> None:
+    try:
+        _, url, _ = page.queue(default_concurrency_limit=1).launch(
+            server_name=HOST,
+            server_port=port,
+            share=False,
+            inbrowser=open_browser,
+            max_file_size=_LARGEST_UPLOAD,
+            footer_links=[],
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise ConfigError(f"the page cannot be served: {error}; give another --port, or none") from error
+    print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+    page.block_thread()
+
+
+def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
+    """The page as Gradio's ``Blocks``.
+
+    Args:
+        pipeline: the model.
+        name: of the model, for the page.
+        examples: a folder to write example pictures into.
+
+    Raises:
+        ConfigError: Gradio is not installed.
+    """
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise ConfigError(f'the page needs Gradio ({error}): pip install "gitllm-plugin[web]"') from error
+    answering = Answering(pipeline)
+    several = pipeline.model.max_images > 1
+    # What was uploaded is deleted after an hour, and when the page ends.
+    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown("# GIT-LLM\n" + _about(pipeline, name))
+        with gr.Row():
+            with gr.Column():
+                pictures = _picture_input(gr, pipeline.model.max_images)
+                instruction = gr.Textbox(pipeline.instruction, label="Instruction")
+                question = gr.Textbox(label="Question", placeholder="what is in the picture?", elem_id="question")
+                with gr.Row():
+                    ask = gr.Button("Ask", variant="primary", elem_id="ask")
+                    stop = gr.Button("Stop")
+                settings = _decoding_inputs(gr)
+            with gr.Column():
+                answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=3)
+                with gr.Tab("Attention of the answer"):
+                    gr.Markdown(
+                        "How much of their attention the answer's tokens give to each patch, mean of heads and layers. "
+                        "Percent: what all patches get together; the rest goes to the text."
+                    )
+                    attention = gr.Plot(show_label=False, elem_id="attention")
+                with gr.Tab("Patches in words"):
+                    gr.Markdown("The language model's token that is nearest to each patch's vector.")
+                    words = gr.Plot(show_label=False, elem_id="words")
+        rows = [[[path] if several else path, text] for path, text in write_examples(examples)]
+        gr.Examples(rows, inputs=[pictures, question], cache_examples=False)
+
+        def respond(files: Any, instruction: str, question: str, *settings: float) -> Iterator[tuple[Any, Any, Any]]:
+            try:
+                yield from _respond(answering, _as_paths(files), instruction, question, settings)
+            except GitLLMError as error:
+                raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+        inputs, outputs = [pictures, instruction, question, *settings], [answer, attention, words]
+        running = [ask.click(respond, inputs, outputs), question.submit(respond, inputs, outputs)]
+        stop.click(None, cancels=cast(Any, running))
+    return page
+
+
+def _respond(
+    answering: Answering, files: list[str], instruction: str, question: str, settings: tuple[float, ...]
+) -> Iterator[tuple[Any, Any, Any]]:
+    """The contents of answer, attention and words, as they come."""
+    max_new_tokens, num_beams, temperature, top_p, repetition_penalty = settings
+    decoding = Decoding(int(max_new_tokens), int(num_beams), temperature, top_p, repetition_penalty)
+    pictures = answering.read_pictures(files)
+    answer = ""
+    for answer in answering.answer(pictures, question, instruction, decoding):
+        yield answer, None, None
+    attention = answering.draw_attention(pictures, question, instruction, answer)
+    yield answer, attention, None
+    yield answer, attention, answering.draw_words(pictures)
+
+
+def _picture_input(gr: Any, max_images: int) -> Any:
+    if max_images == 1:
+        return gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard", "webcam"], height=320)
+    return gr.Gallery(
+        type="filepath",
+        label=f"Up to {max_images} pictures, or a video",
+        file_types=["image", *VIDEO_SUFFIXES],
+        interactive=True,
+        height=320,
+    )
+
+
+def _decoding_inputs(gr: Any) -> list[Any]:
+    defaults = Decoding()
+    with gr.Accordion("How the answer is searched for", open=False):
+        return [
+            gr.Slider(1, 200, defaults.max_new_tokens, step=1, label="Most tokens of the answer"),
+            gr.Slider(1, 8, defaults.num_beams, step=1, label="Beams", info="above 1 the answer comes at once"),
+            gr.Slider(0, 2, defaults.temperature, step=0.1, label="Temperature", info="0 searches, above it samples"),
+            gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Nucleus (top p)", info="for sampling"),
+            gr.Slider(1, 2, defaults.repetition_penalty, step=0.05, label="Penalty on repetition"),
+        ]
+
+
+def _as_paths(files: Any) -> list[str]:
+    """A path, a gallery's list of (path, caption), or None."""
+    if files is None:
+        return []
+    if isinstance(files, str):
+        return [files]
+    return [file if isinstance(file, str) else file[0] for file in files]
+
+
+def _about(pipeline: Pipeline, name: str) -> str:
+    model = pipeline.model
+    return _ABOUT.format(
+        name=name,
+        encoder=model.image_encoder.tower.config.model_type,
+        decoder=model.language_model.config.model_type,
+        parameters=f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} M",
+        device=pipeline.device,
+    )

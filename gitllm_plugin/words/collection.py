@@ -1,0 +1,64 @@
+"""Pictures with captions, for the statistics: rows of M3IT, or a folder of picture files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL import Image
+
+from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.images import decode_image
+from gitllm_plugin.m3it.jsonl import JsonlExamples
+
+
+@dataclass(frozen=True)
+class CaptionedPicture:
+    """One picture.
+
+    Attributes:
+        name: where it is from, for messages.
+        picture: RGB.
+        captions: what is said of it; empty where nothing is.
+    """
+
+    name: str
+    picture: Image.Image
+    captions: tuple[str, ...]
+
+
+def read_collection(storage: str, limit: int) -> Iterator[CaptionedPicture]:
+    """Read pictures one by one.
+
+    Args:
+        storage: JSONL files of M3IT rows (wildcards allowed), of which the answers are the captions; rows about one
+            picture are put together. Or a folder of pictures, the caption of `cat.png` in `cat.txt` beside it.
+        limit: most pictures.
+
+    Raises:
+        DataError: there are none, or one is broken.
+    """
+    folder = Path(storage).expanduser()
+    return islice(_read_folder(folder) if folder.is_dir() else _read_rows(storage), limit)
+
+
+def _read_folder(folder: Path) -> Iterator[CaptionedPicture]:
+    for path in find_pictures(folder):
+        text = path.with_suffix(".txt")
+        captions = (text.read_text(encoding="utf-8").strip(),) if text.is_file() else ()
+        yield CaptionedPicture(str(path), open_picture(path), captions)
+
+
+def _read_rows(storage: str) -> Iterator[CaptionedPicture]:
+    examples = JsonlExamples(find_sources(storage))
+    rows_of: dict[str, list[int]] = {}
+    for index in range(len(examples)):
+        rows_of.setdefault(examples.image_key(index), []).append(index)
+    for rows in rows_of.values():
+        mine = [examples[index] for index in rows]
+        first = mine[0]
+        captions = tuple(answer for example in mine for answer in example.answers)
+        yield CaptionedPicture(first.location, decode_image(first.images[0], first.location), captions)

@@ -1,0 +1,74 @@
+"""The documentation is true: links lead somewhere, snippets run, references are what the code says."""
+
+import os
+import re
+import runpy
+import subprocess
+import sys
+
+import pytest
+
+from tests.docs.pages import MARK, PAGES, REPOSITORY, anchors, links, name_of, runnable_snippets
+
+RUNNABLE = [page for page in PAGES if runnable_snippets(page)]
+LONG = {"docs/tutorial.md"}
+SLOW = (pytest.mark.slow, pytest.mark.timeout(1500))
+PRELUDE = f'set -euo pipefail; gitllm() {{ "{sys.executable}" -W ignore -m gitllm_plugin "$@"; }}\n'
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_somewhere(page):
+    broken = []
+    for link in links(page):
+        if re.match(r"[a-z]+:", link):
+            continue  # other hosts are not asked
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=SLOW if name_of(p) in LONG else (), id=name_of(p)) for p in RUNNABLE]
+)
+def test_snippets_run(page, tmp_path, monkeypatch):
+    """All of a page one after another, in one folder, as a reader would."""
+    monkeypatch.chdir(tmp_path)
+    for number, snippet in enumerate(runnable_snippets(page)):
+        if snippet.language == "python":
+            path = tmp_path / f"snippet_{number}.py"
+            path.write_text(snippet.code, encoding="utf-8")
+            runpy.run_path(str(path), run_name="__main__")
+        else:
+            assert snippet.language == "bash", f"{snippet.language} cannot be run"
+            environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+            finished = subprocess.run(
+                ["bash", "-c", PRELUDE + snippet.code], env=environment, capture_output=True, text=True, timeout=1200
+            )
+            assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_the_mark_is_known_by_heart():
+    """A mark that no block follows would run nothing."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        assert text.count(MARK + "\n```") == text.count(f"\n{MARK}"), name_of(page)
+
+
+@pytest.mark.parametrize("page", ["configuration", "commands"])
+def test_the_reference_is_what_the_code_says(page, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    reference = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "reference.py"))
+    written = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    assert written == reference[page](), "run: python docs/_build/reference.py"
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
+    pytest.importorskip("material", reason="the site needs the extra `docs`")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert (tmp_path / "site" / "configuration" / "index.html").is_file()

@@ -1,0 +1,66 @@
+"""The example scripts, each run to its end on tiny models."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from examples import caption_folder, export_and_load, finetune_on_csv, plain_pytorch
+from gitllm_plugin.modeling import load_folder
+from tests.small_run import write_small_run
+from tests.tiny_folder import write_tiny_folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder of twenty pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(20):
+        Image.new("RGB", (40, 40), (index * 12, 90, 200)).save(folder / f"{index:02d}.png")
+    return folder
+
+
+def test_captions_of_a_folder(pictures, tmp_path, capsys):
+    (pictures / "broken.png").write_bytes(b"no picture")
+    model, out = write_tiny_folder(tmp_path / "model"), tmp_path / "captions.jsonl"
+    assert caption_folder.main([str(model), str(pictures), "--out", str(out)]) == 1
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [line["image"] for line in lines] == [f"{index:02d}.png" for index in range(20)]
+    assert any(line["caption"] for line in lines)
+    printed = capsys.readouterr()
+    assert "broken.png" in printed.err and "1 pictures could not be read" in printed.out
+
+
+def test_fine_tuning_on_a_table(pictures, tmp_path):
+    rows = [f"pictures/{path.name},what color?,blue" for path in sorted(pictures.iterdir())]
+    (tmp_path / "mine.csv").write_text("\n".join(["image,question,answer", *rows]))
+    command = [str(tmp_path / "mine.csv"), str(tmp_path / "model"), "--work", str(tmp_path / "work"), "--epochs", "1"]
+    assert finetune_on_csv.main(command) == 0
+    loaded = load_folder(tmp_path / "model")
+    assert loaded.tokenizer is not None and loaded.settings["text_processor"]["name"] == "git_llm_instruction"
+
+
+def test_from_lavis(tmp_path, capsys):
+    from examples import from_lavis  # registers with LAVIS when it is imported
+
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "red.png")
+    assert from_lavis.main([str(tmp_path / "red.png"), "what color?"]) == 0
+    assert "answer: " in capsys.readouterr().out
+
+
+def test_plain_pytorch_learns_four_colours(capsys):
+    assert plain_pytorch.main([]) == 0
+    last = capsys.readouterr().out.splitlines()[-4:]
+    assert last == ["red: red", "green: green", "blue: blue", "yellow: yellow"]
+
+
+def test_export_and_load(tmp_path, capsys):
+    from gitllm_plugin.host.launch import train
+
+    train(write_small_run(tmp_path, {"model_type": "tiny_llama"}, max_epoch=1))
+    assert export_and_load.main([str(tmp_path / "output" / "latest"), str(tmp_path / "model")]) == 0
+    printed = capsys.readouterr().out
+    assert "PeftModel" in printed and "with LoRA merged" in printed
+    assert not (tmp_path / "model-merged" / "adapter").exists()
+    assert load_folder(tmp_path / "model-merged").tokenizer is not None

@@ -1,0 +1,42 @@
+"""The attention of an answer, token by token, and its figure."""
+
+import pytest
+import torch
+from PIL import Image
+
+from gitllm_plugin.inference.attention import answer_attention, attention_figure
+from gitllm_plugin.inference.pipeline import Pipeline
+from gitllm_plugin.modeling.attention_map import attention_to_image
+from tests.tiny_folder import write_tiny_folder
+
+PICTURE = Image.linear_gradient("L").convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    folder = write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny", max_images=2)
+    return Pipeline.from_folder(folder, dtype="float32")
+
+
+def test_maps_are_those_of_the_positions_that_predict_the_answer(pipeline):
+    attention = answer_attention(pipeline, [PICTURE, PICTURE], "what color?", "a red circle")
+    assert "".join(attention.tokens) == " a red circle"
+    assert attention.maps.shape == (len(attention.tokens), 2, 4, 4)
+    tokenizer = pipeline.text_encoder.tokenizer
+    prompt = tokenizer(pipeline.prompt("what color?")).input_ids
+    answer = tokenizer(" a red circle", add_special_tokens=False).input_ids
+    ids = torch.tensor([prompt + answer + [tokenizer.eos_token_id]])
+    weights = attention_to_image(pipeline.model, ids, pipeline.pixels([PICTURE, PICTURE])).mean(0)
+    first = weights[len(prompt) - 1]
+    torch.testing.assert_close(attention.maps[0, 0].flatten(), first[1:17])  # behind CLS
+    torch.testing.assert_close(attention.maps[0, 1].flatten(), first[18:])
+
+
+def test_the_figure_has_a_panel_for_each_token_and_picture(pipeline):
+    attention = answer_attention(pipeline, [PICTURE, PICTURE], "", "yes")
+    figure = attention_figure([PICTURE, PICTURE], attention)
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    share = float(attention.maps[0].sum())
+    assert titles.count(f"whole answer: {float(attention.maps.mean(0).sum()):.0%}") == 2
+    assert f"{attention.tokens[0].strip()}: {share:.0%}" in titles
+    assert len(titles) == 2 * (1 + len(attention.tokens))

@@ -1,0 +1,126 @@
+"""The pipeline: equal to the model by hand, streaming, and what it refuses."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
+from tests.tiny_folder import TRANSFORM, write_tiny_folder
+
+PICTURE = Image.linear_gradient("L").convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return Pipeline.from_folder(write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny"), dtype="float32")
+
+
+def test_an_answer_is_the_models_by_hand(pipeline):
+    prompt = "Answer the question about the image. what color? Answer:"
+    ids = pipeline.text_encoder.tokenizer(prompt, return_tensors="pt").input_ids
+    expected = pipeline.model.generate(
+        ids, None, TRANSFORM(PICTURE)[None], max_new_tokens=6, do_sample=False, eos_token_id=2, pad_token_id=0
+    )
+    answer = pipeline.answer(PICTURE, "what color?", decoding=Decoding(max_new_tokens=6))
+    assert answer == pipeline.text_encoder.tokenizer.decode(expected[0], skip_special_tokens=True).strip()
+    assert answer != pipeline.answer(Image.new("RGB", (9, 9)), "what color?", decoding=Decoding(max_new_tokens=6))
+
+
+def test_a_stream_grows_to_the_answer(pipeline):
+    decoding = Decoding(max_new_tokens=8)
+    pieces = list(pipeline.stream(PICTURE, "is it red?", decoding=decoding))
+    assert pieces[-1] == pipeline.answer(PICTURE, "is it red?", decoding=decoding)
+    assert all(later.startswith(earlier.rstrip()) for earlier, later in zip(pieces, pieces[1:], strict=False))
+
+
+def test_who_stops_reading_stops_the_model(pipeline):
+    stream = pipeline.stream(PICTURE, "is it red?", decoding=Decoding(max_new_tokens=200, repetition_penalty=2.0))
+    next(stream)
+    stream.close()
+    assert not pipeline._lock.locked()
+    whole = pipeline.answer(PICTURE, "is it red?", decoding=Decoding(max_new_tokens=3))
+    assert whole == list(pipeline.stream(PICTURE, "is it red?", decoding=Decoding(max_new_tokens=3)))[-1]
+
+
+def test_an_error_while_streaming_is_raised_where_it_is_read(pipeline, monkeypatch):
+    def fail(**kwargs):
+        raise DataError("no room")
+
+    monkeypatch.setattr(pipeline.model, "generate", fail)
+    with pytest.raises(DataError, match="no room"):
+        list(pipeline.stream(PICTURE, "is it red?"))
+
+
+def test_sampling_and_beams_reach_the_model(pipeline):
+    torch.manual_seed(0)
+    sampled = {pipeline.answer(PICTURE, "?", decoding=Decoding(6, temperature=2.0, top_p=1.0)) for _ in range(5)}
+    assert len(sampled) > 1
+    assert pipeline.answer(PICTURE, "?", decoding=Decoding(6, num_beams=3))
+
+
+@pytest.mark.parametrize(
+    ("decoding", "message"),
+    [
+        (Decoding(max_new_tokens=0), "max_new_tokens and num_beams are at least 1"),
+        (Decoding(top_p=0), "top_p above 0"),
+        (Decoding(num_beams=2, temperature=1.0), "not both"),
+    ],
+)
+def test_settings_that_cannot_be(pipeline, decoding, message):
+    with pytest.raises(ConfigError, match=message):
+        pipeline.answer(PICTURE, "?", decoding=decoding)
+
+
+def test_beams_do_not_stream(pipeline):
+    with pytest.raises(ConfigError, match="gives its answer at the end"):
+        next(pipeline.stream(PICTURE, "?", decoding=Decoding(num_beams=2)))
+
+
+def test_the_number_of_pictures(pipeline, tmp_path):
+    for pictures in ([], [PICTURE, PICTURE]):
+        with pytest.raises(DataError, match=f"{len(pictures)} pictures; this model takes 1 to 1"):
+            pipeline.answer(pictures, "?")
+    several = Pipeline.from_folder(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32")
+    assert several.pixels([PICTURE]).shape == (1, 1, 3, 32, 32)
+    assert several.answer([PICTURE, PICTURE], "?", decoding=Decoding(4))
+
+
+def test_a_folder_without_tokenizer_is_refused(pipeline, tmp_path):
+    pipeline.model.save_pretrained(tmp_path / "bare")
+    with pytest.raises(ConfigError, match="has no tokenizer; `gitllm export` writes both"):
+        Pipeline.from_folder(tmp_path / "bare")
+
+
+@pytest.mark.parametrize("resize", ["squash", "shortest_edge"])
+def test_the_transform_is_the_one_of_training(pipeline, resize, tmp_path):
+    transform = ImageTransform(32, *NORMALIZATIONS["siglip"], resize=resize)
+    pipeline.model.save_pretrained(
+        tmp_path / "model",
+        tokenizer=pipeline.text_encoder.tokenizer,
+        image_processor=transform.as_preprocessor_config(),
+    )
+    back = Pipeline.from_folder(tmp_path / "model", dtype="float32")
+    wide = PICTURE.resize((90, 40))
+    assert torch.equal(back.pixels([wide])[0], transform(wide))
+    assert torch.equal(
+        transform.normalize(torch.from_numpy(np.array(back.seen(wide))).permute(2, 0, 1)), transform(wide)
+    )
+
+
+def test_picture_files(tmp_path):
+    PICTURE.save(tmp_path / "b.PNG")
+    (tmp_path / "deep").mkdir()
+    PICTURE.save(tmp_path / "deep" / "a.jpg")
+    (tmp_path / "a.txt").write_text("no picture")
+    assert [path.name for path in find_pictures(tmp_path)] == ["b.PNG", "a.jpg"]
+    assert open_picture(tmp_path / "b.PNG").mode == "RGB"
+    with pytest.raises(DataError, match="cannot be read"):
+        open_picture(tmp_path / "missing.png")
+    with pytest.raises(DataError, match="bytes that are no image"):
+        open_picture(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="holds no picture"):
+        find_pictures(tmp_path / "nowhere")

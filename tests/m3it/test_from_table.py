@@ -1,0 +1,151 @@
+"""One's own pictures: tables become rows that the data set opens, and what is wrong is said with its line."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from gitllm_plugin.cli.main import main
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.from_table import FromTable, convert_table
+from gitllm_plugin.m3it.images import decode_image
+from gitllm_plugin.m3it.jsonl import JsonlExamples
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Forty small pictures, all different."""
+    for index in range(40):
+        Image.new("RGB", (30, 20), (index * 6, 100, 50)).save(tmp_path / f"{index}.png")
+    return tmp_path
+
+
+def write(path, rows):
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], delimiter="\t" if path.suffix == ".tsv" else ",")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def examples(path):
+    return list(JsonlExamples(find_sources(str(path))))
+
+
+def test_a_table_becomes_rows(folder):
+    rows = [
+        {"image": "1.png", "question": "what color?", "answer": "green, mostly", "instruction": ""},
+        {"image": "2.png", "question": "", "answer": 'a "field"', "instruction": ""},
+        {
+            "image": "2.png|3.png",
+            "question": "which is lighter?",
+            "answer": "right|the right one",
+            "instruction": "Say.",
+        },
+    ]
+    table = write(folder / "mine.csv", rows)
+    assert convert_table(table, folder / "out", FromTable()) == {"train": 3}
+    assert [path.name for path in (folder / "out").iterdir()] == ["train.jsonl"]
+    first, second, third = examples(folder / "out" / "train.jsonl")
+    assert (first.instruction, first.question) == ("Answer the question about the image.", "what color?")
+    assert first.answers == ("green, mostly",) and first.config == "mine" and first.id == "2"
+    assert first.images == ((folder / "1.png").read_bytes(),)
+    assert (second.instruction, second.question, second.answers) == ("Describe the picture.", "", ('a "field"',))
+    assert third.instruction == "Say." and third.answers == ("right", "the right one") and len(third.images) == 2
+
+
+def test_all_rows_about_a_picture_are_in_one_split(folder):
+    rows = [{"image": f"{i % 40}.png", "question": f"number {i}?", "answer": str(i)} for i in range(120)]
+    table = write(folder / "mine.tsv", rows)
+    counts = convert_table(table, folder / "out", FromTable(val=0.25, test=0.25))
+    assert sum(counts.values()) == 120 and set(counts) == {"train", "val", "test"}
+    images = {split: {e.images[0] for e in examples(folder / "out" / f"{split}.jsonl")} for split in counts}
+    assert sum(map(len, images.values())) == 40 and len(set.union(*images.values())) == 40
+    assert 3 <= len(images["val"]) <= 17 and 3 <= len(images["test"]) <= 17
+    before = (folder / "out" / "test.jsonl").read_bytes()
+    convert_table(table, folder / "out", FromTable(val=0.25, test=0.25))
+    assert (folder / "out" / "test.jsonl").read_bytes() == before
+
+
+def test_jsonl_with_lists_own_names_splits_and_another_folder(folder):
+    (folder / "tables").mkdir()
+    table = folder / "tables" / "mine.jsonl"
+    rows = [
+        {"file": ["4.png", "5.png"], "caption": ["two greens", "greens"], "split": "val", "id": 7},
+        {"file": "6.png", "caption": "green", "split": "test", "id": 8},
+    ]
+    table.write_text("\n\n".join(map(json.dumps, rows)))
+    settings = FromTable(images=folder, columns={"image": "file", "answer": "caption"})
+    assert convert_table(table, folder / "out", settings) == {"val": 1, "test": 1}
+    (row,) = examples(folder / "out" / "val.jsonl")
+    assert row.id == "7" and row.answers == ("two greens", "greens") and len(row.images) == 2
+
+
+def test_large_pictures_are_made_smaller(folder):
+    Image.linear_gradient("L").resize((300, 200)).save(folder / "large.png")
+    table = write(folder / "mine.csv", [{"image": "large.png", "answer": "a"}, {"image": "1.png", "answer": "b"}])
+    convert_table(table, folder / "out", FromTable(short_side=50))
+    large, small = examples(folder / "out" / "train.jsonl")
+    assert decode_image(large.images[0]).size == (75, 50)
+    assert small.images[0] == (folder / "1.png").read_bytes()
+
+
+def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder):
+    (folder / "broken.png").write_bytes((folder / "1.png").read_bytes()[:40])
+    rows = [
+        {"image": "1.png", "answer": "fine", "id": "a", "split": ""},
+        {"image": "missing.png", "answer": "x", "id": "b", "split": ""},
+        {"image": "broken.png", "answer": "x", "id": "c", "split": ""},
+        {"image": "2.png", "answer": " ", "id": "d", "split": ""},
+        {"image": "2.png", "answer": "x", "id": "a", "split": ""},
+        {"image": "2.png", "answer": "x", "id": "e", "split": "dev"},
+    ]
+    table = write(folder / "mine.csv", rows)
+    with pytest.raises(DataError) as raised:
+        convert_table(table, folder / "out", FromTable())
+    said = str(raised.value)
+    assert "5 rows cannot be used, nothing was written" in said
+    for part in (
+        "mine.csv:3: " + str(folder / "missing.png") + " cannot be read (No such file or directory)",
+        "mine.csv:5: the column 'answer' is empty",
+        "mine.csv:6: the id 'a' is that of",
+        "the split is 'dev', expected one of train, val, test",
+    ):
+        assert part in said
+    assert not list(folder.glob("out/*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.xlsx", "", "ends in .csv, .tsv or .jsonl"),
+        ("a.csv", "image,answer\n", "has no rows"),
+        ("a.csv", "picture,answer\n1.png,x\n", "no column 'image'; the columns are picture, answer. Name yours with"),
+        ("a.jsonl", "[1]\n", "a JSON list where an object is expected"),
+        ("a.jsonl", "{\n", "a.jsonl:1: not JSON"),
+        ("nowhere/a.csv", None, "cannot be read as a table"),
+    ],
+)
+def test_tables_that_cannot_be_read(folder, name, content, message):
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(DataError, match=message.replace(".", r"\.")):
+        convert_table(folder / name, folder / "out", FromTable())
+
+
+def test_settings_that_cannot_be():
+    with pytest.raises(ConfigError, match="columns are given for picture; a table has image, question"):
+        FromTable(columns={"picture": "file"})
+    with pytest.raises(ConfigError, match="their sum below 1"):
+        FromTable(val=0.5, test=0.5)
+
+
+def test_the_command(folder, capsys):
+    write(folder / "mine.csv", [{"file": "1.png", "answer": "a"}])
+    command = ["m3it", "from-csv", str(folder / "mine.csv"), str(folder / "out")]
+    assert main([*command, "--columns", "image=file"]) == 0
+    assert capsys.readouterr().out == f"train: 1 rows in {folder / 'out' / 'train.jsonl'}\n"
+    assert main(command) == 2
+    assert "there is no column 'image'" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""`gitllm`, which kills its own process (SIGKILL) at a chosen place: `python killed_run.py PLACE NUMBER train ...`.
+
+PLACE is `step` (before the NUMBERth step's weights change), `written half` (in the middle of the NUMBERth
+checkpoint's bytes), `unnamed` (it is whole under its temporary name), `unlinked` (it is named by its step, but not
+yet `checkpoint_latest`), `between` (`checkpoint_latest.pth` is new, its weights' second name old) or `evaluation`.
+With a RANK in the environment variable KILLED_RANK only that rank is killed.
+"""
+
+import os
+import signal
+import sys
+
+import torch
+
+import gitllm_plugin
+from gitllm_plugin.cli.main import main
+
+gitllm_plugin.register()
+
+from gitllm_plugin.modeling import checkpoint  # noqa: E402
+from gitllm_plugin.runners import checkpoint_folder  # noqa: E402
+from gitllm_plugin.runners.loop import TrainingLoop  # noqa: E402
+from gitllm_plugin.tasks.m3it import M3ITTask  # noqa: E402
+
+
+def kill_at(owner, name: str, number: int, condition=lambda *args: True, before=lambda *args: None) -> None:
+    """Replace a function by one that ends this process when it is called the `number`th time."""
+    original, calls = getattr(owner, name), 0
+
+    def replacement(*args, **kwargs):
+        nonlocal calls
+        calls += condition(*args)
+        if calls == number and condition(*args):
+            before(*args)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+
+    setattr(owner, name, replacement)
+
+
+def write_half(content, path) -> None:
+    """The first half of a checkpoint's bytes, under the name that it is written to."""
+    torch_save(content, path)
+    with open(path, "rb+") as file:
+        file.truncate(os.path.getsize(path) // 2)
+
+
+def is_checkpoint(*args) -> bool:
+    return any(str(arg).endswith((".pth", ".pth.writing")) or ".pth." in str(arg) for arg in args)
+
+
+torch_save = torch.save
+PLACES = {
+    "step": lambda number: kill_at(TrainingLoop, "_step", number),
+    "written half": lambda number: kill_at(torch, "save", number, before=write_half),
+    "unnamed": lambda number: kill_at(checkpoint.os, "replace", number, is_checkpoint),
+    "unlinked": lambda number: kill_at(checkpoint_folder, "link_checkpoint", 4 * number - 3),
+    "between": lambda number: kill_at(checkpoint_folder, "link_checkpoint", 2 * number),
+    "evaluation": lambda number: kill_at(M3ITTask, "after_evaluation", number),
+}
+
+if __name__ == "__main__":
+    if os.environ.get("KILLED_RANK", "0") == os.environ.get("RANK", "0"):
+        PLACES[sys.argv[1]](int(sys.argv[2]))
+    sys.exit(main(sys.argv[3:]))

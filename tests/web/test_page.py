@@ -1,0 +1,107 @@
+"""The page's events without a browser: what is shown, in which order, and what is refused."""
+
+import pytest
+from PIL import Image
+
+from gitllm_plugin.cli.main import main
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.inference.pipeline import Pipeline
+from gitllm_plugin.web.answering import Answering
+from tests.tiny_folder import write_tiny_folder
+
+gr = pytest.importorskip("gradio", reason="the page needs the extra `web`")
+
+SETTINGS = (6, 1, 0.0, 0.9, 1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder):
+    return Pipeline.from_folder(folder, dtype="float32")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.linear_gradient("L").save(path)
+    return str(path)
+
+
+def respond(page):
+    """The function behind the button."""
+    (function,) = {f.fn for f in page.fns.values() if f.fn is not None and f.fn.__name__ == "respond"}
+    return function
+
+
+def test_the_answer_comes_first_then_the_figures(pipeline, picture, tmp_path):
+    from gitllm_plugin.web.page import build_page
+
+    function = respond(build_page(pipeline, "tiny", tmp_path))
+    shown = list(function(picture, "Answer.", "what color?", *SETTINGS))
+    answers, attention, words = zip(*shown, strict=True)
+    assert answers[-1] == pipeline.answer(Image.open(picture), "what color?", "Answer.", _decoding())
+    assert attention[0] is None and attention[-1].axes[0].get_title().startswith("whole answer")
+    assert words[-2] is None and len(words[-1].axes) == 2
+    beams = list(function(picture, "Answer.", "what color?", 6, 3, 0.0, 0.9, 1.0))
+    assert len(beams) == 3 and beams[0][0] == beams[-1][0]
+
+
+def _decoding():
+    from gitllm_plugin.inference.pipeline import Decoding
+
+    return Decoding(max_new_tokens=6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "message"),
+    [
+        (SETTINGS, None, "There is no picture yet"),
+        ((6, 2, 1.0, 0.9, 1.0), "picture", "not both"),
+        (SETTINGS, "text", "bytes that are no image"),
+    ],
+)
+def test_what_is_wrong_is_a_message_of_the_page(pipeline, picture, tmp_path, settings, files, message):
+    from gitllm_plugin.web.page import build_page
+
+    (tmp_path / "notes.png").write_text("no picture")
+    given = {None: None, "picture": picture, "text": str(tmp_path / "notes.png")}[files]
+    with pytest.raises(gr.Error, match=message):
+        list(respond(build_page(pipeline, "tiny", tmp_path))(given, "", "what color?", *settings))
+
+
+def test_several_pictures_and_the_frames_of_a_video(tmp_path, picture):
+    av = pytest.importorskip("av", reason="videos need the extra `video`")
+    import numpy as np
+
+    answering = Answering(Pipeline.from_folder(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32"))
+    with av.open(str(tmp_path / "video.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        for level in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 30 * level, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    frames = answering.read_pictures([str(tmp_path / "video.mp4")])
+    assert [frame.size for frame in frames] == [(64, 64)] * 2
+    assert np.array(frames[0]).mean() < 90 < np.array(frames[1]).mean()
+    with pytest.raises(DataError, match="3 pictures, but this model takes 2 at most"):
+        answering.read_pictures([picture] * 3)
+
+
+def test_a_port_that_is_taken_and_gradio_that_is_missing(folder, capsys, monkeypatch):
+    import socket
+    import sys
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        assert main(["demo", "--model", str(folder), "--port", str(taken.getsockname()[1])]) == 2
+        assert "give another --port" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo", "--model", str(folder)]) == 2
+    assert 'pip install "gitllm-plugin[web]"' in capsys.readouterr().err
