@@ -86,6 +86,8 @@ class GitLLMRunner(EvaluatingRunner):
                 self._say_how_to_resume("Stopped")
                 raise
             finally:
+                if self._data is not None:
+                    self._data.close()
                 if self.trackers is not None:
                     self.trackers.close()
         seconds = int(time.monotonic() - began)

@@ -91,11 +91,13 @@ def evaluation_loader(dataset: Any, settings: LoaderSettings, shared: bool) -> D
     """A loader in the data set's order, the last batch included.
 
     Args:
-        dataset: Map-style, or a stream, which shares itself among the ranks.
+        dataset: Map-style, or a stream, which shares itself among the ranks unless its `set_shared` says otherwise.
         settings: How batches are made.
         shared: Whether the ranks share the examples, each in exactly one of them, or each reads all.
     """
     if isinstance(dataset, IterableDataset):
+        if hasattr(dataset, "set_shared"):
+            dataset.set_shared(shared)
         return settings.loader(dataset)
     first, stride = (collectives.rank(), collectives.world_size()) if shared else (0, 1)
     return settings.loader(dataset, sampler=range(first, len(dataset), stride))

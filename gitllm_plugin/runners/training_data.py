@@ -48,6 +48,10 @@ class TrainingData(Protocol):
         """Go on where the ranks' states say."""
         ...
 
+    def close(self) -> None:
+        """End the worker processes: those that live to the interpreter's end would keep it from ending."""
+        ...
+
 
 class MapData:
     """A map-style data set, shuffled anew in each epoch."""
@@ -80,6 +84,9 @@ class MapData:
 
     def load_state_dicts(self, states: Sequence[Any]) -> None:
         """Nothing: the position says it all."""
+
+    def close(self) -> None:
+        """Nothing: workers end with their epoch."""
 
 
 class StreamData:
@@ -133,6 +140,10 @@ class StreamData:
             type(self.dataset).__name__,
             collectives.world_size(),
         )
+
+    def close(self) -> None:
+        """End the worker processes, as torch does for an iterator that is no longer used."""
+        self._iterator = None
 
 
 class Mixture:
@@ -194,6 +205,12 @@ class Mixture:
         self.random.choices(list(self.parts), self.weights, k=sum(counts.values()))
         for name, part in self.parts.items():
             part.load_state_dicts([state["parts"][name] for state in states])
+
+    def close(self) -> None:
+        """End the worker processes of all parts."""
+        self._iterators.clear()
+        for part in self.parts.values():
+            part.close()
 
     def _next_of(self, name: str) -> dict[str, Any] | None:
         """The part's next batch; None where a stream has ended. A map-style part begins its next epoch."""

@@ -1,5 +1,6 @@
 """LAVIS's own `runner_iter` on shards, in two processes: stopped and resumed, it is the run that was not stopped."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,15 +57,27 @@ def config(tmp_path):
 
 @pytest.fixture
 def train(run_python, config):
-    """Trains in two processes, once into each folder, and may die in the middle of the last run."""
+    """Trains in two processes, several times in turn; says whether they lived to the end."""
 
-    def run(*folders: Path, options: tuple[str, ...] = (), die_after: int = 0) -> None:
+    def run(*runs: dict) -> bool:
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-        arguments = [str(SCRIPT), str(die_after), str(config), *options, "--", *map(str, folders)]
-        finished = run_python(args=["-W", "ignore", *torchrun, *arguments], timeout=280)
-        assert (finished.returncode == 0) == (die_after == 0), finished.stderr[-3000:]
+        given = json.dumps({"config": str(config), "runs": runs})
+        finished = run_python(args=["-W", "ignore", *torchrun, str(SCRIPT), given], timeout=280)
+        if not any(run["stop_after"] for run in runs[-1:]):
+            assert finished.returncode == 0, finished.stderr[-3000:]
+        return finished.returncode == 0
 
     return run
+
+
+def run_in(folder: Path, workers: int, resume: Path | None = None, stop_after: int = 0) -> dict:
+    options = [f"run.num_workers={workers}"]
+    return {
+        "folder": str(folder),
+        "options": options,
+        "resume": resume and str(resume),
+        "stop_after": stop_after,
+    }
 
 
 def losses_in(folder: Path) -> list[list[float]]:
@@ -72,14 +85,24 @@ def losses_in(folder: Path) -> list[list[float]]:
     return [[float(line) for line in (folder / f"losses_rank{r}.txt").read_text().split()] for r in (0, 1)]
 
 
-def test_a_run_that_was_killed_goes_on_as_if_it_was_not(train, tmp_path):
-    whole, killed, resumed = (tmp_path / name for name in ("whole", "killed", "resumed"))
-    train(whole, killed, options=("run.num_workers=2",), die_after=3)
+def check_losses(whole: Path, stopped: Path, resumed: Path) -> None:
     expected = losses_in(whole)
     assert [len(losses) for losses in expected] == [ITERATIONS, ITERATIONS]
     assert expected[0] != expected[1]
-    assert losses_in(killed) == [losses[:3] for losses in expected]
-    (checkpoint,) = killed.rglob("checkpoint_2.pth")
-    train(resumed, options=(f"run.resume_ckpt_path={checkpoint}", "run.num_workers=1"))
+    assert losses_in(stopped) == [losses[:3] for losses in expected]
     assert losses_in(resumed) == [losses[2:] for losses in expected]
     assert sorted(path.name for path in resumed.rglob("*.pth")) == ["checkpoint_4.pth", "checkpoint_6.pth"]
+
+
+def test_a_run_that_was_stopped_goes_on_as_if_it_was_not(train, tmp_path):
+    whole, stopped, resumed = folders = [tmp_path / name for name in ("whole", "stopped", "resumed")]
+    train(run_in(whole, 2), run_in(stopped, 0, stop_after=3), run_in(resumed, 1, resume=stopped))
+    check_losses(*folders)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_killed_goes_on_as_if_it_was_not(train, tmp_path):
+    whole, killed, resumed = folders = [tmp_path / name for name in ("whole", "killed", "resumed")]
+    assert not train(run_in(whole, 0), run_in(killed, 2, stop_after=3))
+    train(run_in(resumed, 1, resume=killed))
+    check_losses(*folders)

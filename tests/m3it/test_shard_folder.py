@@ -1,5 +1,6 @@
 """Reading shards from a folder, from a server and through a cache, whole and damaged."""
 
+import multiprocessing
 import os
 import pickle
 import threading
@@ -75,13 +76,18 @@ def test_a_server_is_asked_once_for_each_shard(server, groups, tmp_path):
 def test_forked_processes_share_the_cache(server, groups, tmp_path):
     folder = ShardFolder(url_of(server), tmp_path / "cache")
     table = ItemTable(folder.read_manifest(), ["a"], "train", 16)
-    children = []
-    for _ in range(3):
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if [folder.read(table[number]) for number in range(len(table))] == groups else 1)
-        children.append(child)
-    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+
+    def read(results) -> None:
+        results.put([folder.read(table[number]) for number in range(len(table))] == groups)
+
+    children = [context.Process(target=read, args=(results,)) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [results.get() for _ in children] == [True] * 3
     assert server.requests["/a/train/000001.tar"] == 1
 
 
