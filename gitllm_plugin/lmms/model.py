@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.inference.pipeline import Pipeline
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
-from gitllm_plugin.modeling import TextBatch, TextEncoder, find_chat_template, load_folder
+from gitllm_plugin.modeling import TextBatch
 from gitllm_plugin.modeling.precision import default_device
 from gitllm_plugin.modeling.ranking import CandidateScores
-from gitllm_plugin.processors.image_transform import ImageTransform
 
 _IMAGE_TAG = "<image>"  # stands in the prompts of many tasks; the image has its own place here
 _DEFAULT_NEW_TOKENS = 128
@@ -73,22 +73,12 @@ class GitLLMForLmmsEval(lmms):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        loaded = load_folder(pretrained, dtype)
-        if loaded.tokenizer is None or loaded.image_processor is None:
-            part = "tokenizer" if loaded.tokenizer is None else "image processor"
-            raise ConfigError(f"{pretrained} has no {part}; `gitllm export` writes both")
-        prompts = loaded.settings.get("text_processor") or {}
-        chat = (
-            find_chat_template(loaded.tokenizer, loaded.model.family) if loaded.settings.get("chat_template") else None
-        )
-        self.text_encoder = TextEncoder(loaded.tokenizer, chat_template=chat)
-        self.transform = read_transform(loaded.image_processor)
-        self.template = template or prompts.get("template", "article")
-        self.instruction = prompts.get("instruction", "Answer the question about the image.")
-        self.instruction = self.instruction if instruction is None else instruction
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
         self._join_processes(device)
-        self.model = loaded.model.to(self.device).eval()
+        pipeline = Pipeline.from_folder(pretrained, dtype, self.device)
+        self.model, self.text_encoder, self.transform = pipeline.model, pipeline.text_encoder, pipeline.transform
+        self.template = template or pipeline.template
+        self.instruction = pipeline.instruction if instruction is None else instruction
         check_template(self.template)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
@@ -226,26 +216,6 @@ class GitLLMForLmmsEval(lmms):
                 pixels[place, frame] = self.transform(picture)
         dtype = next(self.model.image_encoder.parameters()).dtype
         return pixels.to(self.device, dtype), torch.tensor(counts, device=self.device)
-
-
-def read_transform(config: Mapping[str, Any]) -> ImageTransform:
-    """The transform that a folder's ``preprocessor_config.json`` describes, in the form in which we write it.
-
-    Raises:
-        ConfigError: another form.
-    """
-    try:
-        return ImageTransform(
-            image_size=config["crop_size"]["height"],
-            mean=config["image_mean"],
-            std=config["image_std"],
-            resize="shortest_edge" if "shortest_edge" in config["size"] else "squash",
-        )
-    except (KeyError, TypeError) as error:
-        raise ConfigError(
-            f"the folder's preprocessor_config.json does not say how images are made ({error!r} is missing); "
-            "expected crop_size, size, image_mean and image_std, as CLIP's have them"
-        ) from error
 
 
 def _as_picture(visual: Any, task: str) -> Image.Image:
