@@ -18,7 +18,7 @@ from benchmarks.equality import assert_equal, largest_differences
 from benchmarks.memory import peak_memory
 from benchmarks.shapes import build
 from benchmarks.timing import in_turns, ratio
-from benchmarks.ways import ABLATION, OURS, WAYS, training_step
+from benchmarks.ways import ABLATION, FEATURES, OURS, WAYS, training_step
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shape", default="opt-350m", help="a key of benchmarks.shapes.SHAPES")
     parser.add_argument("--images", type=int, default=2, help="images of a batch with one text each")
     parser.add_argument("--images-of-five", type=int, default=1, help="images of a batch with five texts each")
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=[*WAYS, *ABLATION], metavar="WAY")
+    parser.add_argument("--ways", nargs="+", default=[*WAYS, FEATURES], choices=[*WAYS, *ABLATION], metavar="WAY")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-images", type=int, default=4, help="images with one text each, 0: do not measure it")

@@ -18,6 +18,7 @@ Loss = Callable[[Batch], Tensor]
 
 OURS = "ours"
 MASKED = "ours, dense mask in packed rows"
+FEATURES = "ours, features of images given"
 WAYS: dict[str, Callable[[GitLLM], Loss]] = {
     "article, padded to 128": lambda model: Article(model, 128),
     "article, padded to 512": lambda model: Article(model, 512),
@@ -30,7 +31,7 @@ ABLATION: dict[str, Callable[[GitLLM], Loss]] = {
     "ours, an image for each text": lambda model: lambda batch: ours(model, _with_an_image_each(batch)),
     "ours, logits everywhere": lambda model: lambda batch: ours(model, batch, logits="all"),
     "ours, last layer everywhere": lambda model: lambda batch: _with_whole_last_layer(model, batch),
-    "ours, features of images given": lambda model: _with_features(model),
+    FEATURES: lambda model: _with_features(model),
 }
 """Ours with one thing undone, or, in the last line, with images that were encoded before."""
 
