@@ -38,6 +38,7 @@ from gitllm_plugin.m3it.shards.make import make_shards  # noqa: E402
 from gitllm_plugin.m3it.shards.plan import Settings  # noqa: E402
 from gitllm_plugin.m3it.tree import find_tree  # noqa: E402
 from gitllm_plugin.modeling.pixels import normalize_pixels  # noqa: E402
+from gitllm_plugin.tables import Table  # noqa: E402
 
 PHOTOS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "motorcycle_right.png", "rocket.jpg")
 WIDTH, HEIGHT = 640, 480
@@ -205,12 +206,13 @@ def in_turns(functions: dict[str, Callable[[], None]], rounds: int) -> dict[str,
 
 def format_table(seconds: dict[str, list[float]], rows: int) -> str:
     """Rows per second, and how many times the first way's that is: of the best rounds, and the median of all rounds."""
-    lines = ["| | rows per CPU second | times the first way | median of the rounds |", "| --- | ---: | ---: | ---: |"]
+    header = ("", "rows per CPU second", "times the first way", "median of the rounds")
     first = next(iter(seconds.values()))
+    lines = []
     for name, times in seconds.items():
         median = statistics.median(slow / fast for slow, fast in zip(first, times, strict=True))
-        lines.append(f"| {name} | {rows / min(times):,.0f} | {min(first) / min(times):.2f} | {median:.2f} |")
-    return "\n".join(lines)
+        lines.append((name, f"{rows / min(times):,.0f}", f"{min(first) / min(times):.2f}", f"{median:.2f}"))
+    return Table(header, lines, numbers=(1, 2, 3)).markdown()
 
 
 if __name__ == "__main__":

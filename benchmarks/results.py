@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from gitllm_plugin.tables import Table
+
 FOLDER = Path(__file__).parent / "results"
 _LIBRARIES = ("torch", "transformers", "peft", "gitllm-plugin")
 
@@ -41,8 +43,7 @@ def write(name: str, found: Mapping[str, Any], page: str, folder: Path = FOLDER)
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table of Markdown; all columns but the first are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+    return Table(header, [list(map(str, row)) for row in rows], numbers=range(1, len(header))).markdown()
 
 
 def heading(title: str, where: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from examples.easyvqa.figures import choose_examples, draw_predictions
 from examples.easyvqa.runs import read_accuracies, read_predictions, read_versions
 from gitllm_plugin.curves.draw import draw_training_loss
 from gitllm_plugin.curves.read import read_run
+from gitllm_plugin.tables import Table
 
 PAGE, PREDICTIONS_PICTURE, LOSS_PICTURE = "README.md", "predictions.png", "loss.png"
 
@@ -67,16 +68,13 @@ def collect_results(
 
 def format_table(results: Sequence[Result]) -> str:
     """The results as a Markdown table that is also readable as it stands."""
-    rows = [("configuration", "test examples", "exact match", "blind guess", "shuffled images")]
+    header = ("configuration", "test examples", "exact match", "blind guess", "shuffled images")
+    rows = []
     for result in results:
         shuffled = "-" if result.shuffled is None else f"{result.shuffled:.1%}"
         scores = (f"{result.accuracy:.1%}", f"{result.blind_guess:.1%}", shuffled)
         rows.append((_NAMES[result.config], f"{result.examples:,}", *scores))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    padded = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows]
-    lines = ["| " + " | ".join(cells) + " |" for cells in padded]
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
+    return Table(header, rows, numbers=range(1, len(header))).markdown()
 
 
 def write_report(

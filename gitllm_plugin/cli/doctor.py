@@ -2,6 +2,8 @@
 
 import argparse
 
+from gitllm_plugin.tables import Block, Table, show
+
 _EXAMPLES = """\
 examples:
   gitllm doctor
@@ -25,20 +27,19 @@ def _call(args: argparse.Namespace) -> int:
     from gitllm_plugin.host.doctor import examine
 
     report = examine()
-    width = max(len(what) for what, _ in report.facts)
-    for what, value in report.facts:
-        print(f"{what:<{width}}  {value}")
-    if report.extras:
-        print("\nnot installed, needed for some uses:")
-        for name, (use, command) in report.extras.items():
-            print(f"  {name:<13}  {use}: {command}")
-    if report.absent:
-        print("\nnot needed by GIT-LLM; LAVIS's own models or data sets that use them say so then:")
-        for module, command in report.absent.items():
-            print(f"  {module:<13}  {command}")
-    for note in report.notes:
-        print(f"\nnote: {note}")
-    for what, command in report.problems:
-        print(f"\nproblem: {what}\n  {command}")
-    print("\nready" if report.ok else f"\n{len(report.problems)} problem(s)")
+    show(_blocks(report))
     return 0 if report.ok else 1
+
+
+def _blocks(report) -> list[Block]:
+    blocks: list[Block] = [Table(("", "found"), report.facts)]
+    if report.extras:
+        rows = [(name, use, command) for name, (use, command) in report.extras.items()]
+        blocks += ["not installed, needed for some uses:", Table(("package", "use", "command"), rows)]
+    if report.absent:
+        blocks.append("not needed by GIT-LLM; LAVIS's own models or data sets that use them say so then:")
+        blocks.append(Table(("module", "command"), list(report.absent.items())))
+    blocks += [f"note: {note}" for note in report.notes]
+    blocks += [f"problem: {what}\n  {command}" for what, command in report.problems]
+    blocks.append("ready" if report.ok else f"{len(report.problems)} problem(s)")
+    return blocks

@@ -31,11 +31,12 @@ def _call(args: argparse.Namespace) -> int:
     from gitllm_plugin.experiments.plan import choose_runs, read_plan
     from gitllm_plugin.experiments.processes import show_command
     from gitllm_plugin.experiments.run import run_experiment, train_command
+    from gitllm_plugin.tables import show
 
     plan = read_plan(args.plan, args.options)
     if args.dry_run:
         for run in choose_runs(plan, args.only):
             print(show_command(train_command(plan, run)))
         return 0
-    print(f"\n{run_experiment(plan, args.only, args.fresh)}\n\nreport: {plan.output_dir / 'README.md'}")
+    show(["", run_experiment(plan, args.only, args.fresh), f"report: {plan.output_dir / 'README.md'}"])
     return 0

@@ -131,9 +131,10 @@ def _add_tree_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(args: argparse.Namespace) -> int:
-    from gitllm_plugin.m3it.report import format_catalog
+    from gitllm_plugin.m3it.report import describe_catalog
+    from gitllm_plugin.tables import show
 
-    print(format_catalog(args.preset))
+    show(describe_catalog(args.preset))
     return 0
 
 
@@ -142,7 +143,8 @@ def _check(args: argparse.Namespace) -> int:
 
     from gitllm_plugin.m3it.check import check_tree, tree_bytes
     from gitllm_plugin.m3it.index import default_index_folder
-    from gitllm_plugin.m3it.report import format_report, write_report
+    from gitllm_plugin.m3it.report import describe_report, write_report
+    from gitllm_plugin.tables import show
 
     tree = _find_tree(args, seed=0)
     with _bar("checking") as bar:
@@ -156,7 +158,7 @@ def _check(args: argparse.Namespace) -> int:
         )
     if args.report:
         write_report(report, Path(args.report))
-    print(format_report(report))
+    show(describe_report(report))
     return 0 if report.is_good else 1
 
 
@@ -164,10 +166,11 @@ def _shard(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from gitllm_plugin.errors import DataError
-    from gitllm_plugin.m3it.report import format_shards
+    from gitllm_plugin.m3it.report import describe_shards
     from gitllm_plugin.m3it.shards.make import make_shards
     from gitllm_plugin.m3it.shards.plan import Settings, parse_share
     from gitllm_plugin.m3it.sizes import parse_size
+    from gitllm_plugin.tables import show
 
     settings = Settings(parse_size(args.max_size), args.resize_short_side)
     share = parse_share(args.part) if args.part else (0, 1)
@@ -187,18 +190,19 @@ def _shard(args: argparse.Namespace) -> int:
     if share[1] > 1:
         print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
     else:
-        print(format_shards(finished, out))
+        show(describe_shards(finished, out))
     return 0
 
 
 def _merge(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from gitllm_plugin.m3it.report import format_shards
+    from gitllm_plugin.m3it.report import describe_shards
     from gitllm_plugin.m3it.shards.finish import merge
+    from gitllm_plugin.tables import show
 
     out = Path(args.out).expanduser()
-    print(format_shards(merge(out), out))
+    show(describe_shards(merge(out), out))
     return 0
 
 

@@ -26,6 +26,7 @@ def add_parser(subparsers) -> None:
 
 def _call(args: argparse.Namespace) -> int:
     from gitllm_plugin.host.launch import list_parameters
+    from gitllm_plugin.tables import show
 
-    print(list_parameters(args.cfg_path, args.options))
+    show(list_parameters(args.cfg_path, args.options))
     return 0

@@ -44,11 +44,12 @@ def _call(args: argparse.Namespace) -> int:
     from gitllm_plugin.host.open_model import open_pipeline
 
     pipeline = open_pipeline(args.model, trained=not args.before_training)
+    from gitllm_plugin.tables import show
     from gitllm_plugin.words.run import explain_picture, explain_pictures
 
     if args.images is not None:
         table, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
-        print(table)
+        show([table])
     else:
         words, files = explain_picture(pipeline, args.image, Path(args.out), args.top_k)
         for measure in ("cosine", "dot"):

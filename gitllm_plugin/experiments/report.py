@@ -11,6 +11,7 @@ from gitllm_plugin.curves.draw import draw_training_loss, draw_validation_loss
 from gitllm_plugin.curves.read import RunCurves, read_run
 from gitllm_plugin.experiments.plan import Plan, PlannedRun
 from gitllm_plugin.experiments.record import StepRecord
+from gitllm_plugin.tables import Table
 
 PAGE, RESULTS = "README.md", "results.json"
 TRAINING_FIGURE, VALIDATION_FIGURE = "training_loss.png", "validation_loss.png"
@@ -18,7 +19,7 @@ _SPLIT = "val"
 _LAST_STEPS = 20
 
 
-def write_report(plan: Plan, record: StepRecord) -> str:
+def write_report(plan: Plan, record: StepRecord) -> Table:
     """Write page, figures and `results.json` of the runs that are finished; gives the table."""
     finished = [run for run in plan.runs if record.get(run.name, "folder")]
     runs = [read_run(record.get(run.name, "folder"), run.name) for run in finished]
@@ -27,11 +28,11 @@ def write_report(plan: Plan, record: StepRecord) -> str:
     (output / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
     draw_training_loss(runs, output / TRAINING_FIGURE, f"{plan.title}: training loss")
     draw_validation_loss(runs, output / VALIDATION_FIGURE, _SPLIT, f"{plan.title}: validation loss")
-    table = format_results(results)
+    table = results_table(results)
     missing = [run.name for run in plan.runs if run not in finished]
     page = [
         f"# {plan.title}",
-        table,
+        table.markdown(),
         f"Training loss: mean of the last {_LAST_STEPS} steps. Validation: the best score of `{_SPLIT}`, exact match "
         "in percent. Time: training with validation, in minutes.",
         *([f"Not run yet: {', '.join(missing)}."] if missing else []),
@@ -43,23 +44,22 @@ def write_report(plan: Plan, record: StepRecord) -> str:
     return table
 
 
-def format_results(results: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table with a row for each run."""
-    rows = [["run", "trained parameters", "steps", "training loss", "validation loss", "exact match", "minutes"]]
-    for result in results:
-        rows.append(
-            [
-                result["name"],
-                _number(result["trained_parameters"], ",d"),
-                str(result["steps"]),
-                _number(result["training_loss"], ".4f"),
-                _number(result["validation_loss"], ".4f"),
-                _number(result["exact_match"], ".1%"),
-                _number(result["minutes"], ".1f"),
-            ]
+def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each run."""
+    header = ("run", "trained parameters", "steps", "training loss", "validation loss", "exact match", "minutes")
+    rows = [
+        (
+            result["name"],
+            _number(result["trained_parameters"], ",d"),
+            str(result["steps"]),
+            _number(result["training_loss"], ".4f"),
+            _number(result["validation_loss"], ".4f"),
+            _number(result["exact_match"], ".1%"),
+            _number(result["minutes"], ".1f"),
         )
-    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [rows[0], rule, *rows[1:]])
+        for result in results
+    ]
+    return Table(header, rows, numbers=range(1, len(header)))
 
 
 def _result(run: RunCurves, seconds: float | None, folder: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from gitllm_plugin.experiments.processes import run_module
 from gitllm_plugin.experiments.record import StepRecord
 from gitllm_plugin.experiments.report import PAGE, write_report
 from gitllm_plugin.runners.evaluations import TESTED
+from gitllm_plugin.tables import Table
 
 RECORD = "experiment.json"
 
@@ -20,7 +21,7 @@ class RunFailedError(GitLLMError):
     """One or more runs of an experiment ended with an error; the others were run."""
 
 
-def run_experiment(plan: Plan, only: Sequence[str] = (), fresh: bool = False) -> str:
+def run_experiment(plan: Plan, only: Sequence[str] = (), fresh: bool = False) -> Table:
     """Start the runs that are missing, resume the one that was interrupted, and write the report.
 
     Args:

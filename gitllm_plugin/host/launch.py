@@ -16,6 +16,7 @@ from gitllm_plugin.config_keys import as_assignments
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host import torchvision_repair
 from gitllm_plugin.resources import find_config
+from gitllm_plugin.tables import Block
 
 
 def train(cfg_path: str | Path, options: Sequence[str] = ()):
@@ -125,7 +126,7 @@ def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
     return [word.replace(known.cfg_path, found) if word in given else word for word in argv]
 
 
-def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
+def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
     """A table of the parameters of the model that a configuration describes, by the names that `trainable` takes.
 
     Raises:
@@ -135,11 +136,11 @@ def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
     cfg = _read_config(cfg_path, options)
     from lavis.tasks import setup_task
 
-    from gitllm_plugin.modeling.parameters import format_parameters, parameter_rows
+    from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
     from gitllm_plugin.models.image_text import ImageTextModel
 
     model = setup_task(cfg).build_model(cfg)
-    return format_parameters(parameter_rows(model.model if isinstance(model, ImageTextModel) else model))
+    return describe_parameters(parameter_rows(model.model if isinstance(model, ImageTextModel) else model))
 
 
 def write_features(cfg_path: str | Path, options: Sequence[str] = (), on_progress=lambda images: None) -> str:

@@ -13,11 +13,12 @@ from gitllm_plugin.m3it.presets import PRESETS, get_preset
 from gitllm_plugin.m3it.problems import KINDS, Problem
 from gitllm_plugin.m3it.shards.format import SKIPS_NAME, SplitManifest
 from gitllm_plugin.m3it.sizes import format_size
+from gitllm_plugin.tables import Block, Table
 
 _SHOWN = 3
 
 
-def format_catalog(preset: str | None = None) -> str:
+def describe_catalog(preset: str | None = None) -> list[Block]:
     """The catalog, or what belongs to a preset, as a table with sums; without a preset, the presets too.
 
     Raises:
@@ -27,16 +28,14 @@ def format_catalog(preset: str | None = None) -> str:
     header = ("configuration", "category", "data", *SPLITS, "metric", "form of rows", "folder", "licence")
     rows = [_describe_entry(entry) for entry in entries]
     sums = [f"{sum(entry.rows(split) or 0 for entry in entries):,}" for split in SPLITS]
-    table = format_table(
-        header, [*rows, (f"{len(entries)} together", "", "", *sums, "", "", "", "")], numbers=(3, 4, 5)
-    )
+    table = Table(header, [*rows, (f"{len(entries)} together", "", "", *sums, "", "", "", "")], numbers=(3, 4, 5))
     if preset:
-        return f"{preset}: {PRESETS[preset][0]}\n\n{table}"
+        return [f"{preset}: {PRESETS[preset][0]}", table]
     names = [(name, str(len(get_preset(name))), PRESETS[name][0]) for name in PRESETS]
-    return f"{table}\n\n{format_table(('preset', 'configurations', 'what it is'), names, numbers=(1,))}"
+    return [table, Table(("preset", "configurations", "what it is"), names, numbers=(1,))]
 
 
-def format_report(report: Report) -> str:
+def describe_report(report: Report) -> list[Block]:
     """A check as a table, then what is missing and the first problems of each kind."""
     header = ("configuration", "split", "examples", "catalog", "rows", "images", "size", "broken")
     rows = [
@@ -52,23 +51,24 @@ def format_report(report: Report) -> str:
         )
         for split in report.splits
     ]
-    lines = [format_table(header, rows, numbers=(2, 3, 4, 5, 6))]
+    blocks: list[Block] = [Table(header, rows, numbers=(2, 3, 4, 5, 6))]
     if report.missing:
-        lines += ["", "missing:", *(f"  {missing}" for missing in report.missing)]
+        blocks.append("\n".join(["missing:", *(f"  {missing}" for missing in report.missing)]))
     for kind, meaning in KINDS.items():
         problems = [problem for split in report.splits for problem in split.problems if problem.kind == kind]
         if problems:
-            lines += ["", f"{kind} ({meaning}): {len(problems):,}", *(f"  {each}" for each in problems[:_SHOWN])]
+            lines = [f"{kind} ({meaning}): {len(problems):,}", *(f"  {each}" for each in problems[:_SHOWN])]
             lines += [f"  ... and {len(problems) - _SHOWN:,} more"] if len(problems) > _SHOWN else []
+            blocks.append("\n".join(lines))
     looked = "decoded" if report.look == "pixel" else "checked by their headers only; --decode looks at every pixel"
-    lines += ["", f"images were {looked}", "all is well" if report.is_good else "something is missing or broken"]
-    return "\n".join(lines)
+    found = "all is well" if report.is_good else "something is missing or broken"
+    return [*blocks, f"images were {looked}\n{found}"]
 
 
-def format_shards(finished: Mapping[tuple[str, str], SplitManifest], out: Path) -> str:
+def describe_shards(finished: Mapping[tuple[str, str], SplitManifest], out: Path) -> list[Block]:
     """The splits that were finished, as a table, and where the rest is said."""
     if not finished:
-        return f"{out} is complete: there is nothing to do"
+        return [f"{out} is complete: there is nothing to do"]
     header = ("configuration", "split", "shards", "records", "examples", "images", "size", "left out")
     rows = [
         (
@@ -79,10 +79,10 @@ def format_shards(finished: Mapping[tuple[str, str], SplitManifest], out: Path) 
         )
         for key, part in finished.items()
     ]
-    lines = [format_table(header, rows, numbers=(2, 3, 4, 5, 6))]
+    blocks: list[Block] = [Table(header, rows, numbers=(2, 3, 4, 5, 6))]
     if any(part.skips for part in finished.values()):
-        lines += ["", f"what was left out is listed in {out}/<configuration>/<split>/{SKIPS_NAME}"]
-    return "\n".join(lines)
+        blocks.append(f"what was left out is listed in {out}/<configuration>/<split>/{SKIPS_NAME}")
+    return blocks
 
 
 def summarize_problems(problems: Sequence[Problem]) -> str:
@@ -97,19 +97,6 @@ def write_report(report: Report, path: Path) -> None:
     """Writes a check's report as JSON."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     write_atomically(path, orjson.dumps(report.to_json(), option=options))
-
-
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """Columns as wide as their widest cell; those in ``numbers`` are set to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, ["-" * width for width in widths], *rows):
-        cells = [
-            cell.rjust(width) if column in numbers else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def _describe_entry(entry: Entry) -> tuple[str, ...]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from gitllm_plugin.tables import Block, Table
+
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
@@ -43,24 +45,17 @@ def parameter_rows(model: nn.Module) -> list[ParameterRow]:
     ]
 
 
-def format_parameters(rows: Sequence[ParameterRow]) -> str:
-    """A text table with a row for each, and the totals."""
-    cells = [["parameter", "shape", "count", "trained", "dtype"]]
-    cells += [
-        [row.name, "x".join(map(str, row.shape)), f"{row.count:,}", "yes" if row.trained else "", row.dtype]
+def describe_parameters(rows: Sequence[ParameterRow]) -> list[Block]:
+    """A table with a row for each, and the totals."""
+    cells = [
+        (row.name, "x".join(map(str, row.shape)), f"{row.count:,}", "yes" if row.trained else "", row.dtype)
         for row in rows
     ]
-    widths = [max(len(line[column]) for line in cells) for column in range(5)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column in (1, 2) else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
     total, trained = sum(row.count for row in rows), sum(row.count for row in rows if row.trained)
-    lines.append(f"\n{trained:,} of {total:,} parameters are trained ({100 * trained / max(total, 1):.2f}%)")
-    return "\n".join(lines)
+    return [
+        Table(("parameter", "shape", "count", "trained", "dtype"), cells, numbers=(1, 2)),
+        f"{trained:,} of {total:,} parameters are trained ({100 * trained / max(total, 1):.2f}%)",
+    ]
 
 
 def _size(shape: Sequence[int]) -> int:

@@ -4,12 +4,13 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gitllm_plugin.modeling.parameters import format_parameters, parameter_rows
+from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
 from gitllm_plugin.runners.estimate import describe_time, estimate_memory, measure_step
 from gitllm_plugin.runners.first_batch import describe_texts, draw_images, encoded_texts
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import move_to_device
 from gitllm_plugin.runners.progress import peak_memory
+from gitllm_plugin.tables import as_text
 
 FIGURE = "first_batch.png"
 
@@ -33,7 +34,7 @@ def dry_run(runner: Any) -> str:
     images = f"images: {figure}" if draw_images(batch, figure) else "the batch has no images"
     sections = {
         "configuration": OmegaConf.to_yaml(runner.config.config, resolve=True).rstrip(),
-        "parameters": format_parameters(parameter_rows(getattr(model, "model", model))),
+        "parameters": as_text(describe_parameters(parameter_rows(getattr(model, "model", model)))),
         "first batch": f"{describe_texts(batch, encoded[0] if encoded else None, tokenizer)}\n{images}",
         "memory": f"{estimate_memory(model, activations)}\n  this process reached {peak_memory() / 2**20:,.1f} MiB",
         "time": describe_time(runner.length, seconds),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gitllm_plugin.metrics import MetricsOf, Scores, score
+from gitllm_plugin.tables import Table
 
 Example = dict[str, Any]
 
@@ -99,19 +100,15 @@ def make_report(
     return report
 
 
-def format_table(report: Report) -> str:
-    """A Markdown table, also readable as it stands: a row per configuration, category and for all; in percent."""
+def score_table(report: Report) -> Table:
+    """A row per configuration, category and for all; in percent."""
     metrics = list(dict.fromkeys(metric for row in report.rows for metric in row.scores))
-    lines = [["", "examples", *metrics]]
+    rows = []
     for row in report.rows:
         numbers = [f"{100 * row.scores[metric]:.1f}" if metric in row.scores else "-" for metric in metrics]
         name = row.name if row.kind == "config" else f"**{row.name}**"
-        lines.append([name, f"{row.num_examples:,}", *numbers])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines]
-    text = ["| " + " | ".join(line) + " |" for line in padded]
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join([text[0], rule, *text[1:]])
+        rows.append([name, f"{row.num_examples:,}", *numbers])
+    return Table(["", "examples", *metrics], rows, numbers=range(1, len(metrics) + 2))
 
 
 def _score(examples: Sequence[Example], names: Sequence[str]) -> Scores:
@@ -144,7 +141,7 @@ def _merge(name: str, kind: str, rows: Sequence[Row]) -> Row:
 
 def describe(report: Report, split: str, epoch: int | str, loss: float | None) -> str:
     """The report as a page in Markdown."""
-    parts: list[str] = [f"# {split}, epoch {epoch}", format_table(report)]
+    parts: list[str] = [f"# {split}, epoch {epoch}", score_table(report).markdown()]
     if loss is not None:
         parts.append(f"Loss per token: {loss:.4f}.")
     parts += [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]

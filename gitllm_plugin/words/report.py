@@ -8,12 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.tables import Table
 from gitllm_plugin.words.nearest import MEASURES
 from gitllm_plugin.words.statistics import CaptionMatch, WordStatistics
 
 
-def format_statistics(statistics: WordStatistics) -> str:
-    """A Markdown table of what was found."""
+def statistics_table(statistics: WordStatistics) -> Table:
+    """What was found."""
     similar = statistics.similarities
     rows = [("pictures, vectors", f"{statistics.pictures:,}, {statistics.vectors:,}")]
     for measure in MEASURES:
@@ -44,7 +45,7 @@ def format_statistics(statistics: WordStatistics) -> str:
         ),
         ("mean length: image vectors, words", f"{statistics.norm_image:.2f}, {statistics.norm_word:.2f}"),
     ]
-    return "\n".join(f"| {name} | {value} |" for name, value in [("", ""), ("---", "---"), *rows])
+    return Table(("", "found"), rows)
 
 
 def write_statistics(statistics: WordStatistics, folder: Path) -> list[Path]:

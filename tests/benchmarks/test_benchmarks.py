@@ -11,7 +11,7 @@ from benchmarks.batches import random_batch
 from benchmarks.equality import assert_equal, largest_differences
 from benchmarks.memory import peak_memory
 from benchmarks.shapes import build
-from benchmarks.ways import ABLATION, OURS, WAYS
+from benchmarks.ways import ABLATION, FEATURES, OURS, WAYS
 
 
 @pytest.mark.parametrize("texts_per_image", [1, 3])
@@ -47,9 +47,9 @@ def test_cpu_benchmark_writes_json_and_a_page(tmp_path):
     found = json.loads((tmp_path / "cpu-tiny-opt.json").read_text())
     assert [case["texts_per_image"] for case in found["cases"]] == [1, 5]
     for case in found["cases"]:
-        assert set(case["ways"]) == set(WAYS)
+        assert set(case["ways"]) == {*WAYS, FEATURES}
         assert all(way["samples_per_processor_second"] > 0 for way in case["ways"].values())
-    assert (tmp_path / "cpu-tiny-opt.md").read_text().count("| article, padded to 512 |") == 2
+    assert (tmp_path / "cpu-tiny-opt.md").read_text().count("| article, padded to 512 ") == 2
 
 
 def test_peak_memory_is_of_a_process_of_its_own():

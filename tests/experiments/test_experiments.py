@@ -34,13 +34,13 @@ def test_runs_are_compared_and_not_run_again(tmp_path, capfd):
     for result in results.values():
         assert result["steps"] == 3 and result["training_loss"] > 0 and result["validation_loss"] > 0
     page = (folder / "README.md").read_text()
-    assert page.startswith("# Which modules") and "| proj+lora |" in page
+    assert page.startswith("# Which modules") and "| proj+lora " in page
     for figure in ("training_loss.png", "validation_loss.png"):
         assert (folder / figure).stat().st_size > 10_000 and figure in page
     capfd.readouterr()
     assert main(["experiment", str(plan)]) == 0
     said = capfd.readouterr().out
-    assert said.count("already done") == 2 and "| proj+lora |" in said
+    assert said.count("already done") == 2 and "\nproj+lora " in said
     assert len(list((folder / "proj").glob("2*"))) == 1
 
 

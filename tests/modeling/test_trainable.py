@@ -8,8 +8,9 @@ import torch
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, set_trainable
 from gitllm_plugin.modeling.families import FAMILIES
-from gitllm_plugin.modeling.parameters import format_parameters, parameter_rows
+from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
 from gitllm_plugin.modeling.trainable import parameter_groups, trainable_state_dict, untie_head
+from gitllm_plugin.tables import as_text
 from tests.modeling.batches import pixels
 
 PRESETS = {
@@ -189,6 +190,6 @@ def test_table_counts_every_parameter_once_and_puts_layers_together():
     names = [row.name for row in rows]
     assert "language_model.model.decoder.layers.{0-1}.fc1.weight" in names
     assert not any(".0." in name and ".layers." in name for name in names)
-    text = format_parameters(rows)
+    text = as_text(describe_parameters(rows))
     trained = sum(row.count for row in rows if row.trained)
     assert f"{trained:,} of {sum(row.count for row in rows):,} parameters are trained" in text

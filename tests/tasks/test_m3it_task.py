@@ -19,7 +19,7 @@ from gitllm_plugin.metrics.captions import has_java
 from gitllm_plugin.tasks.m3it import EvaluationResult, M3ITTask
 from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
-from gitllm_plugin.tasks.report import format_table, make_report, unique_by_id
+from gitllm_plugin.tasks.report import make_report, score_table, unique_by_id
 from tests.m3it_files import write_m3it_jsonl
 from tests.small_run import write_small_run
 
@@ -191,7 +191,7 @@ def test_configurations_have_their_own_metrics_and_categories_are_means():
     assert scores["primary"] == pytest.approx((sum(rouge) + 2 / 3) / 3)
     assert scores["num_examples"] == 6
     assert EXAMPLES[3]["option_accuracy"] == 1.0 and "rouge_l" not in EXAMPLES[3]
-    lines = format_table(report).splitlines()
+    lines = score_table(report).markdown().splitlines()
     assert lines[0] == "|                    | examples | rouge_l | exact_match | option_accuracy |"
     assert lines[3] == "| imagenet           |        3 |       - |           - |            66.7 |"
     assert lines[-1].startswith("| **all**            |        6 |")
