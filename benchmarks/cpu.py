@@ -15,6 +15,7 @@ import torch
 from benchmarks import results
 from benchmarks.batches import random_batch
 from benchmarks.equality import assert_equal, largest_differences
+from benchmarks.flops import linear_gflop
 from benchmarks.memory import peak_memory
 from benchmarks.shapes import build
 from benchmarks.timing import in_turns, ratio
@@ -59,7 +60,8 @@ def measure(arguments: argparse.Namespace, images: int, texts_per_image: int) ->
     assert_equal(differences)
     steps = {name: training_step(model, make(model)) for name, make in ways.items()}
     functions = {name: lambda step=step: step(batch) for name, step in steps.items()}
-    times = in_turns(functions, arguments.rounds, warm_up=False)  # comparing them has run each once
+    gflop = {name: linear_gflop(function) for name, function in functions.items()}
+    times = in_turns(functions, arguments.rounds, warm_up=False)  # counting has run each once
     image_tokens = model.image_encoder.num_tokens(*batch.pixel_values.shape[-2:])
     case: dict[str, Any] = {
         "images": images,
@@ -73,6 +75,7 @@ def measure(arguments: argparse.Namespace, images: int, texts_per_image: int) ->
     for name, taken in times.items():
         case["ways"][name] = {
             **differences[name],
+            "linear_gflop": round(gflop[name], 3),
             "wall_seconds": [round(second, 4) for second in taken.wall],
             "processor_seconds": [round(second, 4) for second in taken.processor],
             "samples_per_processor_second": batch.num_texts / statistics.median(taken.processor),
@@ -102,7 +105,7 @@ def page(found: dict[str, Any]) -> str:
         "One training step (forward, backward, clipping, AdamW), float32, LoRA and projection trained, all ways in "
         "turns in one process. Others use the machine too, so times are seconds of the processor, which on one thread "
         "are those of the clock when it is idle; ratios are of the same round: median (least to most). Losses and "
-        "gradients were compared before anything was timed, in float64.\n",
+        "gradients were compared before anything was timed, in float64. GFLOP are those of linear layers.\n",
         *[_times_table(case) for case in found["cases"]],
     ]
     if "memory" in found:
@@ -115,13 +118,17 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _times_table(case: dict[str, Any]) -> str:
-    header = ["way", "samples/s", "ours is faster by", "by the clock", "loss differs", "gradient differs"]
+    header = [
+        "way", "samples/s", "ours is faster by", "by the clock", "GFLOP", "GFLOP/s", "loss differs", "gradient differs",
+    ]  # fmt: skip
     rows = [
         [
             name,
             f"{way['samples_per_processor_second']:.3f}",
             way["ours_is_faster"],
             way["ours_is_faster_by_clock"],
+            f"{way['linear_gflop']:.4g}",
+            f"{way['linear_gflop'] / statistics.median(way['processor_seconds']):.0f}",
             f"{way['loss_difference']:.0e}",
             f"{way['gradient_difference']:.0e}",
         ]
