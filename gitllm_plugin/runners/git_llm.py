@@ -14,12 +14,11 @@ from gitllm_plugin.runners import collectives, messages, settings
 from gitllm_plugin.runners.evaluating import EvaluatingRunner
 from gitllm_plugin.runners.evaluations import note_tested
 from gitllm_plugin.runners.interrupts import Preempted
-from gitllm_plugin.runners.loop import NonFiniteLossError, Requests, StepRecord, TrainingLoop
+from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, StepRecord, TrainingLoop
 from gitllm_plugin.runners.metrics_file import METRICS_FILE, MetricsFile
 from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.runners.schedule import DECAYS, StepSchedule
 from gitllm_plugin.runners.tracking import Trackers
-from gitllm_plugin.runners.training_data import DataEndedError
 from gitllm_plugin.runners.training_state import EpochTotals
 from gitllm_plugin.runners.watchdog import Watchdog
 

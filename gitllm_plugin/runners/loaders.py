@@ -1,13 +1,16 @@
 """Data loaders over map-style data sets, in an order that seed and epoch determine."""
 
+import atexit
 import itertools
 import signal
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners import collectives
@@ -16,11 +19,40 @@ from gitllm_plugin.runners import collectives
 def leave_signals_to_the_main_process(worker_id: int) -> None:
     """Let a signal that is sent to all processes end the main process first; workers end with it.
 
-    The main process ends them with SIGTERM too, at last a second time: that one counts.
+    The main process ends them with SIGTERM too, where :func:`end_workers` could not do it otherwise, and at its exit
+    a second time: that one counts.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+_running: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def end_workers(iterators: Iterable[Any]) -> None:
+    """End the worker processes of a loader's iterators, whoever still holds these.
+
+    An iterator ends its workers when it is deleted, but the traceback of an exception in its loop keeps it.
+    """
+    for iterator in iterators:
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+
+
+# Exit functions run last in, first out: before those of multiprocessing and torch, which were imported above.
+# multiprocessing's sends each worker one SIGTERM and waits for it without end; torch's forbids to end workers.
+atexit.register(lambda: end_workers(tuple(_running)))
+
+
+class Loader(DataLoader):
+    """A loader whose workers end with the interpreter."""
+
+    def __iter__(self) -> Any:
+        """An iterator, whose workers are known to :func:`end_workers`."""
+        iterator = super().__iter__()
+        _running.add(iterator)
+        return iterator
 
 
 class EpochSampler(DistributedSampler):
@@ -69,7 +101,7 @@ class LoaderSettings:
     num_workers: int = 0
     pin_memory: bool = False
 
-    def loader(self, dataset: Any, **arguments: Any) -> DataLoader:
+    def loader(self, dataset: Any, **arguments: Any) -> Loader:
         """A loader of `dataset` with its own `collater`, where it has one.
 
         A stream with `set_batch_size` deals whole batches to its workers, so that their number changes nothing.
@@ -77,7 +109,7 @@ class LoaderSettings:
         if hasattr(dataset, "set_batch_size"):
             dataset.set_batch_size(self.batch_size)
         arguments = {"collate_fn": getattr(dataset, "collater", None), **arguments}
-        return DataLoader(
+        return Loader(
             dataset,
             batch_size=self.batch_size,
             num_workers=self.num_workers,
@@ -87,7 +119,7 @@ class LoaderSettings:
         )
 
 
-def evaluation_loader(dataset: Any, settings: LoaderSettings, shared: bool) -> DataLoader:
+def evaluation_loader(dataset: Any, settings: LoaderSettings, shared: bool) -> Loader:
     """A loader in the data set's order, the last batch included.
 
     Args:

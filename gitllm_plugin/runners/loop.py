@@ -13,20 +13,24 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.errors import DataError, GitLLMError
 from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import move_to_device, num_samples
 from gitllm_plugin.runners.parallel import gradients_exchanged
 from gitllm_plugin.runners.seeding import seed_everything
 from gitllm_plugin.runners.sharding import whole
-from gitllm_plugin.runners.training_data import DataEndedError, TrainingData
+from gitllm_plugin.runners.training_data import TrainingData
 
 _SHOWN_IDS = 32
 
 
 class NonFiniteLossError(GitLLMError):
     """The loss or its gradient was infinite or not a number more often than a run allows."""
+
+
+class DataEndedError(DataError):
+    """The training data of a rank ended before the epoch did; all ranks raise it, after the same step."""
 
 
 @dataclass

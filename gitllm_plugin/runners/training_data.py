@@ -10,12 +10,8 @@ from torch.utils.data import ChainDataset, Dataset, IterableDataset
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.length import Position
-from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, check_has_batches
+from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, check_has_batches, end_workers
 from gitllm_plugin.runners.seeding import SeededItems
-
-
-class DataEndedError(DataError):
-    """The training data of a rank ended before the epoch did; all ranks raise it, after the same step."""
 
 
 class TrainingData(Protocol):
@@ -49,7 +45,7 @@ class TrainingData(Protocol):
         ...
 
     def close(self) -> None:
-        """End the worker processes: those that live to the interpreter's end would keep it from ending."""
+        """End the worker processes, also while the traceback of an exception holds the iterator of batches."""
         ...
 
 
@@ -64,6 +60,7 @@ class MapData:
         collate = getattr(dataset, "collater", None)
         self.loader = settings.loader(self.dataset, sampler=self.sampler, collate_fn=collate, drop_last=True)
         check_has_batches(self.loader, "train")
+        self._iterator: Iterator[dict[str, Any]] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -74,7 +71,8 @@ class MapData:
         """The rest of the position's epoch."""
         self.dataset.epoch = position.epoch
         self.sampler.set_position(position.epoch, position.epoch_iter * (self.loader.batch_size or 1))
-        return iter(self.loader)
+        self._iterator = iter(self.loader)
+        return self._iterator
 
     def note(self, batch: dict[str, Any]) -> None:
         """Nothing: the position says it all."""
@@ -86,7 +84,9 @@ class MapData:
         """Nothing: the position says it all."""
 
     def close(self) -> None:
-        """Nothing: workers end with their epoch."""
+        """End the worker processes."""
+        end_workers([self._iterator])
+        self._iterator = None
 
 
 class StreamData:
@@ -142,7 +142,8 @@ class StreamData:
         )
 
     def close(self) -> None:
-        """End the worker processes, as torch does for an iterator that is no longer used."""
+        """End the worker processes."""
+        end_workers([self._iterator])
         self._iterator = None
 
 

@@ -1,11 +1,13 @@
-"""Runs in processes of their own: two ranks, and Ctrl-C."""
+"""Runs in processes of their own: two ranks, Ctrl-C, and errors that nobody expected."""
 
 import json
+import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -193,3 +195,38 @@ def test_a_signal_leaves_a_usable_folder_and_says_how_to_resume(tmp_path, number
     assert [record["loss"] for record in records(checkpoint.parent)] == [
         record["loss"] for record in records(whole.output_dir)
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_unexpected_error_ends_the_run_with_its_workers(tmp_path, stream):
+    arguments = [f"output_dir={tmp_path}", "num_workers=2", "max_iters=4", "iters_per_inner_epoch=4"]
+    arguments += [f"tiny.stream={stream}", "tiny.fails_at=2"]
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], env=ENVIRONMENT, capture_output=True, text=True, timeout=200
+    )
+    assert run.returncode == 1
+    assert run.stderr.rstrip().endswith("out of memory, for a test"), run.stderr
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_workers_end_while_the_error_is_held(tmp_path, stream):
+    """As in a notebook, which keeps the last traceback, and with it the loop's iterator."""
+    lengths = {"max_iters": 4, "iters_per_inner_epoch": 4}
+    run = build_runner(tmp_path, tiny={"stream": stream, "fails_at": 2}, num_workers=1, **lengths)
+    with pytest.raises(torch.OutOfMemoryError) as held:
+        run.train()
+    assert held.tb is not None and not multiprocessing.active_children()
+
+
+def test_the_interpreter_ends_workers_that_nobody_closed(tmp_path):
+    """Evaluations have loaders too; a global name holds the iterator to the very end."""
+    program = """
+    from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
+    batches = iter(evaluation_loader(list(range(8)), LoaderSettings(batch_size=2, num_workers=2), shared=False))
+    for batch in batches:
+        raise RuntimeError("inside the loop")
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert run.returncode == 1 and run.stderr.rstrip().endswith("inside the loop"), run.stderr

@@ -1,19 +1,21 @@
 """A run small enough for tests: a model of a few weights, data made on the spot, and the `git_llm` runner.
 
 Also a script, for tests that need a process of their own: `python tiny_run.py key=value ...` (keys of `run:`,
-and `tiny.size`, `tiny.eval_size`, `tiny.seconds` per example, `tiny.dropout`).
+and `tiny.size`, `tiny.eval_size`, `tiny.seconds` per example, `tiny.dropout`, `tiny.stream`, `tiny.fails_at`).
 """
 
 import argparse
+import itertools
 import logging
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
 from omegaconf import OmegaConf
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from gitllm_plugin.host.locate import prepare
 
@@ -38,14 +40,18 @@ RUN = {
     "test_splits": ["test"],
     "metrics": ["exact_match"],
 }
-TINY = {"size": 16, "eval_size": 7, "seconds": 0.0, "dropout": 0.1}
+TINY = {"size": 16, "eval_size": 7, "seconds": 0.0, "dropout": 0.1, "stream": False, "fails_at": 0}
 
 
 class TinyModel(BaseModel):
-    """Frozen embedding with a head tied to it, and a trainable projection; answers are digits."""
+    """Frozen embedding with a head tied to it, and a trainable projection; answers are digits.
 
-    def __init__(self, dropout: float = 0.1):
+    Its `fails_at`-th forward call, if any, finds no memory.
+    """
+
+    def __init__(self, dropout: float = 0.1, fails_at: int = 0):
         super().__init__()
+        self.calls_to_failure = fails_at
         torch.manual_seed(0)
         self.embedding = nn.Embedding(NUM_ANSWERS, 8).requires_grad_(False)
         self.lm_head = nn.Linear(8, NUM_ANSWERS, bias=False)
@@ -63,6 +69,9 @@ class TinyModel(BaseModel):
 
     def forward(self, samples: dict) -> dict:
         """The answer of example i counts as `len(question)` tokens, so that batches weigh differently."""
+        self.calls_to_failure -= 1
+        if self.calls_to_failure == 0:
+            raise torch.OutOfMemoryError("out of memory, for a test")
         labels = torch.tensor([int(text) for text in samples["text_output"]])
         weights = torch.tensor([float(len(question)) for question in samples["question"]])
         losses = nn.functional.cross_entropy(self.logits(samples).float(), labels, reduction="none")
@@ -105,6 +114,17 @@ class TinyData(Dataset):
         return samples
 
 
+class TinyStream(IterableDataset):
+    """The examples of a `TinyData` again and again."""
+
+    def __init__(self, data: TinyData):
+        self.data = data
+        self.collater = data.collater
+
+    def __iter__(self) -> Iterator[dict]:
+        return (self.data[index % len(self.data)] for index in itertools.count())
+
+
 class TinyConfig:
     """What the runner uses of LAVIS's `Config`."""
 
@@ -125,12 +145,13 @@ def build_runner(output_dir, model=None, data=None, tiny=None, **run) -> GitLLMR
     tiny = {**TINY, **(tiny or {})}
     cfg = TinyConfig({**RUN, "output_dir": str(output_dir), **run})
     if data is None:
+        train = TinyData(tiny["size"], tiny["seconds"])
         data = {
-            "train": TinyData(tiny["size"], tiny["seconds"]),
+            "train": TinyStream(train) if tiny["stream"] else train,
             "val": TinyData(tiny["eval_size"]),
             "test": TinyData(tiny["eval_size"] + 2),
         }
-    model = model or TinyModel(tiny["dropout"])
+    model = model or TinyModel(tiny["dropout"], tiny["fails_at"])
     return GitLLMRunner(cfg, M3ITTask.setup_task(cfg), model, {"tiny": data}, job_id="unused")
 
 
