@@ -40,7 +40,8 @@ def answer_attention(
     """
     pixels = pipeline.pixels(pictures)
     text = pipeline.encode_answer(question, answer, instruction)
-    weights = attention_to_image(pipeline.model, text.input_ids.to(pipeline.device), pixels).mean(0)  # [T, F*P]
+    with pipeline.exclusive() as model:
+        weights = attention_to_image(model, text.input_ids.to(pipeline.device), pixels).mean(0)  # [T, F*P]
     rows, columns = pipeline.model.image_encoder.grid_shape(*pixels.shape[-2:])
     patches = weights.unflatten(1, (len(pictures), -1))[:, :, -rows * columns :].unflatten(2, (rows, columns))
     # A token is predicted at the one before it; the last that is trained on is the end token.

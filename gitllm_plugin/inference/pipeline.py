@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,6 @@ from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import read_encoder
 
 DEFAULT_INSTRUCTION = "Answer the question about the image."
-_STREAM_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Decoding:
 
 @dataclass
 class Pipeline:
-    """Answers questions about pictures. Calls from several threads wait for each other.
+    """Answers questions about pictures. Calls from several threads wait for each other, see :meth:`exclusive`.
 
     Attributes:
         model: in evaluation mode.
@@ -140,6 +140,12 @@ class Pipeline:
         """The prompt of a question, which may be empty where the instruction says it all."""
         return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
 
+    @contextmanager
+    def exclusive(self) -> Iterator[GitLLM]:
+        """The model, for a caller of its methods; other threads wait until the block ends."""
+        with self._lock:
+            yield self.model
+
     def answer(
         self,
         pictures: Image.Image | Sequence[Image.Image],
@@ -159,8 +165,8 @@ class Pipeline:
             DataError: too many pictures, or a prompt that does not fit.
         """
         pixels, text, arguments = self._inputs(pictures, question, instruction, decoding or Decoding())
-        with self._lock:
-            tokens = self.model.generate(pixel_values=pixels, **text, **arguments)
+        with self.exclusive() as model:
+            tokens = model.generate(pixel_values=pixels, **text, **arguments)
         return self.text_encoder.decode(tokens)[0]
 
     def stream(
@@ -182,14 +188,14 @@ class Pipeline:
             raise ConfigError("a search with beams gives its answer at the end: call answer, or num_beams=1")
         pixels, text, arguments = self._inputs(pictures, question, instruction, decoding)
         tokenizer = cast(Any, self.text_encoder.tokenizer)
-        streamer = TextIteratorStreamer(tokenizer, timeout=_STREAM_SECONDS, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
         failure: list[BaseException] = []
         stop = _StopWhenAsked()
 
         def generate() -> None:
             try:
-                with self._lock:
-                    self.model.generate(
+                with self.exclusive() as model:
+                    model.generate(
                         pixel_values=pixels,
                         **text,
                         **arguments,

@@ -70,7 +70,8 @@ class Answering:
 
     def draw_words(self, pictures: Sequence[Image.Image]) -> Any:
         """The figure of the first picture's nearest words."""
-        vectors = patch_vectors(self.pipeline.model, self.pipeline.pixels(pictures))[0, 0]
+        with self.pipeline.exclusive() as model:
+            vectors = patch_vectors(model, self.pipeline.pixels(pictures))[0, 0]
         words = picture_words(vectors, self.vocabulary, k=1)
         return words_figure(self.pipeline.seen(pictures[0]), words, MEASURES)
 

@@ -1,11 +1,13 @@
 """The attention of an answer, token by token, and its figure."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from PIL import Image
 
 from gitllm_plugin.inference.attention import answer_attention, attention_figure
-from gitllm_plugin.inference.pipeline import Pipeline
+from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 from gitllm_plugin.modeling.attention_map import attention_to_image
 from tests.tiny_folder import write_tiny_folder
 
@@ -40,3 +42,19 @@ def test_the_figure_has_a_panel_for_each_token_and_picture(pipeline):
     assert titles.count(f"whole answer: {float(attention.maps.mean(0).sum()):.0%}") == 2
     assert f"{attention.tokens[0].strip()}: {share:.0%}" in titles
     assert len(titles) == 2 * (1 + len(attention.tokens))
+
+
+def test_reading_attention_does_not_disturb_other_threads(pipeline):
+    """It changes the attention of the one model that all threads share."""
+
+    def answer(_):
+        return pipeline.answer(PICTURE, "what color?", decoding=Decoding(max_new_tokens=6))
+
+    def maps(_):
+        return answer_attention(pipeline, [PICTURE], "what color?", "a red circle").maps
+
+    text, attention = answer(0), maps(0)
+    with ThreadPoolExecutor(4) as threads:
+        answers, found = threads.map(answer, range(15)), threads.map(maps, range(15))
+        assert set(answers) == {text}
+        assert all(torch.equal(each, attention) for each in found)
