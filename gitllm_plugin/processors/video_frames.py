@@ -1,10 +1,12 @@
 """Frames of a video file, evenly spread over its length."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.images import MAX_PIXELS
 
 
 def spread_evenly(count: int, wanted: int) -> list[int]:
@@ -26,7 +28,7 @@ def read_frames(path: str | Path, num_frames: int) -> list[np.ndarray]:
 
     Raises:
         ConfigError: if PyAV is not installed.
-        DataError: if the file cannot be decoded or has no frames.
+        DataError: if the file cannot be decoded, has no frames, or larger ones than a picture may be.
     """
     try:
         import av
@@ -39,14 +41,23 @@ def read_frames(path: str | Path, num_frames: int) -> list[np.ndarray]:
         wanted = set(spread_evenly(count, num_frames))
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
+            _check_size(path, stream.width, stream.height)
             stream.thread_type = "NONE"  # data loaders have a process each
-            frames = [
-                frame.to_ndarray(format="rgb24")
-                for index, frame in enumerate(container.decode(stream))
-                if index in wanted
-            ]
+            # Frames may be of another size than the header's: the decoder refuses those.
+            stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
+            decoded = itertools.islice(container.decode(stream), max(wanted, default=-1) + 1)
+            frames = [frame.to_ndarray(format="rgb24") for index, frame in enumerate(decoded) if index in wanted]
     except (av.FFmpegError, IndexError) as error:
         raise DataError(f"{path}: the video cannot be decoded ({error}). Replace it or remove the row.") from error
     if not frames:
         raise DataError(f"{path}: the video has no frames. Replace it or remove the row.")
     return frames
+
+
+def _check_size(path: str | Path, width: int, height: int) -> None:
+    """Refuse what would fill the memory, before anything is decoded."""
+    if width * height > MAX_PIXELS:
+        raise DataError(
+            f"{path}: frames of {width}x{height} pixels; at most {MAX_PIXELS} are decoded. Scale the video down or "
+            "remove the row."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -105,6 +106,9 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
                 yield from _respond(answering, _as_paths(files), instruction, question, settings)
             except GitLLMError as error:
                 raise gr.Error(str(error), duration=None, print_exception=False) from error
+            except Exception as error:
+                logging.exception("The page could not answer")
+                raise gr.Error(_unexpected(error), duration=None, print_exception=False) from error
 
         inputs, outputs = [pictures, instruction, question, *settings], [answer, attention, words]
         running = [ask.click(respond, inputs, outputs), question.submit(respond, inputs, outputs)]
@@ -125,6 +129,13 @@ def _respond(
     attention = answering.draw_attention(pictures, question, instruction, answer)
     yield answer, attention, None
     yield answer, attention, answering.draw_words(pictures)
+
+
+def _unexpected(error: Exception) -> str:
+    """One sentence about an error that is no fault of the input, such as a GPU without memory."""
+    reason = next(iter(str(error).splitlines()), "").rstrip(".")
+    name = type(error).__name__
+    return f"The model failed ({name}{': ' if reason else ''}{reason}); the whole error is where the page was started."
 
 
 def _picture_input(gr: Any, max_images: int) -> Any:

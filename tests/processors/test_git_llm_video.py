@@ -1,6 +1,7 @@
 """Video processors: frames spread evenly, treated alike, from files, pictures and arrays."""
 
 import builtins
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.processors import video_frames
 from gitllm_plugin.processors.git_llm_video import GitLLMVideoEvalProcessor, GitLLMVideoTrainProcessor
 from gitllm_plugin.processors.video_frames import spread_evenly
 from tests.photos import encode, open_photo
@@ -55,12 +57,15 @@ def test_frames_that_are_at_hand(kind):
 
 @pytest.fixture
 def video(tmp_path):
+    return write_video(tmp_path / "video.mkv", "mjpeg", "yuvj420p")
+
+
+def write_video(path: Path, codec: str, pix_fmt: str) -> Path:
     """A second of video at 20 frames, whose header says nothing of its length."""
     av = pytest.importorskip("av")
-    path = tmp_path / "video.mkv"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mjpeg", rate=20)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        stream = container.add_stream(codec, rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pix_fmt
         for frame in grey_frames(20):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -70,6 +75,25 @@ def video(tmp_path):
 def test_a_video_file(video):
     assert levels_of(make(num_frames=4)(video)) == pytest.approx([2, 7, 12, 17], abs=0.2)
     assert make(num_frames=99)(str(video)).shape == (20, 3, 16, 16)
+
+
+def test_nothing_is_decoded_behind_the_last_wanted_frame(tmp_path):
+    """What is broken there does no harm."""
+    video = write_video(tmp_path / "video.avi", "png", "rgb24")
+    *whole, last = video.read_bytes().split(signature := b"\x89PNG")
+    video.write_bytes(signature.join(whole) + b"gone" + last)
+    assert levels_of(make(num_frames=1)(video)) == [10]
+    with pytest.raises(DataError, match="cannot be decoded"):
+        make(num_frames=99)(video)
+
+
+def test_frames_that_are_too_large(video, monkeypatch):
+    monkeypatch.setattr(video_frames, "MAX_PIXELS", 64 * 48 - 1)
+    with pytest.raises(DataError, match="frames of 64x48 pixels; at most 3071 are decoded"):
+        make()(video)
+    monkeypatch.setattr(video_frames, "_check_size", lambda *size: None)
+    with pytest.raises(DataError, match="cannot be decoded"):
+        make()(video)
 
 
 def test_a_video_that_cannot_be_decoded(video, tmp_path):

@@ -1,6 +1,7 @@
 """The page's events without a browser: what is shown, in which order, and what is refused."""
 
 import pytest
+import torch
 from PIL import Image
 
 from gitllm_plugin.cli.main import main
@@ -71,6 +72,21 @@ def test_what_is_wrong_is_a_message_of_the_page(pipeline, picture, tmp_path, set
     given = {None: None, "picture": picture, "text": str(tmp_path / "notes.png")}[files]
     with pytest.raises(gr.Error, match=message):
         list(respond(build_page(pipeline, "tiny", tmp_path))(given, "", "what color?", *settings))
+
+
+def test_an_unexpected_error_is_a_sentence_of_the_page_and_a_traceback_in_the_log(
+    pipeline, picture, tmp_path, monkeypatch, caplog
+):
+    from gitllm_plugin.web.page import build_page
+
+    def fail(**kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate much.")
+
+    monkeypatch.setattr(pipeline.model, "generate", fail)
+    with pytest.raises(gr.Error) as shown:
+        list(respond(build_page(pipeline, "tiny", tmp_path))(picture, "", "what color?", *SETTINGS))
+    assert "The model failed (OutOfMemoryError: CUDA out of memory); the whole error is" in str(shown.value)
+    assert "Tried to allocate much" in caplog.text and "Traceback" in caplog.text
 
 
 def test_several_pictures_and_the_frames_of_a_video(tmp_path, picture):
