@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners import collectives
@@ -48,7 +48,7 @@ atexit.register(lambda: end_workers(tuple(_running)))
 class Loader(DataLoader):
     """A loader whose workers end with the interpreter."""
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> _BaseDataLoaderIter:
         """An iterator, whose workers are known to :func:`end_workers`."""
         iterator = super().__iter__()
         _running.add(iterator)
