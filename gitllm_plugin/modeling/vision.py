@@ -177,12 +177,20 @@ class ImageEncoder(nn.Module):
             f"{config.model_type}, layer {self.layer}, settings {settings_hash[:8]}, weights {weights.hexdigest()[:16]}"
         )
 
-    def _given(self, features: Tensor) -> Tensor:
+    def check_frozen(self) -> None:
+        """Refuse to take features in the place of images where the tower is trained.
+
+        Raises:
+            ConfigError: it is.
+        """
         if not self.frozen:
             raise ConfigError(
                 "the data brings features of images that were computed before, but the image encoder is trained: "
                 "leave vit out of model.trainable, or datasets.m3it_wds.build_info.features"
             )
+
+    def _given(self, features: Tensor) -> Tensor:
+        self.check_frozen()
         if features.shape[-1] != self.vision_dim:
             raise ConfigError(f"features are {features.shape[-1]} wide, but this image encoder's are {self.vision_dim}")
         return features.to(self.dtype)
