@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, gpu
+from benchmarks import cpu, decoding, features, gpu
 
-COMMANDS = {"cpu": cpu, "decoding": decoding, "gpu": gpu}
+COMMANDS = {"cpu": cpu, "decoding": decoding, "features": features, "gpu": gpu}
 
 
 def main() -> None:

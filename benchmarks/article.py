@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.batches import Batch
-from gitllm_plugin.modeling import GitLLM
+from gitllm_plugin.modeling import GitLLM, ImageEncoder
 from gitllm_plugin.modeling.tokens import IGNORED
 
 
@@ -32,16 +32,13 @@ class Article:
     def __init__(self, model: GitLLM, pad_to: int) -> None:
         self.model = model
         self.pad_to = pad_to
-        encoder = model.image_encoder
-        exact = encoder.dtype in (torch.float32, torch.float64)
-        self.image_encoder = encoder if exact else copy.deepcopy(encoder).float()
+        self.image_encoder = float32_encoder(model)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Mean cross-entropy of the batch's supervised tokens."""
         decoder = self.model.language_model
         input_ids, attention_mask, labels = self._pad(batch)
-        with torch.autocast(batch.pixel_values.device.type, enabled=False):
-            features = self.image_encoder(batch.pixel_values[batch.image_index])
+        features = encode_exactly(self.image_encoder, batch.pixel_values[batch.image_index])
         image = self.model.projection(features).to(decoder.dtype)
         mask = dense_mask(attention_mask, image.shape[1], decoder.dtype)
         implementation = decoder.config._attn_implementation
@@ -60,6 +57,18 @@ class Article:
             F.pad(batch.attention_mask, missing),
             F.pad(batch.labels, missing, value=IGNORED),
         )
+
+
+def float32_encoder(model: GitLLM) -> ImageEncoder:
+    """The model's image encoder, or a copy of it in float32 where it has fewer digits."""
+    encoder = model.image_encoder
+    return encoder if encoder.dtype in (torch.float32, torch.float64) else copy.deepcopy(encoder).float()
+
+
+def encode_exactly(encoder: ImageEncoder, pixel_values: Tensor) -> Tensor:
+    """Features ``[U, P, vision_dim]`` of ``[U, 3, H, W]``, whatever autocast says outside."""
+    with torch.autocast(pixel_values.device.type, enabled=False):
+        return encoder(pixel_values)
 
 
 def dense_mask(attention_mask: Tensor, image_tokens: int, dtype: torch.dtype) -> Tensor:

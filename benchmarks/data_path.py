@@ -2,7 +2,7 @@
 
 Every way reads the same photographs in the size of COCO's and gives the same pixels, within a grey level (scaled
 decoding: about one on average), in one process and one thread, in turns. Times are of the CPU, so that they mean the
-same beside other programs. `python benchmarks/data_path.py`.
+same beside other programs. ``python -m benchmarks.data_path``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import itertools
 import json
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from PIL import Image  # noqa: E402
 from transformers import CLIPImageProcessor  # noqa: E402
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil  # noqa: E402
 
+from benchmarks.timing import in_turns  # noqa: E402
 from gitllm_plugin.m3it.prompts import build_prompt  # noqa: E402
 from gitllm_plugin.m3it.shards.make import make_shards  # noqa: E402
 from gitllm_plugin.m3it.shards.plan import Settings  # noqa: E402
@@ -59,9 +59,9 @@ def run(arguments: argparse.Namespace) -> None:
         size = write_data(Path(folder), arguments.rows)
         ways = make_ways(Path(folder))
         check_pixels(ways)
-        seconds = in_turns({name: partial(exhaust, way) for name, way in ways.items()}, arguments.rounds)
+        times = in_turns({name: partial(exhaust, way) for name, way in ways.items()}, arguments.rounds)
     print(f"{arguments.rows} photographs of {WIDTH} x {HEIGHT}, {size / 1000:.0f} kB each; {arguments.rounds} rounds\n")
-    print(format_table(seconds, arguments.rows))
+    print(format_table({name: taken.processor for name, taken in times.items()}, arguments.rows))
 
 
 def write_data(folder: Path, rows: int) -> float:
@@ -193,18 +193,7 @@ def exhaust(way: Callable[[], Iterator[Any]]) -> None:
         pass
 
 
-def in_turns(functions: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of the CPU of each function in each round, after one to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds + 1):
-        for name, function in functions.items():
-            began = time.process_time()
-            function()
-            seconds[name].append(time.process_time() - began)
-    return {name: times[1:] for name, times in seconds.items()}
-
-
-def format_table(seconds: dict[str, list[float]], rows: int) -> str:
+def format_table(seconds: Mapping[str, Sequence[float]], rows: int) -> str:
     """Rows per second, and how many times the first way's that is: of the best rounds, and the median of all rounds."""
     header = ("", "rows per CPU second", "times the first way", "median of the rounds")
     first = next(iter(seconds.values()))

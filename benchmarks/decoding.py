@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def measure(model: GitLLM, size: int, new_tokens: int, rounds: int, ways: list[str]) -> dict[str, Any]:
-    """Decode ``size`` prompts about as many images, in turns.
+    """Decode ``size`` prompts about as many images: with LoRA beside its weights, then merged, those in turns.
 
     Raises:
         AssertionError: in float32, a way gives other tokens than the first.
@@ -117,8 +117,8 @@ def page(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     parts = [
         results.heading(f"Decoding, {found['shape']}", found["where"]),
-        "Encoding and prefill included. Times are seconds of the processor, in turns in one process: median (least to "
-        "most) of the same round. Tokens of all ways are equal.\n",
+        "Encoding and prefill included. Times are seconds of the processor in one process, with LoRA merged in turns: "
+        "median (least to most). Tokens of all ways are equal.\n",
     ]
     parts += [case_table(case) for case in found["cases"]]
     return "\n".join(parts)

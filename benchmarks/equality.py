@@ -34,20 +34,24 @@ def largest_differences(
         Name -> ``loss``; ``loss_difference``, as a share of the loss; and ``gradient_difference``: the norm of the
         difference over all trained parameters, as a share of the gradient's norm.
     """
+    with _in_float64(model):
+        double = replace(batch, pixel_values=batch.pixel_values.double())
+        return differences_to_the_first(model, {name: make(model) for name, make in ways.items()}, double)
+
+
+def differences_to_the_first(model: GitLLM, losses: Mapping[str, Loss], batch: Batch) -> dict[str, dict[str, float]]:
+    """The same in the model's own precision, in which ways differ by rounding."""
     found: dict[str, dict[str, float]] = {}
     expected_loss, expected = 0.0, torch.empty(0)
-    with _in_float64(model):
-        for name, make in ways.items():
-            value, gradient = _loss_and_gradient(
-                model, make(model), replace(batch, pixel_values=batch.pixel_values.double())
-            )
-            if not found:
-                expected_loss, expected = value, gradient
-            found[name] = {
-                "loss": value,
-                "loss_difference": abs(value - expected_loss) / abs(expected_loss),
-                "gradient_difference": float((gradient - expected).norm() / expected.norm()),
-            }
+    for name, loss in losses.items():
+        value, gradient = _loss_and_gradient(model, loss, batch)
+        if not found:
+            expected_loss, expected = value, gradient
+        found[name] = {
+            "loss": value,
+            "loss_difference": abs(value - expected_loss) / abs(expected_loss),
+            "gradient_difference": float((gradient - expected).norm() / expected.norm()),
+        }
     return found
 
 

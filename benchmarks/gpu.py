@@ -17,11 +17,13 @@ import torch
 
 from benchmarks import decoding, results
 from benchmarks.batches import Batch, random_batch
-from benchmarks.equality import assert_equal, largest_differences
+from benchmarks.equality import assert_equal, differences_to_the_first, largest_differences
 from benchmarks.shapes import build
 from benchmarks.timing import in_turns, ratio, synchronize
 from benchmarks.ways import ABLATION, OURS, WAYS, Loss, training_step
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM
+from gitllm_plugin.modeling.fused import use_fused_kernels
 
 SHAPES = ("opt-350m-vit-l", "llama-2-7b", "opt-6.7b", "mpt-7b")
 TINY = ("tiny-opt", "tiny-llama", "tiny-mpt")
@@ -78,6 +80,7 @@ def _parts(
         if shape == ablated:
             yield f"ablation {shape}", lambda shape=shape: ablation(shape, device, dtype, arguments)
             yield f"decoding {shape}", lambda shape=shape: decode(shape, device, dtype, arguments)
+            yield f"fused kernels {shape}", lambda shape=shape: fused(shape, device, dtype, arguments, peak)
 
 
 def peaks(device: str, size: int) -> dict[str, float]:
@@ -94,9 +97,9 @@ def peaks(device: str, size: int) -> dict[str, float]:
 
 
 def equality(shape: str, device: str) -> dict[str, Any]:
-    """All ways on a tiny shape: equal, or nothing is timed."""
+    """All ways on a tiny shape in float64: equal, or nothing is timed."""
     model = build(shape, device)
-    differences = largest_differences(model, WAYS, random_batch(model, 3, 3))
+    differences = largest_differences(model, {**WAYS, **ABLATION}, random_batch(model, 3, 3))
     assert_equal(differences)
     return {"shape": shape, "ways": differences}
 
@@ -106,14 +109,32 @@ def training(
 ) -> dict[str, Any]:
     """One and five texts an image: the article's way and ours in turns; then the largest batch of ours."""
     model = build(shape, device, dtype)
+    cases = _one_and_five_texts(model, COMPARED, arguments, peak_tflops)
+    return {"cases": cases, "largest_batch": largest_batch(model, arguments)}
+
+
+def fused(
+    shape: str, device: str, dtype: torch.dtype, arguments: argparse.Namespace, peak_tflops: float
+) -> dict[str, Any]:
+    """Ours with Liger's kernels, which stay in all later models of this kind; without them, why."""
+    model = build(shape, device, dtype)
+    try:
+        use_fused_kernels(model.language_model)
+    except ConfigError as error:
+        return {"cases": [], "why_not": str(error)}
+    return {"cases": _one_and_five_texts(model, (OURS,), arguments, peak_tflops)}
+
+
+def _one_and_five_texts(
+    model: GitLLM, ways: Iterable[str], arguments: argparse.Namespace, peak_tflops: float
+) -> list[dict[str, Any]]:
     cases = []
     for texts in (1, 5):
-        images = max(1, arguments.images // texts)
-        case = compare(model, COMPARED, images, texts, arguments.rounds)
+        case = compare(model, ways, max(1, arguments.images // texts), texts, arguments.rounds)
         for way in case["ways"].values():
             way["useful_mfu"] = 4 * case["decoder_weights"] * way["real_tokens_per_second"] / (peak_tflops * 1e12)
         cases.append(case)
-    return {"cases": cases, "largest_batch": largest_batch(model, arguments)}
+    return cases
 
 
 def compare(model: GitLLM, ways: Iterable[str], images: int, texts_per_image: int, rounds: int) -> dict[str, Any]:
@@ -122,19 +143,16 @@ def compare(model: GitLLM, ways: Iterable[str], images: int, texts_per_image: in
     image_tokens = model.image_encoder.num_tokens(*batch.pixel_values.shape[-2:])
     real_tokens = batch.num_real_tokens(image_tokens)
     all_ways = {**WAYS, **ABLATION}
-    steps: dict[str, Callable[[], object]] = {}
-    measured: dict[str, dict[str, Any]] = {}
-    for name in ways:
-        loss = all_ways[name](model)
-        step = _step(model, loss, batch)
-        peak = _peak_gib(step)
-        measured[name] = {"peak_gib": peak}
-        if peak is not None:
-            steps[name] = step
-    times = in_turns(steps, rounds)
+    # Each way's memory is measured while nothing of another is there.
+    peaks = {name: _peak_gib(_step(model, all_ways[name](model), batch)) for name in ways}
+    fitting = {name: all_ways[name](model) for name, peak in peaks.items() if peak is not None}
+    with _autocast(model):
+        measured: dict[str, dict[str, Any]] = differences_to_the_first(model, fitting, batch)
+    times = in_turns({name: _step(model, loss, batch) for name, loss in fitting.items()}, rounds)
     for name, taken in times.items():
         seconds = statistics.median(taken.wall)
         measured[name] |= {
+            "peak_gib": peaks[name],
             "seconds": list(taken.wall),
             "images_per_second": images / seconds,
             "samples_per_second": batch.num_texts / seconds,
@@ -147,8 +165,8 @@ def compare(model: GitLLM, ways: Iterable[str], images: int, texts_per_image: in
         "real_tokens": real_tokens,
         "decoder_weights": decoder_weights(model),
         "attention_path": model.attention_path,
-        "ways": {name: way for name, way in measured.items() if "seconds" in way},
-        "out_of_memory": [name for name, way in measured.items() if "seconds" not in way],
+        "ways": measured,
+        "out_of_memory": [name for name, peak in peaks.items() if peak is None],
     }
 
 
@@ -167,13 +185,15 @@ def _autocast(model: GitLLM) -> torch.autocast:
 
 
 def _peak_gib(step: Callable[[], object]) -> float | None:
-    """Peak memory of the device in one step, weights included; None where it is too little; 0 without a GPU."""
+    """Peak memory of the device in a step but the first, with weights; None where it is too little; 0 on a CPU."""
     if not torch.cuda.is_available():
         step()
         return 0.0
+    gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
     try:
+        step()  # makes what stays: the optimizer's state, features
+        torch.cuda.reset_peak_memory_stats()
         step()
         synchronize()
     except torch.cuda.OutOfMemoryError:
@@ -224,13 +244,16 @@ def page(found: dict[str, Any]) -> str:
         results.heading("One GPU", found["where"]),
         f"Peaks: {peaks['matmul_tflops']:.1f} TFLOP/s (matrix product), {peaks['copy_gb_per_second']:.0f} GB/s (copy). "
         f"{found['formula']}; N are the decoder's matrices without embeddings and head. Frozen weights are bf16, "
-        "trained ones float32 under autocast; ratios are of the same round: median (least to most).\n",
+        "trained ones float32 under autocast, and the article's image encoder float32; ratios are of the same round: "
+        "median (least to most). In float64 all ways are equal; loss and gradient differ by rounding.\n",
     ]
     for part, content in found.items():
-        kind, _, shape = part.partition(" ")
-        if kind == "training":
-            parts.append(f"## Training, {shape}\n")
+        kind, shape = part.split(" ")[0], part.split(" ")[-1]
+        if kind in ("training", "fused"):
+            parts.append(f"## {part.capitalize()}\n")
             parts += [_training_table(case) for case in content["cases"]]
+            parts += [f"Not measured: {content['why_not']}.\n"] if "why_not" in content else []
+        if kind == "training":
             parts.append(f"Largest batch of ours, by doubling: {content['largest_batch']} images.\n")
         elif kind == "ablation":
             parts.append(f"## One thing undone, {shape}\n")
@@ -253,10 +276,15 @@ def _training_table(case: dict[str, Any]) -> str:
             f"{way['useful_mfu']:.1%}" if "useful_mfu" in way else "-",
             f"{way['peak_gib']:.1f}",
             way["ours_is_faster"],
+            f"{way['loss_difference']:.0e}",
+            f"{way['gradient_difference']:.0e}",
         ]
         for name, way in case["ways"].items()
     ]
-    header = ["way", "images/s", "texts/s", "real tokens/s", "useful MFU", "peak GiB", "ours is faster by"]
+    header = [
+        "way", "images/s", "texts/s", "real tokens/s", "useful MFU", "peak GiB", "ours is faster by", "loss differs",
+        "gradient differs",
+    ]  # fmt: skip
     title = (
         f"{case['images']} images with {case['texts_per_image']} each, {case['real_tokens']} real tokens, attention: "
         f"{case['attention_path']}"

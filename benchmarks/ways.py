@@ -10,7 +10,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.article import Article
+from benchmarks.article import Article, encode_exactly, float32_encoder
 from benchmarks.batches import Batch
 from gitllm_plugin.modeling import GitLLM
 
@@ -31,6 +31,7 @@ ABLATION: dict[str, Callable[[GitLLM], Loss]] = {
     "ours, an image for each text": lambda model: lambda batch: ours(model, _with_an_image_each(batch)),
     "ours, logits everywhere": lambda model: lambda batch: ours(model, batch, logits="all"),
     "ours, last layer everywhere": lambda model: lambda batch: _with_whole_last_layer(model, batch),
+    "ours, images encoded in float32": lambda model: _with_encoder_in_float32(model),
     FEATURES: lambda model: _with_features(model),
 }
 """Ours with one thing undone, or, in the last line, with images that were encoded before."""
@@ -70,14 +71,26 @@ def _with_whole_last_layer(model: GitLLM, batch: Batch) -> Tensor:
         return ours(model, batch)
 
 
-def _with_features(model: GitLLM) -> Loss:
-    features: dict[int, Tensor] = {}
+def _with_encoder_in_float32(model: GitLLM) -> Loss:
+    encoder = float32_encoder(model)
 
     def loss(batch: Batch) -> Tensor:
-        if id(batch) not in features:
+        with torch.no_grad():
+            features = encode_exactly(encoder, batch.pixel_values)
+        return ours(model, replace(batch, pixel_values=features[:, None]))
+
+    return loss
+
+
+def _with_features(model: GitLLM) -> Loss:
+    encoded: list[Batch] = []  # the last batch, then it with features
+
+    def loss(batch: Batch) -> Tensor:
+        if not encoded or encoded[0] is not batch:
             with torch.no_grad():
-                features[id(batch)] = model.image_encoder(batch.pixel_values)[:, None]
-        return ours(model, replace(batch, pixel_values=features[id(batch)]))
+                features = model.image_encoder(batch.pixel_values)[:, None]
+            encoded[:] = batch, replace(batch, pixel_values=features)
+        return ours(model, encoded[1])
 
     return loss
 

@@ -93,9 +93,12 @@ def _add_features(actions) -> None:
         help="encode the images of shards once, for training with a frozen image encoder",
         description="Encode the images of a configuration's shards (datasets.m3it_wds) with its model's image encoder "
         "and write bfloat16 features to build_info.features, or beside the shards. Killed, the same command goes on "
-        "where it was.",
+        "where it was. run.num_workers processes decode.",
     )
     add_config_arguments(parser)
+    parser.add_argument(
+        "--part", metavar="I/N", help="encode one of N shares of the shards, here or on another machine"
+    )
     parser.set_defaults(call=_features)
 
 
@@ -210,9 +213,11 @@ def _features(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from gitllm_plugin.host.launch import write_features
+    from gitllm_plugin.m3it.shards.plan import parse_share
 
+    share = parse_share(args.part) if args.part else (0, 1)
     with tqdm(unit=" images", desc="encoding", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
-        print(write_features(args.cfg_path, args.options, on_progress=bar.update))
+        print(write_features(args.cfg_path, args.options, share, on_progress=bar.update))
     return 0
 
 

@@ -1,20 +1,24 @@
 """Encodes the images of shards once, for training that does not change the encoder."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
-from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.m3it.shards.features import Maker, find_features, write_features
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.shards.features import FeatureFile, Maker, find_features, lock_features, write_features
 from gitllm_plugin.m3it.shards.format import Shard
-from gitllm_plugin.m3it.shards.table import records_of
+from gitllm_plugin.m3it.shards.table import Item, records_of
 from gitllm_plugin.modeling import ImageEncoder
 from gitllm_plugin.modeling.pixels import normalize_pixels
 from gitllm_plugin.processors.picture_processor import PictureProcessor
+from gitllm_plugin.runners.loaders import leave_signals_to_the_main_process
 
 
 def describe_processor(processor: Any) -> str:
@@ -31,66 +35,174 @@ def describe_processor(processor: Any) -> str:
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
 
 
+def choose_features(model: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+    """Lets streams that read features read those of the model's image encoder.
+
+    To be called before the weights are shared out among processes.
+
+    Args:
+        model: of this package, where a stream reads features.
+        datasets: by name, then by split.
+
+    Raises:
+        ConfigError: the model takes no features, trains its image encoder, or is not what made them.
+        DataError: some shards have no features of it.
+    """
+    splits = [dataset for by_split in datasets.values() for dataset in by_split.values()]
+    for dataset in splits:
+        if isinstance(dataset, M3ITShards) and dataset.features is not None:
+            if not hasattr(model, "encoder_fingerprint"):
+                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
+            dataset.features.choose(model.encoder_fingerprint())
+
+
+@dataclass
+class Encoded:
+    """What became of the shards of a split.
+
+    Attributes:
+        written: were encoded.
+        found: had features.
+        without_images: have nothing to encode.
+        unreadable: records of those that were encoded, left out because their images could not be read.
+    """
+
+    written: int = 0
+    found: int = 0
+    without_images: int = 0
+    unreadable: int = 0
+
+    def __str__(self) -> str:
+        left_out = f"; LEFT OUT: {self.unreadable} records that could not be read" if self.unreadable else ""
+        return (
+            f"{self.written} shards encoded, {self.found} had features of this encoder, "
+            f"{self.without_images} have no images{left_out}"
+        )
+
+
 @torch.no_grad()
 def encode_shards(
     encoder: ImageEncoder,
     stream: M3ITShards,
     folder: Path,
+    num_workers: int = 0,
+    share: tuple[int, int] = (0, 1),
     batch_size: int = 32,
     on_progress: Callable[[int], Any] = lambda images: None,
-) -> int:
-    """Writes the features of all shards of a split that have none yet; killed, it goes on at the next shard.
+) -> Encoded:
+    """Writes the features of all shards of a split that have none of this encoder; killed, it goes on where it was.
 
     Args:
         encoder: on the device that is to compute.
-        stream: the split.
+        stream: the split; its ``on_error`` says whether what cannot be read is left out.
         folder: where features go.
-        batch_size: images that are encoded at a time.
+        num_workers: processes that decode; 0: this one.
+        share: number k of n equal parts of the shards, from 0.
+        batch_size: images that are encoded at a time, or a few more.
         on_progress: called with the number of images that are done.
 
-    Returns:
-        How many shards were encoded.
+    Raises:
+        RowError: an image cannot be read, and nothing is to be left out.
     """
     maker = Maker(encoder.fingerprint(), describe_processor(stream.vis_processor))
-    written = 0
-    for shard in stream.table.shards:
-        found = find_features(folder, shard)
-        if shard.images and (found is None or (found.shard, found.maker) != (shard.sha256, maker)):
-            counts: list[int] = []
-            features = _encode(encoder, stream, shard, counts, batch_size, on_progress)
-            write_features(folder, shard, maker, counts, features)
-            written += 1
-        else:
-            on_progress(shard.images)
-    return written
+    dtype = str(encoder.dtype).removeprefix("torch.")
+    items: list[Item] = []  # of the shard whose turn it is: workers stay for all shards
+    loader = DataLoader(
+        _Records(stream),
+        batch_size=None,
+        sampler=items,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=leave_signals_to_the_main_process,
+    )
+    encoded = Encoded()
+    for shard in stream.table.shards[share[0] :: share[1]]:
+        if not shard.images:
+            encoded.without_images += 1
+            continue
+        with lock_features(folder, shard, maker):
+            if _is_done(folder, shard, maker, stream.on_error):
+                encoded.found += 1
+                on_progress(shard.images)
+                continue
+            items[:] = records_of(shard)
+            records = loader if stream.on_error == "skip" else _stop_at_errors(loader)
+            features = _encode(encoder, stream.vis_processor, records, batch_size, on_progress)
+            encoded.unreadable += len(write_features(folder, shard, maker, dtype, features).unreadable)
+            encoded.written += 1
+    return encoded
+
+
+def _is_done(folder: Path, shard: Shard, maker: Maker, on_error: str) -> bool:
+    """Whether a shard has features; those of shards that were missing or damaged are made again."""
+    try:
+        found: FeatureFile = find_features(folder, shard, maker)
+    except DataError:
+        return False
+    kinds = {kind for _, kind, _ in found.unreadable}
+    return not kinds or (on_error == "skip" and "shard" not in kinds)
+
+
+class _Records(Dataset):
+    """Pixels of the images of records, uint8 [images, 3, H, W]; or why they cannot be read."""
+
+    def __init__(self, stream: M3ITShards):
+        self.folder = stream.folder
+        self.processor = stream.vis_processor
+        self.unreadable: tuple[str, RowError] | None = None
+
+    def __getitem__(self, item: Item) -> torch.Tensor | RowError:
+        if self.unreadable is not None and self.unreadable[0] == item.shard.sha256:
+            return self.unreadable[1]  # else a server would be asked for it again for every record
+        try:
+            images = self.folder.read(item).images
+            place = f"{item.shard.file}, record {item.record}"
+            pixels = [self.processor.load([image], place) for image in images]
+        except RowError as error:
+            if error.kind == "shard":
+                self.unreadable = (item.shard.sha256, error)
+            return error
+        return torch.stack(pixels) if pixels else torch.empty(0, dtype=torch.uint8)
+
+
+def _stop_at_errors(records: Iterable[torch.Tensor | RowError]) -> Iterator[torch.Tensor]:
+    for record in records:
+        if isinstance(record, RowError):
+            raise record
+        yield record
 
 
 def _encode(
     encoder: ImageEncoder,
-    stream: M3ITShards,
-    shard: Shard,
-    counts: list[int],
+    processor: PictureProcessor,
+    records: Iterable[torch.Tensor | RowError],
     batch_size: int,
     on_progress: Callable[[int], Any],
-) -> Iterator[np.ndarray]:
-    """The features of a shard's images, in batches; ``counts`` gets the number of images of each record."""
+) -> Iterator[np.ndarray | RowError]:
+    """Features of each record, uint16 [images, tokens, width], computed in batches; errors pass through."""
     device = next(encoder.tower.parameters()).device
-    waiting: list[torch.Tensor] = []
-    processor = stream.vis_processor
     mean, std = (torch.tensor(values, device=device) for values in (processor.transform.mean, processor.transform.std))
 
-    def encode() -> np.ndarray:
-        features = encoder(normalize_pixels(torch.stack(waiting).to(device), mean, std)).to(torch.bfloat16)
-        on_progress(len(waiting))
-        waiting.clear()
-        return features.cpu().view(torch.int16).numpy().view(np.uint16)
+    def encode(waiting: list[torch.Tensor | RowError]) -> Iterator[np.ndarray | RowError]:
+        pixels = [record for record in waiting if isinstance(record, torch.Tensor) and len(record)]
+        features: Iterator[np.ndarray] = iter(())
+        if pixels:
+            encoded = encoder(normalize_pixels(torch.cat(pixels).to(device), mean, std)).to(torch.bfloat16).cpu()
+            bits = encoded.view(torch.int16).numpy().view(np.uint16)
+            features = iter(np.split(bits, np.cumsum([len(images) for images in pixels])[:-1]))
+            on_progress(len(bits))
+        for record in waiting:
+            if isinstance(record, RowError):
+                yield record
+            else:
+                yield next(features) if len(record) else np.empty((0, 0, 0), np.uint16)
 
-    for item in records_of(shard):
-        images = stream.folder.read(item).images
-        counts.append(len(images))
-        for image in images:
-            waiting.append(processor.load([image], f"{shard.file}, record {item.record}"))
-            if len(waiting) == batch_size:
-                yield encode()
-    if waiting:
-        yield encode()
+    waiting: list[torch.Tensor | RowError] = []
+    images = 0
+    for record in records:
+        waiting.append(record)
+        images += 0 if isinstance(record, RowError) else len(record)
+        if images >= batch_size:
+            yield from encode(waiting)
+            waiting, images = [], 0
+    yield from encode(waiting)

@@ -143,12 +143,18 @@ def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[B
     return describe_parameters(parameter_rows(model.model if isinstance(model, ImageTextModel) else model))
 
 
-def write_features(cfg_path: str | Path, options: Sequence[str] = (), on_progress=lambda images: None) -> str:
+def write_features(
+    cfg_path: str | Path,
+    options: Sequence[str] = (),
+    share: tuple[int, int] = (0, 1),
+    on_progress=lambda images: None,
+) -> str:
     """Encode the images of a configuration's shards with its model's image encoder, for training that reads features.
 
     Args:
         cfg_path: Names a model and the data set m3it_wds.
         options: Overrides of the file.
+        share: Part k of n of the shards, from 0.
         on_progress: Called with the number of images that are done.
 
     Returns:
@@ -176,11 +182,12 @@ def write_features(cfg_path: str | Path, options: Sequence[str] = (), on_progres
     if not isinstance(encoder, ImageEncoder):
         raise ConfigError("this configuration's model takes no features of images; model git_llm does")
     encoder = encoder.to(default_device()).eval()
-    return "\n".join(
-        f"{split}: {encode_shards(encoder, stream, folder, on_progress=on_progress)} of {len(stream.table.shards)} "
-        f"shards encoded, the others had features; in {folder}"
+    num_workers = int(cfg.run_cfg.get("num_workers", 0))
+    lines = [
+        f"{split}: {encode_shards(encoder, stream, folder, num_workers, share, on_progress=on_progress)}"
         for split, stream in streams.items()
-    )
+    ]
+    return "\n".join([*lines, f"in {folder}"])
 
 
 def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):

@@ -37,12 +37,18 @@ def at_slots(part: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
 
     def take(module: nn.Module, args: Any) -> Any:
         nonlocal shape
-        shape = args[0].shape[:-1]  # some decoders flatten rows here
-        return tuple(states.reshape(-1, states.shape[-1]).index_select(0, slots) for states in args)
+        shape = args[0].shape[:-1]  # some decoders flatten rows here, others count on three dimensions
+        as_one_row = [1] * (len(shape) - 1)
+        return tuple(
+            states.reshape(-1, states.shape[-1]).index_select(0, slots).view(*as_one_row, len(slots), -1)
+            for states in args
+        )
 
-    def put_back(module: nn.Module, args: Any, states: Tensor) -> Tensor:
-        rows = states.new_zeros(keep.numel(), states.shape[-1]).index_copy_(0, slots, states)
-        return rows.view(*shape, -1)
+    def put_back(module: nn.Module, args: Any, output: Any) -> Any:
+        states, *others = output if isinstance(output, tuple) else (output,)  # some experts give their routing too
+        states = states.flatten(0, -2)
+        rows = states.new_zeros(keep.numel(), states.shape[-1]).index_copy_(0, slots, states).view(*shape, -1)
+        return (rows, *others) if isinstance(output, tuple) else rows
 
     handles = [part[0].register_forward_pre_hook(take), part[1].register_forward_hook(put_back)]
     try:

@@ -23,6 +23,7 @@ from gitllm_plugin.modeling.families import FAMILIES, Family, default_family
 from gitllm_plugin.modeling.layout import Layout, lay_out
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder
+from gitllm_plugin.modeling.tokens import IGNORED
 
 TOLERANCE = 1e-4
 """What may differ, as a share of the largest value compared; float32 sums in another order differ by 1e-6."""
@@ -178,6 +179,15 @@ def attending_without_a_mask_changes_nothing(probe: Probe) -> None:
         decoder.set_attn_implementation(STREAM)
 
 
+def logits_that_are_not_read_change_no_loss(probe: Probe) -> None:
+    """Head and last layer at supervised slots alone, as training computes them, give the same loss."""
+    labels = probe.input_ids.masked_fill(~probe.attention_mask.bool(), IGNORED)
+    labels[:, :2] = IGNORED
+    inputs = (probe.input_ids, probe.attention_mask, probe.pixel_values, labels)
+    of_all, of_few = (cast(Tensor, probe.model(*inputs, logits=logits).loss) for logits in ("all", "none"))
+    _same(of_all, of_few, "the loss with all logits and with those that it reads")
+
+
 PROPERTIES: tuple[Callable[[Probe], None], ...] = (
     a_later_token_never_changes_an_earlier_logit,
     text_never_changes_image_states,
@@ -187,6 +197,7 @@ PROPERTIES: tuple[Callable[[Probe], None], ...] = (
     cached_decoding_equals_uncached,
     texts_of_one_image_share_it,
     attending_without_a_mask_changes_nothing,
+    logits_that_are_not_read_change_no_loss,
 )
 """What must hold of every decoder; each raises :class:`PropertyError`."""
 

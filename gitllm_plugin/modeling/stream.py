@@ -135,10 +135,11 @@ def _attend_in_texts(
 
 def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:
     """Let the backward pass make ``states`` again, by their number, instead of keeping them: they are copies."""
-    numbers = {(part.data_ptr(), part.shape): number for number, part in enumerate(states)}
+    # With strides, because some kernels save a transposed view, which may have the same shape.
+    numbers = {(part.data_ptr(), part.shape, part.stride()): number for number, part in enumerate(states)}
 
     def pack(saved: Tensor) -> Tensor | int:
-        return numbers.get((saved.data_ptr(), saved.shape), saved)
+        return numbers.get((saved.data_ptr(), saved.shape, saved.stride()), saved)
 
     def unpack(packed: Tensor | int) -> Tensor:
         return packed if isinstance(packed, Tensor) else make(packed)

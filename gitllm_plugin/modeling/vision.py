@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -158,21 +159,38 @@ class ImageEncoder(nn.Module):
         return self._num_tokens[size]
 
     def fingerprint(self) -> str:
-        """What tells this encoder's features from another's: its layer and its weights, rounded to bfloat16."""
-        digest = hashlib.sha256(f"{self.tower.config.model_type} {self.layer}".encode())
-        for name, weight in sorted(self.tower.state_dict().items()):
-            if hasattr(weight, "full_tensor"):  # shared out among ranks
-                weight = weight.full_tensor()
-            digest.update(name.encode())
-            digest.update(weight.to(torch.bfloat16).cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        """What tells this encoder's features from another's, in words that show what differs.
 
-    def _given(self, features: Tensor) -> Tensor:
+        Kind, layer, and hashes of the settings and of the weights rounded to bfloat16. Weights kept in float32 and
+        in bfloat16 have the same fingerprint; float16 rounds them otherwise.
+        """
+        config = self.tower.config
+        says_nothing = PreTrainedConfig().to_dict()  # the path, versions, the dtype, names of classes
+        settings = {name: value for name, value in config.to_dict().items() if name not in says_nothing}
+        weights = hashlib.sha256()
+        for name, weight in sorted(self.tower.state_dict().items()):
+            weights.update(name.encode())
+            rounded = weight.to(torch.bfloat16).cpu().contiguous().reshape(-1)  # a scalar has no bytes to view
+            weights.update(rounded.view(torch.uint8).numpy().data)
+        settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return (
+            f"{config.model_type}, layer {self.layer}, settings {settings_hash[:8]}, weights {weights.hexdigest()[:16]}"
+        )
+
+    def check_frozen(self) -> None:
+        """Refuse to take features in the place of images where the tower is trained.
+
+        Raises:
+            ConfigError: it is.
+        """
         if not self.frozen:
             raise ConfigError(
                 "the data brings features of images that were computed before, but the image encoder is trained: "
                 "leave vit out of model.trainable, or datasets.m3it_wds.build_info.features"
             )
+
+    def _given(self, features: Tensor) -> Tensor:
+        self.check_frozen()
         if features.shape[-1] != self.vision_dim:
             raise ConfigError(f"features are {features.shape[-1]} wide, but this image encoder's are {self.vision_dim}")
         return features.to(self.dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.shards.features import other_encoder_error
 from gitllm_plugin.modeling import (
     GitLLM,
     ImageEncoder,
@@ -317,6 +318,22 @@ class ImageTextModel(BaseModel):
         """A context for many batches without training between them; a model may compute in a faster way there."""
         return nullcontext()
 
+    def encoder_fingerprint(self) -> str:
+        """What features of images that were computed before have to be made by.
+
+        Computed at the first call, which reads all weights of the encoder: before they are shared out among processes.
+
+        Raises:
+            ConfigError: this model takes no features, or trains its image encoder.
+        """
+        if self._encoder_fingerprint is None:
+            encoder = getattr(self.model, "image_encoder", None)
+            if not isinstance(encoder, ImageEncoder):
+                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
+            encoder.check_frozen()
+            self._encoder_fingerprint = encoder.fingerprint()
+        return self._encoder_fingerprint
+
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the trained parameters, by name."""
         return {f"model.{name}": value for name, value in trainable_state_dict(self.model).items()}
@@ -355,7 +372,9 @@ class ImageTextModel(BaseModel):
             DataError: the batch does not say how.
         """
         if pixels is not None and are_features(pixels):
-            self._check_features(samples)
+            own = self.encoder_fingerprint()
+            if samples.get("image_encoder") != own:
+                raise other_encoder_error([str(samples.get("image_encoder"))], own)
         if pixels is None or pixels.dtype != torch.uint8:
             return pixels
         if "image_mean" not in samples:
@@ -364,23 +383,6 @@ class ImageTextModel(BaseModel):
                 "collate its items with gitllm_plugin.datasets.collate, or give normalised floats"
             )
         return normalize_pixels(pixels, samples["image_mean"].to(self.device), samples["image_std"].to(self.device))
-
-    def _check_features(self, samples: Mapping[str, Any]) -> None:
-        """Refuse features that another image encoder made.
-
-        Raises:
-            ConfigError: they are of another one, or this model takes none.
-        """
-        encoder = getattr(self.model, "image_encoder", None)
-        if not isinstance(encoder, ImageEncoder):
-            raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
-        if self._encoder_fingerprint is None:
-            self._encoder_fingerprint = encoder.fingerprint()
-        if samples.get("image_encoder") != self._encoder_fingerprint:
-            raise ConfigError(
-                "the data brings features that another image encoder (or vision_layer) made than this model's; run "
-                "`gitllm m3it features` with this configuration, or leave datasets.m3it_wds.build_info.features out"
-            )
 
     def _with_one_answer_each(self, samples: Mapping[str, Any]) -> Mapping[str, Any]:
         """A batch of LAVIS's in which every text has one answer; texts of one question share its image."""

@@ -11,6 +11,7 @@ from lavis.runners.runner_base import RunnerBase
 from omegaconf import OmegaConf
 from torch.utils.data import IterableDataset
 
+from gitllm_plugin.datasets.features import choose_features
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.runners import collectives, loaders, parallel, precision, settings
 from gitllm_plugin.runners.best_scores import BestScores
@@ -41,8 +42,10 @@ class RunnerParts(RunnerBase):
             job_id: Not used: the folder's name is its own, made by rank 0.
 
         Raises:
-            ConfigError: The output folder or the checkpoint to resume from cannot be had.
+            ConfigError: The output folder or the checkpoint to resume from cannot be had, or the data brings features
+                that another image encoder made.
         """
+        choose_features(model, datasets)
         settings.fill_defaults(cfg.run_cfg)
         self.progress = TrainingProgress(BestScores(str(cfg.run_cfg.best), int(cfg.run_cfg.keep_best)))
         self._datasets_by_name = datasets

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import cpu, decoding, gpu
+from benchmarks import cpu, decoding, features, gpu
 from benchmarks.batches import random_batch
 from benchmarks.equality import assert_equal, largest_differences
 from benchmarks.memory import peak_memory
@@ -64,6 +64,18 @@ def test_decoding_benchmark_gives_equal_tokens(tmp_path):
     decoding.run(parser.parse_args([*arguments, "--output", str(tmp_path)]))
     (case,) = json.loads((tmp_path / "decoding-tiny-opt.json").read_text())["cases"]
     assert {way["share_of_equal_tokens"] for way in case["ways"].values()} == {1.0}
+
+
+def test_features_benchmark_reads_and_trains(tmp_path):
+    parser = argparse.ArgumentParser()
+    features.add_arguments(parser)
+    arguments = ["--shape", "tiny-opt", "--photos", "4", "--rounds", "1", "--output", str(tmp_path)]
+    features.run(parser.parse_args(arguments))
+    found = json.loads((tmp_path / "features-tiny-opt.json").read_text())
+    assert found["feature_bytes"] == 17 * 48 * 2
+    for part in ("read", "read and encode", "training step"):
+        assert found[part]["times_as_fast"]["median"] > 0
+    assert (tmp_path / "features-tiny-opt.md").read_text().count("| training step ") == 1
 
 
 def test_gpu_benchmark_goes_through_all_its_parts_on_tiny_shapes(tmp_path):

@@ -208,7 +208,7 @@ def test_a_small_run_is_right(tmp_path):
         ("model.folder=/no/where", "model.folder is /no/where, which does not exist"),
         ("model.lora={rank: big}", "model.lora.rank is 'big', expected a whole number"),
         ("model.load_finetuned=true", "model.load_finetuned is true, but model.finetuned names no checkpoint"),
-        ("datasets.m3it.texts_per_image=all", "datasets.m3it.texts_per_image is 'all', expected a whole number"),
+        ("datasets.m3it.texts_per_image=some", "datasets.m3it.texts_per_image is 'some', expected a whole number"),
         (
             "datasets.m3it.build_info.annotations.val.storage=gone.jsonl",
             "annotations.val.storage: Cannot find the M3IT",

@@ -1,5 +1,6 @@
 """Reading shards from a folder, from a server and through a cache, whole and damaged."""
 
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -14,6 +15,7 @@ import pytest
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards import folder as folder_module
+from gitllm_plugin.m3it.shards import open_files
 from gitllm_plugin.m3it.shards.folder import ShardFolder, default_cache
 from gitllm_plugin.m3it.shards.table import ItemTable
 from tests.m3it_shards import make_groups, write_shards
@@ -59,11 +61,26 @@ def url_of(server) -> str:
 
 
 def test_a_folder(shards, groups, monkeypatch):
-    monkeypatch.setattr(folder_module, "MAX_OPEN_FILES", 1)
+    monkeypatch.setattr(open_files, "MAX_OPEN_FILES", 1)
     folder = ShardFolder(str(shards))
     assert read_all(folder) == groups
     assert read_all(pickle.loads(pickle.dumps(folder))) == groups
     assert len(folder._files) == 1
+
+
+def test_texts_are_read_without_images(shards, groups):
+    folder = ShardFolder(str(shards))
+    table = ItemTable(folder.read_manifest(), ["a"], "train", 16)
+    read = [folder.read_texts(table[number]) for number in range(len(table))]
+    assert read == [dataclasses.replace(group, images=()) for group in groups]
+    path = shards / "a" / "train" / "000000.tar"
+    whole = path.read_bytes()
+    path.write_bytes(b"x" * 512 + whole[512:])
+    with pytest.raises(RowError, match="record 0: not a record"):
+        folder.read_texts(table[0])
+    path.write_bytes(whole[:512])
+    with pytest.raises(RowError, match="record 0: the file ends before the record does"):
+        folder.read_texts(table[0])
 
 
 def test_a_server_is_asked_once_for_each_shard(server, groups, tmp_path):

@@ -7,12 +7,27 @@ from transformers.masking_utils import bidirectional_mask_function
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, self_test
+from gitllm_plugin.modeling import model as model_module
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.layout import Layout
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder, tiny_language_model
 
-SERVED = ["olmo2", "starcoder2", "granite", "cohere2", "glm4", "phi", "mixtral", "deepseek_v3", "gptj", "bloom", "xglm"]
+SERVED = [
+    "olmo2",
+    "qwen3_moe",
+    "gpt_oss",
+    "starcoder2",
+    "granite",
+    "cohere2",
+    "glm4",
+    "phi",
+    "mixtral",
+    "deepseek_v3",
+    "gptj",
+    "bloom",
+    "xglm",
+]
 
 
 @pytest.mark.parametrize("model_type", SERVED)
@@ -95,6 +110,11 @@ def with_texts_that_see_each_other(monkeypatch):
     monkeypatch.setattr(PrefixRule, "__init__", init)
 
 
+def with_a_last_layer_at_other_slots(monkeypatch):
+    original = model_module.at_slots
+    monkeypatch.setattr(model_module, "at_slots", lambda part, keep: original(part, keep.roll(1, -1)))
+
+
 @pytest.mark.parametrize(
     ("fault", "caught"),
     [
@@ -106,6 +126,7 @@ def with_texts_that_see_each_other(monkeypatch):
         (without_padding_mask, {"cached decoding equals uncached"}),
         (with_positions_over_padding, {"texts of one image share it"}),  # else rotary positions forgive a shift
         (with_texts_that_see_each_other, {"texts of one image share it"}),
+        (with_a_last_layer_at_other_slots, {"logits that are not read change no loss"}),
     ],
 )
 def test_the_self_test_can_fail(fault, caught, monkeypatch):

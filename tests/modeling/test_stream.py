@@ -4,11 +4,16 @@ import copy
 
 import pytest
 import torch
+from torch.nn.attention.bias import CausalBias
+from transformers import AutoConfig
 
-from gitllm_plugin.modeling import attention, stream
+from gitllm_plugin.modeling import GitLLM, attention, stream
 from gitllm_plugin.modeling.build import enable_gradient_checkpointing
+from gitllm_plugin.modeling.families import default_family
 from gitllm_plugin.modeling.last_layer import feed_forward
 from gitllm_plugin.modeling.layout import lay_out_stream
+from gitllm_plugin.modeling.self_test import make_probe
+from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, shift_padding, tiny_model
 
 WITH_MASK = {"falcon", "gemma2", "mpt", "stablelm"}
@@ -75,6 +80,72 @@ def test_gradients_are_the_same_when_the_last_layer_computes_supervised_slots_al
     assert seen == [seen[0], out.num_supervised_tokens] and seen[0] > seen[1]
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "gpt_oss", "olmo2"])
+def test_decoders_outside_the_table_train_at_supervised_slots_alone(model_type):
+    """Experts among them, which want three dimensions or give their routing beside their states."""
+    config = AutoConfig.for_model(model_type)
+    family = default_family(config)
+    probe = make_probe(GitLLM(tiny_image_encoder("clip"), sharpen(tiny_copy(config, family)), family=family))
+    labels = probe.input_ids.masked_fill(~probe.attention_mask.bool(), -100)
+    labels[:, :2] = -100
+    inputs = {**batch_of(probe), "labels": labels}
+    _, expected = loss_and_gradients(probe.model, inputs)
+    _, gradients = loss_and_gradients(probe.model, {**inputs, "logits": "none"})
+    assert gradients.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-4, msg=name)
+
+
+def batch_of(probe):
+    return {name: getattr(probe, name) for name in ("input_ids", "attention_mask", "pixel_values")}
+
+
+class SavesTransposed(torch.autograd.Function):
+    """Attention that saves ``[N, T, H, D]``, as the memory-efficient kernel of CUDA does behind a CausalBias."""
+
+    @staticmethod
+    def forward(ctx, query, key, value, allowed, scale):
+        ctx.save_for_backward(query, key, value)
+        ctx.allowed, ctx.scale = allowed, scale
+        return SavesTransposed.compute(query, key, value, allowed, scale)
+
+    @staticmethod
+    def compute(query, key, value, allowed, scale):
+        scores = torch.einsum("bthd,bshd->bhts", query, key) * scale
+        return torch.einsum("bhts,bshd->bthd", scores.masked_fill(~allowed, -torch.inf).softmax(-1), value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            states = [saved.detach().requires_grad_() for saved in ctx.saved_tensors]
+            seen = SavesTransposed.compute(*states, ctx.allowed, ctx.scale)
+        return (*torch.autograd.grad(seen, states, gradient), None, None)
+
+
+@pytest.mark.parametrize(("heads", "length"), [(4, 7), (7, 7), (12, 7)])
+def test_kernels_that_save_a_transposed_view_get_it_back(heads, length, monkeypatch):
+    """Also where as many heads as tokens give it the shape of what was handed in."""
+
+    def dispatch(query, key, value, attn_mask, scale=None, **kwargs):
+        views = [states.transpose(1, 2) for states in (query, key, value)]
+        scale = scale or query.shape[-1] ** -0.5
+        return SavesTransposed.apply(*views, attn_mask._materialize(), scale).transpose(1, 2)
+
+    monkeypatch.setattr(CausalBias, "_dispatch", staticmethod(dispatch))
+
+    def gradients(keeps_copies):
+        torch.manual_seed(0)
+        image, text = torch.ones(2, 5, dtype=torch.bool), torch.ones(2, length, dtype=torch.bool)
+        rule = lay_out_stream(image, text, keeps_copies=keeps_copies).rule.stream
+        states = [torch.randn(1, heads, rule.size, 8, requires_grad=True) for _ in range(3)]
+        seen, _ = stream.attend(torch.nn.Module(), *states, rule)
+        (seen * torch.randn_like(seen)).sum().backward()
+        return [part.grad for part in states]
+
+    for again, kept in zip(gradients(False), gradients(True), strict=True):
+        torch.testing.assert_close(again, kept, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["opt", "llama"])

@@ -112,3 +112,23 @@ def test_an_unknown_kind_is_refused_with_those_that_exist():
 
     with pytest.raises(ConfigError, match=f"type 'bert' is not supported; supported: clip, .*{TIMM}"):
         ImageEncoder.from_config(BertConfig())
+
+
+@pytest.mark.parametrize("kind", IMAGE_ENCODERS)  # timm's has BatchNorm, whose counter is a scalar
+def test_a_fingerprint_is_of_weights_and_settings_but_not_of_dtype_or_path(kind, tmp_path):
+    encoder = tiny_image_encoder(kind)
+    found = encoder.fingerprint()
+    assert tiny_image_encoder(kind).to(torch.bfloat16).fingerprint() == found
+    encoder.tower.save_pretrained(tmp_path)
+    assert ImageEncoder.from_pretrained(str(tmp_path), dtype=torch.bfloat16).fingerprint() == found
+    with torch.no_grad():
+        next(encoder.tower.parameters()).mul_(1.01)
+    before, _, after = found.rpartition(", ")
+    assert encoder.fingerprint().rpartition(", ")[0] == before and not encoder.fingerprint().endswith(after)
+
+
+def test_a_fingerprint_is_of_the_activation_too():
+    encoder = tiny_image_encoder("clip")
+    found = encoder.fingerprint()
+    encoder.tower.config.hidden_act = "gelu"
+    assert encoder.fingerprint().split(", ")[::3] == found.split(", ")[::3] and encoder.fingerprint() != found

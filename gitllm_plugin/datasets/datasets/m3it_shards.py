@@ -254,7 +254,7 @@ class M3ITShards(DataPipeline):
 
     def _make(self, number: int, position: int) -> ShardItem:
         item = self.table[number]
-        group = self.folder.read(item)
+        group = self.folder.read(item) if self.features is None else self.folder.read_texts(item)
         texts = group.examples(item.shard.file)[item.texts]
         place = f"example {texts[0].id!r} in {item.shard.file}"
         seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32

@@ -2,12 +2,15 @@
 
 ::
 
-    OUT/<config>/<split>/000000.features         bfloat16 [images, tokens, width], in the order of the shard
-    OUT/<config>/<split>/000000.features.json    of which shard, and what made them
+    OUT/features-<hash>/maker.json                                 which encoder and image processor made them
+    OUT/features-<hash>/<config>/<split>/000000.features           bfloat16 [images, tokens, width], as in the shard
+    OUT/features-<hash>/<config>/<split>/000000.features.json      of which shard, and what could not be read
 
-OUT may be the folder of the shards. The JSON is written last: features without one are not finished.
+OUT may be the folder of the shards. The hash is of the maker, so that several encoders can share a folder. A file's
+JSON is removed before and written after it takes its name: features without one are not finished.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -16,20 +19,22 @@ from typing import Any
 
 import numpy as np
 import orjson
+from filelock import FileLock
 
-from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.atomic import atomic_file, write_atomically
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.atomic import atomic_file, remove_rests, write_atomically
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.format import Shard
+from gitllm_plugin.m3it.shards.open_files import OpenFiles
 from gitllm_plugin.m3it.shards.table import Item
 
 _BYTES = 2  # of a bfloat16, which numpy does not have: arrays are of its bits, uint16
-MAX_OPEN_FILES = 256
+_MAKER_NAME = "maker.json"
 
 
 @dataclass(frozen=True)
 class Maker:
-    """What features depend on.
+    """What tells features from others of the same images.
 
     Attributes:
         image_encoder: the encoder's fingerprint.
@@ -39,6 +44,12 @@ class Maker:
     image_encoder: str
     image_processor: str
 
+    @property
+    def folder_name(self) -> str:
+        """Of its features."""
+        digest = hashlib.sha256(f"{self.image_encoder}\n{self.image_processor}".encode())
+        return f"features-{digest.hexdigest()[:12]}"
+
 
 @dataclass(frozen=True)
 class FeatureFile:
@@ -46,144 +57,216 @@ class FeatureFile:
 
     Attributes:
         shard: SHA-256 of the tar file.
-        maker: what they depend on.
-        tokens, width: of the features of each image.
+        dtype: that the encoder computed in, before its features were rounded to bfloat16.
+        tokens, width: of the features of each image; 0 where no image could be read.
         first_image: of each record, and behind the last one the number of images.
+        unreadable: records without features because their images could not be read: number, kind and message.
     """
 
     shard: str
-    maker: Maker
+    dtype: str
     tokens: int
     width: int
     first_image: tuple[int, ...]
+    unreadable: tuple[tuple[int, str, str], ...]
+
+
+def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
+    """What to hold while :func:`write_features` works."""
+    path = _path(folder, shard, maker)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(path.with_name(f".{path.name}.lock"))
 
 
 def write_features(
-    folder: Path, shard: Shard, maker: Maker, images_of_records: Iterable[int], features: Iterable[np.ndarray]
+    folder: Path, shard: Shard, maker: Maker, dtype: str, records: Iterable[np.ndarray | RowError]
 ) -> FeatureFile:
-    """Writes the features of one shard, whole or not at all.
+    """Writes the features of one shard, whole or not at all; the caller holds its lock.
 
     Args:
         folder: of all features.
         shard: whose images they are of.
         maker: what made them.
-        images_of_records: how many images each record has; read when all features are written.
-        features: uint16 [n, tokens, width], one batch after another; all of one size. At least one image.
+        dtype: that the encoder computed in.
+        records: uint16 [images, tokens, width] of each record, in order; or why its images could not be read.
     """
-    path = _path(folder, shard)
+    path = _path(folder, shard, maker)
+    remove_rests(path)
+    write_atomically(folder / maker.folder_name / _MAKER_NAME, orjson.dumps(asdict(maker), option=orjson.OPT_INDENT_2))
     tokens = width = 0
+    first_image, unreadable = [0], []
     with atomic_file(path) as file:
-        for batch in features:
-            _, tokens, width = batch.shape
-            file.write(np.ascontiguousarray(batch).data)
-    counts = list(images_of_records)
-    first_image = tuple(int(number) for number in np.cumsum([0, *counts]))
-    written = FeatureFile(shard.sha256, maker, tokens, width, first_image)
+        for number, features in enumerate(records):
+            count = 0
+            if isinstance(features, RowError):
+                unreadable.append((number, features.kind, features.message))
+            elif len(features):
+                count, tokens, width = features.shape
+                file.write(np.ascontiguousarray(features).data)
+            first_image.append(first_image[-1] + count)
+        _description(path).unlink(missing_ok=True)  # it would vouch for what takes its file's place now
+    written = FeatureFile(shard.sha256, dtype, tokens, width, tuple(first_image), tuple(unreadable))
     write_atomically(_description(path), orjson.dumps(asdict(written)))
     return written
 
 
-def find_features(folder: Path, shard: Shard) -> FeatureFile | None:
-    """The description of a shard's features; None where there are none.
+def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
+    """The description of a shard's features.
 
     Raises:
-        DataError: the description is not one, or the file is not as long as it says.
+        DataError: there are none, the description is not one, the file is not as long as it says, or is of another
+            shard.
     """
-    path = _path(folder, shard)
+    path = _path(folder, shard, maker)
     try:
         content: dict[str, Any] = orjson.loads(_description(path).read_bytes())
-        found = FeatureFile(
-            content["shard"],
-            Maker(**content["maker"]),
-            content["tokens"],
-            content["width"],
-            tuple(content["first_image"]),
-        )
-    except FileNotFoundError:
-        return None
+        content["first_image"] = tuple(content["first_image"])
+        content["unreadable"] = tuple(map(tuple, content["unreadable"]))
+        found = FeatureFile(**content)
+    except FileNotFoundError as error:
+        raise DataError(f"{shard.file} has no features in {path.parent}; {_ADVICE}") from error
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise DataError(f"{_description(path)} does not describe features ({error}); {_ADVICE}") from error
+    if found.shard != shard.sha256:
+        raise DataError(f"{shard.file} is another file than the one that {path} was made of; {_ADVICE}")
     expected = found.first_image[-1] * found.tokens * found.width * _BYTES
     if not path.is_file() or path.stat().st_size != expected:
         raise DataError(f"{path} is missing or has not {expected:,} bytes; {_ADVICE}")
     return found
 
 
+def find_makers(folder: Path) -> list[Maker]:
+    """What made the features in a folder, one for each sort of them.
+
+    Raises:
+        DataError: a file does not say it.
+    """
+    makers = []
+    for path in sorted(folder.glob(f"features-*/{_MAKER_NAME}")):
+        try:
+            makers.append(Maker(**orjson.loads(path.read_bytes())))
+        except (orjson.JSONDecodeError, TypeError) as error:
+            raise DataError(f"{path} does not say what made features ({error}); {_ADVICE}") from error
+    return makers
+
+
+def other_encoder_error(made_by: Iterable[str], own: str) -> ConfigError:
+    """What to raise where no features are of this model's image encoder.
+
+    Args:
+        made_by: fingerprints of the encoders that made those that there are.
+        own: the fingerprint of the model's.
+    """
+    return ConfigError(
+        "the data brings features that another image encoder made than this model's:\n  "
+        + "\n  ".join(f"theirs: {encoder}" for encoder in made_by)
+        + f"\n  this model's: {own}\n(weights kept in float16 are others than in float32 or bfloat16). Run "
+        "`gitllm m3it features` with this configuration, or leave datasets.m3it_wds.build_info.features out"
+    )
+
+
 class FeatureReader:
     """Reads features of records.
 
-    Objects can be forked or pickled into the workers of a data loader: each process opens files for itself.
+    Objects can be forked or pickled into the workers of a data loader: each process opens files for itself. Where the
+    folder has features of several encoders, :meth:`choose` says which.
 
     Args:
         folder: of all features.
-        shards: those that are read.
+        shards: those that are read; those without images need no features.
         image_processor: what the features must have been made with.
 
-    Attributes:
-        image_encoder: the fingerprint of the encoder that made them.
-
     Raises:
-        DataError: features of a shard are missing, of another shard, or made with another encoder or processor than
-            the others.
+        DataError: there are none, of a shard or at all, or they were made of another shard or with another processor.
     """
 
     def __init__(self, folder: Path, shards: Iterable[Shard], image_processor: str):
         self.folder = folder
+        self._shards = [shard for shard in shards if shard.images]
+        self._makers: list[Maker] = []
+        self._maker: Maker | None = None
         self._described: dict[str, FeatureFile] = {}
-        self._files: dict[str, int] = {}
-        for shard in shards:
-            found = find_features(folder, shard)
-            if found is None or found.shard != shard.sha256:
-                state = "has no features" if found is None else "has features that were made of another file"
-                raise DataError(f"{shard.file} {state} in {folder}; {_ADVICE}")
-            if found.maker.image_processor != image_processor:
-                raise DataError(
-                    f"the features of {shard.file} were made with the image processor {found.maker.image_processor}, "
-                    f"but this run has {image_processor}; {_ADVICE}"
-                )
-            self._described[shard.file] = found
-        makers = {found.maker.image_encoder for found in self._described.values()}
-        if len(makers) > 1:
-            raise DataError(f"the features in {folder} are of {len(makers)} image encoders; {_ADVICE}")
-        (self.image_encoder,) = makers
+        self._unreadable: dict[tuple[str, int], tuple[str, str]] = {}
+        self._files = OpenFiles()
+        if not self._shards:
+            return
+        found = find_makers(folder)
+        self._makers = [maker for maker in found if maker.image_processor == image_processor]
+        if found and not self._makers:
+            raise DataError(
+                f"the features in {folder} were made with the image processor "
+                f"{' or '.join(sorted({maker.image_processor for maker in found}))}, but this run has "
+                f"{image_processor}; {_ADVICE}"
+            )
+        if not found:
+            raise DataError(f"{self._shards[0].file} has no features in {folder}; {_ADVICE}")
+        if len(self._makers) == 1:
+            self._take(self._makers[0])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
+    @property
+    def image_encoder(self) -> str | None:
+        """The fingerprint of the encoder that made what is read; None while there are several, or nothing to read."""
+        return None if self._maker is None else self._maker.image_encoder
 
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
+    def choose(self, image_encoder: str) -> None:
+        """Reads the features that this encoder made.
+
+        Raises:
+            ConfigError: there are none.
+            DataError: some shards have none.
+        """
+        mine = [maker for maker in self._makers if maker.image_encoder == image_encoder]
+        if self._shards and not mine:
+            raise other_encoder_error((maker.image_encoder for maker in self._makers), image_encoder)
+        if mine and mine[0] != self._maker:
+            self._take(mine[0])
 
     def read(self, item: Item) -> np.ndarray:
         """Features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
 
         Raises:
-            RowError: of kind ``shard`` if the file is gone or was shortened.
+            RowError: of kind ``shard`` if the file is gone or was shortened; if there are none because the images
+                could not be read, what was wrong with them.
+            ConfigError: the folder has features of several encoders, and none was chosen.
         """
+        if not item.shard.images:
+            return np.empty((0, 0, 0), np.uint16)
+        maker = self._maker
+        if maker is None:
+            raise ConfigError(
+                f"{self.folder} has features of several image encoders, and this run's runner does not choose: use "
+                "run.runner: git_llm, or name a folder that has those of one, in datasets.m3it_wds.build_info.features"
+            )
+        if problem := self._unreadable.get((item.shard.file, item.record)):
+            raise RowError(*problem, f"{item.shard.file}, record {item.record}, when its features were made")
         found = self._described[item.shard.file]
         first, end = found.first_image[item.record : item.record + 2]
-        size = found.tokens * found.width * _BYTES
-        data = os.pread(self._open(item.shard), (end - first) * size, first * size)
-        if len(data) < (end - first) * size:
+        features = np.empty((end - first, found.tokens, found.width), np.uint16)
+        start = first * found.tokens * found.width * _BYTES
+        try:
+            file = self._files.get(item.shard.file, lambda: _path(self.folder, item.shard, maker))
+        except OSError as error:
+            raise RowError("shard", f"its features cannot be opened ({error}); {_ADVICE}", item.shard.file) from error
+        if os.preadv(file, [features.data], start) < features.nbytes:
             raise RowError("shard", f"its features end before they should; {_ADVICE}", item.shard.file)
-        return np.frombuffer(bytearray(data), np.uint16).reshape(end - first, found.tokens, found.width)
+        return features
 
-    def _open(self, shard: Shard) -> int:
-        if shard.file not in self._files:
-            if len(self._files) >= MAX_OPEN_FILES:
-                os.close(self._files.pop(next(iter(self._files))))  # the one that was opened first
-            try:
-                self._files[shard.file] = os.open(_path(self.folder, shard), os.O_RDONLY)
-            except OSError as error:
-                raise RowError("shard", f"its features cannot be opened ({error}); {_ADVICE}", shard.file) from error
-        return self._files[shard.file]
+    def _take(self, maker: Maker) -> None:
+        self._described = {shard.file: find_features(self.folder, shard, maker) for shard in self._shards}
+        self._unreadable = {
+            (shard, record): (kind, message)
+            for shard, found in self._described.items()
+            for record, kind, message in found.unreadable
+        }
+        self._maker = maker
+        self._files = OpenFiles()
 
 
 _ADVICE = "run `gitllm m3it features` with this configuration"
 
 
-def _path(folder: Path, shard: Shard) -> Path:
-    return folder / Path(shard.file).with_suffix(".features")
+def _path(folder: Path, shard: Shard, maker: Maker) -> Path:
+    return folder / maker.folder_name / Path(shard.file).with_suffix(".features")
 
 
 def _description(path: Path) -> Path:

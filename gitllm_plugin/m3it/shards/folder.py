@@ -10,22 +10,22 @@ import hashlib
 import os
 import tarfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import orjson
 from filelock import FileLock
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.atomic import atomic_file
+from gitllm_plugin.m3it.atomic import atomic_file, remove_rests
 from gitllm_plugin.m3it.example import Group
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, Shard, read_group, read_manifest
+from gitllm_plugin.m3it.shards.open_files import OpenFiles
 from gitllm_plugin.m3it.shards.table import TAR_BLOCK, Item
 
 FETCH_ATTEMPTS = 3
-MAX_OPEN_FILES = 256
 _CHUNK = 2**20
 
 
@@ -51,14 +51,7 @@ class ShardFolder:
         self.location = location.rstrip("/") if self.is_remote else os.path.abspath(os.path.expanduser(location))
         copies = self.is_remote or cache_dir is not None
         self.cache_dir = Path(cache_dir or default_cache()).expanduser().absolute() if copies else None
-        self._files: dict[str, int] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}
-
-    def __del__(self) -> None:
-        for file in self._files.values():
-            os.close(file)
+        self._files = OpenFiles()
 
     def read_manifest(self) -> Manifest:
         """Reads what the folder holds.
@@ -93,23 +86,38 @@ class ShardFolder:
             RowError: of kind ``shard`` if the file is missing, cannot be fetched or breaks off, of kind ``record`` if
                 the record is not what was written.
         """
-        place = f"{self.location}/{item.shard.file}, record {item.record}"
-        data = os.pread(self._open(item.shard, place), item.size, item.offset)
-        if len(data) < item.size:
-            raise RowError("shard", f"the file ends before the record does; {_ADVICE}", place)
-        return _read_record(data, place)
+        place = _place(self.location, item)
+        file = self._open(item.shard, place)
+        return _read_record(_read(file, item.size, item.offset, place), place)
+
+    def read_texts(self, item: Item) -> Group:
+        """As :meth:`read`, but the group has no images, whose bytes are not read.
+
+        Raises:
+            RowError: as :meth:`read`.
+        """
+        place = _place(self.location, item)
+        file = self._open(item.shard, place)
+        offset, end = item.offset, item.offset + item.size
+        while offset < end:
+            member = _parse_header(_read(file, TAR_BLOCK, offset, place), place)
+            offset += TAR_BLOCK
+            if member.name.endswith(".json"):
+                members = {member.name: _read(file, member.size, offset, place)}
+                return _parse_record(members, place, with_images=False)
+            offset += _padded(member.size)
+        return _parse_record({}, place)  # raises
 
     def _open(self, shard: Shard, place: str) -> int:
-        """A file descriptor; reading at an offset moves no shared position, so forks may share it."""
-        if shard.file not in self._files:
-            if len(self._files) >= MAX_OPEN_FILES:
-                os.close(self._files.pop(next(iter(self._files))))  # the one that was opened first
-            path = Path(self.location, shard.file) if self.cache_dir is None else self._fetch(shard, place)
-            try:
-                self._files[shard.file] = os.open(path, os.O_RDONLY)
-            except OSError as error:
-                raise RowError("shard", f"the file cannot be opened ({error}); {_ADVICE}", place) from error
-        return self._files[shard.file]
+        """A file descriptor."""
+
+        def find() -> Path:
+            return Path(self.location, shard.file) if self.cache_dir is None else self._fetch(shard, place)
+
+        try:
+            return self._files.get(shard.file, find)
+        except OSError as error:
+            raise RowError("shard", f"the file cannot be opened ({error}); {_ADVICE}", place) from error
 
     def _fetch(self, shard: Shard, place: str) -> Path:
         """Copies a shard into the cache unless it is there; one process of a machine does it for all."""
@@ -122,8 +130,7 @@ class ShardFolder:
             for attempt in range(FETCH_ATTEMPTS):
                 if path.is_file():
                     break
-                for rest in self.cache_dir.glob(f".{path.name}.*.partial"):  # of a process that was killed
-                    rest.unlink()
+                remove_rests(path)
                 try:
                     self._copy(shard, path)
                 except Exception as error:  # each file system has errors of its own
@@ -145,17 +152,41 @@ class ShardFolder:
 _ADVICE = "copy the file again from where it was made, or make the shards again"
 
 
+def _place(location: str, item: Item) -> str:
+    return f"{location}/{item.shard.file}, record {item.record}"
+
+
+def _read(file: int, size: int, offset: int, place: str) -> bytes:
+    data = os.pread(file, size, offset)
+    if len(data) < size:
+        raise RowError("shard", f"the file ends before the record does; {_ADVICE}", place)
+    return data
+
+
 def _read_record(data: bytes, place: str) -> Group:
     members, offset = {}, 0
+    while offset < len(data):
+        member = _parse_header(data[offset : offset + TAR_BLOCK], place)
+        begin = offset + TAR_BLOCK
+        members[member.name] = data[begin : begin + member.size]
+        offset = begin + _padded(member.size)
+    return _parse_record(members, place)
+
+
+def _parse_header(data: bytes, place: str) -> tarfile.TarInfo:
     try:
-        while offset < len(data):
-            member = tarfile.TarInfo.frombuf(data[offset : offset + TAR_BLOCK], "utf-8", "surrogateescape")
-            begin = offset + TAR_BLOCK
-            members[member.name] = data[begin : begin + member.size]
-            offset = begin + -(-member.size // TAR_BLOCK) * TAR_BLOCK
-        return read_group(members, place)
+        return tarfile.TarInfo.frombuf(data, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise RowError("record", f"not a record ({error}); {_ADVICE}", place) from error
+
+
+def _padded(size: int) -> int:
+    return -(-size // TAR_BLOCK) * TAR_BLOCK
+
+
+def _parse_record(members: Mapping[str, bytes], place: str, with_images: bool = True) -> Group:
+    try:
+        return read_group(members, place, with_images)
     except DataError as error:
         raise RowError("record", str(error).removeprefix(f"{place}: "), place) from error
 

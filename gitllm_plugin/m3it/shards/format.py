@@ -189,13 +189,14 @@ def write_group(group: Group) -> list[tuple[str, bytes]]:
     return [*members, (f"{key}.json", orjson.dumps(content, option=orjson.OPT_SORT_KEYS))]
 
 
-def read_group(members: Mapping[str, Any], place: str) -> Group:
+def read_group(members: Mapping[str, Any], place: str, with_images: bool = True) -> Group:
     """Reads a record.
 
     Args:
         members: contents by name: whole names, or what webdataset leaves of them behind the key (``0.jpg``,
             ``json``). Names that begin with ``__`` (``__key__``, ``__url__``) are passed over.
         place: which record it is, for messages.
+        with_images: False leaves them out of the group, and they may be missing.
 
     Raises:
         DataError: if a member is missing or is not what ``write_group`` writes.
@@ -215,7 +216,7 @@ def read_group(members: Mapping[str, Any], place: str) -> Group:
             config=content["config"],
             split=content["split"],
             number=content["number"],
-            images=tuple(images[index] for index in range(content["images"])),
+            images=tuple(images[index] for index in range(content["images"] if with_images else 0)),
             texts=tuple(_read_text(item) for item in content["texts"]),
         )
     except (KeyError, TypeError, ValueError) as error:
