@@ -42,7 +42,11 @@ def add_parser(subparsers) -> None:
 
 
 def _add_list(actions) -> None:
-    parser = actions.add_parser("list", help="the catalog: rows, metrics, forms, licences; and the presets")
+    parser = actions.add_parser(
+        "list",
+        help="the catalog: rows, metrics, forms, licences; and the presets",
+        description="List the configurations of M3IT: rows, metrics, forms, licences; and the presets.",
+    )
     parser.add_argument("--preset", help="only what belongs to it")
     parser.set_defaults(call=_list)
 
@@ -82,7 +86,11 @@ def _add_shard(actions) -> None:
 
 
 def _add_merge(actions) -> None:
-    parser = actions.add_parser("merge", help="finish shards that were made with --part")
+    parser = actions.add_parser(
+        "merge",
+        help="finish shards that were made with --part",
+        description="Finish shards that were made with --part, once all parts are there: write what a reader opens first.",
+    )
     parser.add_argument("out", metavar="OUT", help="folder of the shards")
     parser.set_defaults(call=_merge)
 

@@ -1,7 +1,6 @@
 """Making the shards of one part of a file."""
 
 import hashlib
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from gitllm_plugin.m3it.atomic import write_atomically
+from gitllm_plugin.m3it.atomic import atomic_file, write_atomically
 from gitllm_plugin.m3it.example import Group
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.scan import Part
@@ -92,26 +91,19 @@ def _write_shard(
 ) -> tuple[dict[str, Any], Group | None]:
     """Fills one tar file. Returns what it has, and the first group that did not fit."""
     counts = _Counts()
-    partial_path = path.with_name(f".{path.name}.{os.getpid()}.partial")
     following: Group | None = group
-    try:
-        with open(partial_path, "wb") as file:
-            hashed = _HashedFile(file)
-            # GNU's format, as names that are too long are refused before: no headers that depend on the library.
-            with tarfile.open(fileobj=hashed, mode="w", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[arg-type]
-                while following is not None:
-                    members = write_group(following)
-                    if counts.records and _file_size(tar.offset + _record_size(members)) > max_size:
-                        break
-                    counts.records.append(add_to_tar(tar, members))
-                    counts.texts.append(len(following.texts))
-                    counts.images += len(following.images)
-                    following = next(groups, None)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial_path, path)
-    finally:
-        partial_path.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        hashed = _HashedFile(file)
+        # GNU's format, as names that are too long are refused before: no headers that depend on the library.
+        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[arg-type]
+            while following is not None:
+                members = write_group(following)
+                if counts.records and _file_size(tar.offset + _record_size(members)) > max_size:
+                    break
+                counts.records.append(add_to_tar(tar, members))
+                counts.texts.append(len(following.texts))
+                counts.images += len(following.images)
+                following = next(groups, None)
     facts = {
         "sha256": hashed.digest.hexdigest(),
         "groups": len(counts.records),
