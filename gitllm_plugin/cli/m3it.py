@@ -89,7 +89,7 @@ def _add_merge(actions) -> None:
     parser = actions.add_parser(
         "merge",
         help="finish shards that were made with --part",
-        description="Finish shards that were made with --part, once all parts are there: write what a reader opens first.",
+        description="Finish shards that were made with --part, once all parts are there.",
     )
     parser.add_argument("out", metavar="OUT", help="folder of the shards")
     parser.set_defaults(call=_merge)
