@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", help="a folder of `gitllm export`")
     parser.add_argument("pictures", help="a folder")
     parser.add_argument("--out", default="captions.jsonl")
-    parser.add_argument("--instruction", default="Describe the picture.")
+    parser.add_argument("--instruction", help="default: the model's own, else the usual one for captions")
     args = parser.parse_args(argv)
 
     pipeline = Pipeline.from_folder(args.model)
