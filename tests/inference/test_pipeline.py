@@ -138,5 +138,7 @@ def test_picture_files(tmp_path):
         open_picture(tmp_path / "missing.png")
     with pytest.raises(DataError, match="bytes that are no image"):
         open_picture(tmp_path / "a.txt")
-    with pytest.raises(DataError, match="holds no picture"):
-        find_pictures(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "holds no picture"), ("nowhere", "does not exist"), ("a.txt", "is a file")):
+        with pytest.raises(DataError, match=f"{name} {message}"):
+            find_pictures(tmp_path / name)
