@@ -8,7 +8,6 @@ from pathlib import Path
 
 from gitllm_plugin.errors import DataError, exit_status
 from gitllm_plugin.inference.pictures import find_pictures, open_picture
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 from gitllm_plugin.m3it.atomic import atomic_file
 
 
@@ -22,6 +21,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     paths = find_pictures(args.pictures)
+    from gitllm_plugin.inference.pipeline import Decoding, Pipeline  # takes seconds: not before the folder is known
+
     pipeline = Pipeline.from_folder(args.model)
     unreadable = 0
     with atomic_file(Path(args.out)) as file:

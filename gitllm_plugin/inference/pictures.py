@@ -31,7 +31,8 @@ def find_pictures(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{folder} is a file; name its folder" if folder.exists() else f"{folder} does not exist")
+        found = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {found}; name a folder of pictures")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise DataError(f"{folder} holds no picture; known kinds: {', '.join(SUFFIXES)}")
