@@ -82,7 +82,7 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         with gr.Row():
             with gr.Column():
                 pictures = _picture_input(gr, pipeline.model.max_images)
-                instruction = gr.Textbox(label="Instruction", **_instruction_hints(pipeline.instruction))
+                instruction = _instruction_input(gr, pipeline.instruction)
                 question = gr.Textbox(label="Question", placeholder="what is in the picture?", elem_id="question")
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
@@ -135,13 +135,6 @@ def _respond(
     yield answer, attention, answering.draw_words(pictures)
 
 
-def _instruction_hints(own: str | None) -> dict[str, str]:
-    """What stands in and above the empty box: the instruction that the model gets then."""
-    if own is not None:
-        return {"placeholder": own, "info": "empty: the model's own"}
-    return {"placeholder": WITH_QUESTION, "info": f'empty: this with a question, "{WITHOUT_QUESTION}" without one'}
-
-
 def _unexpected(error: Exception) -> str:
     """One sentence about an error that is no fault of the input, such as a GPU without memory."""
     reason = next(iter(str(error).splitlines()), "").rstrip(".")
@@ -158,6 +151,16 @@ def _picture_input(gr: Any, max_images: int) -> Any:
         file_types=["image", *VIDEO_SUFFIXES],
         interactive=True,
         height=320,
+    )
+
+
+def _instruction_input(gr: Any, own: str | None) -> Any:
+    """An empty box that shows with which instruction the model is asked while it is empty."""
+    usual = f'empty: this with a question, "{WITHOUT_QUESTION}" without one'
+    return gr.Textbox(
+        label="Instruction",
+        placeholder=WITH_QUESTION if own is None else own,
+        info=usual if own is None else "empty: the model's own",
     )
 
 
