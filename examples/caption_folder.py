@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.errors import DataError, exit_status
 from gitllm_plugin.inference.pictures import find_pictures, open_picture
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.m3it.atomic import atomic_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,14 +16,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Caption the pictures of a folder.")
     parser.add_argument("model", help="a folder of `gitllm export`")
     parser.add_argument("pictures", help="a folder")
-    parser.add_argument("--out", default="captions.jsonl")
-    parser.add_argument("--instruction", default="Describe the picture.")
+    parser.add_argument("--out", default="captions.jsonl", help="replaced when all is captioned, not before")
+    parser.add_argument("--instruction", help="default: the model's own, else the usual one for captions")
     args = parser.parse_args(argv)
+
+    paths = find_pictures(args.pictures)
+    from gitllm_plugin.inference.pipeline import Decoding, Pipeline  # takes seconds: not before the folder is known
 
     pipeline = Pipeline.from_folder(args.model)
     unreadable = 0
-    with open(args.out, "w", encoding="utf-8") as file:
-        for path in find_pictures(args.pictures):
+    with atomic_file(Path(args.out)) as file:
+        for path in paths:
             try:
                 picture = open_picture(path)
             except DataError as error:
@@ -32,11 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             caption = pipeline.answer(picture, instruction=args.instruction, decoding=Decoding(max_new_tokens=20))
             relative = path.relative_to(Path(args.pictures).expanduser())
-            file.write(json.dumps({"image": str(relative), "caption": caption}, ensure_ascii=False) + "\n")
+            line = json.dumps({"image": str(relative), "caption": caption}, ensure_ascii=False)
+            file.write(f"{line}\n".encode())
             print(f"{relative}: {caption}")
     print(f"written: {args.out}" + (f"; {unreadable} pictures could not be read" if unreadable else ""))
     return 1 if unreadable else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -8,10 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gitllm_plugin.errors import exit_status
 from gitllm_plugin.host.export import export_run
 from gitllm_plugin.modeling import load_folder, save_folder
 from gitllm_plugin.modeling.folder import LORA, has_lora
 from gitllm_plugin.modeling.lora import merge_lora
+from gitllm_plugin.new_folder import check_new_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", help="folder to make; another, TARGET-merged, holds the merged model")
     args = parser.parse_args(argv)
     target = Path(args.target)
+    merged = check_new_folder(target.with_name(f"{target.name}-merged"))
 
     export_run(args.run, target)  # what `gitllm export` does
     loaded = load_folder(target)  # needs neither LAVIS nor the run
@@ -38,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if has_lora(loaded.model):
         merge_lora(loaded.model.language_model)
-    merged = target.with_name(f"{target.name}-merged")
     save_folder(
         loaded.model,
         merged,
@@ -51,4 +53,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

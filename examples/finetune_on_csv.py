@@ -10,9 +10,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from gitllm_plugin.errors import exit_status
 from gitllm_plugin.host.export import export_run
 from gitllm_plugin.host.launch import train
 from gitllm_plugin.m3it.from_table import FromTable, convert_table
+from gitllm_plugin.new_folder import check_new_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", default="output/finetune", help="folder of rows and runs")
     args = parser.parse_args(argv)
 
+    check_new_folder(args.target)  # not after the training
     work = Path(args.work)
     splits = convert_table(args.table, work / "data", FromTable(val=0.1))
     config = OmegaConf.create(
@@ -69,4 +72,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

@@ -12,7 +12,9 @@ import gitllm_plugin
 gitllm_plugin.register()  # before the first import of LAVIS
 
 from lavis.models import load_model_and_preprocess  # noqa: E402
-from PIL import Image  # noqa: E402
+
+from gitllm_plugin.errors import exit_status  # noqa: E402
+from gitllm_plugin.inference.pictures import open_picture  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,10 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model-type", default="tiny_opt", help="a random one by default, to try the script")
     args = parser.parse_args(argv)
 
+    picture = open_picture(args.picture)  # as RGB
     model, image_processors, text_processors = load_model_and_preprocess("git_llm", args.model_type, is_eval=True)
     assert image_processors is not None and text_processors is not None  # the model type's YAML names them
     samples = {
-        "image": image_processors["eval"](Image.open(args.picture).convert("RGB"))[None].to(model.device),
+        "image": image_processors["eval"](picture)[None].to(model.device),
         "text_input": [text_processors["eval"](args.question)],
     }
     print("answer: ", model.predict_answers(samples, max_len=10)[0])
@@ -35,4 +38,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

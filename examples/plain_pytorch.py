@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from gitllm_plugin.errors import exit_status
 from gitllm_plugin.modeling import LoraSettings, TextEncoder, build_git_llm, parameter_groups
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
 
@@ -57,4 +58,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(exit_status(main))

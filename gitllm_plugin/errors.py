@@ -1,4 +1,10 @@
-"""Errors that this package raises on purpose, each with a message a user can act on."""
+"""Errors that this package raises on purpose, each with a message a user can act on, and a command's exit status."""
+
+import sys
+from collections.abc import Callable
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
 
 
 class GitLLMError(Exception):
@@ -23,3 +29,15 @@ class StorageError(GitLLMError, OSError):
 
 class DistributedError(GitLLMError, RuntimeError):
     """The ranks of a run do not agree, or one of them is gone."""
+
+
+def exit_status(call: Callable[[], int]) -> int:
+    """The exit status of a command or script: what ``call`` gives, or 2 or 130 and one line instead of a traceback."""
+    try:
+        return call()
+    except GitLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -59,6 +59,36 @@ def test_the_command_line_imports_no_heavy_library():
     assert within(loaded_by("gitllm_plugin.cli"), ("torch", "transformers", "numpy", *HOST)) == []
 
 
+def test_a_wrong_path_is_told_before_torch_is_imported(tmp_path):
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    (tmp_path / "cat.png").write_bytes((REPOSITORY / "docs" / "images" / "page.png").read_bytes())
+    commands = {
+        "cat.jpg: cannot be read": ["words", "cat.jpg", "--model", "used"],
+        "no such file: ": ["words", "--images", "nowhere", "--model", "used"],
+        "holds no picture": ["words", "--images", "used", "--model", "used"],
+        "there is no model nowhere": ["words", "cat.png", "--model", "nowhere"],
+        "there is no model absent": ["demo", "--model", "absent"],
+        "nowhere is not a run": ["export", "nowhere", "new"],
+        "used exists already": ["export", "run", "used"],
+        "used exists already; ": ["merge", "model", "used"],
+        "used exists already; name": ["convert-checkpoint", "model", "used"],
+    }
+    script = "import sys; from gitllm_plugin.cli.main import main\n"
+    script += f"print([main(command) for command in {list(commands.values())}], 'torch' in sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert finished.stdout == f"{[2] * len(commands)} False\n", finished.stderr
+    for line, message in zip(finished.stderr.split("error: ")[1:], commands, strict=True):
+        assert message in line
+
+
 @pytest.mark.parametrize(
     ("layer", "others"),
     [("modeling", ("m3it", "metrics")), ("m3it", ("modeling", "metrics")), ("metrics", ("modeling", "m3it"))],

@@ -2,6 +2,8 @@
 
 import argparse
 
+from gitllm_plugin.new_folder import check_new_folder
+
 _EXAMPLES = """\
 examples:
   gitllm convert-checkpoint heron-chat-git-Llama-2-7b my-folder
@@ -28,6 +30,7 @@ def add_parser(subparsers) -> None:
 
 
 def _call(args: argparse.Namespace) -> int:
+    check_new_folder(args.target)  # before the seconds of an import
     from gitllm_plugin.modeling.convert import convert_published
 
     convert_published(args.source, args.target, args.lora_alpha)

@@ -23,7 +23,7 @@ from gitllm_plugin.cli import (
     train,
     words,
 )
-from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.errors import exit_status
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
 COMMANDS = (
@@ -43,9 +43,6 @@ COMMANDS = (
     doctor,
     completion,
 )
-
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 _EXAMPLES = """\
 examples:
@@ -91,11 +88,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too: lines, where they are piped
-    try:
-        return args.call(args)
-    except GitLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    return exit_status(lambda: args.call(args))

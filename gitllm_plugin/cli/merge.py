@@ -2,6 +2,8 @@
 
 import argparse
 
+from gitllm_plugin.new_folder import check_new_folder
+
 _EXAMPLES = """\
 examples:
   gitllm merge exported-folder merged-folder
@@ -25,6 +27,7 @@ def add_parser(subparsers) -> None:
 
 
 def _call(args: argparse.Namespace) -> int:
+    check_new_folder(args.target)  # before the seconds of an import
     from gitllm_plugin.modeling.convert import merge_folder
 
     merge_folder(args.source, args.target, args.dtype)

@@ -42,7 +42,14 @@ def _call(args: argparse.Namespace) -> int:
     if (args.image is None) == (args.images is None):
         args.parser.error("give either IMAGE or --images")
     from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.inference.pictures import open_picture
+    from gitllm_plugin.words.collection import check_collection
 
+    # A wrong name is told before the seconds that torch and the model take.
+    if args.images is not None:
+        check_collection(args.images)
+    else:
+        open_picture(args.image)
     pipeline = open_pipeline(args.model, trained=not args.before_training)
     from gitllm_plugin.tables import show
     from gitllm_plugin.words.run import explain_picture, explain_pictures

@@ -7,6 +7,7 @@ from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.launch import register_quietly
+from gitllm_plugin.new_folder import check_new_folder
 
 _CONFIG = "config.yaml"
 _CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth")
@@ -24,9 +25,10 @@ def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with
     Raises:
         ConfigError: no such run, a run of another model than `git_llm`, or the target is in use.
     """
-    checkpoint, config = find_run(run)
     if merge and not with_base:
         raise ConfigError("a merged language model is no longer its base: export it with the base")
+    check_new_folder(target)
+    checkpoint, config = find_run(run)
     model = load_model_of_run(config, checkpoint)
     from gitllm_plugin.modeling.folder import has_lora, save_folder
     from gitllm_plugin.modeling.lora import merge_lora
@@ -56,20 +58,21 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     Raises:
         ConfigError: there is none.
     """
-    from omegaconf import OmegaConf
-
-    from gitllm_plugin.runners.checkpoints import run_folder_of
-
     run = Path(run).expanduser()
     candidates = [run / name for name in _CHECKPOINTS] if run.is_dir() else [run]
     checkpoint = next((path for path in candidates if path.is_file()), None)
-    folder = run_folder_of(checkpoint) if checkpoint is not None else run
-    if checkpoint is None or not (folder / _CONFIG).is_file():
-        raise ConfigError(
-            f"{run} is not a run: expected a folder with {_CONFIG} and one of {', '.join(_CHECKPOINTS)}, "
-            "or such a checkpoint"
-        )
-    return checkpoint, OmegaConf.load(folder / _CONFIG)
+    if checkpoint is not None:
+        from omegaconf import OmegaConf
+
+        from gitllm_plugin.runners.checkpoints import run_folder_of
+
+        config = run_folder_of(checkpoint) / _CONFIG
+        if config.is_file():
+            return checkpoint, OmegaConf.load(config)
+    raise ConfigError(
+        f"{run} is not a run: expected a folder with {_CONFIG} and one of {', '.join(_CHECKPOINTS)}, "
+        "or such a checkpoint"
+    )
 
 
 def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:

@@ -23,17 +23,17 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
     Raises:
         ConfigError: none of these, or an exported folder is asked for before training.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TorchvisionWarning)  # what is wrong with it is for `gitllm doctor` to say
-        from gitllm_plugin.inference.pipeline import Pipeline
-        from gitllm_plugin.modeling.folder import DESCRIPTION
-
     path = Path(path).expanduser()
     if not path.exists():
         raise ConfigError(
             f"there is no model {path}; give a folder of `gitllm export` or of a training run (`make demo` trains one "
             "into output/demo/train/latest)"
         )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", TorchvisionWarning)  # what is wrong with it is for `gitllm doctor` to say
+        from gitllm_plugin.inference.pipeline import Pipeline
+        from gitllm_plugin.modeling.folder import DESCRIPTION
+
     if (path / DESCRIPTION).is_file():
         if not trained:
             raise ConfigError(

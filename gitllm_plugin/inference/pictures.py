@@ -30,6 +30,9 @@ def find_pictures(folder: str | Path) -> list[Path]:
         DataError: no such folder, or none in it.
     """
     folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "does not exist"
+        raise DataError(f"{folder} {found}; name a folder of pictures")
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise DataError(f"{folder} holds no picture; known kinds: {', '.join(SUFFIXES)}")

@@ -23,8 +23,6 @@ from gitllm_plugin.modeling.precision import default_device
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import read_encoder
 
-DEFAULT_INSTRUCTION = "Answer the question about the image."
-
 
 @dataclass(frozen=True)
 class Decoding:
@@ -75,14 +73,15 @@ class Pipeline:
         text_encoder: with the language model's tokenizer.
         transform: from a picture to pixel values, as in training.
         template: of prompts, a name of :data:`gitllm_plugin.m3it.prompts.TEMPLATES`.
-        instruction: stands in a prompt where none is given.
+        instruction: stands in a prompt where none is given; None: one for questions and one for no question, see
+            :func:`gitllm_plugin.m3it.prompts.default_instruction`.
     """
 
     model: GitLLM
     text_encoder: TextEncoder
     transform: ImageTransform
     template: str = "article"
-    instruction: str = DEFAULT_INSTRUCTION
+    instruction: str | None = None
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -137,7 +136,7 @@ class Pipeline:
         return pixels[None] if self.model.max_images > 1 else pixels
 
     def prompt(self, question: str, instruction: str | None = None) -> str:
-        """The prompt of a question, which may be empty where the instruction says it all."""
+        """The prompt of a question; an empty one asks for what the instruction says, by default a description."""
         return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
 
     @contextmanager

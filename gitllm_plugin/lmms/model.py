@@ -55,7 +55,7 @@ class GitLLMForLmmsEval(lmms):
         device: None: a GPU if there is one.
         dtype: of language model and image encoder, see `gitllm_plugin.modeling.load_folder`.
         template: of prompts; None: the one that the model was trained with.
-        instruction: stands in every prompt; None: the one that the model was trained with.
+        instruction: stands in every prompt; None: the folder's own, else the usual one for questions and for none.
         max_batch_size: lmms-eval's; not used.
 
     Raises:

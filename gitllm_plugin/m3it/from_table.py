@@ -16,14 +16,13 @@ import pybase64
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.atomic import atomic_file
 from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.prompts import default_instruction
 from gitllm_plugin.m3it.shards.images import prepare_image
 
 COLUMNS = ("image", "question", "answer", "instruction", "id", "split")
 """What a table may have. `image` and `answer` are needed; the rest may be missing or empty."""
 
 SPLITS = ("train", "val", "test")
-WITH_QUESTION, WITHOUT_QUESTION = "Answer the question about the image.", "Describe the picture."
-"""Instructions where a row has none."""
 
 _SEPARATOR = "|"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -134,7 +133,7 @@ class _RowReader:
         row = {
             "id": row_id,
             "config": self.table.stem,
-            "instruction": self._text(record, "instruction") or (WITH_QUESTION if question else WITHOUT_QUESTION),
+            "instruction": self._text(record, "instruction") or default_instruction(question),
             "inputs": question,
             "image_base64_str": texts[0] if len(texts) == 1 else texts,
             "outputs": answers[0] if len(answers) == 1 else answers,

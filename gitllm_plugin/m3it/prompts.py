@@ -7,6 +7,9 @@ from collections.abc import Callable
 
 from gitllm_plugin.errors import ConfigError
 
+WITH_QUESTION, WITHOUT_QUESTION = "Answer the question about the image.", "Describe the picture."
+"""Instructions where none is given, the same for rows, training and inference."""
+
 
 def _article(instruction: str, question: str) -> str:
     # The markers stay where the question is empty, as in the article.
@@ -26,18 +29,25 @@ def _question(instruction: str, question: str) -> str:
 TEMPLATES: dict[str, Callable[[str, str], str]] = {"article": _article, "plain": _plain, "question": _question}
 
 
-def build_prompt(template: str, instruction: str, question: str) -> str:
+def default_instruction(question: str) -> str:
+    """What a question, or no question, is asked with where no instruction is given."""
+    return WITH_QUESTION if question.strip() else WITHOUT_QUESTION
+
+
+def build_prompt(template: str, instruction: str | None, question: str) -> str:
     """Fills a template.
 
     Args:
         template: a name of :data:`TEMPLATES`.
-        instruction: what is to be done.
+        instruction: what is to be done; None: see :func:`default_instruction`.
         question: the question itself; may be empty. Space around both is removed.
 
     Raises:
         ConfigError: if there is no such template.
     """
     check_template(template)
+    if instruction is None:
+        instruction = default_instruction(question)
     return TEMPLATES[template](instruction.strip(), question.strip())
 
 

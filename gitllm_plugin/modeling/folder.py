@@ -35,6 +35,7 @@ from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.trainable import names_of_part
 from gitllm_plugin.modeling.vision import ImageEncoder
+from gitllm_plugin.new_folder import check_new_folder
 
 DESCRIPTION = "git_llm.json"
 PROJECTION = "projection.safetensors"
@@ -324,9 +325,7 @@ def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], f
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder`` that takes its name when the block ends without an error."""
-    folder = folder.expanduser()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfigError(f"{folder} exists already; name a new folder, or delete it")
+    folder = check_new_folder(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:

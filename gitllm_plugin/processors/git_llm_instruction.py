@@ -9,8 +9,6 @@ from lavis.processors.base_processor import BaseProcessor
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
 
-DEFAULT_INSTRUCTION = "Answer the question about the image."
-
 
 @registry.register_processor("git_llm_instruction")
 class GitLLMInstructionProcessor(BaseProcessor):
@@ -18,7 +16,8 @@ class GitLLMInstructionProcessor(BaseProcessor):
 
     Args:
         template: a name of :data:`gitllm_plugin.m3it.prompts.TEMPLATES`.
-        instruction: stands where a question comes without one, as in LAVIS's own data sets.
+        instruction: stands where a question comes without one, as in LAVIS's own data sets; None: one for questions
+            and one for no question, see :func:`gitllm_plugin.m3it.prompts.default_instruction`.
 
     Raises:
         ConfigError: if there is no such template.
@@ -26,7 +25,7 @@ class GitLLMInstructionProcessor(BaseProcessor):
 
     CONFIG_KEYS = frozenset({"template", "instruction"})
 
-    def __init__(self, template: str = "article", instruction: str = DEFAULT_INSTRUCTION):
+    def __init__(self, template: str = "article", instruction: str | None = None):
         # Not super().__init__(): it stores a lambda, which cannot be pickled into a data loader's workers.
         check_template(template)
         self.template = template

@@ -60,7 +60,7 @@ class Answering:
         return pictures
 
     def answer(
-        self, pictures: Sequence[Image.Image], question: str, instruction: str, decoding: Decoding
+        self, pictures: Sequence[Image.Image], question: str, instruction: str | None, decoding: Decoding
     ) -> Iterator[str]:
         """The answer so far, as often as it grows; a search with beams gives it once."""
         if decoding.num_beams > 1:
@@ -75,7 +75,9 @@ class Answering:
         words = picture_words(vectors, self.vocabulary, k=1)
         return words_figure(self.pipeline.seen(pictures[0]), words, MEASURES)
 
-    def draw_attention(self, pictures: Sequence[Image.Image], question: str, instruction: str, answer: str) -> Any:
+    def draw_attention(
+        self, pictures: Sequence[Image.Image], question: str, instruction: str | None, answer: str
+    ) -> Any:
         """The figure of what the answer attends to; None for an empty answer."""
         if not answer:
             return None

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from gitllm_plugin.errors import ConfigError, GitLLMError
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.m3it.prompts import WITH_QUESTION, WITHOUT_QUESTION
 from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Answering
 from gitllm_plugin.web.examples import write_examples
 
@@ -19,7 +20,7 @@ _LARGEST_UPLOAD = "64mb"
 
 _ABOUT = """\
 **{name}**: {encoder} and {decoder}, {parameters} parameters. It runs on this machine ({device}); nothing is sent
-anywhere. An empty question asks for what the instruction says alone.
+anywhere. Without a question the model does what the instruction says alone.
 """
 
 
@@ -81,7 +82,7 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         with gr.Row():
             with gr.Column():
                 pictures = _picture_input(gr, pipeline.model.max_images)
-                instruction = gr.Textbox(pipeline.instruction, label="Instruction")
+                instruction = _instruction_input(gr, pipeline.instruction)
                 question = gr.Textbox(label="Question", placeholder="what is in the picture?", elem_id="question")
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
@@ -101,9 +102,12 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         rows = [[[path] if several else path, text] for path, text in write_examples(examples)]
         gr.Examples(rows, inputs=[pictures, question], cache_examples=False)
 
-        def respond(files: Any, instruction: str, question: str, *settings: float) -> Iterator[tuple[Any, Any, Any]]:
+        def respond(
+            files: Any, instruction: str | None, question: str | None, *settings: float
+        ) -> Iterator[tuple[Any, Any, Any]]:
+            instruction = (instruction or "").strip() or None  # Gradio gives None for a box that nobody touched
             try:
-                yield from _respond(answering, _as_paths(files), instruction, question, settings)
+                yield from _respond(answering, _as_paths(files), instruction, question or "", settings)
             except GitLLMError as error:
                 raise gr.Error(str(error), duration=None, print_exception=False) from error
             except Exception as error:
@@ -117,7 +121,7 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
 
 
 def _respond(
-    answering: Answering, files: list[str], instruction: str, question: str, settings: tuple[float, ...]
+    answering: Answering, files: list[str], instruction: str | None, question: str, settings: tuple[float, ...]
 ) -> Iterator[tuple[Any, Any, Any]]:
     """The contents of answer, attention and words, as they come."""
     max_new_tokens, num_beams, temperature, top_p, repetition_penalty = settings
@@ -147,6 +151,16 @@ def _picture_input(gr: Any, max_images: int) -> Any:
         file_types=["image", *VIDEO_SUFFIXES],
         interactive=True,
         height=320,
+    )
+
+
+def _instruction_input(gr: Any, own: str | None) -> Any:
+    """An empty box that shows with which instruction the model is asked while it is empty."""
+    usual = f'empty: this with a question, "{WITHOUT_QUESTION}" without one'
+    return gr.Textbox(
+        label="Instruction",
+        placeholder=WITH_QUESTION if own is None else own,
+        info=usual if own is None else "empty: the model's own",
     )
 
 

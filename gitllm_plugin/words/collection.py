@@ -45,6 +45,19 @@ def read_collection(storage: str, limit: int) -> Iterator[CaptionedPicture]:
     return islice(_read_folder(folder) if folder.is_dir() else _read_rows(storage), limit)
 
 
+def check_collection(storage: str) -> None:
+    """Look whether :func:`read_collection` would find pictures, without reading one.
+
+    Raises:
+        DataError: there are none.
+    """
+    folder = Path(storage).expanduser()
+    if folder.is_dir():
+        find_pictures(folder)
+    else:
+        find_sources(storage)
+
+
 def _read_folder(folder: Path) -> Iterator[CaptionedPicture]:
     for path in find_pictures(folder):
         text = path.with_suffix(".txt")

@@ -51,7 +51,9 @@ def test_a_folder_with_and_without_captions(model, tmp_path, capsys):
     assert "1 of 2 pictures have no caption" in capsys.readouterr().err
 
 
-def test_what_cannot_be(model, tmp_path, capsys):
+def test_what_cannot_be(model, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("cat.png")
     assert main(["words", "cat.png", "--model", str(tmp_path / "nowhere")]) == 2
     assert "there is no model" in capsys.readouterr().err
     assert main(["words", "cat.png", "--model", model, "--before-training"]) == 2

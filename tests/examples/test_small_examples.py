@@ -1,14 +1,20 @@
 """The example scripts, each run to its end on tiny models."""
 
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from examples import caption_folder, export_and_load, finetune_on_csv, plain_pytorch
+from gitllm_plugin.inference.pipeline import Pipeline
 from gitllm_plugin.modeling import load_folder
 from tests.small_run import write_small_run
 from tests.tiny_folder import write_tiny_folder
+
+EXAMPLES = Path(caption_folder.__file__).parent
 
 
 @pytest.fixture
@@ -30,6 +36,45 @@ def test_captions_of_a_folder(pictures, tmp_path, capsys):
     assert any(line["caption"] for line in lines)
     printed = capsys.readouterr()
     assert "broken.png" in printed.err and "1 pictures could not be read" in printed.out
+
+
+def test_earlier_captions_stay_until_all_are_made(pictures, tmp_path, monkeypatch):
+    model, out = write_tiny_folder(tmp_path / "model"), tmp_path / "captions.jsonl"
+    out.write_text("earlier\n")
+    answers = iter(["the first"])  # and none for the second
+    monkeypatch.setattr(Pipeline, "answer", lambda *args, **kwargs: next(answers))
+    with pytest.raises(StopIteration):
+        caption_folder.main([str(model), str(pictures), "--out", str(out)])
+    assert out.read_text() == "earlier\n" and not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("caption_folder", ["no-model", "nowhere"], "nowhere does not exist"),
+        ("caption_folder", ["no-model", "pictures/empty"], "pictures/empty holds no picture"),
+        ("caption_folder", ["no-model", "pictures"], "no-model is not a folder of a GIT-LLM"),
+        ("export_and_load", ["nowhere", "model"], "nowhere is not a run"),
+        ("export_and_load", ["nowhere", "made"], "made-merged exists already"),
+        ("finetune_on_csv", ["nowhere.csv", "pictures"], "pictures exists already"),
+        ("finetune_on_csv", ["nowhere.csv", "model"], "nowhere.csv cannot be read"),
+        ("from_lavis", ["nowhere.png", "what color?"], "nowhere.png: cannot be read"),
+        ("plain_pytorch", ["--language-model", "tiny:nothing"], "no tiny model of family 'nothing'"),
+    ],
+)
+def test_wrong_input_is_one_line_and_status_2(script, arguments, message, pictures, tmp_path, monkeypatch, capsys):
+    (pictures / "empty").mkdir()
+    (tmp_path / "made-merged").mkdir()
+    (tmp_path / "made-merged" / "file").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(EXAMPLES / f"{script}.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and message in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_fine_tuning_on_a_table(pictures, tmp_path):

@@ -1,5 +1,7 @@
 """The pipeline: equal to the model by hand, streaming, and what it refuses."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -28,6 +30,20 @@ def test_an_answer_is_the_models_by_hand(pipeline):
     answer = pipeline.answer(PICTURE, "what color?", decoding=Decoding(max_new_tokens=6))
     assert answer == pipeline.text_encoder.tokenizer.decode(expected[0], skip_special_tokens=True).strip()
     assert answer != pipeline.answer(Image.new("RGB", (9, 9)), "what color?", decoding=Decoding(max_new_tokens=6))
+
+
+@pytest.mark.parametrize(
+    ("own", "question", "instruction", "prompt"),
+    [
+        (None, "what color?", None, "Answer the question about the image. what color? Answer:"),
+        (None, "", None, "Describe the picture. Answer:"),
+        (None, "", "", "Answer:"),
+        ("Look.", "", None, "Look. Answer:"),
+        ("Look.", "why?", "Think.", "Think. why? Answer:"),
+    ],
+)
+def test_an_instruction_stands_where_none_is_given(pipeline, own, question, instruction, prompt):
+    assert replace(pipeline, instruction=own).prompt(question, instruction) == prompt
 
 
 def test_a_stream_grows_to_the_answer(pipeline):
@@ -122,5 +138,7 @@ def test_picture_files(tmp_path):
         open_picture(tmp_path / "missing.png")
     with pytest.raises(DataError, match="bytes that are no image"):
         open_picture(tmp_path / "a.txt")
-    with pytest.raises(DataError, match="holds no picture"):
-        find_pictures(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "holds no picture"), ("nowhere", "does not exist"), ("a.txt", "is a file")):
+        with pytest.raises(DataError, match=f"{name} {message}"):
+            find_pictures(tmp_path / name)

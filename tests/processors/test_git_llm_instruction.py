@@ -19,9 +19,15 @@ def test_instruction_of_the_question_or_of_the_processor():
     assert processor("why?", "") == "##Instruction:  ##Question: why? ##Answer:"
 
 
-def test_defaults():
-    prompt = GitLLMInstructionProcessor.from_config(None)("why?")
-    assert prompt == "##Instruction: Answer the question about the image. ##Question: why? ##Answer:"
+@pytest.mark.parametrize(
+    ("question", "prompt"),
+    [
+        ("why?", "##Instruction: Answer the question about the image. ##Question: why? ##Answer:"),
+        (" ", "##Instruction: Describe the picture. ##Question:  ##Answer:"),
+    ],
+)
+def test_defaults(question, prompt):
+    assert GitLLMInstructionProcessor.from_config(None)(question) == prompt
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The page's events without a browser: what is shown, in which order, and what is refused."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -38,6 +40,11 @@ def respond(page):
     return function
 
 
+def instruction_box(page):
+    (box,) = [block for block in page.blocks.values() if getattr(block, "label", None) == "Instruction"]
+    return box
+
+
 def test_the_answer_comes_first_then_the_figures(pipeline, picture, tmp_path):
     from gitllm_plugin.web.page import build_page
 
@@ -49,6 +56,21 @@ def test_the_answer_comes_first_then_the_figures(pipeline, picture, tmp_path):
     assert words[-2] is None and len(words[-1].axes) == 2
     beams = list(function(picture, "Answer.", "what color?", 6, 3, 0.0, 0.9, 1.0))
     assert len(beams) == 3 and beams[0][0] == beams[-1][0]
+
+
+def test_an_empty_box_asks_with_the_models_instruction_and_shows_it(pipeline, picture, tmp_path, monkeypatch):
+    from gitllm_plugin.web.page import build_page
+
+    page = build_page(pipeline, "tiny", tmp_path)
+    box = instruction_box(page)
+    assert box.placeholder == "Answer the question about the image." and "Describe the picture." in box.info
+    prompts, build = [], Pipeline.prompt
+    monkeypatch.setattr(Pipeline, "prompt", lambda *given: prompts.append(build(*given)) or prompts[-1])
+    for untouched in (None, " "):
+        list(respond(page)(picture, untouched, untouched, *SETTINGS))
+    assert set(prompts) == {"Describe the picture. Answer:"}
+
+    assert instruction_box(build_page(replace(pipeline, instruction="Look."), "tiny", tmp_path)).placeholder == "Look."
 
 
 def _decoding():
