@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gitllm_plugin
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.launch import register_quietly
 
 _CONFIG = "config.yaml"
 _CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth")
@@ -82,7 +82,7 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
 
     if config.model.get("arch") != "git_llm":
         raise ConfigError(f"the run trained {config.model.get('arch')!r}; only git_llm can be exported")
-    register_quietly()
+    gitllm_plugin.register()
     from gitllm_plugin.models.git_llm import GitLLMForLavis
 
     loaded = {"load_finetuned": checkpoint is not None, "finetuned": str(checkpoint), "self_test": False}

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.torchvision_repair import TorchvisionWarning
 
 if TYPE_CHECKING:
     from gitllm_plugin.inference.pipeline import Pipeline
@@ -23,10 +21,8 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
     Raises:
         ConfigError: none of these, or an exported folder is asked for before training.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TorchvisionWarning)  # what is wrong with it is for `gitllm doctor` to say
-        from gitllm_plugin.inference.pipeline import Pipeline
-        from gitllm_plugin.modeling.folder import DESCRIPTION
+    from gitllm_plugin.inference.pipeline import Pipeline
+    from gitllm_plugin.modeling.folder import DESCRIPTION
 
     path = Path(path).expanduser()
     if not path.exists():
