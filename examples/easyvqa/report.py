@@ -109,7 +109,7 @@ def write_report(
         format_table(results),
         _explain_controls(results),
         f"![Test pictures with question, answer and truth]({PREDICTIONS_PICTURE})",
-        "Sixteen test examples drawn at random; right answers are green, wrong ones red.",
+        "Sixteen test examples, drawn by a fixed seed; right answers are green, wrong ones red.",
         f"![Training loss]({LOSS_PICTURE})",
         "## Commands\n\n```\n" + "\n".join(commands) + "\n```",
         "## Times\n\n" + "\n".join(f"- {step}: {format_seconds(value)}" for step, value in seconds.items()),
