@@ -24,6 +24,7 @@ from gitllm_plugin.cli import (
     words,
 )
 from gitllm_plugin.errors import exit_status
+from gitllm_plugin.host import torchvision_repair
 
 # Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
 COMMANDS = (
@@ -88,4 +89,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too: lines, where they are piped
+    torchvision_repair.announce = torchvision_repair.note
     return exit_status(lambda: args.call(args))

@@ -55,8 +55,8 @@ def _call(args: argparse.Namespace) -> int:
     from gitllm_plugin.words.run import explain_picture, explain_pictures
 
     if args.images is not None:
-        table, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
-        show([table])
+        blocks, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
+        show(blocks)
     else:
         words, files = explain_picture(pipeline, args.image, Path(args.out), args.top_k)
         for measure in ("cosine", "dot"):

@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import warnings
 
 from gitllm_plugin import __version__
 from gitllm_plugin.errors import HostError
@@ -134,10 +133,9 @@ def _examine_registration(report: Report) -> None:
     """Do what every run does first; its failure is the machine's real problem."""
     import gitllm_plugin
 
+    torchvision_repair.announce = lambda fault: None  # reported below
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", torchvision_repair.TorchvisionWarning)  # reported below
-            gitllm_plugin.register()
+        gitllm_plugin.register()
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is the place to say it
         what = f"registering with LAVIS fails: {type(error).__name__}: {error}"
         report.problems.append((what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import gitllm_plugin
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.launch import register_quietly
 from gitllm_plugin.new_folder import check_new_folder
 
 _CONFIG = "config.yaml"
@@ -85,7 +85,7 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
 
     if config.model.get("arch") != "git_llm":
         raise ConfigError(f"the run trained {config.model.get('arch')!r}; only git_llm can be exported")
-    register_quietly()
+    gitllm_plugin.register()
     from gitllm_plugin.models.git_llm import GitLLMForLavis
 
     loaded = {"load_finetuned": checkpoint is not None, "finetuned": str(checkpoint), "self_test": False}

@@ -3,18 +3,15 @@
 import argparse
 import ctypes
 import logging
-import os
 import random
 import runpy
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import gitllm_plugin
 from gitllm_plugin.config_keys import as_assignments
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host import torchvision_repair
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.tables import Block
 
@@ -91,20 +88,11 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no script '{path}'; give the path of a file such as LAVIS's train.py")
-    register_quietly()
+    gitllm_plugin.register()
     sys.argv = [str(path), *_check_script_config(path, argv)]
     # Python puts a script's folder first on the path; `runpy` does not.
     sys.path.insert(0, str(path.resolve().parent))
     runpy.run_path(str(path), run_name="__main__")
-
-
-def register_quietly() -> None:
-    """Register; what is wrong with torchvision is a line on the first rank, not a warning with a source line."""
-    known_before = torchvision_repair.fault
-    warnings.filterwarnings("ignore", category=torchvision_repair.TorchvisionWarning)
-    gitllm_plugin.register()
-    if torchvision_repair.fault != known_before and os.environ.get("RANK", "0") == "0":
-        logging.getLogger(__name__).warning("note: %s", torchvision_repair.fault)
 
 
 def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
@@ -192,7 +180,7 @@ def write_features(
 
 def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
     """LAVIS's `Config`, checked."""
-    register_quietly()
+    gitllm_plugin.register()
     from gitllm_plugin.host.config_check import check_config
 
     check_config(cfg_path, options, evaluating)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.torchvision_repair import TorchvisionWarning
 
 if TYPE_CHECKING:
     from gitllm_plugin.inference.pipeline import Pipeline
@@ -29,10 +27,8 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
             f"there is no model {path}; give a folder of `gitllm export` or of a training run (`make demo` trains one "
             "into output/demo/train/latest)"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TorchvisionWarning)  # what is wrong with it is for `gitllm doctor` to say
-        from gitllm_plugin.inference.pipeline import Pipeline
-        from gitllm_plugin.modeling.folder import DESCRIPTION
+    from gitllm_plugin.inference.pipeline import Pipeline
+    from gitllm_plugin.modeling.folder import DESCRIPTION
 
     if (path / DESCRIPTION).is_file():
         if not trained:

@@ -8,9 +8,11 @@ parts alone, so declaring those operators is enough.
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from gitllm_plugin.errors import HostError
@@ -29,8 +31,22 @@ class TorchvisionWarning(RuntimeWarning):
     """torchvision works in part."""
 
 
+def warn(fault: str) -> None:
+    """A warning of Python's, without a line of source: none of the user's is to blame."""
+    warnings.warn_explicit(fault, TorchvisionWarning, "<torchvision>", 0)
+
+
+def note(fault: str) -> None:
+    """A line on the first rank."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {fault}", file=sys.stderr)
+
+
 # What is wrong with torchvision here; None where nothing is, or where it was not looked at.
 fault: str | None = None
+
+# How that is said when it is found: a library warns, the `gitllm` command notes.
+announce: Callable[[str], None] = warn
 
 # torch.library drops the declarations of a Library object that is garbage collected.
 _libraries: list = []
@@ -42,7 +58,7 @@ def repair_torchvision() -> bool:
     Where torchvision loads by itself nothing is changed.
 
     Returns:
-        True if operators had to be declared (a `TorchvisionWarning` says so), False if nothing was wrong.
+        True if operators had to be declared (a `TorchvisionWarning` says so by default), False if nothing was wrong.
 
     Raises:
         HostError: torchvision is not installed.
@@ -67,7 +83,7 @@ def repair_torchvision() -> bool:
         f"torchvision is of another build than torch: its operators ({', '.join(names)}), which GIT-LLM does not use, "
         "do not work"
     )
-    warnings.warn(fault, TorchvisionWarning, stacklevel=2)
+    announce(fault)
     return True
 
 

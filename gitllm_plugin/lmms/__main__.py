@@ -5,8 +5,9 @@ There torchvision, which lmms-eval imports first of all, does not load until it 
 
 import runpy
 
-from gitllm_plugin.host.torchvision_repair import repair_torchvision
+from gitllm_plugin.host import torchvision_repair
 
 if __name__ == "__main__":
-    repair_torchvision()
+    torchvision_repair.announce = torchvision_repair.note
+    torchvision_repair.repair_torchvision()
     runpy.run_module("lmms_eval", run_name="__main__", alter_sys=True)

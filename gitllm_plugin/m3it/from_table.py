@@ -166,7 +166,7 @@ class _RowReader:
             data = path.read_bytes()
         except OSError as error:
             raise RowError("no_image", f"{path} cannot be read ({error.strerror})", place) from error
-        return prepare_image(data, short_side=self.settings.short_side)
+        return prepare_image(data, f"{place}: {path}", short_side=self.settings.short_side)
 
     def _choose_split(self, record: Mapping[str, Any], images: list[bytes], place: str) -> str:
         given = self._text(record, "split")

@@ -109,6 +109,7 @@ def save_folder(
             "settings": dict(settings or {}),
         }
         _write_json(target / DESCRIPTION, description)
+        _open_weights(target, like=target / DESCRIPTION)
 
 
 def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True) -> LoadedFolder:
@@ -271,6 +272,12 @@ def _load_projection(model: GitLLM, path: Path) -> None:
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _open_weights(folder: Path, like: Path) -> None:
+    """Let weights be read by whom `like` may be read by: safetensors writes for the owner alone, whatever the umask."""
+    for weights in folder.rglob("*.safetensors"):
+        weights.chmod(like.stat().st_mode)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:

@@ -60,7 +60,9 @@ class EvaluatingRunner(SavingRunner):
         if results is None:
             return None
         with storage_errors():
-            return self.task.after_evaluation(val_result=results, split_name=split_name, epoch=cur_epoch)
+            return self.task.after_evaluation(
+                val_result=results, split_name=split_name, epoch=cur_epoch, skip_reload=skip_reload
+            )
 
     def _uncompiled(self) -> contextlib.AbstractContextManager:
         """Layers compiled for training would be compiled again for every length of an answer."""
@@ -120,7 +122,7 @@ class EvaluatingRunner(SavingRunner):
             raise ConfigError(f"Task {task} gives no 'agg_metrics' to choose the best epoch by")
         score = float(stats["agg_metrics"])
         if math.isnan(score):
-            logging.warning("The validation score of epoch %d is not a number.", epoch)
+            logging.warning("The validation score of epoch %d is not a number.", epoch + 1)
         self.progress.best.add(score, epoch, self.position.steps)
 
     @main_process

@@ -302,8 +302,8 @@ class TrainingLoop:
             "Examples: %s%s.",
             what,
             value,
-            position.epoch,
-            position.epoch_iter,
+            position.epoch + 1,
+            position.epoch_iter + 1,
             ", ".join(ids[:_SHOWN_IDS]) or "unknown",
             more,
         )
@@ -320,7 +320,7 @@ class TrainingLoop:
     @staticmethod
     def _refuse_short_data(position: Position) -> NoReturn:
         raise DataEndedError(
-            f"The training data ended in epoch {position.epoch} after {position.epoch_iter} iterations"
+            f"The training data ended in epoch {position.epoch + 1} after {position.epoch_iter} iterations"
             f"{'' if collectives.world_size() == 1 else ' on one of the ranks or more'}; "
             "make run.iters_per_inner_epoch or run.max_iters smaller, or repeat the stream"
         )

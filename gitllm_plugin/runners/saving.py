@@ -76,7 +76,14 @@ class SavingRunner(RunnerParts):
         self.progress.validation_due &= len(self.valid_splits) > 0
         self.start_epoch = self.position.epoch
         collectives.from_first_rank(lambda: self._take_up_folder(content))
-        logging.info("Resuming %s at epoch %d, iteration %d.", path, self.position.epoch, self.position.epoch_iter)
+        position = self.position
+        logging.info(
+            "Resuming %s after %d iterations (%d of epoch %d).",
+            path,
+            position.iters,
+            position.epoch_iter,
+            position.epoch + 1,
+        )
 
     def _take_up_folder(self, content: dict[str, Any]) -> None:
         """Take out of the run's files what came after the checkpoint, and what was half written."""

@@ -21,7 +21,7 @@ from gitllm_plugin.runners.loaders import move_to_device, num_batches, num_sampl
 from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
-from gitllm_plugin.tasks.report import Report, describe, make_report, unique_by_id
+from gitllm_plugin.tasks.report import Report, describe, make_report, title_of, unique_by_id
 
 LOSS = "loss"
 
@@ -170,12 +170,24 @@ class M3ITTask(BaseTask):
         return result
 
     def after_evaluation(
-        self, val_result: EvaluationResult, split_name: str, epoch: int | str, **kwargs: Any
+        self,
+        val_result: EvaluationResult,
+        split_name: str,
+        epoch: int | str,
+        skip_reload: bool = False,
+        **kwargs: Any,
     ) -> dict[str, Any]:
         """Gather all ranks' results, score each example once, and write predictions and scores.
 
         Writes `result/{split}_epoch{epoch}.jsonl`, `{split}_metrics.json`, `{split}_results.md` and, where the data
         can be read by number, `{split}_pictures.html` into the run's folder.
+
+        Args:
+            val_result: This rank's.
+            split_name: The split.
+            epoch: Of the weights, as LAVIS counts, from 0; or `best`.
+            skip_reload: Whether `best` is only a name: the weights are those that were given.
+            **kwargs: Not used.
 
         Returns:
             On every rank: `loss`, each metric over all examples, as `{config}/{metric}` and as `{category}/{metric}`,
@@ -198,7 +210,7 @@ class M3ITTask(BaseTask):
             if self.valid_loss:
                 tokens = sum(part.num_tokens for part in parts)
                 scores[LOSS] = sum(part.loss_sum for part in parts) / tokens if tokens else math.nan
-            self._write(examples, report, scores, split_name, epoch)
+            self._write(examples, report, scores, split_name, epoch, title_of(split_name, epoch, skip_reload))
             scores["agg_metrics"] = self._aggregate(scores)
         return collectives.broadcast_object(scores)
 
@@ -220,6 +232,7 @@ class M3ITTask(BaseTask):
         scores: Mapping[str, float],
         split_name: str,
         epoch: int | str,
+        title: str,
     ) -> None:
         output = Path(str(registry.get_path("output_dir")))
         predictions = Path(str(registry.get_path("result_dir"))) / f"{split_name}_epoch{epoch}.jsonl"
@@ -229,12 +242,12 @@ class M3ITTask(BaseTask):
         if self.agg_metric in scores:
             metrics["agg_metrics"] = self._aggregate(scores)
         (output / f"{split_name}_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        page = describe(report, split_name, epoch, scores.get(LOSS))
+        page = describe(report, title, scores.get(LOSS))
         (output / f"{split_name}_results.md").write_text(page, encoding="utf-8")
         if self.generates and self.pictures:
             shown = choose_examples(self._dataset, examples, self.pictures)
             if shown:
-                write_picture_page(output / f"{split_name}_pictures.html", f"{split_name}, epoch {epoch}", shown)
+                write_picture_page(output / f"{split_name}_pictures.html", title, shown)
         logging.info("%s", page)
         logging.info("Predictions: %s", predictions)
 

@@ -139,9 +139,22 @@ def _merge(name: str, kind: str, rows: Sequence[Row]) -> Row:
     )
 
 
-def describe(report: Report, split: str, epoch: int | str, loss: float | None) -> str:
+def title_of(split: str, epoch: int | str, skip_reload: bool) -> str:
+    """What was evaluated, for people: epochs count from 1, as in the progress of a training.
+
+    Args:
+        split: its name.
+        epoch: LAVIS's: a number from 0, or `best`, which an evaluation alone says too.
+        skip_reload: whether the weights of the best epoch were not loaded.
+    """
+    if isinstance(epoch, int):
+        return f"{split}, after epoch {epoch + 1}"
+    return split if skip_reload else f"{split}, {epoch} epoch"
+
+
+def describe(report: Report, title: str, loss: float | None) -> str:
     """The report as a page in Markdown."""
-    parts: list[str] = [f"# {split}, epoch {epoch}", score_table(report).markdown()]
+    parts: list[str] = [f"# {title}", score_table(report).markdown()]
     if loss is not None:
         parts.append(f"Loss per token: {loss:.4f}.")
     parts += [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]

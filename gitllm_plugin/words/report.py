@@ -1,4 +1,4 @@
-"""The statistics as a table, a figure and JSON."""
+"""The statistics as tables, a figure and JSON."""
 
 from __future__ import annotations
 
@@ -8,44 +8,70 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.tables import Table
+from gitllm_plugin.tables import Block, Table
 from gitllm_plugin.words.nearest import MEASURES
 from gitllm_plugin.words.statistics import CaptionMatch, WordStatistics
 
 
-def statistics_table(statistics: WordStatistics) -> Table:
-    """What was found."""
+def statistics_blocks(statistics: WordStatistics) -> list[Block]:
+    """What was found, each number beside what it has to be compared with; and in words whether vectors lean."""
+    blocks: list[Block] = [_matches_table(statistics), _vectors_table(statistics)]
+    if all(found.in_caption is None for found in statistics.measures.values()):
+        return [blocks[1], "Without captions there is no saying whether vectors lean towards the right words."]
+    return [*blocks, lean_in_words(statistics)]
+
+
+def lean_in_words(statistics: WordStatistics) -> str:
+    """Whether vectors are nearer to their own captions' words than to others', beyond twice the standard error."""
+    matches = {name: found.among_captions for name, found in statistics.measures.items()}
+    clear = [name for name, match in matches.items() if match and match.gain > 2 * match.standard_error]
+    if not clear:
+        return (
+            "Vectors do not lean towards words of their own captions: no measure's difference, among captions' words, "
+            "is beyond twice its standard error."
+        )
+    return (
+        f"Vectors lean towards words of their own captions by {' and '.join(clear)}: the difference, among captions' "
+        "words, is beyond twice its standard error."
+    )
+
+
+def _matches_table(statistics: WordStatistics) -> Table:
+    rows = []
+    for measure, found in statistics.measures.items():
+        for words, match in (("all words", found.in_caption), ("captions' words", found.among_captions)):
+            if match is not None:
+                difference = f"{100 * match.gain:+.1f} ± {100 * match.standard_error:.1f}"
+                rows.append((f"{measure}, {words}", f"{match.share:.1%}", f"{match.shuffled:.1%}", difference))
+    return Table(("nearest word is in the", "own caption", "other captions", "difference"), rows, numbers=(1, 2, 3))
+
+
+def _vectors_table(statistics: WordStatistics) -> Table:
     similar = statistics.similarities
-    rows = [("pictures, vectors", f"{statistics.pictures:,}, {statistics.vectors:,}")]
+    rows = [("pictures", f"{statistics.pictures:,}", "", ""), ("image vectors", f"{statistics.vectors:,}", "", "")]
     for measure in MEASURES:
         found = statistics.measures[measure]
-        for where, match in (("", found.in_caption), (" among captions' words", found.among_captions)):
-            if match is not None:
-                name = f"nearest word{where} by {measure} is in the caption (in the other captions)"
-                found_shares = f"{match.share:.1%} ({match.shuffled:.1%}), difference ± {match.standard_error:.1%}"
-                rows.append((name, found_shares))
         token, share = found.frequent[0]
-        rows.append(
-            (f"different nearest words by {measure}", f"{found.distinct:,}; most frequent {token!r} {share:.0%}")
-        )
+        rows.append((f"different nearest words, {measure}", f"{found.distinct:,}", f"{share:.0%}", f"are {token!r}"))
+    word_pairs = f"{similar.pairs_word:.3f}"
     rows += [
-        ("cosine to the nearest word: image vectors", f"{similar.nearest_image:.3f}"),
-        ("cosine to the nearest word: random directions", f"{similar.nearest_random:.3f}"),
-        ("cosine to the nearest other word: words", f"{similar.nearest_word:.3f}"),
-        ("cosine of pairs: image vectors of two pictures", f"{similar.pairs_image:.3f}"),
-        (
-            "cosine of pairs: image vectors of one picture",
-            "-" if similar.pairs_patch is None else f"{similar.pairs_patch:.3f}",
-        ),
-        ("cosine of pairs: words", f"{similar.pairs_word:.3f}"),
-        ("cosine of pairs: image vector and word", f"{similar.pairs_image_word:.3f}"),
-        (
-            "effective rank: image vectors, as many words",
-            f"{statistics.effective_rank_image:.1f}, {statistics.effective_rank_word:.1f}",
-        ),
-        ("mean length: image vectors, words", f"{statistics.norm_image:.2f}, {statistics.norm_word:.2f}"),
+        ("cosine to the nearest word", f"{similar.nearest_image:.3f}", f"{similar.nearest_random:.3f}", "random ones"),
+        ("", "", f"{similar.nearest_word:.3f}", "words to other words"),
+        ("cosine of two pictures' vectors", f"{similar.pairs_image:.3f}", word_pairs, "two words"),
     ]
-    return Table(("", "found"), rows)
+    if similar.pairs_patch is not None:
+        rows.append(("cosine of one picture's vectors", f"{similar.pairs_patch:.3f}", word_pairs, "two words"))
+    rows += [
+        ("cosine of a vector and a word", f"{similar.pairs_image_word:.3f}", word_pairs, "two words"),
+        (
+            "effective rank",
+            f"{statistics.effective_rank_image:.1f}",
+            f"{statistics.effective_rank_word:.1f}",
+            "as many words",
+        ),
+        ("mean length", f"{statistics.norm_image:.2f}", f"{statistics.norm_word:.2f}", "words"),
+    ]
+    return Table(("", "found", "beside", "of"), rows, numbers=(1, 2))
 
 
 def write_statistics(statistics: WordStatistics, folder: Path) -> list[Path]:

@@ -7,12 +7,12 @@ from pathlib import Path
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.pictures import open_picture
 from gitllm_plugin.inference.pipeline import Pipeline
-from gitllm_plugin.tables import Table
+from gitllm_plugin.tables import Block
 from gitllm_plugin.words.collection import read_collection
 from gitllm_plugin.words.draw import words_figure
 from gitllm_plugin.words.nearest import MEASURES
 from gitllm_plugin.words.picture import PictureWords, picture_words, write_csv, write_json
-from gitllm_plugin.words.report import statistics_table, write_statistics
+from gitllm_plugin.words.report import statistics_blocks, write_statistics
 from gitllm_plugin.words.statistics import word_statistics
 from gitllm_plugin.words.vectors import patch_vectors
 from gitllm_plugin.words.vocabulary import read_vocabulary, words_of
@@ -45,8 +45,10 @@ def explain_picture(pipeline: Pipeline, path: str | Path, output: Path, k: int =
     return words, [figure, table, data]
 
 
-def explain_pictures(pipeline: Pipeline, storage: str, output: Path, limit: int = 200) -> tuple[Table, list[Path]]:
-    """Many pictures: statistics as a table, a figure and JSON.
+def explain_pictures(
+    pipeline: Pipeline, storage: str, output: Path, limit: int = 200
+) -> tuple[list[Block], list[Path]]:
+    """Many pictures: statistics as tables, a figure and JSON.
 
     Args:
         pipeline: the model.
@@ -55,7 +57,7 @@ def explain_pictures(pipeline: Pipeline, storage: str, output: Path, limit: int 
         limit: most pictures.
 
     Returns:
-        The table and the files written.
+        Tables, with a line in words, and the files written.
 
     Raises:
         DataError: no pictures, or captions for some of them only.
@@ -75,4 +77,4 @@ def explain_pictures(pipeline: Pipeline, storage: str, output: Path, limit: int 
     vocabulary = read_vocabulary(pipeline.model.language_model, tokenizer)
     statistics = word_statistics(vectors, vocabulary, None if without else captions)
     output.mkdir(parents=True, exist_ok=True)
-    return statistics_table(statistics), write_statistics(statistics, output)
+    return statistics_blocks(statistics), write_statistics(statistics, output)

@@ -33,6 +33,11 @@ class CaptionMatch:
     shuffled: float
     standard_error: float
 
+    @property
+    def gain(self) -> float:
+        """How much larger the share is than the shuffled one."""
+        return self.share - self.shuffled
+
 
 @dataclass(frozen=True)
 class MeasureStatistics:

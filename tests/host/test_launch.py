@@ -142,25 +142,6 @@ def test_configurations_of_the_package_are_found_from_any_folder(config, tmp_pat
         assert str(folder / "projects" / "nowhere.yaml") in str(raised.value)
 
 
-def test_a_fault_of_torchvision_is_one_line(run_python):
-    code = """
-import warnings
-from gitllm_plugin.host import launch, torchvision_repair
-warnings.simplefilter("error", torchvision_repair.TorchvisionWarning)
-torchvision_repair.fault = None
-import gitllm_plugin
-def register():
-    torchvision_repair.fault = "torchvision is broken"
-    warnings.warn("torchvision is broken", torchvision_repair.TorchvisionWarning)
-gitllm_plugin.register = register
-launch.register_quietly()
-launch.register_quietly()
-"""
-    for rank, lines in (("0", ["note: torchvision is broken"]), ("1", [])):
-        finished = run_python(code, env={"RANK": rank})
-        assert (finished.returncode, finished.stderr.splitlines()) == (0, lines)
-
-
 def test_a_wrong_configuration_builds_nothing(config):
     with pytest.raises(ConfigError, match="run.task 'nothing' is unknown"):
         launch.train(config, ["run.task=nothing"])

@@ -54,13 +54,53 @@ def fake_torchvision(tmp_path, monkeypatch):
         del sys.modules[name]  # the fake; monkeypatch puts the real one back
 
 
-def test_missing_operators_are_declared_and_refuse_calls(run_python, tmp_path):
+@pytest.fixture
+def broken(tmp_path):
+    """A folder with a torchvision that is broken, whatever this machine's is."""
     (tmp_path / "torchvision").mkdir()
     (tmp_path / "torchvision" / "__init__.py").write_text("from torchvision import _meta_registrations")
     (tmp_path / "torchvision" / "_meta_registrations.py").write_text(BROKEN)
-    finished = run_python(PROBE.format(path=str(tmp_path)))
+    return tmp_path
+
+
+def test_missing_operators_are_declared_and_refuse_calls(run_python, broken):
+    finished = run_python(PROBE.format(path=str(broken)))
     assert finished.returncode == 0, finished.stderr
     assert "torchvision::nms was called" in finished.stdout
+
+
+COMMAND = """
+import sys
+from types import SimpleNamespace
+sys.path.insert(0, {path!r})
+from gitllm_plugin.host.torchvision_repair import repair_torchvision
+def look(args):
+    repair_torchvision()
+    return 0
+def add_parser(subparsers):
+    subparsers.add_parser("look").set_defaults(call=look)
+import gitllm_plugin.cli.main
+cli = sys.modules["gitllm_plugin.cli.main"]
+cli.COMMANDS = [SimpleNamespace(add_parser=add_parser)]
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "rank", "start"),
+    [
+        ("cli.main(['look'])", "0", "note: "),
+        ("cli.main(['look'])", "1", None),
+        ("look(None)", "1", "<torchvision>:0: TorchvisionWarning: "),
+    ],
+)
+def test_a_command_notes_it_on_the_first_rank_and_a_library_warns_without_a_source_line(
+    run_python, broken, call, rank, start
+):
+    finished = run_python(COMMAND.format(path=str(broken)) + call, env={"RANK": rank})
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stderr.splitlines()
+    assert len(lines) == (0 if start is None else 1), finished.stderr
+    assert start is None or lines[0].startswith(f"{start}torchvision is of another build than torch")
 
 
 def test_a_torchvision_that_loads_is_left_alone(fake_torchvision, monkeypatch):

@@ -94,6 +94,7 @@ def test_large_pictures_are_made_smaller(folder):
 
 def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder):
     (folder / "broken.png").write_bytes((folder / "1.png").read_bytes()[:40])
+    (folder / "table.png").write_text("image,answer")
     rows = [
         {"image": "1.png", "answer": "fine", "id": "a", "split": ""},
         {"image": "missing.png", "answer": "x", "id": "b", "split": ""},
@@ -101,17 +102,20 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder)
         {"image": "2.png", "answer": " ", "id": "d", "split": ""},
         {"image": "2.png", "answer": "x", "id": "a", "split": ""},
         {"image": "2.png", "answer": "x", "id": "e", "split": "dev"},
+        {"image": "2.png|table.png", "answer": "x", "id": "f", "split": ""},
     ]
     table = write(folder / "mine.csv", rows)
     with pytest.raises(DataError) as raised:
         convert_table(table, folder / "out", FromTable())
     said = str(raised.value)
-    assert "5 rows cannot be used, nothing was written" in said
+    assert "6 rows cannot be used, nothing was written" in said
     for part in (
         "mine.csv:3: " + str(folder / "missing.png") + " cannot be read (No such file or directory)",
+        f"mine.csv:4: {folder / 'broken.png'}: 40 bytes that are no image (",
         "mine.csv:5: the column 'answer' is empty",
         "mine.csv:6: the id 'a' is that of",
-        "the split is 'dev', expected one of train, val, test",
+        f"mine.csv:8: {folder / 'table.png'}: 12 bytes that are no image (they start with b'image,an')",
+        "mine.csv:7: the split is 'dev', expected one of train, val, test",
     ):
         assert part in said
     assert not list(folder.glob("out/*"))

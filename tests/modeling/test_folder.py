@@ -1,7 +1,9 @@
 """Folders of a model: written, read again, and read by transformers and PEFT alone."""
 
 import json
+import os
 import shutil
+import stat
 
 import pytest
 import torch
@@ -43,6 +45,18 @@ def base(tmp_path):
     tiny_tokenizer().save_pretrained(language_model)
     tiny_image_encoder("clip").tower.save_pretrained(image_encoder)
     return str(language_model), str(image_encoder)
+
+
+def test_all_files_follow_the_umask(tmp_path):
+    model, tokenizer = trained_model()
+    before = os.umask(0o027)
+    try:
+        model.save_pretrained(tmp_path / "saved", tokenizer=tokenizer)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert {"projection.safetensors", "adapter_model.safetensors", "model.safetensors", "git_llm.json"} <= modes.keys()
+    assert set(modes.values()) == {0o640}, modes
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -41,7 +41,7 @@ def test_a_step_without_a_finite_loss_is_reported_with_its_examples_and_skipped(
     assert len(recorded) == 8
     assert [record["step"] for record in recorded if record["loss"] is None] == [2, 3]
     assert len(recorded[2]["skipped"]) == 4 and "skipped" not in recorded[4]
-    assert f"The loss is {value} at epoch 0, iteration 2. The step is skipped" in caplog.text
+    assert f"The loss is {value} at epoch 1, iteration 3. The step is skipped" in caplog.text
     assert f"Examples: {', '.join(recorded[2]['skipped'])}." in caplog.text
     assert len(read_run(run.output_dir).steps) == 6  # curves have no holes
     for value in trainable_state(run.model).values():
@@ -75,7 +75,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path, caplog):
     recorded = steps(run.output_dir)
     assert [record["step"] for record in recorded if record["grad_norm"] is None] == [1]
     assert recorded[1]["loss"] is not None and len(recorded[1]["skipped"]) == 4
-    assert "The gradient is nan at epoch 0, iteration 1" in caplog.text or "The gradient is inf" in caplog.text
+    assert "The gradient is nan at epoch 1, iteration 2" in caplog.text or "The gradient is inf" in caplog.text
 
 
 def test_fp16_trains_like_fp32_and_its_scale_is_saved(tmp_path):

@@ -104,7 +104,7 @@ def test_a_rank_without_images_does_not_hang_the_others(two_ranks):
 
 def test_streams_of_unequal_length_end_on_all_ranks(two_ranks):
     for result in two_ranks("streams_of_unequal_length"):
-        assert "ended in epoch 0 after 3 iterations on one of the ranks or more" in result["error"]
+        assert "ended in epoch 1 after 3 iterations on one of the ranks or more" in result["error"]
         assert result["steps"] == 3 and result["saved"]
 
 

@@ -333,7 +333,7 @@ def test_a_longer_stream_goes_on_where_the_shorter_one_ended(tmp_path):
 def test_a_stream_that_ends_too_early_is_refused(tmp_path):
     data = {"train": endless_stream(limit=8)}
     runner = build_runner(tmp_path, data=data, max_epoch=None, max_iters=5, valid_splits=[], test_splits=[])
-    with pytest.raises(DataError, match="ended in epoch 0 after 2 iterations"):
+    with pytest.raises(DataError, match="ended in epoch 1 after 2 iterations"):
         runner.train()
 
 

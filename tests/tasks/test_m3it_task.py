@@ -19,7 +19,7 @@ from gitllm_plugin.metrics.captions import has_java
 from gitllm_plugin.tasks.m3it import EvaluationResult, M3ITTask
 from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
-from gitllm_plugin.tasks.report import make_report, score_table, unique_by_id
+from gitllm_plugin.tasks.report import make_report, score_table, title_of, unique_by_id
 from tests.m3it_files import write_m3it_jsonl
 from tests.small_run import write_small_run
 
@@ -109,8 +109,17 @@ def test_evaluation_scores_each_example_and_writes_everything(folder, caplog):
     written = json.loads((folder / "val_metrics.json").read_text())
     assert written == {"split": "val", "epoch": 3, **scores}
     page = (folder / "val_results.md").read_text()
+    assert page.startswith("# val, after epoch 4\n")
     assert "| vqa     |        2 |        50.0 |    50.0 |" in page and "Loss per token: " in page
     assert page in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("epoch", "skip_reload", "title"),
+    [(0, False, "test, after epoch 1"), ("best", False, "test, best epoch"), ("best", True, "test")],
+)
+def test_titles_count_epochs_from_one_and_name_the_best_only_where_it_was_loaded(epoch, skip_reload, title):
+    assert title_of("test", epoch, skip_reload) == title
 
 
 def test_without_metrics_nothing_is_generated(folder):
@@ -276,7 +285,8 @@ def test_a_run_evaluates_several_sets_and_leaves_pages_to_look_at(tmp_path):
     run.datasets.m3it.build_info.annotations.val_held_out = {"storage": str(tmp_path / "held_out.jsonl")}
     run.run.metrics = {"coco": ["rouge_l"], "default": ["exact_match"]}
     OmegaConf.save(run, config)
-    output = launch.train(config).output_dir
+    runner = launch.train(config)
+    output = runner.output_dir
     scores = {name: json.loads((output / f"{name}_metrics.json").read_text()) for name in ("val", "val_held_out")}
     assert scores["val"]["num_examples"] == 7 and "toy/exact_match" in scores["val"]
     assert scores["val_held_out"]["num_examples"] == 3 and "captioning/rouge_l" in scores["val_held_out"]
@@ -284,4 +294,8 @@ def test_a_run_evaluates_several_sets_and_leaves_pages_to_look_at(tmp_path):
         lines = (output / "result" / f"{name}_epoch0.jsonl").read_text().splitlines()
         assert len({json.loads(line)["instance_id"] for line in lines}) == len(lines) == count
         assert "| **all**" in (output / f"{name}_results.md").read_text()
-        assert (output / f"{name}_pictures.html").read_text().count("<figure>") == count
+        page = (output / f"{name}_pictures.html").read_text()
+        assert page.count("<figure>") == count and f"<h1>{name}, after epoch 1</h1>" in page
+    for skip_reload, title in ((False, "# val, best epoch\n"), (True, "# val\n")):
+        runner.eval_epoch("val", "best", skip_reload)
+        assert (output / "val_results.md").read_text().startswith(title)

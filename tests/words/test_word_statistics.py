@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.words.report import statistics_table, write_statistics
+from gitllm_plugin.words.report import lean_in_words, statistics_blocks, write_statistics
 from gitllm_plugin.words.statistics import effective_rank, match_captions, word_statistics
 from gitllm_plugin.words.vocabulary import Vocabulary
 
@@ -84,11 +84,21 @@ def test_one_picture_is_no_statistics(vocabulary):
 def test_table_and_files(vocabulary, tmp_path):
     captions = [{"red"}, {"blue"}]
     found = word_statistics([vocabulary.vectors[:1], vocabulary.vectors[2:3]], vocabulary, captions)
-    cells = dict(statistics_table(found).rows)
-    assert (
-        cells["nearest word by cosine is in the caption (in the other captions)"] == "100.0% (0.0%), difference ± 0.0%"
-    )
+    matches, vectors, words = statistics_blocks(found)
+    assert matches.rows[0] == ("cosine, all words", "100.0%", "0.0%", "+100.0 ± 0.0")
+    assert words.startswith("Vectors lean towards words of their own captions by cosine and dot: ")
+    assert all(len(line) <= 80 for table in (matches, vectors) for line in str(table).splitlines())
     assert [path.name for path in write_statistics(found, tmp_path)] == ["statistics.json", "statistics.png"]
     assert found.similarities.pairs_patch is None
-    assert cells["cosine of pairs: image vectors of one picture"] == "-"
+    assert not any(row[0] == "cosine of one picture's vectors" for row in vectors.rows)
     assert '"nearest_cosines"' not in (tmp_path / "statistics.json").read_text()
+
+
+def test_only_what_is_beyond_twice_the_error_is_a_lean(vocabulary):
+    generator = torch.Generator().manual_seed(4)
+    pictures = [torch.randn(4, 32, generator=generator) for _ in range(20)]
+    captions = [{WORDS[2 + index % 3].strip(), "a"} for index in range(20)]
+    found = word_statistics(pictures, vocabulary, captions)
+    assert lean_in_words(found).startswith("Vectors do not lean towards words of their own captions")
+    only_table, line = statistics_blocks(word_statistics(pictures, vocabulary))
+    assert only_table.rows[0][0] == "pictures" and line.startswith("Without captions")
