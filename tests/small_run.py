@@ -1,11 +1,21 @@
 """A run of a tiny GIT-LLM on data made on the spot, for tests that train or evaluate for real."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
 from tests.m3it_files import write_m3it_jsonl
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+}
+"""Of processes that run this checkout, one thread each."""
+TINY_LORA = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 
 
 def write_small_run(folder: Path, model: dict[str, Any] | None = None, **changes: Any) -> Path:

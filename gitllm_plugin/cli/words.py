@@ -41,25 +41,37 @@ def add_parser(subparsers) -> None:
 def _call(args: argparse.Namespace) -> int:
     if (args.image is None) == (args.images is None):
         args.parser.error("give either IMAGE or --images")
-    from gitllm_plugin.host.open_model import open_pipeline
-    from gitllm_plugin.inference.pictures import open_picture
-    from gitllm_plugin.words.collection import check_collection
-
-    # A wrong name is told before the seconds that torch and the model take.
-    if args.images is not None:
-        check_collection(args.images)
-    else:
-        open_picture(args.image)
-    pipeline = open_pipeline(args.model, trained=not args.before_training)
-    from gitllm_plugin.tables import show
-    from gitllm_plugin.words.run import explain_picture, explain_pictures
-
-    if args.images is not None:
-        blocks, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
-        show(blocks)
-    else:
-        words, files = explain_picture(pipeline, args.image, Path(args.out), args.top_k)
-        for measure in ("cosine", "dot"):
-            print(f"nearest by {measure}: " + ", ".join(f"{t.strip()} {n}" for t, n in words.counts(measure)[:10]))
+    files = _explain_one(args) if args.images is None else _explain_many(args)
     print("\n".join(f"written: {file}" for file in files))
     return 0
+
+
+# A wrong name is told before the seconds that torch and the model take.
+
+
+def _explain_one(args: argparse.Namespace) -> list[Path]:
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.inference.pictures import open_picture
+
+    picture = open_picture(args.image)
+    pipeline = open_pipeline(args.model, trained=not args.before_training)
+    from gitllm_plugin.words.run import explain_picture
+
+    words, files = explain_picture(pipeline, picture, Path(args.image).stem, Path(args.out), args.top_k)
+    for measure in ("cosine", "dot"):
+        print(f"nearest by {measure}: " + ", ".join(f"{t.strip()} {n}" for t, n in words.counts(measure)[:10]))
+    return files
+
+
+def _explain_many(args: argparse.Namespace) -> list[Path]:
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.words.collection import check_collection
+
+    check_collection(args.images)
+    pipeline = open_pipeline(args.model, trained=not args.before_training)
+    from gitllm_plugin.tables import show
+    from gitllm_plugin.words.run import explain_pictures
+
+    blocks, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
+    show(blocks)
+    return files

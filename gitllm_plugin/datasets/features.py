@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.errors import ConfigError, DataError
@@ -18,7 +18,7 @@ from gitllm_plugin.m3it.shards.table import Item, records_of
 from gitllm_plugin.modeling import ImageEncoder
 from gitllm_plugin.modeling.pixels import normalize_pixels
 from gitllm_plugin.processors.picture_processor import PictureProcessor
-from gitllm_plugin.runners.loaders import leave_signals_to_the_main_process
+from gitllm_plugin.runners.loaders import Loader, leave_signals_to_the_main_process
 
 
 def describe_processor(processor: Any) -> str:
@@ -107,7 +107,7 @@ def encode_shards(
     maker = Maker(encoder.fingerprint(), describe_processor(stream.vis_processor))
     dtype = str(encoder.dtype).removeprefix("torch.")
     items: list[Item] = []  # of the shard whose turn it is: workers stay for all shards
-    loader = DataLoader(
+    loader = Loader(
         _Records(stream),
         batch_size=None,
         sampler=items,

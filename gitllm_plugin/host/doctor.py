@@ -133,13 +133,15 @@ def _examine_registration(report: Report) -> None:
     """Do what every run does first; its failure is the machine's real problem."""
     import gitllm_plugin
 
-    torchvision_repair.announce = lambda fault: None  # reported below
+    said_before, torchvision_repair.announce = torchvision_repair.announce, lambda fault: None  # reported below
     try:
         gitllm_plugin.register()
     except Exception as error:  # noqa: BLE001 - whatever it is, the report is the place to say it
         what = f"registering with LAVIS fails: {type(error).__name__}: {error}"
         report.problems.append((what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where"))
         return
+    finally:
+        torchvision_repair.announce = said_before
     report.facts.append(("registered with LAVIS", "yes"))
     if torchvision_repair.fault is not None:
         report.notes.append(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from gitllm_plugin.errors import ConfigError, StorageError
 
@@ -145,16 +145,17 @@ def is_readable(path: Path) -> bool:
     return True
 
 
-def without_known(own: Mapping[str, Tensor], wanted: Collection[str], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_known(model: nn.Module, wanted: Collection[str], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The given weights without those that are not wanted and that the model has already, number for number.
 
     LAVIS's `runner_iter` saves frozen weights too. A frozen weight that differs stays: it is of another model.
 
     Args:
-        own: all weights of the model.
+        model: whose weights are looked at only where more is given than wanted.
         wanted: names of those that are to be loaded.
         given: the checkpoint's.
     """
+    own = model.state_dict() if given.keys() - wanted else {}
     return {
         name: value
         for name, value in given.items()

@@ -354,9 +354,7 @@ class ImageTextModel(BaseModel):
             ConfigError: no such file, no checkpoint, or one of another model.
         """
         path = Path(url_or_filename).expanduser()
-        weights, wanted = read_checkpoint(path)["model"], self.trainable_state_dict()
-        if weights.keys() - wanted.keys():
-            weights = without_known(self.state_dict(), wanted, weights)
+        weights = without_known(self, self.trainable_state_dict().keys(), read_checkpoint(path)["model"])
         self.load_trainable_state_dict(weights, str(path))
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:

@@ -68,9 +68,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
         ConfigError: Names or shapes differ; the message lists them.
     """
     wanted = trainable_state(model)
-    if state.keys() - wanted.keys():
-        state = without_known(model.state_dict(), wanted, state)
-    state = spread_like(wanted, state)
+    state = spread_like(wanted, without_known(model, wanted.keys(), state))
     if hasattr(model, "load_trainable_state_dict"):
         cast(Any, model).load_trainable_state_dict(state, source)
     else:

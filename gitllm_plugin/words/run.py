@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from PIL import Image
+
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.pictures import open_picture
 from gitllm_plugin.inference.pipeline import Pipeline
 from gitllm_plugin.tables import Block
 from gitllm_plugin.words.collection import read_collection
@@ -18,27 +19,26 @@ from gitllm_plugin.words.vectors import patch_vectors
 from gitllm_plugin.words.vocabulary import read_vocabulary, words_of
 
 
-def explain_picture(pipeline: Pipeline, path: str | Path, output: Path, k: int = 5) -> tuple[PictureWords, list[Path]]:
+def explain_picture(
+    pipeline: Pipeline, picture: Image.Image, name: str, output: Path, k: int = 5
+) -> tuple[PictureWords, list[Path]]:
     """One picture: figure, CSV and JSON.
 
     Args:
         pipeline: the model.
-        path: the picture's file.
+        picture: as it was opened.
+        name: of the files, without an ending.
         output: a folder, made where it is missing.
         k: tokens a patch.
 
     Returns:
-        What was found, and the files written, each named after the picture.
-
-    Raises:
-        DataError: no such picture.
+        What was found, and the files written.
     """
-    picture = open_picture(path)
     vectors = patch_vectors(pipeline.model, pipeline.pixels([picture]))[0, 0]
     vocabulary = read_vocabulary(pipeline.model.language_model, pipeline.text_encoder.tokenizer)
     words = picture_words(vectors, vocabulary, k)
     output.mkdir(parents=True, exist_ok=True)
-    figure, table, data = (output / f"{Path(path).stem}.{suffix}" for suffix in ("png", "csv", "json"))
+    figure, table, data = (output / f"{name}.{suffix}" for suffix in ("png", "csv", "json"))
     words_figure(pipeline.seen(picture), words, MEASURES).savefig(figure, dpi=110)
     write_csv(words, table)
     write_json(words, data)

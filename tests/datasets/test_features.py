@@ -20,6 +20,7 @@ from gitllm_plugin.m3it.example import Group, Text
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards import features as features_module
 from tests.m3it_shards import make_groups, write_shards
+from tests.small_run import ENVIRONMENT
 
 MODEL = {
     "arch": "git_llm",
@@ -171,6 +172,29 @@ def test_parts_and_workers_write_the_same_files(folder, tmp_path):
     starts = ("train: 1 shards encoded, 0 had", "train: 2 shards encoded, 0 had", "train: 0 shards encoded, 2 had")
     assert all(text.startswith(start) for text, start in zip(found, starts, strict=True))
     assert files_of(tmp_path / features_of(folder).name) == files_of(features_of(folder))
+
+
+UNEXPECTED = """
+import sys
+from unittest import mock
+from gitllm_plugin.host import launch
+from gitllm_plugin.modeling import ImageEncoder
+
+with mock.patch.object(ImageEncoder, "forward", side_effect=RuntimeError("out of memory")):
+    launch.write_features(sys.argv[1], ["run.num_workers=1"])
+"""
+
+
+def test_an_unexpected_error_ends_encoding_with_its_workers(folder, tmp_path):
+    """The traceback holds the loader's iterator, and with it workers that wait for work."""
+    OmegaConf.save(OmegaConf.merge(OmegaConf.load(folder / "run.yaml"), features_in(tmp_path)), tmp_path / "run.yaml")
+    command = [sys.executable, "-W", "ignore", "-c", UNEXPECTED, str(tmp_path / "run.yaml")]
+    finished = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=100)
+    assert finished.returncode == 1 and finished.stderr.endswith("RuntimeError: out of memory\n"), finished.stderr
+
+
+def features_in(folder):
+    return OmegaConf.create({"datasets": {"m3it_wds": {"build_info": {"features": str(folder / "features")}}}})
 
 
 def test_encoders_share_a_folder_and_a_run_reads_its_own(folder, tmp_path):

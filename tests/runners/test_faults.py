@@ -18,15 +18,9 @@ from safetensors.torch import load_file
 
 from gitllm_plugin.host import launch
 from gitllm_plugin.modeling.checkpoint import read_checkpoint
-from tests.small_run import write_small_run
+from tests.small_run import ENVIRONMENT, write_small_run
 
-ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("killed_run.py")
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-}
 MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.2}}
 NUM_STEPS = 12
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]

@@ -14,21 +14,13 @@ import pytest
 
 from gitllm_plugin.cli.main import main
 from gitllm_plugin.host import launch
-from tests.small_run import write_small_run
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-}
-MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+from tests.small_run import ENVIRONMENT, TINY_LORA, write_small_run
 
 
 @pytest.fixture
 def config(tmp_path) -> Path:
     """Path of a configuration with its data beside it."""
-    return write_small_run(tmp_path, MODEL)
+    return write_small_run(tmp_path, TINY_LORA)
 
 
 def run_folder(config: Path, output: str = "output", link: str = "latest") -> Path:

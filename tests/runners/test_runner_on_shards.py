@@ -1,7 +1,6 @@
 """Runner `git_llm` on shards: epochs, the very next sample after a stop, workers that end with the run."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,21 +10,13 @@ from omegaconf import OmegaConf
 
 from gitllm_plugin.host import launch
 from tests.m3it_shards import make_groups, write_shards
-from tests.small_run import write_small_run
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {
-    **os.environ,
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-}
-MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+from tests.small_run import ENVIRONMENT, TINY_LORA, write_small_run
 
 
 @pytest.fixture
 def config(tmp_path) -> Path:
     """A small run whose data are shards: 24 texts about 12 pictures, four of them a batch; val and test have 7."""
-    path = write_small_run(tmp_path, MODEL, lr_sched="constant")
+    path = write_small_run(tmp_path, TINY_LORA, lr_sched="constant")
     content = OmegaConf.load(path)
     groups = make_groups(tmp_path / "train.jsonl", "toy", "train", rows=24, texts_per_image=2)
     groups += make_groups(tmp_path / "val.jsonl", "toy", "val", rows=7, seed=1)

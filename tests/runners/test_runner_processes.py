@@ -15,11 +15,10 @@ import pytest
 import torch
 from tiny_run import TinyModel, build_runner
 
+from tests.small_run import ENVIRONMENT
+
 SCRIPT = Path(__file__).with_name("tiny_run.py")
 RANKS = Path(__file__).with_name("ranks_run.py")
-ROOT = SCRIPT.parents[2]
-PYTHONPATH = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
 
 
 def records(folder: Path) -> list[dict]:
