@@ -60,8 +60,8 @@ def measure(arguments: argparse.Namespace, images: int, texts_per_image: int) ->
     assert_equal(differences)
     steps = {name: training_step(model, make(model)) for name, make in ways.items()}
     functions = {name: lambda step=step: step(batch) for name, step in steps.items()}
-    gflop = {name: linear_gflop(function) for name, function in functions.items()}
-    times = in_turns(functions, arguments.rounds, warm_up=False)  # counting has run each once
+    times = in_turns(functions, arguments.rounds)
+    gflop = {name: linear_gflop(function) for name, function in functions.items()}  # features are there by now
     image_tokens = model.image_encoder.num_tokens(*batch.pixel_values.shape[-2:])
     case: dict[str, Any] = {
         "images": images,

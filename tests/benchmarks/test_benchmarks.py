@@ -5,13 +5,15 @@ import json
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import cpu, decoding, features, gpu
 from benchmarks.batches import random_batch
 from benchmarks.equality import assert_equal, largest_differences
+from benchmarks.flops import linear_gflop
 from benchmarks.memory import peak_memory
 from benchmarks.shapes import build
-from benchmarks.ways import ABLATION, FEATURES, OURS, WAYS
+from benchmarks.ways import ABLATION, FEATURES, OURS, WAYS, training_step
 
 
 @pytest.mark.parametrize("texts_per_image", [1, 3])
@@ -21,6 +23,19 @@ def test_the_articles_way_and_ours_give_equal_losses_and_gradients(shape, texts_
     batch = random_batch(model, 2, texts_per_image)
     assert_equal(largest_differences(model, {**WAYS, **ABLATION}, batch))
     assert model.language_model.dtype == model.projection.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("way", [*WAYS, FEATURES])
+def test_operations_are_those_that_torch_counts(way):
+    model = build("tiny-llama")
+    loss, batch = {**WAYS, **ABLATION}[way](model), random_batch(model, 2, 2)
+    step = training_step(model, loss)
+    step(batch)  # features are encoded
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
+        step(batch)
+    linear = ("aten::mm", "aten::addmm", "aten::conv2d")
+    expected = sum(event.flops for event in profiled.key_averages() if event.key in linear)
+    assert linear_gflop(lambda: step(batch)) * 1e9 == expected
 
 
 def test_unequal_ways_are_refused():
