@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import DataError, exit_status
 from gitllm_plugin.inference.pictures import find_pictures, open_picture
-from gitllm_plugin.m3it.atomic import atomic_file
 
 
 def main(argv: Sequence[str] | None = None) -> int:

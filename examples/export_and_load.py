@@ -8,12 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gitllm_plugin.common.files import check_new_folder
 from gitllm_plugin.errors import exit_status
 from gitllm_plugin.host.export import export_run
 from gitllm_plugin.modeling import load_folder, save_folder
 from gitllm_plugin.modeling.folder import LORA, has_lora
 from gitllm_plugin.modeling.lora import merge_lora
-from gitllm_plugin.new_folder import check_new_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

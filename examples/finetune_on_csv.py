@@ -10,11 +10,11 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
+from gitllm_plugin.common.files import check_new_folder
 from gitllm_plugin.errors import exit_status
 from gitllm_plugin.host.export import export_run
 from gitllm_plugin.host.launch import train
 from gitllm_plugin.m3it.from_table import FromTable, convert_table
-from gitllm_plugin.new_folder import check_new_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from gitllm_plugin.new_folder import check_new_folder
+from gitllm_plugin.common.files import check_new_folder
 
 _EXAMPLES = """\
 examples:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from gitllm_plugin.common.loading import Loader, leave_signals_to_the_main_process
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import RowError
@@ -18,7 +19,6 @@ from gitllm_plugin.m3it.shards.table import Item, records_of
 from gitllm_plugin.modeling import ImageEncoder
 from gitllm_plugin.modeling.pixels import normalize_pixels
 from gitllm_plugin.processors.picture_processor import PictureProcessor
-from gitllm_plugin.runners.loaders import Loader, leave_signals_to_the_main_process
 
 
 def describe_processor(processor: Any) -> str:

@@ -122,7 +122,7 @@ def _examine_precision(report: Report) -> None:
     """What a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
     import torch
 
-    from gitllm_plugin.modeling.precision import has_fast_bf16
+    from gitllm_plugin.common.device import has_fast_bf16
 
     fast = has_fast_bf16(torch.device("cpu"))
     meaning = "fast, precision auto uses it" if fast else "not known to be fast, precision auto computes in fp32"

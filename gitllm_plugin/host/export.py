@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import gitllm_plugin
+from gitllm_plugin.common.files import check_new_folder
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.new_folder import check_new_folder
 
 _CONFIG = "config.yaml"
 _CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth")

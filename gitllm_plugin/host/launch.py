@@ -155,10 +155,10 @@ def write_features(
     cfg = _read_config(cfg_path, options)
     from lavis.tasks import setup_task
 
+    from gitllm_plugin.common.device import default_device
     from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder, features_folder
     from gitllm_plugin.datasets.features import encode_shards
     from gitllm_plugin.modeling import ImageEncoder
-    from gitllm_plugin.modeling.precision import default_device
 
     node = cfg.datasets_cfg.get("m3it_wds")
     if node is None:

@@ -47,8 +47,8 @@ def _pipeline_of_run(path: Path, trained: bool) -> Pipeline:
     checkpoint, config = find_run(path)
     torch.manual_seed(config.run.get("seed", 42))
     loaded = load_model_of_run(config, checkpoint if trained else None)
+    from gitllm_plugin.common.device import default_device
     from gitllm_plugin.inference.pipeline import Pipeline
-    from gitllm_plugin.modeling.precision import default_device
     from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
     from gitllm_plugin.processors.git_llm_instruction import GitLLMInstructionProcessor
 

@@ -15,11 +15,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
+from gitllm_plugin.common.device import default_device
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, find_chat_template, load_folder
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER
-from gitllm_plugin.modeling.precision import default_device
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import read_encoder
 

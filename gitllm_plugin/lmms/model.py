@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from gitllm_plugin.common.device import default_device
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.pipeline import Pipeline
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
 from gitllm_plugin.modeling import TextBatch
-from gitllm_plugin.modeling.precision import default_device
 from gitllm_plugin.modeling.ranking import CandidateScores
 
 _IMAGE_TAG = "<image>"  # stands in the prompts of many tasks; the image has its own place here

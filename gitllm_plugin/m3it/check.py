@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.processes import map_in_order
 from gitllm_plugin.m3it.examples import ScannedFile, find_duplicates
 from gitllm_plugin.m3it.images import MAX_PIXELS
 from gitllm_plugin.m3it.index import save_index
-from gitllm_plugin.m3it.parallel import map_in_order
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.scan import Look, Part, Scan, cut_file, scan_part
 from gitllm_plugin.m3it.tables import get_version, open_table, size_of

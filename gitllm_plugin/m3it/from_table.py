@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 import pybase64
 
+from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.atomic import atomic_file
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.prompts import default_instruction
 from gitllm_plugin.m3it.shards.images import prepare_image

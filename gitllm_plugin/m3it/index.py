@@ -16,8 +16,8 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
+from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.atomic import atomic_file
 from gitllm_plugin.m3it.examples import ScannedFile, find_duplicates
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.rows import READING_VERSION, RowReader

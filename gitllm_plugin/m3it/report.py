@@ -6,7 +6,7 @@ from pathlib import Path
 
 import orjson
 
-from gitllm_plugin.m3it.atomic import write_atomically
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.m3it.catalog import CATALOG, SPLITS, Entry
 from gitllm_plugin.m3it.check import Report
 from gitllm_plugin.m3it.presets import PRESETS, get_preset

@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from gitllm_plugin.common.device import default_device, has_fast_bf16
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.fused import use_fused_kernels
 from gitllm_plugin.modeling.lora import LoraSettings, inject_lora
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.trainable import names_of_part, set_trainable, untie_head

@@ -27,15 +27,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from gitllm_plugin.common.files import check_new_folder
+from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.build import BuildSettings, load_by_name, prepare, resolve_dtype
-from gitllm_plugin.modeling.checkpoint import check_same_weights
 from gitllm_plugin.modeling.lora import ADAPTER
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.trainable import names_of_part
 from gitllm_plugin.modeling.vision import ImageEncoder
-from gitllm_plugin.new_folder import check_new_folder
 
 DESCRIPTION = "git_llm.json"
 PROJECTION = "projection.safetensors"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.checkpoint import check_same_weights
 
 if TYPE_CHECKING:
     from gitllm_plugin.modeling.model import GitLLM

@@ -13,6 +13,7 @@ from lavis.models.base_model import BaseModel
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from gitllm_plugin.common.weights import read_checkpoint, without_known
 from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.shards.features import other_encoder_error
@@ -24,7 +25,6 @@ from gitllm_plugin.modeling import (
     load_trainable_state_dict,
     trainable_state_dict,
 )
-from gitllm_plugin.modeling.checkpoint import read_checkpoint, without_known
 from gitllm_plugin.modeling.git import Git
 from gitllm_plugin.modeling.pixels import are_features, normalize_pixels
 from gitllm_plugin.modeling.ranking import CandidateScores

@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.errors import StorageError
-from gitllm_plugin.modeling.checkpoint import (
+from gitllm_plugin.common.files import remove_unfinished
+from gitllm_plugin.common.weights import (
     WEIGHTS_ENDING,
     link_checkpoint,
-    remove_unfinished,
     write_checkpoint,
     write_weights,
 )
+from gitllm_plugin.errors import StorageError
 from gitllm_plugin.runners.checkpoints import BEST, LATEST, STEPS
 
 

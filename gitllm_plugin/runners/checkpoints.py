@@ -31,8 +31,8 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from gitllm_plugin.common.weights import check_same_weights, is_readable, without_known
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.checkpoint import check_same_weights, is_readable, without_known
 from gitllm_plugin.runners.sharding import spread_like
 
 BEST = "checkpoint_best.pth"

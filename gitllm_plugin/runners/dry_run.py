@@ -4,12 +4,12 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from gitllm_plugin.common.loading import move_to_device
+from gitllm_plugin.common.progress import peak_memory
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
 from gitllm_plugin.runners.estimate import describe_time, estimate_memory, measure_step
 from gitllm_plugin.runners.first_batch import describe_texts, draw_images, encoded_texts
 from gitllm_plugin.runners.length import Position
-from gitllm_plugin.runners.loaders import move_to_device
-from gitllm_plugin.runners.progress import peak_memory
 from gitllm_plugin.tables import as_text
 
 FIGURE = "first_batch.png"

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from lavis.common.dist_utils import main_process
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners import collectives, precision
+from gitllm_plugin.runners import precision
 from gitllm_plugin.runners.evaluations import is_tested, note_evaluation
 from gitllm_plugin.runners.interrupts import StopRequest
 from gitllm_plugin.runners.run_folder import storage_errors
@@ -92,7 +93,7 @@ class EvaluatingRunner(SavingRunner):
         return logs
 
     def _is_tested(self) -> bool:
-        return collectives.from_first_rank(lambda: is_tested(self.output_dir, self.position, self.test_splits))
+        return ranks.from_first_rank(lambda: is_tested(self.output_dir, self.position, self.test_splits))
 
     def _validate_only(self) -> None:
         for split in self.valid_splits:
@@ -106,7 +107,7 @@ class EvaluatingRunner(SavingRunner):
         with self.stop.at_once():
             for split in self.valid_splits:
                 # Tasks may give their metrics to rank 0 alone, or others to each rank: rank 0's decide.
-                stats = collectives.broadcast_object(self.eval_epoch(split, epoch))
+                stats = ranks.broadcast_object(self.eval_epoch(split, epoch))
                 if stats is None:
                     continue
                 if split == deciding:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from gitllm_plugin.runners.loaders import num_samples
+from gitllm_plugin.common.loading import num_samples
 
 _MOST_TEXTS = 8
 _MOST_IMAGES = 16

@@ -8,15 +8,16 @@ from typing import Any
 
 from lavis.common.registry import registry
 
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import StorageError
-from gitllm_plugin.runners import collectives, messages, settings
+from gitllm_plugin.runners import messages, settings
 from gitllm_plugin.runners.evaluating import EvaluatingRunner
 from gitllm_plugin.runners.evaluations import note_tested
 from gitllm_plugin.runners.interrupts import Preempted
 from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, StepRecord, TrainingLoop
 from gitllm_plugin.runners.metrics_file import METRICS_FILE, MetricsFile
-from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.runners.schedule import DECAYS, StepSchedule
 from gitllm_plugin.runners.tracking import Trackers
 from gitllm_plugin.runners.training_state import EpochTotals
@@ -104,7 +105,7 @@ class GitLLMRunner(EvaluatingRunner):
         self._train_epochs()
         with self.stop.at_once():
             self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
-        collectives.from_first_rank(self._finish_folder)
+        ranks.from_first_rank(self._finish_folder)
         return True
 
     def _finish_folder(self) -> None:
@@ -122,7 +123,7 @@ class GitLLMRunner(EvaluatingRunner):
         elif self.resume_ckpt_path is not None:
             logging.info("run.resume_ckpt_path is auto and there is no run to resume: starting a new one.")
         self._describe_run("latest")
-        names = run_cfg.trackers if collectives.rank() == 0 else []
+        names = run_cfg.trackers if ranks.rank() == 0 else []
         self.trackers = Trackers(names, self.output_dir, self._plain_config())
 
     def _train_epochs(self) -> None:
@@ -135,7 +136,7 @@ class GitLLMRunner(EvaluatingRunner):
             self._save()
             if self.progress.validation_due:
                 self._validate(self.position.last_epoch)
-            collectives.barrier()
+            ranks.barrier()
 
     @property
     def loop(self) -> TrainingLoop:
@@ -196,7 +197,7 @@ class GitLLMRunner(EvaluatingRunner):
     def _run_loop(self, loop: TrainingLoop, last_iter: int) -> None:
         """Run the loop, showing and writing every step, and saving when it is due."""
         start = self.position.epoch_iter
-        metrics = MetricsFile(self.output_dir / METRICS_FILE) if collectives.rank() == 0 else None
+        metrics = MetricsFile(self.output_dir / METRICS_FILE) if ranks.rank() == 0 else None
         title = f"epoch {self.position.epoch + 1}/{self.length.max_epoch}"
         requests = Requests(stop=lambda: self.stop.requested, save=self.saving_times.by_minutes)
         try:

@@ -1,58 +1,15 @@
 """Data loaders over map-style data sets, in an order that seed and epoch determine."""
 
-import atexit
 import itertools
-import signal
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset
-from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+from torch.utils.data import Dataset, DistributedSampler, IterableDataset
 
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import Loader, leave_signals_to_the_main_process
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners import collectives
-
-
-def leave_signals_to_the_main_process(worker_id: int) -> None:
-    """Let a signal that is sent to all processes end the main process first; workers end with it.
-
-    The main process ends them with SIGTERM too, where :func:`end_workers` could not do it otherwise, and at its exit
-    a second time: that one counts.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
-
-
-_running: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def end_workers(iterators: Iterable[Any]) -> None:
-    """End the worker processes of a loader's iterators, whoever still holds these.
-
-    An iterator ends its workers when it is deleted, but the traceback of an exception in its loop keeps it.
-    """
-    for iterator in iterators:
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            iterator._shutdown_workers()
-
-
-# Exit functions run last in, first out: before those of multiprocessing and torch, which were imported above.
-# multiprocessing's sends each worker one SIGTERM and waits for it without end; torch's forbids to end workers.
-atexit.register(lambda: end_workers(tuple(_running)))
-
-
-class Loader(DataLoader):
-    """A loader whose workers end with the interpreter."""
-
-    def __iter__(self) -> _BaseDataLoaderIter:
-        """An iterator, whose workers are known to :func:`end_workers`."""
-        iterator = super().__iter__()
-        _running.add(iterator)
-        return iterator
 
 
 class EpochSampler(DistributedSampler):
@@ -69,8 +26,8 @@ class EpochSampler(DistributedSampler):
     def __init__(self, dataset: Dataset, seed: int):
         super().__init__(
             dataset,
-            num_replicas=collectives.world_size(),
-            rank=collectives.rank(),
+            num_replicas=ranks.world_size(),
+            rank=ranks.rank(),
             shuffle=True,
             seed=seed,
             drop_last=True,
@@ -131,16 +88,8 @@ def evaluation_loader(dataset: Any, settings: LoaderSettings, shared: bool) -> L
         if hasattr(dataset, "set_shared"):
             dataset.set_shared(shared)
         return settings.loader(dataset)
-    first, stride = (collectives.rank(), collectives.world_size()) if shared else (0, 1)
+    first, stride = (ranks.rank(), ranks.world_size()) if shared else (0, 1)
     return settings.loader(dataset, sampler=range(first, len(dataset), stride))
-
-
-def num_batches(loader: Any) -> int | None:
-    """How many batches a loader gives; None where it does not know."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None
 
 
 def check_has_batches(loader: Any, split: str) -> None:
@@ -151,27 +100,9 @@ def check_has_batches(loader: Any, split: str) -> None:
     """
     if len(loader) > 0:
         return
-    world = collectives.world_size()
-    ranks = f" on each of {world} processes" if world > 1 else ""
+    world = ranks.world_size()
+    shares = f" on each of {world} processes" if world > 1 else ""
     raise ConfigError(
         f"Split {split!r} has {len(loader.dataset)} items, fewer than one batch (run.batch_size_train="
-        f"{loader.batch_size}{ranks}); make the batch smaller or give more data"
+        f"{loader.batch_size}{shares}); make the batch smaller or give more data"
     )
-
-
-def move_to_device(value: Any, device: torch.device) -> Any:
-    """`value` with every tensor in it, at any depth of dicts, lists and tuples, on `device`."""
-    if isinstance(value, torch.Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: move_to_device(item, device) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(move_to_device(item, device) for item in value)
-    return value
-
-
-def num_samples(batch: dict[str, Any]) -> int:
-    """How many examples a batch of LAVIS's form holds: its texts, or the first thing that has a length."""
-    if "text_input" in batch:
-        return len(batch["text_input"])
-    return next((len(value) for value in batch.values() if hasattr(value, "__len__")), 0)

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.errors import DataError, GitLLMError
-from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.length import Position
-from gitllm_plugin.runners.loaders import move_to_device, num_samples
 from gitllm_plugin.runners.parallel import gradients_exchanged
 from gitllm_plugin.runners.seeding import seed_everything
 from gitllm_plugin.runners.sharding import whole
@@ -110,7 +110,7 @@ class _Window:
     def reduce(self, device: torch.device) -> None:
         """Sum over the ranks."""
         names = ("loss_sum", "weight", "samples", "stop", "save", "missing")
-        sums = collectives.sum_over_ranks([getattr(self, name) for name in names], device)
+        sums = ranks.sum_over_ranks([getattr(self, name) for name in names], device)
         for name, value in zip(names, sums, strict=True):
             setattr(self, name, value)
 
@@ -197,7 +197,7 @@ class TrainingLoop:
         began = time.monotonic()
         window = self._read(batches, position.epoch_iter, last_iter, position.steps + 1)
         self.at(f"step {position.steps + 1}, waiting for the batches of the other ranks")
-        missing = collectives.sum_over_ranks([float(window is None)], self.device)[0]
+        missing = ranks.sum_over_ranks([float(window is None)], self.device)[0]
         while position.epoch_iter < last_iter:
             if window is None or missing:
                 self._refuse_short_data(position)
@@ -249,7 +249,7 @@ class TrainingLoop:
                 "iters": position.epoch_iter + index,
                 "num_iters_per_epoch": last_iter,
             }
-            seed_everything(self.seed, collectives.rank(), position.epoch, position.epoch_iter + index)
+            seed_everything(self.seed, ranks.rank(), position.epoch, position.epoch_iter + index)
             with gradients_exchanged(self.model, index == len(batches) - 1):
                 loss, weight = self._forward(samples)
                 self.scaler.scale(loss * weight).backward()
@@ -272,7 +272,7 @@ class TrainingLoop:
         """
         self.scaler.unscale_(self.optimizer)
         # Averaging the gradients has divided the sum over ranks by their number.
-        scale = collectives.world_size() / max(window.weight, 1.0)
+        scale = ranks.world_size() / max(window.weight, 1.0)
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
@@ -294,7 +294,7 @@ class TrainingLoop:
             return []
         self._skipped_in_a_row += 1
         ids = window.bad_ids if not math.isfinite(window.loss) else window.ids
-        ids = sum(collectives.gather_objects(ids), [])
+        ids = sum(ranks.gather_objects(ids), [])
         what, value = ("gradient", grad_norm) if math.isfinite(window.loss) else ("loss", window.loss)
         more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         logging.warning(
@@ -321,7 +321,7 @@ class TrainingLoop:
     def _refuse_short_data(position: Position) -> NoReturn:
         raise DataEndedError(
             f"The training data ended in epoch {position.epoch + 1} after {position.epoch_iter} iterations"
-            f"{'' if collectives.world_size() == 1 else ' on one of the ranks or more'}; "
+            f"{'' if ranks.world_size() == 1 else ' on one of the ranks or more'}; "
             "make run.iters_per_inner_epoch or run.max_iters smaller, or repeat the stream"
         )
 

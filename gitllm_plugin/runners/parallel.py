@@ -8,8 +8,8 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.sharding import blocks_of, shard
 
 SHARDINGS = ("none", "fsdp")
@@ -26,12 +26,12 @@ def share(model: nn.Module, device: torch.device, sharding: str) -> nn.Module:
     if sharding not in SHARDINGS:
         raise ConfigError(f"run.sharding is {sharding!r}; it may be one of {', '.join(SHARDINGS)}")
     if sharding == "fsdp":
-        if not collectives.is_distributed():
+        if not ranks.is_distributed():
             raise ConfigError(
                 "run.sharding=fsdp spreads a model over ranks: start the run with torchrun, or leave it out"
             )
         return shard(model, device)
-    if not collectives.is_distributed() or not any(p.requires_grad for p in model.parameters()):
+    if not ranks.is_distributed() or not any(p.requires_grad for p in model.parameters()):
         return model
     device_ids = [device.index] if device.type == "cuda" else None
     return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True)

@@ -11,9 +11,10 @@ from lavis.runners.runner_base import RunnerBase
 from omegaconf import OmegaConf
 from torch.utils.data import IterableDataset
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.datasets.features import choose_features
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.runners import collectives, loaders, parallel, precision, settings
+from gitllm_plugin.runners import loaders, parallel, precision, settings
 from gitllm_plugin.runners.best_scores import BestScores
 from gitllm_plugin.runners.checkpoints import find_resume_point, run_folder_of
 from gitllm_plugin.runners.length import Position, RunLength
@@ -85,7 +86,7 @@ class RunnerParts(RunnerBase):
     @property
     def use_distributed(self) -> bool:
         """Repairs: `distributed: True` in a config is believed where no process group exists."""
-        return collectives.is_distributed()
+        return ranks.is_distributed()
 
     @property
     def model(self) -> torch.nn.Module:
@@ -245,7 +246,7 @@ class RunnerParts(RunnerBase):
         all ranks; a resumed run goes on in its own. LAVIS's registry refuses to set a path twice, so that a
         second run in one process fails; it is set directly.
         """
-        self._resume_from, self.output_dir = collectives.from_first_rank(self._find_or_make_folder)
+        self._resume_from, self.output_dir = ranks.from_first_rank(self._find_or_make_folder)
         self.result_dir = self.output_dir / "result"
         registry.mapping["paths"]["output_dir"] = str(self.output_dir)
         registry.mapping["paths"]["result_dir"] = str(self.result_dir)
@@ -266,7 +267,7 @@ class RunnerParts(RunnerBase):
 
     def _describe_run(self, link: str) -> None:
         """Write the resolved config and the versions, and let `link` beside the folder point to it."""
-        collectives.from_first_rank(lambda: self._write_description(link))
+        ranks.from_first_rank(lambda: self._write_description(link))
         logging.info("Output: %s", self.output_dir)
 
     def _write_description(self, link: str) -> None:

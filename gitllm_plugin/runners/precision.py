@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import nn
 
+from gitllm_plugin.common.device import default_device, has_fast_bf16
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.precision import default_device, has_fast_bf16
 
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")

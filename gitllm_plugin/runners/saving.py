@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
-from gitllm_plugin.runners import collectives, messages
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.weights import read_checkpoint
+from gitllm_plugin.runners import messages
 from gitllm_plugin.runners.checkpoint_folder import CheckpointFolder
 from gitllm_plugin.runners.checkpoints import load_trainable_state
 from gitllm_plugin.runners.metrics_file import EVALUATIONS_FILE, METRICS_FILE, take_out_lost_steps
@@ -46,7 +47,7 @@ class SavingRunner(RunnerParts):
         """Repairs: a crash destroys the file, tied frozen weights get in, score and position are lost."""
         content = self._state.gather(self.progress)
         best_steps = self.progress.best.steps
-        path = collectives.from_first_rank(lambda: self.checkpoints.write(content, best_steps))
+        path = ranks.from_first_rank(lambda: self.checkpoints.write(content, best_steps))
         self.saving_times.note_saved()
         logging.info("Saved %s after %d steps.", path, self.position.steps)
 
@@ -75,7 +76,7 @@ class SavingRunner(RunnerParts):
         self._state.restore(content, self.progress, str(path))
         self.progress.validation_due &= len(self.valid_splits) > 0
         self.start_epoch = self.position.epoch
-        collectives.from_first_rank(lambda: self._take_up_folder(content))
+        ranks.from_first_rank(lambda: self._take_up_folder(content))
         position = self.position
         logging.info(
             "Resuming %s after %d iterations (%d of epoch %d).",
@@ -96,7 +97,7 @@ class SavingRunner(RunnerParts):
 
     def _say_how_to_resume(self, what: str) -> None:
         """What is kept, what is lost, and the command that goes on; on rank 0."""
-        if collectives.rank() != 0:
+        if ranks.rank() != 0:
             return
         latest, saved, rest = self.checkpoints.latest, None, ""
         if latest.is_file():

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from gitllm_plugin.runners import collectives
+from gitllm_plugin.common import ranks
 
 
 class SavingTimes:
@@ -34,7 +34,7 @@ class SavingTimes:
 
     def by_minutes(self) -> bool:
         """Whether one is due because of the time; on rank 0 only."""
-        if self.every_minutes is None or collectives.rank() != 0:
+        if self.every_minutes is None or ranks.rank() != 0:
             return False
         return self.clock() - self.saved_at >= 60 * self.every_minutes
 

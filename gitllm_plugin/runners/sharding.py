@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners import collectives
 
 # What LAVIS's tasks call on a model besides `forward`.
 _METHODS = ("generate", "predict_answers", "predict_class", "predict", "compute_sim_matrix")
@@ -32,7 +32,7 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
         if parameter.requires_grad:
             _copy_from_first_rank(parameter.data, device)
     model.register_forward_hook(_give_all_a_gradient)  # before FSDP's own, which puts the weights away
-    mesh = init_device_mesh(device.type, (collectives.world_size(),))
+    mesh = init_device_mesh(device.type, (ranks.world_size(),))
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -92,7 +92,7 @@ def _gathered(value: Any) -> Any:
     if not isinstance(value, DTensor):
         return value
     tensor = value.full_tensor()
-    return tensor.cpu() if collectives.rank() == 0 else None
+    return tensor.cpu() if ranks.rank() == 0 else None
 
 
 def spread_like(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 
 from torch.utils.data import ChainDataset, Dataset, IterableDataset
 
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import end_workers
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.length import Position
-from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, check_has_batches, end_workers
+from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, check_has_batches
 from gitllm_plugin.runners.seeding import SeededItems
 
 
@@ -127,8 +128,8 @@ class StreamData:
 
     def load_state_dicts(self, states: Sequence[Any]) -> None:
         """Give each rank its own state, or all of them to all ranks where their number has changed."""
-        if hasattr(self.dataset, "load_state_dict") and len(states) == collectives.world_size():
-            state = states[collectives.rank()]
+        if hasattr(self.dataset, "load_state_dict") and len(states) == ranks.world_size():
+            state = states[ranks.rank()]
             if state is not None:
                 self.dataset.load_state_dict(state)
                 return
@@ -138,7 +139,7 @@ class StreamData:
         logging.warning(
             "The training stream %s starts from its beginning: it has no saved place for %d ranks.",
             type(self.dataset).__name__,
-            collectives.world_size(),
+            ranks.world_size(),
         )
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners import collectives
 from gitllm_plugin.runners.best_scores import BestScores
 from gitllm_plugin.runners.checkpoints import load_trainable_state, trainable_state
 from gitllm_plugin.runners.length import Position, RunLength
@@ -97,8 +97,8 @@ class TrainingState:
             "best_agg_metric": best.score,
             "best_epoch": best.epoch,
             "schedule": getattr(self.schedule, "rates", None),
-            "random": collectives.gather_objects(random_state()),
-            "data": collectives.gather_objects(self.data.state_dict()),
+            "random": ranks.gather_objects(random_state()),
+            "data": ranks.gather_objects(self.data.state_dict()),
         }
 
     def restore(self, content: dict[str, Any], progress: TrainingProgress, source: str) -> None:
@@ -133,8 +133,8 @@ class TrainingState:
 
     def _restore_by_rank(self, content: dict[str, Any]) -> None:
         """Generators and streams; they belong to a rank, so that they do not fit another number of ranks."""
-        states, rank = content.get("random") or [], collectives.rank()
-        same_ranks = len(states) == collectives.world_size()
+        states, rank = content.get("random") or [], ranks.rank()
+        same_ranks = len(states) == ranks.world_size()
         if same_ranks:
             restore_random_state(states[rank])
         self.data.load_state_dicts(content.get("data") or [])

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 
-from gitllm_plugin.runners import collectives
+from gitllm_plugin.common import ranks
 
 EXIT_STUCK = 75
 
@@ -31,7 +31,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         """Begin to watch."""
-        if self.seconds and collectives.is_distributed():
+        if self.seconds and ranks.is_distributed():
             self._ended.clear()
             self.at("starting")
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -55,7 +55,7 @@ class Watchdog:
                 self._give_up()
 
     def _give_up(self) -> None:
-        rank, world = collectives.rank(), collectives.world_size()
+        rank, world = ranks.rank(), ranks.world_size()
         sys.stderr.write(
             f"error: rank {rank} of {world} has made no progress for {self.seconds / 60:g} minutes "
             f"(run.step_timeout_minutes) at: {self.place}. Each rank prints its own place; look for the one that is "

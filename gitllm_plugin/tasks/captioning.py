@@ -9,9 +9,9 @@ from typing import Any
 from lavis.common.registry import registry
 from lavis.tasks.captioning import CaptionTask
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import score_captions, why_not
-from gitllm_plugin.runners import collectives
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
 
 _NAMES = {
@@ -115,17 +115,17 @@ class CaptioningTask(RepairedTask, CaptionTask):
             On every rank: LAVIS's names of the metrics -> scores, and `agg_metrics`, CIDEr + BLEU-4.
         """
         row_of = {row["image_id"]: row.pop("row") for row in val_result}
-        row_of = {image: row for part in collectives.gather_objects(row_of) for image, row in part.items()}
+        row_of = {image: row for part in ranks.gather_objects(row_of) for image, row in part.items()}
         path = self.save_result(
             val_result, str(registry.get_path("result_dir")), f"{split_name}_epoch{epoch}", remove_duplicate="image_id"
         )
         if not self.report_metric:
             return {"agg_metrics": 0.0}
         metrics = None
-        if collectives.rank() == 0:
+        if ranks.rank() == 0:
             results = json.loads(Path(path).read_text())
             metrics = self._score(results, [self._references_of(row, row_of) for row in results], split_name)
-        return collectives.broadcast_object(metrics)
+        return ranks.broadcast_object(metrics)
 
     def _references_of(self, result: Mapping[str, Any], row_of: Mapping[Any, int]) -> list[str]:
         image_id = result["image_id"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from lavis.tasks.dialogue import DialogueTask
 
-from gitllm_plugin.runners import collectives
+from gitllm_plugin.common import ranks
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
 
 
@@ -36,10 +36,10 @@ class AnswersOfDialogueTask(RepairedTask, DialogueTask):
 
         Repairs: each rank reports its own part, and the epoch of the highest loss is the best.
         """
-        pairs = [pair for part in collectives.gather_objects(list(val_result)) for pair in part]
+        pairs = [pair for part in ranks.gather_objects(list(val_result)) for pair in part]
         weight = sum(weight for _, weight in pairs)
         loss = sum(loss * weight for loss, weight in pairs) / weight if weight else math.nan
         metrics = {"loss": loss, "agg_metrics": -loss}
-        if collectives.rank() == 0:
+        if ranks.rank() == 0:
             note_scores({split_name: metrics})
         return metrics

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from lavis.common.registry import registry
 
-from gitllm_plugin.runners import collectives
-from gitllm_plugin.runners.loaders import move_to_device, num_samples
-from gitllm_plugin.runners.progress import Progress
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import move_to_device, num_samples
+from gitllm_plugin.common.progress import Progress
 
 
 def replaces(name: str) -> Callable[[type], type]:
@@ -50,11 +50,11 @@ class RepairedTask:
         which may be another run's, are read from the disk.
         """
         path = Path(result_dir) / f"{filename}.json"
-        parts = collectives.gather_objects(list(result))
-        if collectives.rank() == 0:
+        parts = ranks.gather_objects(list(result))
+        if ranks.rank() == 0:
             path.write_text(json.dumps(unique([row for part in parts for row in part], remove_duplicate)))
             logging.info("Results: %s", path)
-        collectives.barrier()
+        ranks.barrier()
         return str(path)
 
 

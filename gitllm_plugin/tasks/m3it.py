@@ -14,11 +14,11 @@ from lavis.common.registry import registry
 from lavis.tasks.base_task import BaseTask
 from omegaconf import OmegaConf
 
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import move_to_device, num_batches, num_samples
+from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import METRIC_NAMES, metrics_by_config, why_not
-from gitllm_plugin.runners import collectives
-from gitllm_plugin.runners.loaders import move_to_device, num_batches, num_samples
-from gitllm_plugin.runners.progress import Progress
 from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
 from gitllm_plugin.tasks.report import Report, describe, make_report, title_of, unique_by_id
@@ -197,13 +197,13 @@ class M3ITTask(BaseTask):
             DataError: The split is empty.
             ConfigError: `agg_metric` is not among the scores.
         """
-        parts = collectives.gather_objects(val_result)
+        parts = ranks.gather_objects(val_result)
         examples = unique_by_id([example for part in parts for example in part.examples])
         if not examples:
             raise DataError(f"Split {split_name!r} has no examples to evaluate on")
         self._check_all_are_there(examples, split_name)
         scores = None
-        if collectives.rank() == 0:
+        if ranks.rank() == 0:
             metrics_of = self.metrics_of if self.generates else lambda config: ()
             report = make_report(examples, metrics_of, self.category_of)
             scores = report.as_dict()
@@ -212,11 +212,11 @@ class M3ITTask(BaseTask):
                 scores[LOSS] = sum(part.loss_sum for part in parts) / tokens if tokens else math.nan
             self._write(examples, report, scores, split_name, epoch, title_of(split_name, epoch, skip_reload))
             scores["agg_metrics"] = self._aggregate(scores)
-        return collectives.broadcast_object(scores)
+        return ranks.broadcast_object(scores)
 
     def _check_all_are_there(self, examples: list[dict[str, Any]], split_name: str) -> None:
         expected = getattr(self._dataset, "num_examples", None)
-        if expected is not None and len(examples) != expected and collectives.rank() == 0:
+        if expected is not None and len(examples) != expected and ranks.rank() == 0:
             logging.warning("Split %s has %d examples, but %d were evaluated.", split_name, expected, len(examples))
 
     def _aggregate(self, scores: Mapping[str, float]) -> float:

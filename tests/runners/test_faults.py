@@ -16,8 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.host import launch
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
 from tests.small_run import ENVIRONMENT, write_small_run
 
 SCRIPT = Path(__file__).with_name("killed_run.py")

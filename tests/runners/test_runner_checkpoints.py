@@ -8,8 +8,8 @@ import torch
 from tiny_run import TinyModel, build_runner
 from torch import nn
 
+from gitllm_plugin.common.weights import read_checkpoint, write_checkpoint
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.checkpoint import read_checkpoint, write_checkpoint
 from gitllm_plugin.runners.checkpoints import (
     find_resume_point,
     load_trainable_state,

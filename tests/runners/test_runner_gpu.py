@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.host import launch
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
 from tests.small_run import write_small_run
 
 pytestmark = [

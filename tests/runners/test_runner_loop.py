@@ -6,9 +6,9 @@ import pytest
 import torch
 from tiny_run import TinyModel, build_runner
 
+from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.curves.read import read_run
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
 from gitllm_plugin.runners.checkpoints import trainable_state
 from gitllm_plugin.runners.loop import NonFiniteLossError
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_run import TinyModel, build_runner
 
+from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners.metrics_file import MetricsFile, take_out_lost_steps
 from gitllm_plugin.runners.precision import resolve_device, resolve_precision
-from gitllm_plugin.runners.progress import Progress
 
 CPU = torch.device("cpu")
 

@@ -190,7 +190,7 @@ def test_minutes_save_within_an_epoch(tmp_path, caplog):
 def test_what_a_killed_process_half_wrote_is_removed(tmp_path):
     run = build_runner(tmp_path, max_epoch=1, **NO_EVALUATION)
     run.train()
-    half = run.output_dir / "checkpoints" / ".step_00000005.pth.123.writing"
+    half = run.output_dir / "checkpoints" / ".step_00000005.pth.host.123.partial"
     half.write_bytes(b"half")
     build_runner(tmp_path, max_epoch=2, resume_ckpt_path="auto", **NO_EVALUATION).train()
     assert not half.exists()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_run import build_runner
 
+from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.errors import ConfigError, StorageError
-from gitllm_plugin.modeling.checkpoint import read_checkpoint
 
 SETTINGS = {"valid_splits": [], "test_splits": [], "save_every_steps": 2, "tiny": {"size": 32, "dropout": 0.2}}
 

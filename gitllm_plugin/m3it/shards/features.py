@@ -21,8 +21,8 @@ import numpy as np
 import orjson
 from filelock import FileLock
 
+from gitllm_plugin.common.files import atomic_file, remove_unfinished, write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.atomic import atomic_file, remove_rests, write_atomically
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.format import Shard
 from gitllm_plugin.m3it.shards.open_files import OpenFiles
@@ -91,7 +91,7 @@ def write_features(
         records: uint16 [images, tokens, width] of each record, in order; or why its images could not be read.
     """
     path = _path(folder, shard, maker)
-    remove_rests(path)
+    remove_unfinished(path.parent, path.name)
     write_atomically(folder / maker.folder_name / _MAKER_NAME, orjson.dumps(asdict(maker), option=orjson.OPT_INDENT_2))
     tokens = width = 0
     first_image, unreadable = [0], []

@@ -9,8 +9,8 @@ from typing import Any
 
 import orjson
 
+from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.atomic import atomic_file
 from gitllm_plugin.m3it.shards.format import (
     MANIFEST_NAME,
     SKIPS_NAME,

@@ -17,8 +17,8 @@ import fsspec
 import orjson
 from filelock import FileLock
 
+from gitllm_plugin.common.files import atomic_file, remove_unfinished
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.atomic import atomic_file, remove_rests
 from gitllm_plugin.m3it.example import Group
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, Shard, read_group, read_manifest
@@ -130,7 +130,7 @@ class ShardFolder:
             for attempt in range(FETCH_ATTEMPTS):
                 if path.is_file():
                     break
-                remove_rests(path)
+                remove_unfinished(path.parent, path.name)
                 try:
                     self._copy(shard, path)
                 except Exception as error:  # each file system has errors of its own

@@ -27,8 +27,8 @@ from typing import Any
 
 import orjson
 
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.atomic import write_atomically
 from gitllm_plugin.m3it.example import Group, Text
 from gitllm_plugin.m3it.problems import KINDS
 

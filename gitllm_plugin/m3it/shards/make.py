@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
 
-from gitllm_plugin.m3it.parallel import map_in_order
+from gitllm_plugin.common.processes import map_in_order
 from gitllm_plugin.m3it.scan import Part
 from gitllm_plugin.m3it.shards.finish import drop_finished, finish_split, remove_work
 from gitllm_plugin.m3it.shards.format import SplitManifest

@@ -22,8 +22,8 @@ from typing import Any
 import orjson
 import PIL
 
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.atomic import write_atomically
 from gitllm_plugin.m3it.images import MAX_PIXELS
 from gitllm_plugin.m3it.rows import READING_VERSION
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, read_manifest

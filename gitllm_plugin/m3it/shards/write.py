@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from gitllm_plugin.m3it.atomic import atomic_file, write_atomically
+from gitllm_plugin.common.files import atomic_file, write_atomically
 from gitllm_plugin.m3it.example import Group
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.scan import Part

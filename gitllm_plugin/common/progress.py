@@ -8,7 +8,7 @@ import time
 import torch
 from tqdm import tqdm
 
-from gitllm_plugin.runners import collectives
+from gitllm_plugin.common import ranks
 
 
 class Progress:
@@ -29,7 +29,7 @@ class Progress:
         self.samples = 0
         self.tokens = 0
         self.began = time.monotonic()
-        self.enabled = collectives.rank() == 0
+        self.enabled = ranks.rank() == 0
         self.bar = None
         if self.enabled and sys.stderr.isatty():
             self.bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True)

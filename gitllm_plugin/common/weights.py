@@ -1,6 +1,5 @@
 """Checkpoint files that hold plain data: written whole or not at all, read without running anything."""
 
-import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -11,12 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gitllm_plugin.common.files import atomic_path, link_or_copy
 from gitllm_plugin.errors import ConfigError, StorageError
 
 WEIGHTS_ENDING = ".safetensors"
 """Of files that hold weights and nothing else."""
-
-_TEMPORARY = ".writing"
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -37,26 +35,15 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], **facts: Any) -> No
 
 
 def link_checkpoint(existing: Path, name: Path) -> None:
-    """Let `name` be `existing` too, without a second copy on disk where the file system has hard links."""
-    temporary = _temporary(name)
+    """Let `name` be `existing` too, see :func:`~gitllm_plugin.common.files.link_or_copy`.
+
+    Raises:
+        StorageError: It cannot be written; what was there before still is.
+    """
     try:
-        temporary.unlink(missing_ok=True)
-        try:
-            os.link(existing, temporary)
-        except OSError:
-            shutil.copy2(existing, temporary)
-        os.replace(temporary, name)
-        _flush_folder(name.parent)
+        link_or_copy(existing, name)
     except OSError as error:
         raise _storage_error(name, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote left behind."""
-    for path in folder.glob(f".*{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
 
 
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
@@ -96,36 +83,14 @@ def _load_plain_data(path: Path, mmap: bool) -> Any:
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = _temporary(path)
     try:
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        write(temporary)
-        temporary.chmod(mode)  # safetensors lets nobody else read what it writes
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _flush_folder(path.parent)
+        with atomic_path(path) as partial:
+            partial.touch()
+            mode = partial.stat().st_mode
+            write(partial)
+            partial.chmod(mode)  # safetensors lets nobody else read what it writes
     except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have their own names for ENOSPC
         raise _storage_error(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a renaming survive a power cut; systems that cannot open folders do it themselves."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _storage_error(path: Path, error: Exception) -> StorageError:

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
+from gitllm_plugin.common.processes import map_in_order
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.parallel import map_in_order
 
 
 def square(number: int) -> int:

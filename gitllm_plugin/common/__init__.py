@@ -1,0 +1,1 @@
+"""What models, data, tasks and runners share; imports none of them."""

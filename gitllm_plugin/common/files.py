@@ -1,0 +1,100 @@
+"""Files and folders that are there whole or not at all, even if the process is killed while it writes.
+
+Imports nothing heavy: a folder in use is named before a model is loaded.
+"""
+
+import glob
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from gitllm_plugin.errors import ConfigError
+
+_UNFINISHED = ".partial"
+
+
+@contextmanager
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
+    """A path to write to; what is written takes the name ``path`` when the block ends without an error.
+
+    Until then it is called ``.<name>.<host>.<process id>.partial``; its folder is made if need be.
+
+    Args:
+        path: the name.
+        durable: wait until the disk has it, so that it outlasts a loss of power too.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
+    try:
+        partial.unlink(missing_ok=True)
+        yield partial
+        if durable:
+            with open(partial, "rb+") as file:
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+        if durable:
+            _flush_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
+    """A file open for writing; see :func:`atomic_path`."""
+    with atomic_path(path, durable) as partial, open(partial, "wb") as file:
+        yield file
+
+
+def write_atomically(path: Path, data: bytes, durable: bool = True) -> None:
+    """Write a file whole or not at all."""
+    with atomic_file(path, durable) as file:
+        file.write(data)
+
+
+def link_or_copy(existing: Path, path: Path) -> None:
+    """Let ``path`` be ``existing`` too, without a second copy on disk where the file system has hard links."""
+    with atomic_path(path) as partial:
+        try:
+            os.link(existing, partial)
+        except OSError:
+            shutil.copy2(existing, partial)
+
+
+def remove_unfinished(folder: Path, name: str = "*") -> None:
+    """Remove what processes that were killed while they wrote left behind.
+
+    Args:
+        folder: where.
+        name: of the file that they wrote; all, unless given. The caller's lock says that none is writing it now.
+    """
+    pattern = name if name == "*" else glob.escape(name)
+    for rest in folder.glob(f".{pattern}.*{_UNFINISHED}"):
+        rest.unlink(missing_ok=True)
+
+
+def check_new_folder(folder: str | Path) -> Path:
+    """The folder's path, if nothing is there or an empty folder.
+
+    Raises:
+        ConfigError: something is.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} exists already; name a new folder, or delete it")
+    return folder
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a renaming survive a power cut; systems that cannot open folders do it themselves."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

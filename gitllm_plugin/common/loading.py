@@ -1,0 +1,76 @@
+"""Loaders whose workers end with the process, and what is asked of their batches."""
+
+import atexit
+import signal
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+
+
+def leave_signals_to_the_main_process(worker_id: int) -> None:
+    """Let a signal that is sent to all processes end the main process first; workers end with it.
+
+    The main process ends them with SIGTERM too, where :func:`end_workers` could not do it otherwise, and at its exit
+    a second time: that one counts.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+
+
+_running: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def end_workers(iterators: Iterable[Any]) -> None:
+    """End the worker processes of a loader's iterators, whoever still holds these.
+
+    An iterator ends its workers when it is deleted, but the traceback of an exception in its loop keeps it.
+    """
+    for iterator in iterators:
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
+
+
+# Exit functions run last in, first out: before those of multiprocessing and torch, which were imported above.
+# multiprocessing's sends each worker one SIGTERM and waits for it without end; torch's forbids to end workers.
+atexit.register(lambda: end_workers(tuple(_running)))
+
+
+class Loader(DataLoader):
+    """A loader whose workers end with the interpreter."""
+
+    def __iter__(self) -> _BaseDataLoaderIter:
+        """An iterator, whose workers are known to :func:`end_workers`."""
+        iterator = super().__iter__()
+        _running.add(iterator)
+        return iterator
+
+
+def num_batches(loader: Any) -> int | None:
+    """How many batches a loader gives; None where it does not know."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
+
+
+def move_to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor in it, at any depth of dicts, lists and tuples, on `device`."""
+    if isinstance(value, torch.Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: move_to_device(item, device) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(move_to_device(item, device) for item in value)
+    return value
+
+
+def num_samples(batch: dict[str, Any]) -> int:
+    """How many examples a batch of LAVIS's form holds: its texts, or the first thing that has a length."""
+    if "text_input" in batch:
+        return len(batch["text_input"])
+    return next((len(value) for value in batch.values() if hasattr(value, "__len__")), 0)
