@@ -66,7 +66,10 @@ def test_no_process():
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "was killed, perhaps because memory ran out"),
         ("os.kill(os.getpid(), signal.SIGTERM)", "was ended by the signal SIGTERM"),
-        ("sys.exit(os.system('kill -9 $$') and 137)", "was killed, perhaps because memory ran out"),  # by way of a shell
+        (
+            "sys.exit(os.system('kill -9 $$') and 137)",
+            "was killed, perhaps because memory ran out",
+        ),  # by way of a shell
         ("sys.exit(3)", "ended with exit status 3"),
         ("sys.exit(250)", "ended with exit status 250"),
     ],

@@ -185,7 +185,10 @@ def kill_this_worker(*_):
 @pytest.mark.parametrize(
     ("command", "lowered"),
     [
-        ("train", "run.batch_size_train from 4 to 2 and run.batch_size_eval from 2 to 1 and run.num_workers from 2 to 1"),
+        (
+            "train",
+            "run.batch_size_train from 4 to 2 and run.batch_size_eval from 2 to 1 and run.num_workers from 2 to 1",
+        ),
         ("evaluate", "run.batch_size_eval from 2 to 1 and run.num_workers from 2 to 1"),
     ],
 )
