@@ -30,10 +30,10 @@ def test_versions_host_devices_and_hook_are_reported(report):
 
 
 def test_the_doctor_and_the_runs_agree_on_bf16(host, monkeypatch):
-    from gitllm_plugin.modeling import precision
+    from gitllm_plugin.common import device as devices
 
     for fast, said in ((True, "fast, precision auto uses it"), (False, "computes in fp32")):
-        monkeypatch.setattr(precision, "has_fast_bf16", lambda device, fast=fast: fast)
+        monkeypatch.setattr(devices, "has_fast_bf16", lambda device, fast=fast: fast)
         assert said in dict(doctor.examine().facts)["bf16 on CPU"]
 
 
