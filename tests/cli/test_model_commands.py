@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from gitllm_plugin.cli.main import main
 from tests.small_run import write_small_run
 
-MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+# In float32 wherever it runs: with `auto`, a CPU that is fast in bfloat16 would round what is merged.
+MODEL = {"model_type": "tiny_llama", "dtype": "float32", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 
 
 @pytest.fixture(scope="module")

@@ -71,17 +71,15 @@ def test_missing_operators_are_declared_and_refuse_calls(run_python, broken):
 
 COMMAND = """
 import sys
-from types import SimpleNamespace
 sys.path.insert(0, {path!r})
 from gitllm_plugin.host.torchvision_repair import repair_torchvision
 def look(args):
     repair_torchvision()
     return 0
-def add_parser(subparsers):
-    subparsers.add_parser("look").set_defaults(call=look)
 import gitllm_plugin.cli.main
+from gitllm_plugin.cli.command import Command
 cli = sys.modules["gitllm_plugin.cli.main"]
-cli.COMMANDS = [SimpleNamespace(add_parser=add_parser)]
+cli.COMMANDS = [Command("look", "", "", call=look)]
 """
 
 
