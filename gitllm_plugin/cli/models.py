@@ -64,7 +64,7 @@ def export(args: argparse.Namespace) -> None:
     "Add a folder's LoRA adapter to its language model: a plain model with the same answers, faster.",
     argument("source", help="folder with an adapter"),
     argument("target", help="folder to make"),
-    argument("--dtype", default="float32", help="of the sum: float32 (default), bfloat16 or float16"),
+    argument("--dtype", help="of what is written: float32, bfloat16 or float16; else as it was"),
     examples="""
         gitllm merge exported-folder merged-folder
         gitllm export output/my-run merged-folder --merge      both steps at once, from a training run

@@ -4,13 +4,14 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
 import sys
 
 from gitllm_plugin import __version__
-from gitllm_plugin.errors import HostError
+from gitllm_plugin.errors import ConfigError, HostError
 from gitllm_plugin.host import import_hook, placeholders, torchvision_repair
 from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
 from gitllm_plugin.tables import Block, Table
@@ -123,10 +124,16 @@ def _examine_precision(diagnosis: Diagnosis) -> None:
     """What a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
     import torch
 
-    from gitllm_plugin.common.device import has_fast_bf16
+    from gitllm_plugin.common.device import CPU_PRECISION, has_fast_bf16
 
-    fast = has_fast_bf16(torch.device("cpu"))
+    try:
+        fast = has_fast_bf16(torch.device("cpu"))
+    except ConfigError as error:
+        diagnosis.problems.append((str(error), f"unset {CPU_PRECISION}"))
+        return
     meaning = "fast, precision auto uses it" if fast else "not known to be fast, precision auto computes in fp32"
+    if CPU_PRECISION in os.environ:
+        meaning += f" ({CPU_PRECISION} says so)"
     diagnosis.facts.append(("bf16 on CPU", meaning))
 
 

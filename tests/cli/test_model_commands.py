@@ -11,12 +11,11 @@ from omegaconf import OmegaConf
 from gitllm_plugin.cli.main import main
 from tests.small_run import write_small_run
 
-# In float32 wherever it runs: with `auto`, a CPU that is fast in bfloat16 would round what is merged.
-MODEL = {"model_type": "tiny_llama", "dtype": "float32", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
+MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, cpu_precision):
     """Configuration and folder of a run."""
     folder = tmp_path_factory.mktemp("run")
     config = write_small_run(folder, MODEL)
