@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from gitllm_plugin import __version__
 from gitllm_plugin.cli import m3it, machine, models, runs
 from gitllm_plugin.cli.command import epilog
+from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.errors import exit_status
-from gitllm_plugin.host import torchvision_repair
 
 COMMANDS = (
     runs.train,

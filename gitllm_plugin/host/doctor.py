@@ -11,8 +11,9 @@ import subprocess
 import sys
 
 from gitllm_plugin import __version__
+from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.errors import ConfigError, HostError
-from gitllm_plugin.host import import_hook, placeholders, torchvision_repair
+from gitllm_plugin.host import import_hook, placeholders
 from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
 from gitllm_plugin.tables import Block, Table
 

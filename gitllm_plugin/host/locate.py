@@ -97,7 +97,7 @@ def prepare_libraries() -> None:
         HostError: A library that LAVIS cannot do without is missing; all that are, in one message.
     """
     _require_libraries()
-    from gitllm_plugin.host.torchvision_repair import repair_torchvision
+    from gitllm_plugin.common.torchvision_repair import repair_torchvision
     from gitllm_plugin.host.transformers_compat import supply_missing_names
 
     repair_torchvision()
