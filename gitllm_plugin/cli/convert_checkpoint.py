@@ -31,7 +31,7 @@ def add_parser(subparsers) -> None:
 
 def _call(args: argparse.Namespace) -> int:
     check_new_folder(args.target)  # before the seconds of an import
-    from gitllm_plugin.modeling.convert import convert_published
+    from gitllm_plugin.modeling.published import convert_published
 
     convert_published(args.source, args.target, args.lora_alpha)
     print(f"written: {args.target}")

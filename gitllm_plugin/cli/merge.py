@@ -28,7 +28,7 @@ def add_parser(subparsers) -> None:
 
 def _call(args: argparse.Namespace) -> int:
     check_new_folder(args.target)  # before the seconds of an import
-    from gitllm_plugin.modeling.convert import merge_folder
+    from gitllm_plugin.modeling.build import merge_folder
 
     merge_folder(args.source, args.target, args.dtype)
     print(f"written: {args.target}")

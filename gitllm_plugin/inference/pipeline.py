@@ -107,7 +107,9 @@ class Pipeline:
             raise ConfigError(f"{folder} has no {part}; `gitllm export` writes both")
         settings = loaded.settings
         prompts = settings.get("text_processor") or {}
-        chat = find_chat_template(loaded.tokenizer, loaded.model.family) if settings.get("chat_template") else None
+        chat = (
+            find_chat_template(loaded.tokenizer, loaded.model.decoder.family) if settings.get("chat_template") else None
+        )
         return cls(
             model=loaded.model.to(device or default_device()),
             text_encoder=TextEncoder(loaded.tokenizer, chat_template=chat),

@@ -19,20 +19,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.common.files import check_new_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.build import BuildSettings, load_by_name, prepare, resolve_dtype
+from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import ADAPTER
-from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.trainable import names_of_part
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -48,8 +47,33 @@ _SAMPLES = 32
 _PEFT_PREFIX = "base_model.model."
 
 
+_Model = TypeVar("_Model", bound="InFolder")
+
+
+class InFolder(nn.Module):
+    """What can be written into a folder: an image encoder, a language model, and what is trained between them."""
+
+    image_encoder: ImageEncoder
+    language_model: PreTrainedModel
+    sources: dict[str, str]
+
+    @property
+    def max_images(self) -> int:
+        """Most images of one text."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write a folder, see :func:`save_folder`."""
+        save_folder(self, folder, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls: type[_Model], folder: str | Path, dtype: str = "auto", self_test: bool = True) -> _Model:
+        """Read a folder, see :func:`~gitllm_plugin.modeling.load_folder`, which also gives the tokenizer."""
+        return read_folder(folder, cls, dtype, self_test).model
+
+
 @dataclass
-class LoadedFolder:
+class LoadedFolder(Generic[_Model]):
     """What a folder holds.
 
     Attributes:
@@ -57,17 +81,16 @@ class LoadedFolder:
         tokenizer: the language model's; None where none was saved.
         image_processor: the content of ``preprocessor_config.json``; None where none was saved.
         settings: what the caller of :func:`save_folder` gave.
-        folder: where it was.
     """
 
-    model: GitLLM
+    model: _Model
     tokenizer: PreTrainedTokenizerBase | None
     image_processor: dict[str, Any] | None
     settings: dict[str, Any]
 
 
 def save_folder(
-    model: GitLLM,
+    model: InFolder,
     folder: str | Path,
     *,
     tokenizer: PreTrainedTokenizerBase | Sequence[Path] | None = None,
@@ -114,30 +137,31 @@ def save_folder(
         _open_weights(target, like=target / DESCRIPTION)
 
 
-def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True) -> LoadedFolder:
-    """Read what :func:`save_folder` wrote.
+def read_folder(
+    folder: str | Path, model_class: type[_Model], dtype: str = "auto", self_test: bool = True
+) -> LoadedFolder[_Model]:
+    """Read what :func:`save_folder` wrote, as a model of the class that wrote it.
 
     Args:
         folder: the folder.
-        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.build.resolve_dtype`.
-        self_test: see :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+        model_class: :class:`~gitllm_plugin.modeling.model.GitLLM`, which this file is imported by.
+        dtype, self_test: as for :func:`~gitllm_plugin.modeling.load_folder`.
 
     Raises:
-        ConfigError: not such a folder, one of its parts is missing or does not fit, or its adapter was trained on
-            another language model.
+        ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
     name, encoder_name = (_place(folder, description, part) for part in (LANGUAGE_MODEL, IMAGE_ENCODER))
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    family = resolve_family(config, self_test)
+    family = resolve_family(config, model_class, self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
     encoder = load_by_name(
         encoder_name, "image encoder", ImageEncoder.from_pretrained, layer=_layer_to_cut(description), dtype=frozen
     )
     encoder.layer = description["vision_layer"]
-    model = GitLLM(encoder, decoder, max_images=description["max_images"], family=family)
+    model = model_class(encoder, decoder, max_images=description["max_images"], family=family)
     model.sources = {part: description[part] for part in (LANGUAGE_MODEL, IMAGE_ENCODER) if description[part] != part}
     _load_projection(model, folder / PROJECTION)
     if (folder / LORA).is_dir():
@@ -170,24 +194,7 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     return {base: config.dtype or torch.float32 for base, config in configs.items()}
 
 
-def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitLLM, PreTrainedTokenizerBase]:
-    """A folder's model prepared for training, as :func:`~gitllm_plugin.modeling.build.build_git_llm` prepares one.
-
-    The folder says how many images and which hidden layer of the encoder are read, and brings its own LoRA where
-    it has some.
-
-    Raises:
-        ConfigError: see :func:`load_folder`; or there is no tokenizer, or a setting does not go with a folder.
-    """
-    if settings.load_in_4bit:
-        raise ConfigError("load_in_4bit goes with language_model and image_encoder, not with a folder")
-    loaded = load_folder(folder, settings.dtype, settings.self_test)
-    if loaded.tokenizer is None:
-        raise ConfigError(f"{folder} has no tokenizer in {LANGUAGE_MODEL}/; save the language model's there")
-    return prepare(loaded.model, settings), loaded.tokenizer
-
-
-def has_lora(model: GitLLM) -> bool:
+def has_lora(model: InFolder) -> bool:
     """Whether the language model has LoRA layers."""
     return bool(names_of_part(model, "lora"))
 
@@ -231,7 +238,7 @@ def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
     return get_peft_model_state_dict(language_model, adapter_name=ADAPTER, save_embedding_layers=False)
 
 
-def _save_language_model(model: GitLLM, folder: Path) -> None:
+def _save_language_model(model: InFolder, folder: Path) -> None:
     """Write the decoder without the LoRA layers that are in it."""
     state = {
         name.replace(".base_layer.", "."): value
@@ -250,7 +257,7 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase | Sequence[Path], folder:
         shutil.copyfile(file, folder / file.name)
 
 
-def _save_image_encoder(model: GitLLM, folder: Path) -> None:
+def _save_image_encoder(model: InFolder, folder: Path) -> None:
     model.image_encoder.tower.save_pretrained(folder)
 
 
@@ -259,7 +266,7 @@ def _layer_to_cut(description: Mapping[str, Any]) -> int:
     return -1 if description[IMAGE_ENCODER] == IMAGE_ENCODER else description["vision_layer"]
 
 
-def _name_of(model: GitLLM, part: str) -> str:
+def _name_of(model: InFolder, part: str) -> str:
     if part not in model.sources:
         raise ConfigError(f"the {part} was not loaded by a name, so that it cannot be left out: save it with the base")
     trained = [
@@ -274,12 +281,12 @@ def _name_of(model: GitLLM, part: str) -> str:
     return model.sources[part]
 
 
-def _projection_state(model: GitLLM) -> dict[str, Tensor]:
+def _projection_state(model: InFolder) -> dict[str, Tensor]:
     names = names_of_part(model, "proj")
     return {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name in names}
 
 
-def _load_projection(model: GitLLM, path: Path) -> None:
+def _load_projection(model: InFolder, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"{path.parent} has no {path.name}")
     state = load_file(path)

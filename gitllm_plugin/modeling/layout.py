@@ -10,10 +10,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.stream import Group, Stream
+from gitllm_plugin.modeling.tokens import IGNORED
 
 #: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
 #: that a token does not see.
@@ -63,6 +66,28 @@ class Layout:
             self.text_valid.view(*self.text_valid.shape, *[1] * (rows.ndim - 2)),
             rows[self.text_row, self.text_slot],
         )
+
+    def supervised(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the slots whose logits are trained.
+
+        Args:
+            labels: long ``[N, T]``, token ids in the caller's layout, ``-100`` where a token is not trained on.
+
+        Returns:
+            The slots, bool ``[R, S]``, n of them True; their targets and the texts that they belong to, long ``[n]``.
+
+        Raises:
+            ConfigError: labels of another shape than the texts.
+        """
+        if labels.shape != self.text_valid.shape:
+            raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(self.text_valid.shape)}")
+        # Token t is predicted at token t - 1 of its own text.
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        rows, texts = torch.full_like(self.attention_mask, IGNORED), torch.zeros_like(self.attention_mask)
+        rows[self.text_row, self.text_slot] = targets[self.text_valid]
+        texts[self.text_row, self.text_slot] = self.text_valid.nonzero()[:, 0]
+        keep = rows != IGNORED
+        return keep, rows[keep], texts[keep]
 
 
 def lay_out(

@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -35,6 +36,16 @@ _PREFIX = "git_"
 _PROJECTION = "visual_projection.visual_projection."
 _TEMPORAL = re.compile(r"img_temporal_embedding\.(\d+)$")
 _LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])\.(?:\w+\.)?weight$")
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 #: Buffers that older releases of transformers saved and that are computed today.
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$|\.attention\.(masked_)?bias$")
@@ -72,7 +83,7 @@ def load_published(
             lists them.
     """
     decoder_config = _decoder_config(config)
-    family = resolve_family(decoder_config)
+    family = resolve_family(decoder_config, GitLLM)
     weights = _merge_lora(_plain_names(state_dict), config, lora_alpha)
     parts = _split(weights, decoder_config.model_type)
     model_class = AutoModelForCausalLM._model_mapping[type(decoder_config)]
@@ -108,6 +119,24 @@ def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     for file in files:
         state_dict |= _read_weights(file)
     return config, state_dict
+
+
+def convert_published(source: str | Path, target: str | Path, lora_alpha: float | None = None) -> None:
+    """Turn the folder of a published checkpoint into one of ours, tokenizer and image processor with it.
+
+    Args:
+        source: ``config.json`` and weights.
+        target: the folder to make.
+        lora_alpha: see :func:`load_published`.
+
+    Raises:
+        ConfigError: not a published checkpoint, keys that cannot be explained, or the target is in use.
+    """
+    source = Path(source).expanduser()
+    config, state_dict = read_published(source)
+    model = load_published(config, state_dict, lora_alpha=lora_alpha)
+    files = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    save_folder(model, target, tokenizer=files, image_processor=_read_json(source / PREPROCESSOR))
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -240,3 +269,7 @@ def _fill(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
         module.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"the checkpoint's visual_projection does not fit: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None

@@ -21,7 +21,6 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.attention import STREAM
 from gitllm_plugin.modeling.families import FAMILIES, Family, default_family
 from gitllm_plugin.modeling.layout import Layout, lay_out
-from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder
 from gitllm_plugin.modeling.tokens import IGNORED
 
@@ -41,13 +40,13 @@ class Probe:
     """A model and a batch to question it with.
 
     Attributes:
-        model: in evaluation mode.
+        model: a :class:`~gitllm_plugin.modeling.model.GitLLM` in evaluation mode.
         input_ids: long ``[3, T]``, of different lengths, padded on the right.
         attention_mask: long ``[3, T]``.
         pixel_values: float ``[3, 3, H, W]``.
     """
 
-    model: GitLLM
+    model: Any
     input_ids: Tensor
     attention_mask: Tensor
     pixel_values: Tensor
@@ -66,8 +65,7 @@ class Probe:
     def image_states(self, image_embeds: Tensor, input_ids: Tensor) -> list[Tensor]:
         """Every layer's states ``[3, P, D]`` at the image's slots."""
         layout = self.layout()
-        rows = self.model._rows(layout, image_embeds, input_ids)
-        hidden = self.model._decode(layout, rows, image_embeds, output_hidden_states=True).hidden_states
+        hidden = self.model.decoder.read(layout, image_embeds, input_ids, output_hidden_states=True).hidden_states
         shape = image_embeds.shape[:2]
         return [states[layout.image_row, layout.image_slot].unflatten(0, shape) for states in hidden]
 
@@ -77,7 +75,7 @@ class Probe:
         return lay_out(image_valid, self.attention_mask)
 
 
-def make_probe(model: GitLLM, image_size: int = 32) -> Probe:
+def make_probe(model: Any, image_size: int = 32) -> Probe:
     """A random batch for ``model``; always the same one."""
     generator = torch.Generator().manual_seed(1)
     device = model.projection.weight.device
@@ -169,7 +167,7 @@ def texts_of_one_image_share_it(probe: Probe) -> None:
 
 def attending_without_a_mask_changes_nothing(probe: Probe) -> None:
     """Streams give what a dense mask gives, which generation goes on to use."""
-    if probe.model.attention_path != "stream":
+    if probe.model.decoder.attention_path != "stream":
         return
     decoder, without = probe.model.language_model, probe.logits()
     decoder.set_attn_implementation("sdpa")
@@ -214,7 +212,7 @@ class Verdict:
 
 
 @torch.no_grad()
-def examine(model: GitLLM, properties: Sequence[Callable[[Probe], None]] = PROPERTIES) -> Verdict:
+def examine(model: Any, properties: Sequence[Callable[[Probe], None]] = PROPERTIES) -> Verdict:
     """Ask a model for its properties."""
     probe, verdict = make_probe(model), Verdict()
     for has in properties:
@@ -227,11 +225,12 @@ def examine(model: GitLLM, properties: Sequence[Callable[[Probe], None]] = PROPE
     return verdict
 
 
-def resolve_family(config: PreTrainedConfig, self_test: bool = True) -> Family:
+def resolve_family(config: PreTrainedConfig, model_class: Callable[..., Any], self_test: bool = True) -> Family:
     """The facts about a decoder, confirmed on a tiny copy of it.
 
     Args:
         config: the decoder's configuration.
+        model_class: :class:`~gitllm_plugin.modeling.model.GitLLM`, which is made of the copy.
         self_test: whether to ask the copy; without it an unknown decoder is taken at its word.
 
     Raises:
@@ -239,7 +238,7 @@ def resolve_family(config: PreTrainedConfig, self_test: bool = True) -> Family:
     """
     family = FAMILIES.get(config.model_type) or default_family(config)
     if self_test:
-        _test_once(json.dumps(config.to_dict(), default=str, sort_keys=True), _Hidden(config, family))
+        _test_once(json.dumps(config.to_dict(), default=str, sort_keys=True), _Hidden(config, family, model_class))
     return family
 
 
@@ -249,6 +248,7 @@ class _Hidden:
 
     config: PreTrainedConfig = field(compare=False)
     family: Family = field(compare=False)
+    model_class: Callable[..., Any] = field(compare=False)
 
 
 @lru_cache(maxsize=32)
@@ -256,7 +256,8 @@ class _Hidden:
 def _test_once(key: str, subject: _Hidden) -> None:
     config, family = subject.config, subject.family
     try:
-        model = GitLLM(tiny_image_encoder("clip"), sharpen(tiny_copy(config, family)), family=family).eval()
+        decoder = sharpen(tiny_copy(config, family))
+        model = subject.model_class(tiny_image_encoder("clip"), decoder, family=family).eval()
         make_probe(model).logits()
     except Exception as error:  # noqa: BLE001 - decoders fail in their own ways
         raise ConfigError(

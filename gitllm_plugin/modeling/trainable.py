@@ -5,16 +5,14 @@ from __future__ import annotations
 import fnmatch
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
-
-if TYPE_CHECKING:
-    from gitllm_plugin.modeling.model import GitLLM
 
 #: Part -> does it hold this parameter? Names are dotted names below GitLLM.
 _BY_NAME: dict[str, Callable[[str], bool]] = {
@@ -35,7 +33,7 @@ def names_of_part(model: nn.Module, part: str) -> set[str]:
         return set(filter(_BY_NAME[part], names))
     if not hasattr(model, "language_model"):
         return set()
-    head = cast("GitLLM", model).language_model.get_output_embeddings()
+    head = cast(Any, model).language_model.get_output_embeddings()
     inside = {id(parameter) for parameter in head.parameters()} if head is not None else set()
     return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in inside}
 
@@ -94,18 +92,17 @@ def set_trainable(model: nn.Module, trainable: str | Sequence[str]) -> None:
     _report_tied(model, selected)
 
 
-def untie_head(model: GitLLM) -> None:
+def untie_head(language_model: PreTrainedModel) -> None:
     """Give the head a weight of its own, in place, where it is the input embedding's.
 
     Raises:
         ConfigError: the head is not tied.
     """
-    decoder = model.language_model
-    head, embedding = decoder.get_output_embeddings(), decoder.get_input_embeddings()
+    head, embedding = language_model.get_output_embeddings(), language_model.get_input_embeddings()
     if head is None or cast(Any, head).weight is not cast(Any, embedding).weight:
         raise ConfigError("untie: this language model's head is not tied to its input embedding; leave `untie` out")
     cast(Any, head).weight = nn.Parameter(cast(Any, head).weight.detach().clone())
-    decoder.config.tie_word_embeddings = False
+    language_model.config.tie_word_embeddings = False
 
 
 def _report_tied(model: nn.Module, selected: set[str]) -> None:
