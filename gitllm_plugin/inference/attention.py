@@ -51,7 +51,7 @@ def answer_attention(
 
 
 def attention_figure(pictures: Sequence[Image.Image], attention: AnswerAttention) -> Any:
-    """A Matplotlib figure: the mean over the answer, then its first tokens, one row of panels a picture.
+    """Draw a Matplotlib figure: the mean over the answer, then its first tokens, one row of panels a picture.
 
     Args:
         pictures: as the image encoder saw them.

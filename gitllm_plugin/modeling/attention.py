@@ -58,14 +58,14 @@ class PrefixRule:
     stream: Stream | None = None
 
     def for_batch(self, batch_size: int) -> PrefixRule:
-        """The rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
+        """Repeat the rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
         repeats = batch_size // self.prefix_end.shape[0]
         if repeats == 1 or self.shared is not None:
             return self
         return PrefixRule(self.prefix_end.repeat_interleave(repeats))
 
     def apply(self, causal: Callable) -> Callable:
-        """``causal`` (a mask function of transformers) OR-ed with GIT's prefix, within one text and image."""
+        """OR GIT's prefix to ``causal`` (a mask function of transformers), within one text and image."""
         if self.shared is not None:
             return _within_texts(causal, *self.shared)
         prefix_end = self.prefix_end

@@ -20,7 +20,7 @@ from gitllm_plugin.modeling.lora import LoraSettings, inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
-from gitllm_plugin.modeling.trainable import names_of_part, set_trainable, untie_head
+from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _TINY = "tiny:"
@@ -28,7 +28,7 @@ _TINY = "tiny:"
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """What a GIT-LLM is built with, besides the names of its parts.
+    """What a GIT-LLM is built with, besides the names of what it is made of.
 
     Attributes:
         trainable: what is trained, see :func:`~gitllm_plugin.modeling.trainable.select`.
@@ -60,7 +60,7 @@ class BuildSettings:
 def build_git_llm(
     language_model: str, image_encoder: str, settings: BuildSettings | None = None, **changes: Any
 ) -> tuple[GitLLM, PreTrainedTokenizerBase]:
-    """Build a GIT-LLM from pretrained parts; projection and LoRA start from torch's random state.
+    """Build a GIT-LLM of pretrained models; projection and LoRA start from torch's random state.
 
     Args:
         language_model: hub name or local folder of a causal LM; ``tiny:<family>`` for a random small one.
@@ -93,14 +93,14 @@ def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True)
         self_test: see :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
 
     Raises:
-        ConfigError: not such a folder, one of its parts is missing or does not fit, or its adapter was trained on
+        ConfigError: not such a folder, one of its bases is missing or does not fit, or its adapter was trained on
             another language model.
     """
     return read_folder(folder, GitLLM, dtype, self_test)
 
 
 def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitLLM, PreTrainedTokenizerBase]:
-    """A folder's model prepared for training, as :func:`~gitllm_plugin.modeling.build.build_git_llm` prepares one.
+    """Prepare a folder's model for training, as :func:`build_git_llm` prepares one.
 
     The folder says how many images and which hidden layer of the encoder are read, and brings its own LoRA where
     it has some.
@@ -160,7 +160,7 @@ def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
         use_fused_kernels(model.language_model)
     if settings.untie:
         untie_head(model.language_model)
-    if settings.lora is not None and not names_of_part(model, "lora"):
+    if settings.lora is not None and not names_of_module(model, "lora"):
         inject_lora(model.language_model, settings.lora, model.decoder.family.lora_targets)
     set_trainable(model, settings.trainable)
     if settings.gradient_checkpointing:
@@ -169,7 +169,7 @@ def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
 
 
 def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> str:
-    """The conversation template of a language model: its tokenizer's, else the family's.
+    """Find the conversation template of a language model: its tokenizer's, else the family's.
 
     Raises:
         ConfigError: neither has one.
@@ -190,7 +190,7 @@ def enable_gradient_checkpointing(model: GitLLM) -> None:
         if not tower.supports_gradient_checkpointing:
             raise ConfigError(
                 f"gradient_checkpointing: {type(tower).__name__} of transformers has none; leave it out or do not "
-                "train that part"
+                "train that module"
             )
         tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -210,7 +210,7 @@ def _load_language_model(
 
 
 def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` for 4-bit weights.
+    """Make arguments of ``from_pretrained`` for 4-bit weights.
 
     Raises:
         ConfigError: no CUDA, or bitsandbytes is not installed.
@@ -262,5 +262,5 @@ def use_fused_kernels(language_model: PreTrainedModel) -> None:
 
 
 def _fits(parameter: Tensor, dtype: torch.dtype) -> bool:
-    """Whether a weight loses nothing in ``dtype``."""
+    """Tell whether a weight loses nothing in ``dtype``."""
     return torch.equal(parameter, parameter.to(dtype).to(parameter.dtype))

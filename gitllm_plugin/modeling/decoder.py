@@ -295,7 +295,7 @@ class Decoder:
         return self.shares_rows and is_shared and not makes_own_cache
 
     def _inputs(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
-        """The language model's arguments: ``inputs_embeds [R, S, D]``, mask and positions."""
+        """Make the language model's arguments: ``inputs_embeds [R, S, D]``, mask and positions."""
         text_embeds = self.language_model.get_input_embeddings()(input_ids)
         rows = text_embeds.new_zeros(*layout.attention_mask.shape, text_embeds.shape[-1])
         if self.positions != "text":
@@ -310,7 +310,7 @@ class Decoder:
 
     @contextmanager
     def _under_rule(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
-        """Everything but arguments that makes a call of the language model a call of GIT's."""
+        """Set, inside the block, everything but arguments that makes a call of the language model a call of GIT's."""
         with prefix_attention(self.language_model.config, layout.rule):
             if self.positions != "text":
                 yield

@@ -1,4 +1,4 @@
-"""A GIT-LLM in a folder that loads anywhere, without the network when its parts are in it::
+"""A GIT-LLM in a folder that loads anywhere, without the network when its bases are in it::
 
     git_llm.json             what it is made of
     projection.safetensors   projection and temporal embeddings
@@ -6,7 +6,7 @@
     image_encoder/           Hugging Face's model and image processor  (or its name)
     adapter/                 LoRA in PEFT's form, where there is any
 
-With ``with_base=False`` the frozen parts are named and not written: a few megabytes beside weights that
+With ``with_base=False`` the bases are named and not written: a few megabytes beside weights that
 everybody has.
 """
 
@@ -33,7 +33,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import ADAPTER
 from gitllm_plugin.modeling.self_test import resolve_family
-from gitllm_plugin.modeling.trainable import names_of_part
+from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 DESCRIPTION = "git_llm.json"
@@ -41,7 +41,7 @@ PROJECTION = "projection.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
-"""What is in a folder as Hugging Face has it, or named."""
+"""What is made elsewhere, trained or not: in a folder as Hugging Face has it, or by its name."""
 _FORMAT = 1
 _SAMPLES = 32
 _PEFT_PREFIX = "base_model.model."
@@ -109,14 +109,13 @@ def save_folder(
         with_base: whether language model and image encoder are written; else their names are.
 
     Raises:
-        ConfigError: the folder is in use; or without base, a part was trained, or its name is not known.
+        ConfigError: the folder is in use; or without base, one of them was trained, or its name is not known.
     """
     with _new_folder(Path(folder)) as target:
-        parts = {}
-        for part, write in ((LANGUAGE_MODEL, _save_language_model), (IMAGE_ENCODER, _save_image_encoder)):
-            parts[part] = part if with_base else _name_of(model, part)
-            if with_base:
-                write(model, target / part)
+        places = {base: base if with_base else _name_of(model, base) for base in BASES}
+        if with_base:
+            _save_language_model(model, target / LANGUAGE_MODEL)
+            model.image_encoder.tower.save_pretrained(target / IMAGE_ENCODER)
         if tokenizer is not None:
             _save_tokenizer(tokenizer, target / LANGUAGE_MODEL)
         if image_processor is not None:
@@ -124,10 +123,10 @@ def save_folder(
             _write_json(target / IMAGE_ENCODER / PREPROCESSOR, image_processor)
         save_file(_projection_state(model), target / PROJECTION)
         if has_lora(model):
-            save_adapter(model.language_model, target / LORA, parts[LANGUAGE_MODEL])
+            save_adapter(model.language_model, target / LORA, places[LANGUAGE_MODEL])
         description = {
             "format": _FORMAT,
-            **parts,
+            **places,
             "vision_layer": model.image_encoder.layer,
             "max_images": model.max_images,
             "fingerprint": _fingerprint(model.language_model),
@@ -153,7 +152,7 @@ def read_folder(
     folder = Path(folder).expanduser()
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
-    name, encoder_name = (_place(folder, description, part) for part in (LANGUAGE_MODEL, IMAGE_ENCODER))
+    name, encoder_name = (_place(folder, description, base) for base in BASES)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
     family = resolve_family(config, model_class, self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
@@ -162,12 +161,12 @@ def read_folder(
     )
     encoder.layer = description["vision_layer"]
     model = model_class(encoder, decoder, max_images=description["max_images"], family=family)
-    model.sources = {part: description[part] for part in (LANGUAGE_MODEL, IMAGE_ENCODER) if description[part] != part}
+    model.sources = {base: description[base] for base in BASES if description[base] != base}
     _load_projection(model, folder / PROJECTION)
     if (folder / LORA).is_dir():
         _check_fingerprint(decoder, description["fingerprint"], folder, name)
         load_adapter(decoder, folder / LORA)
-    trained = names_of_part(model, "proj") | names_of_part(model, "lora")
+    trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
     preprocessor = folder / IMAGE_ENCODER / PREPROCESSOR
@@ -183,7 +182,7 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     """Read which dtype language model and image encoder say that their weights have; float32 where they do not.
 
     Raises:
-        ConfigError: not a folder of a GIT-LLM, or a part of it cannot be found.
+        ConfigError: not a folder of a GIT-LLM, or a base of it cannot be found.
     """
     folder = Path(folder).expanduser()
     description = _read_description(folder)
@@ -195,8 +194,8 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
 
 
 def has_lora(model: InFolder) -> bool:
-    """Whether the language model has LoRA layers."""
-    return bool(names_of_part(model, "lora"))
+    """Tell whether the language model has LoRA layers."""
+    return bool(names_of_module(model, "lora"))
 
 
 def save_adapter(language_model: PreTrainedModel, folder: Path, base_name: str) -> None:
@@ -234,7 +233,7 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
 
 
 def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
-    """LoRA's weights by PEFT's names. Embeddings are not its business: PEFT would look the base up on the hub."""
+    """Give LoRA's weights by PEFT's names. Embeddings stay out: PEFT would look the base up on the hub."""
     return get_peft_model_state_dict(language_model, adapter_name=ADAPTER, save_embedding_layers=False)
 
 
@@ -257,32 +256,28 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase | Sequence[Path], folder:
         shutil.copyfile(file, folder / file.name)
 
 
-def _save_image_encoder(model: InFolder, folder: Path) -> None:
-    model.image_encoder.tower.save_pretrained(folder)
-
-
 def _layer_to_cut(description: Mapping[str, Any]) -> int:
-    """Layers behind the one that is read were not written."""
+    """Tell which layer of the encoder to cut at: layers behind the one that is read were not written."""
     return -1 if description[IMAGE_ENCODER] == IMAGE_ENCODER else description["vision_layer"]
 
 
-def _name_of(model: InFolder, part: str) -> str:
-    if part not in model.sources:
-        raise ConfigError(f"the {part} was not loaded by a name, so that it cannot be left out: save it with the base")
+def _name_of(model: InFolder, base: str) -> str:
+    if base not in model.sources:
+        raise ConfigError(f"the {base} was not loaded by a name, so that it cannot be left out: save it with the base")
     trained = [
         name
         for name, parameter in model.named_parameters()
-        if name.startswith(f"{part}.") and ".lora_" not in name and parameter.requires_grad
+        if name.startswith(f"{base}.") and ".lora_" not in name and parameter.requires_grad
     ]
     if trained:
         raise ConfigError(
-            f"the {part} was trained ({trained[0]}, ...), so that it cannot be left out: save the base too"
+            f"the {base} was trained ({trained[0]}, ...), so that it cannot be left out: save the base too"
         )
-    return model.sources[part]
+    return model.sources[base]
 
 
 def _projection_state(model: InFolder) -> dict[str, Tensor]:
-    names = names_of_part(model, "proj")
+    names = names_of_module(model, "proj")
     return {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name in names}
 
 
@@ -317,9 +312,9 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _place(folder: Path, description: Mapping[str, Any], part: str) -> str:
-    """A part's own folder, or the name it goes by elsewhere."""
-    return str(folder / part) if description[part] == part else description[part]
+def _place(folder: Path, description: Mapping[str, Any], base: str) -> str:
+    """Find a base's own folder, or the name it goes by elsewhere."""
+    return str(folder / base) if description[base] == base else description[base]
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
@@ -334,14 +329,14 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
 
 
 def _fingerprint(language_model: PreTrainedModel) -> list[float]:
-    """A few input embeddings: language models of one shape are told apart by them, in any number format."""
+    """Take a few input embeddings: language models of one shape are told apart by them, in any number format."""
     weight = cast(Any, language_model.get_input_embeddings()).weight.detach().flatten()
     places = torch.tensor(_spread_places(len(weight)), device=weight.device)
     return [round(value, 6) for value in weight[places].float().tolist()]
 
 
 def _spread_places(size: int) -> list[int]:
-    """Places from first to last, in integers: float32 cannot count the weights of a real embedding."""
+    """Spread places from first to last, in integers: float32 cannot count the weights of a real embedding."""
     return [number * (size - 1) // (_SAMPLES - 1) for number in range(_SAMPLES)]
 
 
@@ -355,7 +350,7 @@ def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], f
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its name when the block ends without an error."""
+    """Make a folder beside ``folder`` that takes its name when the block ends without an error."""
     folder = check_new_folder(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)

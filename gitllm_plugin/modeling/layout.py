@@ -51,16 +51,16 @@ class Layout:
     rule: PrefixRule
 
     def place_image(self, rows: Tensor, image_embeds: Tensor) -> Tensor:
-        """``rows [R, S, D]`` with ``image_embeds`` (``[U or R, P, D]``) written into their slots."""
+        """Write ``image_embeds`` (``[U or R, P, D]``) into their slots of ``rows [R, S, D]``."""
         values = image_embeds[self.image_valid].to(rows.dtype)
         return rows.index_put((self.image_row, self.image_slot), values)
 
     def place_text(self, rows: Tensor, text_embeds: Tensor) -> Tensor:
-        """``rows [R, S, D]`` with ``text_embeds [N, T, D]`` written into their slots."""
+        """Write ``text_embeds [N, T, D]`` into their slots of ``rows [R, S, D]``."""
         return rows.index_put((self.text_row, self.text_slot), text_embeds[self.text_valid].to(rows.dtype))
 
     def text_of(self, rows: Tensor) -> Tensor:
-        """The way back: ``rows [R, S, ...]`` -> ``[N, T, ...]`` in the caller's layout, zeros on padding."""
+        """Take the way back: ``rows [R, S, ...]`` -> ``[N, T, ...]`` in the caller's layout, zeros on padding."""
         out = rows.new_zeros(*self.text_valid.shape, *rows.shape[2:])
         return out.masked_scatter(
             self.text_valid.view(*self.text_valid.shape, *[1] * (rows.ndim - 2)),
@@ -147,7 +147,7 @@ class _Places:
 
 
 def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) -> Layout:
-    """Each image once, its texts behind it, several such groups in a row."""
+    """Lay out each image once, its texts behind it, several such groups in a row."""
     device = text_valid.device
     image_lengths, text_lengths = image_valid.sum(1), text_valid.sum(1)
     group_lengths = image_lengths.index_add(0, image_index, text_lengths)
@@ -245,7 +245,7 @@ def _place(
     shape: tuple[int, int],
     rule: PrefixRule,
 ) -> Layout:
-    """The layout with every token in its slot, counted from where its image or text begins."""
+    """Put every token in its slot, counted from where its image or text begins."""
     image_of, image_column = image_valid.nonzero(as_tuple=True)
     image_order = (image_valid.cumsum(1) - 1)[image_of, image_column]
     image_row, image_slot = places.image_row[image_of], places.image_slot[image_of] + image_order

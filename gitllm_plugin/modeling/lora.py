@@ -63,7 +63,7 @@ def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, family_
 
 
 def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets: list[str]) -> LoraConfig:
-    """PEFT's configuration of ``settings``."""
+    """Make PEFT's configuration of ``settings``."""
     transposed = any(type(layer).__name__ == "Conv1D" for layer in _layers_named(language_model, targets))
     return LoraConfig(
         r=settings.rank,
@@ -80,7 +80,7 @@ def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets
 def resolve_targets(
     language_model: PreTrainedModel, targets: tuple[str, ...], family_targets: tuple[str, ...]
 ) -> list[str]:
-    """Layer names that ``targets`` means in this language model.
+    """Find the layer names that ``targets`` means in this language model.
 
     Raises:
         ConfigError: a name that no layer has.
@@ -164,7 +164,7 @@ def _lora_layers(language_model: PreTrainedModel) -> dict[str, LoraLayer]:
 
 
 def _linear_names(language_model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of linear layers, the head's left out, each once."""
+    """List the last pieces of the names of linear layers, the head's left out, each once."""
     head = language_model.get_output_embeddings()
     names = [
         name.rsplit(".", 1)[-1]

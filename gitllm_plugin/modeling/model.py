@@ -88,7 +88,7 @@ class GitLLM(InFolder):
         return 1 if self.temporal_embedding is None else self.temporal_embedding.shape[0]
 
     def max_text_tokens(self, pixel_values: Tensor | None) -> int | None:
-        """Most tokens of a text behind images of this shape, answer included; None where nothing limits it.
+        """Give the most tokens of a text behind images of this shape, answer included; None where nothing limits it.
 
         Args:
             pixel_values: as for :meth:`encode_images`, or None for text alone.
@@ -102,7 +102,7 @@ class GitLLM(InFolder):
         return longest - frames * tokens
 
     def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Images to vectors of the language model's width.
+        """Turn images into vectors of the language model's width.
 
         Args:
             pixel_values: ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for images that have places; features that were

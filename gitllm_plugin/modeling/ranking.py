@@ -50,7 +50,7 @@ class CandidateScores:
     is_greedy: list[Tensor]
 
     def best(self) -> list[int]:
-        """The most likely candidate of each prompt; the first of equal ones."""
+        """Find the most likely candidate of each prompt; the first of equal ones."""
         return [int(scores.argmax()) for scores in self.log_likelihood]
 
 
@@ -90,28 +90,28 @@ class Tally:
         self.misses.index_add_(0, numbers, (logits.argmax(1) != targets).long())
 
     def number(self, prompt: int, candidate: int) -> int:
-        """The number, among all prompts' candidates, of one of a prompt."""
+        """Give the number, among all prompts' candidates, of one of a prompt."""
         return self.starts[prompt] + candidate
 
     def scores(self, mean: bool) -> CandidateScores:
-        """What was counted."""
+        """Give what was counted."""
         log_likelihood, is_greedy = [], []
         sums, misses = self.sums.cpu(), self.misses.cpu()
         for n, members in enumerate(self.candidates):
-            part = slice(self.starts[n], self.starts[n + 1])
-            values = sums[part] / torch.tensor([len(ids) for ids in members]) if mean else sums[part].clone()
+            own = slice(self.starts[n], self.starts[n + 1])
+            values = sums[own] / torch.tensor([len(ids) for ids in members]) if mean else sums[own].clone()
             left_out = torch.ones(len(members), dtype=torch.bool)
             left_out[self.chosen[n]] = False
             values[left_out] = -torch.inf
             log_likelihood.append(values.float())
-            is_greedy.append((misses[part] == 0) & ~left_out)
+            is_greedy.append((misses[own] == 0) & ~left_out)
         return CandidateScores(log_likelihood, is_greedy)
 
     def _shortlist(self, prompt: int, size: int | None) -> list[int]:
-        part = self.sums[self.starts[prompt] : self.starts[prompt + 1]]
-        if size is None or size >= len(part):
-            return list(range(len(part)))
-        return sorted(part.topk(size).indices.tolist())
+        sums = self.sums[self.starts[prompt] : self.starts[prompt + 1]]
+        if size is None or size >= len(sums):
+            return list(range(len(sums)))
+        return sorted(sums.topk(size).indices.tolist())
 
 
 def check_candidates(candidates: Sequence[Candidates], num_prompts: int) -> None:
@@ -182,7 +182,7 @@ class _Pack:
 
 
 def _plan(decoder: Decoder, tally: Tally, cached: int, tokens_at_once: int) -> Iterator[list[_Pack]]:
-    """The rows of every call of the language model; candidates of one token are scored already."""
+    """Plan the rows of every call of the language model; candidates of one token are scored already."""
     by_prompt = [
         [c for c in chosen if len(tally.candidates[n][c]) > 1] for n, chosen in enumerate(tally.chosen)
     ]  # fmt: skip
@@ -199,7 +199,7 @@ def _plan(decoder: Decoder, tally: Tally, cached: int, tokens_at_once: int) -> I
 
 
 def _fill(prompt: int, members: Sequence[int], candidates: Candidates, capacity: int) -> list[_Pack]:
-    """Candidates in their order, as many a pack as fit into ``capacity`` tokens."""
+    """Pack candidates in their order, as many a pack as fit into ``capacity`` tokens."""
     packs, used = [], capacity
     for member in members:
         length = len(candidates[member]) - 1
@@ -212,7 +212,7 @@ def _fill(prompt: int, members: Sequence[int], candidates: Candidates, capacity:
 
 
 def _score(decoder: Decoder, layout: Layout, cache: Cache, tally: Tally, packs: Sequence[_Pack]) -> None:
-    """One call of the language model."""
+    """Score some packs in one call of the language model."""
     device = layout.attention_mask.device
     prompts = torch.tensor([pack.prompt for pack in packs], device=device)
     ids, targets, orders, owners, numbers = [], [], [], [], []
@@ -244,16 +244,16 @@ def _score(decoder: Decoder, layout: Layout, cache: Cache, tally: Tally, packs: 
     tally.add(torch.tensor(numbers, device=device), logits, torch.tensor(targets, device=device))
 
 
-def _pad(parts: Sequence[Sequence[int]], counts: Sequence[int], fill: int, device: torch.device) -> Tensor:
-    """Rows of ``counts`` parts each, one after another, filled up on the right: long ``[len(counts), Q]``."""
-    iterator = iter(parts)
+def _pad(runs: Sequence[Sequence[int]], counts: Sequence[int], fill: int, device: torch.device) -> Tensor:
+    """Make rows of ``counts`` runs each, one after another, filled up on the right: long ``[len(counts), Q]``."""
+    iterator = iter(runs)
     rows = [[value for _ in range(count) for value in next(iterator)] for count in counts]
     width = max(map(len, rows))
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
 
 
 def _of_prompts(cache: Cache, prompts: Tensor, num_prompts: int) -> Cache:
-    """The cache with the rows of ``prompts``; what is appended to it does not change ``cache``."""
+    """Select the cache's rows of ``prompts``; what is appended to them does not change ``cache``."""
     selected = copy.copy(cache)
     selected.layers = [copy.copy(layer) for layer in cache.layers]  # layers replace their tensors, they do not write
     if prompts.tolist() != list(range(num_prompts)):

@@ -57,26 +57,26 @@ class Probe:
         return self.attention_mask.sum(1).tolist()
 
     def logits(self, input_ids: Tensor | None = None, **changes: Tensor) -> Tensor:
-        """Logits ``[3, T, V]`` of the batch, with what is given in the place of its own."""
+        """Compute logits ``[3, T, V]`` of the batch, with what is given in the place of its own."""
         ids = self.input_ids if input_ids is None else input_ids
         inputs = {"attention_mask": self.attention_mask, "pixel_values": self.pixel_values, **changes}
         return self.model(ids, **inputs).logits
 
     def image_states(self, image_embeds: Tensor, input_ids: Tensor) -> list[Tensor]:
-        """Every layer's states ``[3, P, D]`` at the image's slots."""
+        """Compute every layer's states ``[3, P, D]`` at the image's slots."""
         layout = self.layout()
         hidden = self.model.decoder.read(layout, image_embeds, input_ids, output_hidden_states=True).hidden_states
         shape = image_embeds.shape[:2]
         return [states[layout.image_row, layout.image_slot].unflatten(0, shape) for states in hidden]
 
     def layout(self) -> Layout:
-        """The batch's rows, a text a row."""
+        """Lay out the batch, a text a row."""
         _, image_valid = self.model.encode_images(self.pixel_values)
         return lay_out(image_valid, self.attention_mask)
 
 
 def make_probe(model: Any, image_size: int = 32) -> Probe:
-    """A random batch for ``model``; always the same one."""
+    """Make a random batch for ``model``; always the same one."""
     generator = torch.Generator().manual_seed(1)
     device = model.projection.weight.device
     longest = max(_LENGTHS)
@@ -226,7 +226,7 @@ def examine(model: Any, properties: Sequence[Callable[[Probe], None]] = PROPERTI
 
 
 def resolve_family(config: PreTrainedConfig, model_class: Callable[..., Any], self_test: bool = True) -> Family:
-    """The facts about a decoder, confirmed on a tiny copy of it.
+    """Find the facts about a decoder, confirmed on a tiny copy of it.
 
     Args:
         config: the decoder's configuration.

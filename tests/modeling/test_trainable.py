@@ -83,7 +83,7 @@ def test_patterns_select_by_dotted_name_and_parts_may_stand_beside_them():
     ("parts", "message"),
     [
         ("proj+lora", r"'lora' matches no parameter .*needs `lora:` set"),
-        ("proj+haed", "unknown part 'haed' in 'proj.haed'; parts: proj, lora, llm, vit, all, head"),
+        ("proj+haed", "unknown module 'haed' in 'proj.haed'; modules: proj, lora, llm, vit, all, head"),
         (["language_model.model.layers.9.*"], "'language_model.model.layers.9..' matches no parameter .*gitllm param"),
     ],
 )
@@ -132,8 +132,11 @@ def test_groups_cover_every_trained_parameter_once():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr_scale": {"vit": 2.0}}, "lr_scale: nothing of part 'vit' is trained"),
-        ({"part_weight_decay": {"lorra": 2.0}}, "weight_decay: nothing of part 'lorra' is trained; parts: proj, lora"),
+        ({"lr_scale": {"vit": 2.0}}, "lr_scale: nothing of module 'vit' is trained"),
+        (
+            {"module_weight_decay": {"lorra": 2.0}},
+            "weight_decay: nothing of module 'lorra' is trained; modules: proj, lora",
+        ),
     ],
 )
 def test_rates_of_parts_that_are_not_trained_are_an_error(given, message):
