@@ -130,6 +130,7 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
     Raises:
         ConfigError: not such a folder, no adapter in it, or the target is in use.
     """
+    # Float32 holds every stored weight exactly, whatever it was stored in.
     loaded = load_folder(source, dtype="float32")
     written = stored_dtypes(source) if dtype is None else dict.fromkeys(BASES, resolve_dtype(dtype))
     rounded = [
@@ -158,6 +159,7 @@ def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
     """Add LoRA (where there is none yet) and choose what is trained; gives the model in evaluation mode."""
     if settings.fused_kernels:
         use_fused_kernels(model.language_model)
+    # Before anything is chosen as trained: what was one weight are two then.
     if settings.untie:
         untie_head(model.language_model)
     if settings.lora is not None and not names_of_module(model, "lora"):
@@ -192,6 +194,7 @@ def enable_gradient_checkpointing(model: GitLLM) -> None:
                 f"gradient_checkpointing: {type(tower).__name__} of transformers has none; leave it out or do not "
                 "train that module"
             )
+        # The older, reentrant kind gives no gradients where no input of a layer wants any, as with frozen embeddings.
         tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -221,6 +224,7 @@ def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
         raise ConfigError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
+    # Weights are unpacked into this dtype for every product, in float32 at twice the size.
     compute = torch.bfloat16 if dtype == torch.float32 else dtype
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
@@ -258,6 +262,7 @@ def use_fused_kernels(language_model: PreTrainedModel) -> None:
             f"fused_kernels: Liger has none for a language model of type {model_type!r}; leave it out. It has them for "
             f"{', '.join(sorted(MODEL_TYPE_TO_APPLY_LIGER_FN))}"
         )
+    # Their fused loss would compute the head on all tokens.
     _apply_liger_kernel_to_instance(model=language_model, cross_entropy=False, fused_linear_cross_entropy=False)
 
 

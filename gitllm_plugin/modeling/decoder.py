@@ -65,6 +65,7 @@ class Decoder:
         self.language_model = language_model
         self.family = family or _family_in_table(language_model.config.model_type)
         self.positions = self.family.positions_of(language_model.config)
+        # ALiBi from slots counts over the whole row, so that a stream of many texts would count on.
         if self.shares_rows:
             use_streams(language_model)
         # transformers hands the head the last position of each row: a slice.
@@ -83,6 +84,7 @@ class Decoder:
         Decoders that take registered attention functions attend without a mask;
         ``language_model.set_attn_implementation("sdpa")`` gives them one, equal but slower.
         """
+        # Asked at every call, because `set_attn_implementation` may be called at any time.
         implementation = self.language_model.config._attn_implementation
         if implementation == STREAM and self.shares_rows:
             return "stream"
@@ -115,6 +117,7 @@ class Decoder:
 
     def blocks(self) -> list[nn.Module]:
         """List the layers: every batch, with images or without, passes through them one after another."""
+        # transformers' list of what must not be cut, whatever a family calls its layers.
         names = set(self.language_model._no_split_modules or ())
         return [module for module in self.language_model.modules() if type(module).__name__ in names]
 
@@ -327,6 +330,7 @@ class Decoder:
         """
         assert self.family.position_module is not None
         module = self.language_model.get_submodule(self.family.position_module)
+        # Of every slot, and not only of the new ones, because `generate` calls again behind a cache.
         is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
         is_image[layout.image_row, layout.image_slot] = True
         rows = image_embeds.new_zeros(*is_image.shape, image_embeds.shape[-1])

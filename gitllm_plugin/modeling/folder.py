@@ -154,11 +154,13 @@ def read_folder(
     frozen = resolve_dtype(dtype)
     name, encoder_name = (_place(folder, description, base) for base in BASES)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
+    # Before gigabytes are read.
     family = resolve_family(config, model_class, self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
     encoder = load_by_name(
         encoder_name, "image encoder", ImageEncoder.from_pretrained, layer=_layer_to_cut(description), dtype=frozen
     )
+    # In the folder, what was behind that layer is gone, and it is the last one.
     encoder.layer = description["vision_layer"]
     model = model_class(encoder, decoder, max_images=description["max_images"], family=family)
     model.sources = {base: description[base] for base in BASES if description[base] != base}
@@ -166,6 +168,7 @@ def read_folder(
     if (folder / LORA).is_dir():
         _check_fingerprint(decoder, description["fingerprint"], folder, name)
         load_adapter(decoder, folder / LORA)
+    # What of a base was trained is in the base now, and frozen with it.
     trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
@@ -201,6 +204,7 @@ def has_lora(model: InFolder) -> bool:
 def save_adapter(language_model: PreTrainedModel, folder: Path, base_name: str) -> None:
     """Write LoRA in PEFT's own form: ``PeftModel.from_pretrained(base, folder)`` reads it too."""
     config: LoraConfig = cast(Any, language_model).peft_config[ADAPTER]
+    # PEFT reads these two: the first to find the base, the second to load as what is not trained.
     config.base_model_name_or_path = base_name
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -216,6 +220,7 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
         ConfigError: the adapter's names or shapes are not this language model's.
     """
     config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
+    # It was saved for use, and PEFT would freeze it.
     config.inference_mode = False
     try:
         inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
@@ -227,6 +232,7 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
     }
     check_same_weights(_adapter_state(language_model), state, str(folder))
     set_peft_model_state_dict(language_model, state, adapter_name=ADAPTER)
+    # PEFT gives LoRA the dtype of the layer that it stands beside; what is trained is float32.
     for name, parameter in language_model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
@@ -239,6 +245,7 @@ def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
 
 def _save_language_model(model: InFolder, folder: Path) -> None:
     """Write the decoder without the LoRA layers that are in it."""
+    # The names of a plain model of transformers, so that transformers alone can load it.
     state = {
         name.replace(".base_layer.", "."): value
         for name, value in model.language_model.state_dict().items()
@@ -322,6 +329,7 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
     if not inside.is_dir() and name.startswith(str(folder)):
         return None
     place = inside if (inside / "tokenizer_config.json").is_file() else name
+    # No tokenizer is no fault here: a model can be used without one, and who needs it says so.
     try:
         return AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError):
@@ -342,6 +350,7 @@ def _spread_places(size: int) -> list[int]:
 
 def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], folder: Path, name: str) -> None:
     found, wanted = torch.tensor(_fingerprint(language_model)), torch.tensor(expected)
+    # bfloat16 keeps 8 bits: a base loaded in it differs by up to 0.4 percent from the float32 original.
     if not torch.allclose(found, wanted, rtol=0.02, atol=1e-3):
         raise ConfigError(
             f"the adapter in {folder} was trained on another language model than {name!r}, whose weights differ"
@@ -352,10 +361,12 @@ def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], f
 def _new_folder(folder: Path) -> Iterator[Path]:
     """Make a folder beside ``folder`` that takes its name when the block ends without an error."""
     folder = check_new_folder(folder)
+    # On the same disk as the folder, so that taking its name is one step.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        # An empty folder was there and may be: renaming onto it is refused by some systems.
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)

@@ -147,7 +147,8 @@ class Git(nn.Module):
             hidden = self.causal_lm.git(
                 input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, use_cache=False
             ).last_hidden_state
-        hidden = hidden[:, -input_ids.shape[1] :]  # [N, T, D], behind the image tokens
+        # [N, T, D]: image tokens stand in front, and their logits nobody reads.
+        hidden = hidden[:, -input_ids.shape[1] :]
         head = self.causal_lm.output
         loss, count = None, 0
         if labels is not None:
@@ -234,6 +235,7 @@ class Git(nn.Module):
     def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
         """Compute hidden states ``[N, T, D]`` of texts about the images ``numbers``."""
         width = max(map(len, texts))
+        # Padding is on the right, where causality hides it; its value does not matter.
         rows = [[*ids, *[0] * (width - len(ids))] for ids in texts]
         mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in texts]
         inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}

@@ -140,6 +140,7 @@ def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer, weight in zip(layers, weights, strict=True):
             cast(Any, layer.get_base_layer()).weight.data = weight
+            # Else PEFT takes the layer for merged and leaves its update out.
             layer.merged_adapters.clear()
 
 
@@ -150,6 +151,7 @@ def _merge(layer: LoraLayer) -> None:
     # PEFT rounds the update to the weight's dtype and then the sum: of a small update in bfloat16 little is left.
     if in_float32:
         base.weight.data = base.weight.data.float()
+    # Safe: PEFT adds in a copy, refuses sums that are not finite, and only then exchanges the weight.
     cast(Any, layer).merge(safe_merge=True)
     if in_float32:
         base.weight.data = base.weight.data.to(dtype)

@@ -31,6 +31,7 @@ class Projection(nn.Sequential):
     """
 
     def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5) -> None:
+        # The article's order; LLaVA and its kin have no norm behind theirs.
         super().__init__(nn.Linear(vision_dim, llm_dim), nn.LayerNorm(llm_dim, eps=eps))
         give_contiguous_input(self[0])  # timm's grids come as transposed views
 
@@ -93,6 +94,7 @@ class GitLLM(InFolder):
         Args:
             pixel_values: as for :meth:`encode_images`, or None for text alone.
         """
+        # Learned positions belong to text: an image takes none of them.
         longest = self.decoder.longest_row
         if longest is None or pixel_values is None or self.decoder.positions == "text":
             return longest
@@ -126,6 +128,7 @@ class GitLLM(InFolder):
             )
         features = self.image_encoder(pixel_values.flatten(0, 1))
         features = features.unflatten(0, (entries, frames))
+        # An image without a place is a picture of its own and no frame of a video.
         if have_places and self.temporal_embedding is not None:
             features = features + self.temporal_embedding[:frames].to(features.dtype)
         tokens = features.shape[2]
@@ -267,6 +270,7 @@ class GitLLM(InFolder):
         if pixel_values is not None:
             return self.encode_images(pixel_values, num_images)
         width = self.language_model.config.hidden_size
+        # An image of no tokens: everything behind it is the same for text alone.
         embeds = torch.zeros(len(input_ids), 0, width, device=input_ids.device)
         return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool, device=input_ids.device)
 

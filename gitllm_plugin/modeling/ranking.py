@@ -71,6 +71,7 @@ class Tally:
             starts.append(starts[-1] + len(members))
         self.starts = starts
         first_ids = [torch.tensor([ids[0] for ids in members], device=first.device) for members in candidates]
+        # float64: a long candidate adds up hundreds of numbers, and close ones are told apart by their last digits.
         self.sums = torch.cat([scores[ids] for scores, ids in zip(first, first_ids, strict=True)]).double()
         greedy = first.argmax(1)
         self.misses = torch.cat([(ids != greedy[n]).long() for n, ids in enumerate(first_ids)])
@@ -188,13 +189,16 @@ def _plan(decoder: Decoder, tally: Tally, cached: int, tokens_at_once: int) -> I
     ]  # fmt: skip
     if not decoder.shares_rows:
         single = [_Pack(n, [c]) for n, members in enumerate(by_prompt) for c in members]
+        # Each candidate has a copy of the cache here, which is the larger part of its memory.
         longest = max((len(tally.candidates[p.prompt][p.members[0]]) - 1 for p in single), default=1)
         size = max(1, min(tokens_at_once // longest, _COPIED_SLOTS // (cached + longest)))
         yield from (single[i : i + size] for i in range(0, len(single), size))
         return
+    # One pack of each prompt stands in a call, so that the cache need not be copied.
     capacity = max(1, tokens_at_once // len(by_prompt))
     packs = [_fill(n, members, tally.candidates[n], capacity) for n, members in enumerate(by_prompt)]
     for step in range(max(map(len, packs))):
+        # Prompts with few candidates are done sooner.
         yield [of_prompt[step] for of_prompt in packs if step < len(of_prompt)]
 
 

@@ -92,6 +92,7 @@ def make_probe(model: Any, image_size: int = 32) -> Probe:
 
 def a_later_token_never_changes_an_earlier_logit(probe: Probe) -> None:
     """Text is causal."""
+    # Each text takes over another one's tokens, so that every change is to a token that occurs.
     changed, cut = probe.input_ids.clone(), 2
     changed[:, cut:] = changed[:, cut:].roll(1, 0)
     before, after = probe.logits(), probe.logits(changed)
@@ -160,6 +161,7 @@ def cached_decoding_equals_uncached(probe: Probe) -> None:
 
 def texts_of_one_image_share_it(probe: Probe) -> None:
     """Two texts behind one copy of their image give what two copies give."""
+    # Not in order, so that a text that reads its neighbour's image is found out.
     index = torch.tensor([0, 1, 0], device=probe.input_ids.device)
     shared = probe.logits(pixel_values=probe.pixel_values[:2], image_index=index)
     _same(shared, probe.logits(pixel_values=probe.pixel_values[:2][index]), "logits behind a shared image")
@@ -180,6 +182,7 @@ def attending_without_a_mask_changes_nothing(probe: Probe) -> None:
 def logits_that_are_not_read_change_no_loss(probe: Probe) -> None:
     """Head and last layer at supervised slots alone, as training computes them, give the same loss."""
     labels = probe.input_ids.masked_fill(~probe.attention_mask.bool(), IGNORED)
+    # Fewer slots than there are, or nothing would be left out.
     labels[:, :2] = IGNORED
     inputs = (probe.input_ids, probe.attention_mask, probe.pixel_values, labels)
     of_all, of_few = (cast(Tensor, probe.model(*inputs, logits=logits).loss) for logits in ("all", "none"))
@@ -237,6 +240,7 @@ def resolve_family(config: PreTrainedConfig, model_class: Callable[..., Any], se
         ConfigError: the copy lacks a property, or cannot be made; the message says which.
     """
     family = FAMILIES.get(config.model_type) or default_family(config)
+    # Once a configuration and process: a run builds, resumes and evaluates, and asks each time.
     if self_test:
         _test_once(json.dumps(config.to_dict(), default=str, sort_keys=True), _Hidden(config, family, model_class))
     return family

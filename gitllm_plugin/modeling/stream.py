@@ -125,6 +125,7 @@ def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
 def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
     """Compute what image tokens see, ``[image_tokens, H, D]``, of their queries, keys, values, each of that shape."""
     query, key, value = (_by_image(group, states) for states in images)
+    # No mask and not causal: an image sees all of itself.
     seen = F.scaled_dot_product_attention(query, key, value, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
@@ -167,6 +168,7 @@ def _by_image(group: Group, states: Tensor) -> Tensor:
 
 def _by_text(group: Group, states: Tensor) -> Tensor:
     """Pad ``[text_tokens, H, D]`` to ``[texts, H, T, D]``, with zeros."""
+    # Padding comes last, where the causal rule hides it from real tokens; what it computes is not taken back.
     padded = states.new_zeros(group.num_texts * group.text_length, *states.shape[1:])
     padded = padded.index_copy_(0, group.text_places, states)
     return padded.unflatten(0, (group.num_texts, group.text_length)).transpose(1, 2)

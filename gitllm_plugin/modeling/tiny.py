@@ -115,6 +115,7 @@ def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
     """
     settings = copy.deepcopy(config.to_dict())
     kinds = list(dict.fromkeys(settings.get("layer_types") or []))
+    # Two layers at least: what one layer hides, a second one shows.
     depth = max(2, len(kinds))
     per_layer = {name: value[:depth] for name, value in settings.items() if _is_per_layer(value, config)}
     if kinds:
@@ -165,6 +166,7 @@ def _without_factor_lists(rope: object) -> object:
 
 
 def _random_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    # The numbers that a run draws after building must not depend on how much a tiny model drew.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval()

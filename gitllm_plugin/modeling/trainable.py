@@ -32,6 +32,7 @@ MODULES = (*_BY_NAME, "head")
 
 def names_of_module(model: nn.Module, module: str) -> set[str]:
     """List the names of a module's parameters, a tied one under each of its names; empty where the model has none."""
+    # torch lists a tied weight once, under its first name; a configuration may mean the other.
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     if module in _BY_NAME:
         return set(filter(_BY_NAME[module], names))
@@ -148,6 +149,7 @@ def parameter_groups(
     decays = _by_parameter(model, trained, module_weight_decay or {}, "weight_decay")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
+        # Decay would pull norms from 1, where they start, to 0.
         decay = decays.get(name, weight_decay) if parameter.ndim >= 2 else 0.0
         groups.setdefault((decay, scales.get(name, 1.0)), []).append(parameter)
     return [

@@ -100,6 +100,7 @@ class ImageEncoder(nn.Module):
         if self.is_grid:
             if layer != -1:
                 raise ConfigError(f"vision_layer is {layer}, but backbones of timm give their last features only (-1)")
+            # The layout in which convolutions are fast.
             cast(Any, tower).to(memory_format=torch.channels_last)
         else:
             _read_layer(tower, _facts(config.model_type), layer)
@@ -159,6 +160,7 @@ class ImageEncoder(nn.Module):
         """Count the tokens of an image of this size; the tower is asked once."""
         size = (height, width)
         if size not in self._num_tokens:
+            # Computed with zeros, because each kind of tower counts patches, CLS and registers in its own way.
             with torch.no_grad():
                 self._num_tokens[size] = self(self._zeros(height, width)).shape[1]
         return self._num_tokens[size]
@@ -175,6 +177,7 @@ class ImageEncoder(nn.Module):
         weights = hashlib.sha256()
         for name, weight in sorted(self.tower.state_dict().items()):
             weights.update(name.encode())
+            # bfloat16, so that an encoder loaded in float32 and one in bfloat16 have one fingerprint.
             rounded = weight.to(torch.bfloat16).cpu().contiguous().reshape(-1)  # a scalar has no bytes to view
             weights.update(rounded.view(torch.uint8).numpy().data)
         settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -268,6 +271,7 @@ def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
         )
     if layer == -1:
         return
+    # Removed and not only skipped: they would cost memory, and be saved with the model.
     del layers[len(layers) + layer + 1 :]
     config: Any = tower.config
     config.num_hidden_layers = len(layers)
