@@ -75,7 +75,7 @@ def merge(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_new_folder
 
     check_new_folder(args.target)
-    from gitllm_plugin.modeling.convert import merge_folder
+    from gitllm_plugin.modeling.build import merge_folder
 
     merge_folder(args.source, args.target, args.dtype)
     print(f"written: {args.target}")
@@ -99,7 +99,7 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_new_folder
 
     check_new_folder(args.target)
-    from gitllm_plugin.modeling.convert import convert_published
+    from gitllm_plugin.modeling.published import convert_published
 
     convert_published(args.source, args.target, args.lora_alpha)
     print(f"written: {args.target}")
