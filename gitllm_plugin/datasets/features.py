@@ -1,6 +1,6 @@
 """Encodes the images of shards once, for training that does not change the encoder."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,27 +33,6 @@ def describe_processor(processor: Any) -> str:
             "git_llm_image_train without random_resized_crop and horizontal_flip"
         )
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
-
-
-def choose_features(model: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Lets streams that read features read those of the model's image encoder.
-
-    To be called before the weights are shared out among processes.
-
-    Args:
-        model: of this package, where a stream reads features.
-        datasets: by name, then by split.
-
-    Raises:
-        ConfigError: the model takes no features, trains its image encoder, or is not what made them.
-        DataError: some shards have no features of it.
-    """
-    splits = [dataset for by_split in datasets.values() for dataset in by_split.values()]
-    for dataset in splits:
-        if isinstance(dataset, M3ITShards) and dataset.features is not None:
-            if not hasattr(model, "encoder_fingerprint"):
-                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
-            dataset.features.choose(model.encoder_fingerprint())
 
 
 @dataclass
