@@ -34,7 +34,7 @@ class Entry:
         test: likewise.
         kind: of its answers, by the score that its field reports for them: ``cider`` (captions), ``choice`` (the
             option's letter), ``vqa`` (accuracy over references), ``exact_match`` or ``rouge_l``.
-            :data:`gitllm_plugin.metrics.METRICS_OF_KIND` has the metrics of each; the paper reports ROUGE-L for all.
+            :func:`gitllm_plugin.metrics.metrics_of_kind` has the metrics of each; the paper reports ROUGE-L for all.
         licence: the terms of the data it was made from, as recalled: a hint where to look, not advice. They bind
             whoever uses it.
         language: ``en`` or ``zh``.

@@ -18,10 +18,17 @@ from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import move_to_device, num_batches, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.metrics import METRIC_NAMES, metrics_by_config, why_not
-from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
+from gitllm_plugin.metrics import METRICS, metrics_by_config, why_not
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
-from gitllm_plugin.tasks.report import Report, describe, make_report, title_of, unique_by_id
+from gitllm_plugin.tasks.scores import (
+    SplitScores,
+    catalog_category,
+    catalog_metrics,
+    describe,
+    score_split,
+    title_of,
+    unique_by_id,
+)
 
 LOSS = "loss"
 
@@ -46,7 +53,7 @@ class M3ITTask(BaseTask):
     """Trains on answers, and evaluates by loss and by scoring generated answers.
 
     Args:
-        metrics: Names in `gitllm_plugin.metrics.METRIC_NAMES`, none for no generation; or names by configuration, in
+        metrics: Names in `gitllm_plugin.metrics.METRICS`, none for no generation; or names by configuration, in
             a form that `gitllm_plugin.metrics.metrics_by_config` takes; or `m3it`, those of M3IT's catalog.
         agg_metric: The score that chooses the best epoch: one of those over all, `{config}/{metric}`,
             `{category}/{metric}`, `primary` (the mean over configurations of each one's first metric), or `loss`
@@ -205,7 +212,7 @@ class M3ITTask(BaseTask):
         scores = None
         if ranks.rank() == 0:
             metrics_of = self.metrics_of if self.generates else lambda config: ()
-            report = make_report(examples, metrics_of, self.category_of)
+            report = score_split(examples, metrics_of, self.category_of)
             scores = report.as_dict()
             if self.valid_loss:
                 tokens = sum(part.num_tokens for part in parts)
@@ -228,7 +235,7 @@ class M3ITTask(BaseTask):
     def _write(
         self,
         examples: list[dict[str, Any]],
-        report: Report,
+        report: SplitScores,
         scores: Mapping[str, float],
         split_name: str,
         epoch: int | str,
@@ -263,9 +270,9 @@ def _choose_agg_metric(metrics: Any, given: str | None, valid_loss: bool) -> str
     by_config = metrics == "m3it" or isinstance(metrics, Mapping)
     lists = metrics.values() if isinstance(metrics, Mapping) else [] if metrics == "m3it" else [metrics]
     named = [name for names in lists for name in names]
-    unknown = [name for name in named if name not in METRIC_NAMES]
+    unknown = [name for name in named if name not in METRICS]
     if unknown:
-        raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRIC_NAMES)}")
+        raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}")
     computed = [*dict.fromkeys(named), *(["primary"] if by_config else []), *([LOSS] if valid_loss else [])]
     chosen = given or ("primary" if by_config else (named or [LOSS])[0])
     name = chosen.rpartition("/")[2]
