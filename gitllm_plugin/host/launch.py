@@ -164,8 +164,8 @@ def write_features(
     from lavis.tasks import setup_task
 
     from gitllm_plugin.common.device import default_device
-    from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder, features_folder
-    from gitllm_plugin.datasets.features import encode_shards
+    from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
+    from gitllm_plugin.datasets.features import encode_shards, features_folder
     from gitllm_plugin.modeling import ImageEncoder
 
     node = cfg.datasets_cfg.get("m3it_wds")

@@ -12,10 +12,10 @@ import torch
 from omegaconf import OmegaConf
 
 import gitllm_plugin
-from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder
+from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import launch
-from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards import features as features_module
 from tests.m3it_shards import make_groups, write_shards
@@ -245,7 +245,7 @@ def damaged(tmp_path):
     """Of three shards, the first has a broken picture, the second is missing, the third has text alone."""
     groups = make_groups(tmp_path / "a.jsonl", "a", "train", rows=8)
     groups[1] = Group("a", "train", 1, (groups[1].images[0][:60],), groups[1].texts)
-    text = Text("t", "Say a word.", "", ("red",))
+    text = Text("t", "a", "Say a word.", "", ("red",))
     groups += [Group("a", "train", number, (), (text,)) for number in (8, 9)]
     write_shards(tmp_path / "shards", groups)
     (tmp_path / "shards" / "a" / "train" / "000001.tar").rename(tmp_path / "away.tar")
