@@ -1,6 +1,6 @@
 """Encodes the images of shards once, for training that does not change the encoder."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
