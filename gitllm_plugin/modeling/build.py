@@ -207,7 +207,8 @@ def _load_language_model(
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
     tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    family = resolve_family(config, GitLLM, settings.self_test)  # before gigabytes are read
+    # Before gigabytes are read.
+    family = resolve_family(config, GitLLM, settings.self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
     return decoder, tokenizer, family
 
