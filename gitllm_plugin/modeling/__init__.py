@@ -1,7 +1,7 @@
 """GIT-LLM in plain PyTorch: attention rule, families, projection, model. Knows nothing of LAVIS."""
 
 # ruff: noqa: E402, I001
-from gitllm_plugin.host.torchvision_repair import repair_torchvision
+from gitllm_plugin.common.torchvision_repair import repair_torchvision
 
 # transformers, timm and peft import torchvision; beside a CPU-only torch that fails until it is repaired.
 repair_torchvision()
