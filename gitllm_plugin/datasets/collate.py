@@ -13,7 +13,7 @@ TEXT_KEYS = ("text_input", "text_output", "instance_id", "config", "references",
 
 
 def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Flattens items to a batch.
+    """Flatten items to a batch.
 
     Args:
         items: mappings with ``image`` ([3, H, W], [F, 3, H, W] for several frames, or None), ``texts``, a list of
@@ -40,7 +40,7 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _stack_images(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor | None]:
-    """``image`` and what belongs to it."""
+    """Make ``image`` and what belongs to it."""
     images = [item["image"] for item in items]
     raw = [image is not None and image.dtype == torch.uint8 for image in images]
     if not any(raw):
@@ -65,7 +65,7 @@ def _as_float(item: Mapping[str, Any]) -> Tensor | None:
 
 
 def _stack(images: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
-    """``image`` and, where rows differ in their number of frames, ``num_images``."""
+    """Make ``image`` and, where rows differ in their number of frames, ``num_images``."""
     counts = [0 if image is None else 1 if image.dim() == 3 else len(image) for image in images]
     frames = max(counts)
     if frames == 0:

@@ -15,14 +15,14 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.features import FeatureFile, Maker, find_features, lock_features, write_features
 from gitllm_plugin.m3it.shards.format import Shard
-from gitllm_plugin.m3it.shards.table import Item, records_of
+from gitllm_plugin.m3it.shards.mixture import Item, records_of
 from gitllm_plugin.modeling import ImageEncoder
 from gitllm_plugin.modeling.pixels import normalize_pixels
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 
 
 def describe_processor(processor: Any) -> str:
-    """What pixels of an image file depend on, in words.
+    """Say what the pixels of an image file depend on.
 
     Raises:
         ConfigError: it is not one of this package's, or draws at random, so that an image has no one set of features.
@@ -35,25 +35,20 @@ def describe_processor(processor: Any) -> str:
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
 
 
-def choose_features(model: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Lets streams that read features read those of the model's image encoder.
-
-    To be called before the weights are shared out among processes.
-
-    Args:
-        model: of this package, where a stream reads features.
-        datasets: by name, then by split.
+def features_folder(build_info: Mapping[str, Any]) -> Path:
+    """Find where the features are that ``build_info.features`` names: a folder; ``true``, or nothing, the shards' own.
 
     Raises:
-        ConfigError: the model takes no features, trains its image encoder, or is not what made them.
-        DataError: some shards have no features of it.
+        ConfigError: the shards are not in a folder, so features need one.
     """
-    splits = [dataset for by_split in datasets.values() for dataset in by_split.values()]
-    for dataset in splits:
-        if isinstance(dataset, M3ITShards) and dataset.features is not None:
-            if not hasattr(model, "encoder_fingerprint"):
-                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
-            dataset.features.choose(model.encoder_fingerprint())
+    given = build_info.get("features")
+    place = str(given if isinstance(given, str) else build_info["shards"])
+    if "://" in place:
+        raise ConfigError(
+            f"datasets.m3it_wds.build_info.features: features are read from a folder of this machine, "
+            f"not from {place}; name one"
+        )
+    return Path(place).expanduser()
 
 
 @dataclass
@@ -90,7 +85,7 @@ def encode_shards(
     batch_size: int = 32,
     on_progress: Callable[[int], Any] = lambda images: None,
 ) -> Encoded:
-    """Writes the features of all shards of a split that have none of this encoder; killed, it goes on where it was.
+    """Write the features of all shards of a split that have none of this encoder; killed, it goes on where it was.
 
     Args:
         encoder: on the device that is to compute.
@@ -106,7 +101,8 @@ def encode_shards(
     """
     maker = Maker(encoder.fingerprint(), describe_processor(stream.vis_processor))
     dtype = str(encoder.dtype).removeprefix("torch.")
-    items: list[Item] = []  # of the shard whose turn it is: workers stay for all shards
+    # Of the shard whose turn it is: one loader serves all shards, so that its workers start once.
+    items: list[Item] = []
     loader = Loader(
         _Records(stream),
         batch_size=None,
@@ -134,7 +130,7 @@ def encode_shards(
 
 
 def _is_done(folder: Path, shard: Shard, maker: Maker, on_error: str) -> bool:
-    """Whether a shard has features; those of shards that were missing or damaged are made again."""
+    """Tell whether a shard has features; those of shards that were missing or damaged are made again."""
     try:
         found: FeatureFile = find_features(folder, shard, maker)
     except DataError:
@@ -179,7 +175,7 @@ def _encode(
     batch_size: int,
     on_progress: Callable[[int], Any],
 ) -> Iterator[np.ndarray | RowError]:
-    """Features of each record, uint16 [images, tokens, width], computed in batches; errors pass through."""
+    """Compute features of each record, uint16 [images, tokens, width], in batches; errors pass through."""
     device = next(encoder.tower.parameters()).device
     mean, std = (torch.tensor(values, device=device) for values in (processor.transform.mean, processor.transform.std))
 

@@ -15,9 +15,9 @@ import pybase64
 
 from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.images import prepare_image
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.prompts import default_instruction
-from gitllm_plugin.m3it.shards.images import prepare_image
 
 COLUMNS = ("image", "question", "answer", "instruction", "id", "split")
 """What a table may have. `image` and `answer` are needed; the rest may be missing or empty."""
@@ -56,7 +56,7 @@ class FromTable:
 
 
 def convert_table(table: str | Path, output: Path, settings: FromTable) -> dict[str, int]:
-    """Write `train.jsonl`, `val.jsonl` and `test.jsonl`, those that have rows.
+    """Write ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``, those that have rows.
 
     Pictures are dealt to the splits by a hash of their bytes: all rows about one picture are in one split, and the
     same picture is in the same split whenever it is converted again.

@@ -1,4 +1,4 @@
-"""From base64 text to image bytes to an RGB picture.
+"""From base64 text to image bytes to an RGB picture, and smaller image files for shards.
 
 JPEG is decoded by libjpeg-turbo without a detour, to the same pixels as Pillow's; Pillow decodes everything else, and
 is the judge of files that are not quite right.
@@ -20,6 +20,9 @@ from gitllm_plugin.m3it.problems import RowError
 
 MAX_PIXELS = 89_478_485
 """The largest picture that is decoded, where Pillow begins to warn: a bound against decompression bombs."""
+
+JPEG_QUALITY = 95
+"""Of images that were made smaller for a shard."""
 
 _JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # markers: a picture begins, its pixels begin
 
@@ -96,6 +99,37 @@ def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixe
                 data, "RGB", fastdct=False, fastupsample=False, min_height=least_side, min_width=least_side
             )
     return np.array(decode_image(data, place, max_pixels))
+
+
+def prepare_image(
+    data: bytes, place: str = "", *, short_side: int | None = None, max_pixels: int = MAX_PIXELS
+) -> bytes:
+    """Decode an image, so that what is broken is known now, and make it smaller if that is asked for.
+
+    An image whose shorter side is longer than ``short_side`` is turned as its EXIF says, made smaller (bicubic,
+    antialiased; a large JPEG is decoded at an eighth or more of its size, never below twice the result's) and written
+    as JPEG of quality 95 with full colour resolution. All others keep their bytes.
+
+    Args:
+        data: an encoded image file.
+        place: where it comes from, for messages.
+        short_side: the longest that the shorter side may be, in pixels; None: any.
+        max_pixels: refuse pictures with more pixels than this, before they are decoded.
+
+    Raises:
+        RowError: if the image cannot be used.
+    """
+    least_side = 0 if short_side is None else 2 * short_side
+    pixels = decode_pixels(data, place, least_side=least_side, max_pixels=max_pixels)
+    if short_side is None or min(pixels.shape[:2]) <= short_side:
+        return data
+    image = Image.fromarray(pixels)
+    scale = short_side / min(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    buffer = io.BytesIO()
+    smaller = image.resize((width, height), Image.Resampling.BICUBIC)
+    smaller.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return buffer.getvalue()
 
 
 def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:

@@ -8,9 +8,9 @@ import pickle
 import pytest
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.example import hash_images
-from gitllm_plugin.m3it.files import Source, find_sources
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it.examples import JsonlExamples
+from gitllm_plugin.m3it.group import Text, hash_images
+from gitllm_plugin.m3it.tree import Source, find_sources
 from tests.m3it_files import write_m3it_jsonl
 
 PIXEL = "aGVsbG8="  # base64, which is all that is checked when a file is opened
@@ -19,6 +19,10 @@ PIXEL = "aGVsbG8="  # base64, which is all that is checked when a file is opened
 def make_row(**changes) -> dict:
     row = {"instruction": "Answer.", "inputs": "why?", "image_base64_str": PIXEL, "outputs": "because"}
     return {key: value for key, value in {**row, **changes}.items() if value is not ...}
+
+
+def texts_of(examples: JsonlExamples) -> list[Text]:
+    return [text for group in examples for text in group.texts]
 
 
 def open_rows(tmp_path, *rows, **options) -> JsonlExamples:
@@ -32,20 +36,21 @@ def test_examples_equal_the_rows_in_any_order(tmp_path):
     examples = JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))
     assert len(examples) == 5
     for index in (4, 0, 2, -1):
-        example, row = examples[index], rows[index]
+        group, row = examples[index], rows[index]
+        (example,) = group.texts
         assert example.id == row["id"]
-        assert example.config == "toy"
+        assert example.config == group.config == "toy"
         assert (example.instruction, example.question) == (row["instruction"], row["inputs"])
         assert example.answers == (row["outputs"],)
-        assert example.images == (base64.b64decode(row["image_base64_str"]),)
-        assert hash_images(example.images).hex() == examples.image_key(index % 5)
+        assert group.images == (base64.b64decode(row["image_base64_str"]),)
+        assert hash_images(group.images).hex() == examples.image_key(index % 5)
     with pytest.raises(IndexError):
         examples[5]
 
 
 def test_iteration_ends(tmp_path):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=3)
-    assert [example.id for example in JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))] == [
+    assert [text.id for text in texts_of(JsonlExamples(find_sources(str(tmp_path / "a.jsonl"))))] == [
         "toy-0-0",
         "toy-0-1",
         "toy-0-2",
@@ -61,9 +66,9 @@ def test_references_lists_of_images_and_text_only_rows(tmp_path):
         make_row(image_base64_str=None),
         allow_text_only=True,
     )
-    assert examples[0].answers == ("a", "b")
+    assert texts_of(examples)[0].answers == ("a", "b")
     assert examples[0].images == (b"hello", base64.b64decode("aaaa"))
-    assert [example.images for example in examples][1:] == [()] * 3
+    assert [group.images for group in examples][1:] == [()] * 3
     assert [examples.image_key(index) for index in (1, 2, 3)] == [""] * 3
 
 
@@ -86,16 +91,16 @@ def test_configuration_of_mapping_row_or_folder(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(json.dumps(row))
     paths = [str(tmp_path / "by_row/a.jsonl"), str(tmp_path / "by_folder/a.jsonl")]
-    assert [example.config for example in JsonlExamples(find_sources(paths))] == ["vqa", "by_folder"]
+    assert [text.config for text in texts_of(JsonlExamples(find_sources(paths)))] == ["vqa", "by_folder"]
     mapped = JsonlExamples(find_sources({"mine": paths}))
-    assert [example.config for example in mapped] == ["mine", "mine"]
-    assert [example.id for example in mapped] == ["mine/a/1", "mine/a-2/1"]
+    assert [text.config for text in texts_of(mapped)] == ["mine", "mine"]
+    assert [text.id for text in texts_of(mapped)] == ["mine/a/1", "mine/a-2/1"]
 
 
 def test_blank_lines_are_passed_over_and_lines_keep_their_numbers(tmp_path):
     examples = open_rows(tmp_path, "", make_row(id=7), "  ", make_row())
-    assert [example.id for example in examples] == ["7", f"{tmp_path.name}/train/4"]
-    assert examples[1].location.endswith("train.jsonl:4")
+    assert [text.id for text in texts_of(examples)] == ["7", f"{tmp_path.name}/train/4"]
+    assert examples.place_of(1).endswith("train.jsonl:4")
 
 
 def test_no_newline_at_the_end_and_utf8(tmp_path):
@@ -104,7 +109,7 @@ def test_no_newline_at_the_end_and_utf8(tmp_path):
         json.dumps(make_row()) + "\r\n" + json.dumps(make_row(outputs="茶"), ensure_ascii=False),
         encoding="utf-8",
     )
-    assert JsonlExamples(find_sources(str(path)))[1].answers == ("茶",)
+    assert texts_of(JsonlExamples(find_sources(str(path))))[1].answers == ("茶",)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ def test_paths_wildcards_and_repeats(tmp_path, monkeypatch):
 def test_pickles_and_notices_a_changed_file(tmp_path):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=2)
     examples = pickle.loads(pickle.dumps(JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))))
-    assert examples[1].id == "toy-0-1"
+    assert examples[1].texts[0].id == "toy-0-1"
     os.utime(tmp_path / "a.jsonl", (0, 0))
     with pytest.raises(DataError, match="changed after it was opened"):
         examples[0]

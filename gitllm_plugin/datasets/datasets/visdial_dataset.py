@@ -37,7 +37,7 @@ class VisDialDataset(BaseDataset):
         self._add_instance_ids()
 
     def __getitem__(self: Any, index: int) -> dict[str, Any]:
-        """The image and the texts of one turn."""
+        """Read the image and the texts of one turn."""
         turn = self.annotation[index]
         with Image.open(self.root / turn["image"]) as file:
             image = self.vis_processor(file.convert("RGB"))
@@ -77,7 +77,7 @@ def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _turns(dialogue: Mapping[str, Any], questions: Any, answers: Any) -> Iterator[dict[str, Any]]:
-    """Each turn with what was said before it; texts may be given by their number. Without an answer there is none."""
+    """Read each turn with what was said before it, up to the first without an answer; texts may be numbers."""
     said = [dialogue["caption"].rstrip(".") + "."] if dialogue.get("caption") else []
     for turn in dialogue["dialog"]:
         question = (questions[turn["question"]] if questions else turn["question"]).rstrip("?") + "?"

@@ -24,9 +24,9 @@ from filelock import FileLock
 from gitllm_plugin.common.files import atomic_file, remove_unfinished, write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.shards.folder import OpenFiles
 from gitllm_plugin.m3it.shards.format import Shard
-from gitllm_plugin.m3it.shards.open_files import OpenFiles
-from gitllm_plugin.m3it.shards.table import Item
+from gitllm_plugin.m3it.shards.mixture import Item
 
 _BYTES = 2  # of a bfloat16, which numpy does not have: arrays are of its bits, uint16
 _MAKER_NAME = "maker.json"
@@ -72,7 +72,7 @@ class FeatureFile:
 
 
 def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
-    """What to hold while :func:`write_features` works."""
+    """Make what is to be held while :func:`write_features` works."""
     path = _path(folder, shard, maker)
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.name}.lock"))
@@ -81,7 +81,7 @@ def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
 def write_features(
     folder: Path, shard: Shard, maker: Maker, dtype: str, records: Iterable[np.ndarray | RowError]
 ) -> FeatureFile:
-    """Writes the features of one shard, whole or not at all; the caller holds its lock.
+    """Write the features of one shard, whole or not at all; the caller holds its lock.
 
     Args:
         folder: of all features.
@@ -111,7 +111,7 @@ def write_features(
 
 
 def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
-    """The description of a shard's features.
+    """Read the description of a shard's features.
 
     Raises:
         DataError: there are none, the description is not one, the file is not as long as it says, or is of another
@@ -136,7 +136,7 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
 
 
 def find_makers(folder: Path) -> list[Maker]:
-    """What made the features in a folder, one for each sort of them.
+    """Read what made the features in a folder, one for each sort of them.
 
     Raises:
         DataError: a file does not say it.
@@ -151,7 +151,7 @@ def find_makers(folder: Path) -> list[Maker]:
 
 
 def other_encoder_error(made_by: Iterable[str], own: str) -> ConfigError:
-    """What to raise where no features are of this model's image encoder.
+    """Make the error for features of which none are of this model's image encoder.
 
     Args:
         made_by: fingerprints of the encoders that made those that there are.
@@ -166,7 +166,7 @@ def other_encoder_error(made_by: Iterable[str], own: str) -> ConfigError:
 
 
 class FeatureReader:
-    """Reads features of records.
+    """Features of records, read at random.
 
     Objects can be forked or pickled into the workers of a data loader: each process opens files for itself. Where the
     folder has features of several encoders, :meth:`choose` says which.
@@ -209,7 +209,7 @@ class FeatureReader:
         return None if self._maker is None else self._maker.image_encoder
 
     def choose(self, image_encoder: str) -> None:
-        """Reads the features that this encoder made.
+        """Read the features that this encoder made from now on.
 
         Raises:
             ConfigError: there are none.
@@ -222,7 +222,7 @@ class FeatureReader:
             self._take(mine[0])
 
     def read(self, item: Item) -> np.ndarray:
-        """Features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
+        """Read the features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
 
         Raises:
             RowError: of kind ``shard`` if the file is gone or was shortened; if there are none because the images

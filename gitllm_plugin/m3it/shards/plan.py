@@ -1,13 +1,14 @@
-"""Which part of which file goes into which shards: the same for every process on every machine.
+"""Which slice of which file goes into which shards: the same for every process on every machine.
 
 While shards are made, they lie in ``OUT/.work/<config>/<split>/``::
 
-    plan.json             settings, files and parts; the first process writes it, all others must agree
-    000003.000.tar, ...   the shards of part 3
-    000003.json           what part 3 is: its shards and what was left out; written last, it says that the part is done
+    plan.json             settings, files and slices ("parts"); the first process writes it, all others must agree
+    000003.000.tar, ...   the shards of slice 3
+    000003.json           what slice 3 is: its shards and what was left out; written last, it says that it is done
 
-A part is a range of a file, so that a process that was killed has lost one part and no more, and so that parts can be
-made on as many machines as there are. When all parts of a split are done, their shards are renamed to
+A slice is a range of a file, so that a process that was killed has lost one slice and no more, and so that slices can
+be made on as many machines as there are: each makes a share of them (``--part i/n``). When all slices of a split are
+done, their shards are renamed to
 ``OUT/<config>/<split>/000000.tar`` and so on, and the split is entered into the manifest.
 """
 
@@ -31,6 +32,7 @@ from gitllm_plugin.m3it.tables import JsonlFile, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
 
 WORK_NAME = ".work"
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
@@ -59,9 +61,9 @@ class SplitPlan:
 
     Attributes:
         files: the split's files.
-        ranges: each part: which file, its first position and the position behind its last one.
+        ranges: each slice: which file, its first position and the position behind its last one.
         facts: settings and files, as the manifest will have them.
-        work: where its parts are made.
+        work: where its slices are made.
         is_done: whether the manifest has it.
     """
 
@@ -73,27 +75,27 @@ class SplitPlan:
 
     @cached_property
     def weights(self) -> list[float]:
-        """About how many bytes of the files each part is."""
+        """About how many bytes of the files each slice is."""
         per_position = [size_of(table) / max(1, table.end) for table in self.files.tables()]
         return [(end - start) * per_position[number] for number, start, end in self.ranges]
 
     def unfinished(self) -> list[int]:
-        """The parts that are still to be made."""
+        """List the slices that are still to be made."""
         return [] if self.is_done else [n for n in range(len(self.ranges)) if not note_path(self.work, n).is_file()]
 
 
-def note_path(work: Path, part: int) -> Path:
-    """What a part is; it is there when the part is done."""
-    return work / f"{part:06d}.json"
+def note_path(work: Path, number: int) -> Path:
+    """Return the file that says what a slice is; it is there when the slice is done."""
+    return work / f"{number:06d}.json"
 
 
-def shard_path(work: Path, part: int, shard: int) -> Path:
-    """A shard of a part, until its split is done."""
-    return work / f"{part:06d}.{shard:03d}.tar"
+def shard_path(work: Path, number: int, shard: int) -> Path:
+    """Return the file of a shard of a slice, until its split is done."""
+    return work / f"{number:06d}.{shard:03d}.tar"
 
 
 def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
-    """Decides how all splits are made, and notes in ``OUT/.work`` what the manifest does not have yet.
+    """Decide how all splits are made, and note in ``OUT/.work`` what the manifest does not have yet.
 
     Raises:
         ConfigError: if ``OUT`` holds shards that were made with other settings or of other files.
@@ -127,7 +129,7 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
 
 
 def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tuple[SplitPlan, int]]:
-    """The parts that one of several processes makes: a stretch of the list of all, of about the same size for each.
+    """Choose the slices that one of several processes makes: a stretch of all, of about the same size for each.
 
     It does not depend on what is done already: a share is the same when it is made again.
 
@@ -148,7 +150,7 @@ def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tup
 
 
 def parse_share(text: str) -> tuple[int, int]:
-    """``3/16`` as (2, 16): the third of sixteen.
+    """Read ``3/16`` as (2, 16): the third of sixteen.
 
     Raises:
         ConfigError: if it is not of that form.
@@ -157,6 +159,19 @@ def parse_share(text: str) -> tuple[int, int]:
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ConfigError(f"--part is {text!r}, expected which of how many, from 1/n to n/n, such as 3/16")
     return int(match[1]) - 1, int(match[2])
+
+
+def parse_size(text: str) -> int:
+    """Read ``512MB`` (millions of bytes), ``512MiB`` (2**20), or a plain number of bytes.
+
+    Raises:
+        ConfigError: if it is neither, or not above zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
+    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size <= 0:
+        raise ConfigError(f"the size is {text!r}, expected a number with a unit such as 512MB, 1GB or 256MiB")
+    return size
 
 
 def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) -> SplitPlan:
@@ -186,7 +201,7 @@ def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) ->
 
 
 def find_revision(root: Path, path: Path) -> str | None:
-    """The hub's revision that a file was downloaded from, if the download left a trace of it.
+    """Find the hub's revision that a file was downloaded from, if the download left a trace of it.
 
     ``huggingface_hub`` notes it in ``.cache/huggingface/download/`` of a folder that it was told to fill, or in the
     name of its own cache's folder.
