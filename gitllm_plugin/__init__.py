@@ -33,6 +33,6 @@ def register() -> None:
     Raises:
         gitllm_plugin.errors.HostError: LAVIS, or a package it cannot do without, is missing.
     """
-    from gitllm_plugin.host.registration import register_modules
+    from gitllm_plugin.host.locate import register_modules
 
     register_modules(REGISTERED_MODULES)

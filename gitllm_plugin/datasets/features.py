@@ -1,4 +1,4 @@
-"""Encodes the images of shards once, for training that does not change the encoder."""
+"""The images of shards, encoded once, for training that does not change the encoder."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,28 +49,6 @@ def features_folder(build_info: Mapping[str, Any]) -> Path:
             f"not from {place}; name one"
         )
     return Path(place).expanduser()
-
-
-def choose_features(model: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Let streams that read features read those of the model's image encoder.
-
-    To be called before the weights are shared out among processes.
-
-    Args:
-        model: of this package, where a stream reads features.
-        datasets: by name, then by split.
-
-    Raises:
-        ConfigError: the model takes no features, trains its image encoder, or is not what made them.
-        DataError: some shards have no features of it.
-    """
-    splits = [dataset for by_split in datasets.values() for dataset in by_split.values()]
-    # Weights that are shared out have no fingerprint: this comes before.
-    for dataset in splits:
-        if isinstance(dataset, M3ITShards) and dataset.features is not None:
-            if not hasattr(model, "encoder_fingerprint"):
-                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
-            dataset.features.choose(model.encoder_fingerprint())
 
 
 @dataclass

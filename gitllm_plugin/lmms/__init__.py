@@ -4,7 +4,7 @@ from typing import Any
 
 
 def manifest() -> Any:
-    """How lmms-eval calls the model, and where its class is; called by lmms-eval alone."""
+    """Tell lmms-eval, which alone calls it, what the model is called and where its class is."""
     from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[reportMissingImports]
 
     return ModelManifest(model_id="git_llm", simple_class_path="gitllm_plugin.lmms.model.GitLLMForLmmsEval")

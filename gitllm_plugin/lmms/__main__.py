@@ -5,7 +5,7 @@ There torchvision, which lmms-eval imports first of all, does not load until it 
 
 import runpy
 
-from gitllm_plugin.host import torchvision_repair
+from gitllm_plugin.common import torchvision_repair
 
 if __name__ == "__main__":
     torchvision_repair.announce = torchvision_repair.note

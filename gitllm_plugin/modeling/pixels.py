@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def are_features(pixel_values: Tensor) -> bool:
-    """Whether ``[..., 1 or 3, H, W]`` are features and not pixels, which have three channels."""
+    """Tell whether ``[..., 1 or 3, H, W]`` are features and not pixels, which have three channels."""
     return pixel_values.shape[-3] == 1
 
 
 def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """``(pixels / 255 - mean) / std``.
+    """Compute ``(pixels / 255 - mean) / std``.
 
     Args:
         pixels: uint8 ``[..., 3, H, W]``.

@@ -21,7 +21,7 @@ from gitllm_plugin.modeling import (
     find_chat_template,
     parameter_groups,
 )
-from gitllm_plugin.modeling.build import DTYPES
+from gitllm_plugin.modeling.loading import DTYPES
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
@@ -93,7 +93,9 @@ class GitLLMForLavis(ImageTextModel):
             TextEncoder(
                 tokenizer,
                 loss_on=cfg.get("loss_on", "answer"),
-                chat_template=find_chat_template(tokenizer, git_llm.family) if cfg.get("chat_template") else None,
+                chat_template=find_chat_template(tokenizer, git_llm.decoder.family)
+                if cfg.get("chat_template")
+                else None,
             ),
             lr_scale=cfg.get("lr_scale"),
             weight_decay=cfg.get("weight_decay"),
@@ -118,8 +120,8 @@ class GitLLMForLavis(ImageTextModel):
             yield from type_faults("model.lora", lora, {"rank": int, "alpha": int, "dropout": float})
 
     def blocks(self) -> list[nn.Module]:
-        """The decoder's layers, see :meth:`~gitllm_plugin.modeling.GitLLM.blocks`."""
-        return self.model.blocks()
+        """The decoder's layers, see :meth:`~gitllm_plugin.modeling.Decoder.blocks`."""
+        return self.model.decoder.blocks()
 
     def inference(self) -> AbstractContextManager[None]:
         """A context in which LoRA is merged into the weights: evaluation is faster, the weights are back after it."""

@@ -18,7 +18,7 @@ _ROWS = 256
 
 
 def nearest_tokens(vectors: Tensor, vocabulary: Vocabulary, k: int, measure: Measure) -> tuple[Tensor, Tensor]:
-    """The k nearest tokens of each vector.
+    """Find the k nearest tokens of each vector.
 
     Args:
         vectors: ``[n, D]``.

@@ -31,11 +31,12 @@ from webdataset.pipeline import DataPipeline
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import KINDS, RowError
 from gitllm_plugin.m3it.shards.features import FeatureReader
 from gitllm_plugin.m3it.shards.folder import ShardFolder
 from gitllm_plugin.m3it.shards.mixture import EpochOrder, ItemTable
+from gitllm_plugin.protocols import FingerprintedModel, offers
 
 MAX_REPLACEMENTS = 1000
 MAX_WORKERS = 256
@@ -118,6 +119,22 @@ class M3ITShards(DataPipeline):
     def collater(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
         return collate_groups(items)
+
+    def use_model(self, model: Any) -> None:
+        """Let a stream that reads features read those of the model's image encoder.
+
+        Args:
+            model: before its weights are shared out among processes.
+
+        Raises:
+            ConfigError: the model takes no features, trains its image encoder, or is not what made them.
+            DataError: some shards have no features of it.
+        """
+        # Weights that are shared out have no fingerprint, hence before.
+        if self.features is not None:
+            if not offers(model, FingerprintedModel):
+                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
+            self.features.choose(model.encoder_fingerprint())
 
     def describe(self) -> dict[str, Any]:
         """Count for logs: shards, records, items, examples, and of each configuration its items (of an epoch)."""
