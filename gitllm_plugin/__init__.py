@@ -13,8 +13,6 @@ REGISTERED_MODULES = (
     "gitllm_plugin.models.git_llm",
     "gitllm_plugin.models.git",
     "gitllm_plugin.datasets.builders.m3it_builder",
-    "gitllm_plugin.datasets.builders.m3it_instruct_builder",
-    "gitllm_plugin.datasets.builders.m3it_wds_builder",
     "gitllm_plugin.datasets.builders.visdial_builder",
     "gitllm_plugin.tasks.m3it",
     "gitllm_plugin.tasks.captioning",

@@ -52,8 +52,8 @@ def list_catalog(args: argparse.Namespace) -> None:
 def check(args: argparse.Namespace) -> int:
     """Check a tree."""
     from gitllm_plugin.m3it.check import check_tree, tree_bytes
-    from gitllm_plugin.m3it.index import default_index_folder
     from gitllm_plugin.m3it.report import describe_report, write_report
+    from gitllm_plugin.m3it.scan import default_index_folder
     from gitllm_plugin.tables import show
 
     tree = _find_tree(args, seed=0)
@@ -92,8 +92,7 @@ def shard(args: argparse.Namespace) -> None:
     from gitllm_plugin.errors import DataError
     from gitllm_plugin.m3it.report import describe_shards
     from gitllm_plugin.m3it.shards.make import make_shards
-    from gitllm_plugin.m3it.shards.plan import Settings, parse_share
-    from gitllm_plugin.m3it.sizes import parse_size
+    from gitllm_plugin.m3it.shards.plan import Settings, parse_share, parse_size
     from gitllm_plugin.tables import show
 
     settings = Settings(parse_size(args.max_size), args.resize_short_side)
@@ -126,7 +125,7 @@ def shard(args: argparse.Namespace) -> None:
 def merge(args: argparse.Namespace) -> None:
     """Join shares."""
     from gitllm_plugin.m3it.report import describe_shards
-    from gitllm_plugin.m3it.shards.finish import merge
+    from gitllm_plugin.m3it.shards.make import merge
     from gitllm_plugin.tables import show
 
     out = Path(args.out).expanduser()
@@ -190,7 +189,7 @@ def from_csv(args: argparse.Namespace) -> None:
 
 
 def _find_tree(args: argparse.Namespace, seed: int):
-    from gitllm_plugin.m3it.presets import get_preset
+    from gitllm_plugin.m3it.catalog import get_preset
     from gitllm_plugin.m3it.tree import find_tree
 
     names = args.configs or [entry.name for entry in get_preset(args.preset or "core")]

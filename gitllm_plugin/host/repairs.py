@@ -83,11 +83,14 @@ def resume_at_the_next_iteration() -> None:
 def tell_streams_how_they_are_read() -> None:
     """Streams do not learn the batch size or where training resumes, and are evaluated on once only.
 
-    A streaming data set that wants to know has ``set_batch_size(batch_size)``, for training ``skip_batches(number)``
-    and for evaluation ``set_shared(shared)``; LAVIS's runners call them before they make their loaders.
+    LAVIS's runners tell those streams that want to know before they make their loaders: see
+    :class:`~gitllm_plugin.protocols.BatchingStream`, :class:`~gitllm_plugin.protocols.HostStream` and
+    :class:`~gitllm_plugin.protocols.SharedStream`.
     """
     from lavis.runners.runner_base import RunnerBase
     from torch.utils.data import DataLoader
+
+    from gitllm_plugin.protocols import BatchingStream, HostStream, SharedStream, offers
 
     unaware = RunnerBase.create_loaders
 
@@ -96,12 +99,12 @@ def tell_streams_how_they_are_read() -> None:
         for dataset, batch_size, is_train, collate_fn in zip(
             datasets, batch_sizes, is_trains, collate_fns, strict=True
         ):
-            streams = [member for member in _members(dataset) if hasattr(member, "set_batch_size")]
+            streams: list[Any] = [member for member in _members(dataset) if offers(member, BatchingStream)]
             for stream in streams:
                 stream.set_batch_size(batch_size)
-                if is_train:
+                if is_train and offers(stream, HostStream):
                     stream.skip_batches(getattr(self, "start_iters", 0))
-                else:
+                if not is_train and offers(stream, SharedStream):
                     stream.set_shared(self.use_dist_eval_sampler)
             if streams and not is_train:
                 # LAVIS gives an iterator in the place of a stream's loader, which is empty at the second evaluation.

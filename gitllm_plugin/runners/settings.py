@@ -9,10 +9,10 @@ import torch
 
 from gitllm_plugin.config_keys import wrong_type
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.best_scores import ORDERS
 from gitllm_plugin.runners.parallel import SHARDINGS
 from gitllm_plugin.runners.precision import PRECISIONS
-from gitllm_plugin.runners.tracking import TRACKERS, missing_packages
+from gitllm_plugin.runners.records import TRACKERS, missing_packages
+from gitllm_plugin.runners.state import ORDERS
 
 
 @dataclass(frozen=True)
