@@ -21,7 +21,12 @@ PERFECT = [accepted[0] for accepted in REFERENCES]
 WRONG = [*PERFECT[1:], PERFECT[0]]
 
 
-@pytest.fixture(params=sorted(METRICS))
+# These start a Java process that reads its tables at each call.
+SLOW = {"meteor", "spice"}
+NAMES = [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in sorted(METRICS)]
+
+
+@pytest.fixture(params=NAMES)
 def name(request):
     if reason := why_not(request.param):
         pytest.skip(reason)
