@@ -7,28 +7,8 @@ from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
-RUN_KEYS = frozenset(
-    {"runner", "task", "seed", "device", "distributed", "world_size", "rank", "gpu", "dist_url", "dist_backend"}
-)
-"""Keys of `run` that LAVIS or the launcher reads or sets, whatever the runner and the task."""
-
 DATASET_KEYS = frozenset({"type", "data_type", "build_info", "vis_processor", "text_processor"})
 """Keys of a data set's node that LAVIS reads, whatever the builder."""
-
-
-def as_assignments(options: Sequence[str]) -> list[str]:
-    """`--options` in one form: LAVIS also takes pairs, as in `--options run.seed 1 run.device cpu`.
-
-    Args:
-        options: each `key.subkey=value`, or keys and values in turn.
-
-    Returns:
-        Each as `key.subkey=value`; what is neither form is given back as it is.
-    """
-    options = list(options)
-    if len(options) % 2 == 0 and not any("=" in option for option in options):
-        return [f"{key}={value}" for key, value in zip(options[::2], options[1::2], strict=True)]
-    return options
 
 
 def check_keys(where: str, given: Iterable[str], allowed: Collection[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gitllm_plugin
-from gitllm_plugin.config_keys import as_assignments
+from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.tables import Block

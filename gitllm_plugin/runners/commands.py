@@ -5,7 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from gitllm_plugin.config_keys import as_assignments
+from gitllm_plugin.config.options import as_assignments
 
 
 def launch_command() -> list[str]:

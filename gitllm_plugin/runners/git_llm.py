@@ -3,13 +3,13 @@
 import datetime
 import logging
 import time
-from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lavis.common.registry import registry
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.progress import Progress
+from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import StorageError
 from gitllm_plugin.runners import messages, settings
@@ -36,20 +36,12 @@ class GitLLMRunner(EvaluatingRunner):
     `parts.py`, checkpoints in `saving.py`, evaluation in `evaluating.py`, training here.
     """
 
-    CONFIG_KEYS = settings.CONFIG_KEYS
+    Settings = RunSettings
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._loop: TrainingLoop | None = None
         self._watchdog = Watchdog(float(self.config.run_cfg.step_timeout_minutes))
-
-    @classmethod
-    def config_faults(cls, run_cfg: Mapping[str, Any]) -> Iterable[str]:
-        """What is wrong with the values of `run`, before anything is built."""
-        yield from settings.setting_faults(run_cfg)
-        yield from settings.missing_on_this_machine(run_cfg)
-        if not run_cfg.get("evaluate"):
-            yield from settings.training_faults(run_cfg)
 
     def train(self) -> None:
         """Train to `run.max_epoch` or `run.max_iters`, evaluate after each epoch, then test the best weights.

@@ -5,6 +5,9 @@ import argparse
 import pytest
 
 import gitllm_plugin
+from gitllm_plugin.config import node
+from gitllm_plugin.config.run import LaunchSettings
+from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.config_check import check_config
 
@@ -18,21 +21,50 @@ run: {task: checked_task, runner: checked_runner, lr_sched: linear_warmup_cosine
 """
 
 
+@node("model")
+class ModelSettings:
+    arch: str
+    model_type: str
+    width: int = 1
+
+
+@node("datasets")
+class DataSettings(DataSetSettings):
+    storage: str = ""
+
+
+@node("processor")
+class ProcessorSettings:
+    name: str
+    image_size: int = 8
+
+
+@node("run")
+class TaskSettings:
+    metrics: tuple[str, ...] = ()
+
+
+@node("run")
+class RunnerSettings(LaunchSettings):
+    max_epoch: int = 1
+    lr_sched: str = "cosine"
+
+
 @pytest.fixture(scope="module", autouse=True)
 def registered_classes(host):
     """Adds classes that declare their keys to LAVIS's registry, and takes them out again."""
     gitllm_plugin.register()  # our runner's schedules
     from lavis.common.registry import registry
 
-    def cls(**attributes):
-        return type("Checked", (), attributes)
+    def cls(settings, **attributes):
+        return type("Checked", (), {"Settings": settings, **attributes})
 
     classes = {
-        "model": cls(PRETRAINED_MODEL_CONFIG_DICT={"small": "", "large": ""}, CONFIG_KEYS=frozenset({"width"})),
-        "builder": cls(DATASET_CONFIG_DICT={"default": ""}, CONFIG_KEYS=frozenset({"storage"})),
-        "processor": cls(CONFIG_KEYS=frozenset({"image_size"})),
-        "task": cls(CONFIG_KEYS=frozenset({"metrics"})),
-        "runner": cls(CONFIG_KEYS=frozenset({"max_epoch", "lr_sched", "evaluate", "resume_ckpt_path"})),
+        "model": cls(ModelSettings, PRETRAINED_MODEL_CONFIG_DICT={"small": "", "large": ""}),
+        "builder": cls(DataSettings, DATASET_CONFIG_DICT={"default": ""}),
+        "processor": cls(ProcessorSettings),
+        "task": cls(TaskSettings),
+        "runner": cls(RunnerSettings),
     }
     names = {kind: "checked_data" if kind == "builder" else f"checked_{kind}" for kind in classes}
     for kind, name in names.items():
@@ -86,15 +118,18 @@ def test_of_the_configurations_that_lavis_ships_only_those_it_cannot_read_are_re
             "model.model_type=smal",
             "Did you mean 'small'? Types of model 'checked_model' there are: large, small",
         ),
-        ("model.widht=4", "key 'model.widht' is unknown. Did you mean 'model.width'?"),
+        ("model.widht=4", "model.widht: unknown key 'widht' (did you mean 'width'?)"),
         (
             "run.task=checked_tusk",
             "run.task 'checked_tusk' is unknown. Did you mean 'checked_task'? Tasks there are:",
         ),
         ("run.runner=checked_runer", "Did you mean 'checked_runner'? Runners there are:"),
         ("run.lr_sched=cosin", "Did you mean 'cosine'? Learning-rate schedules there are: constant, cosine"),
-        ("run.max_epochs=2", "key 'run.max_epochs' is unknown. Did you mean 'run.max_epoch'?"),
-        ("datasets.checked_data.storge=x", "Did you mean 'datasets.checked_data.storage'?"),
+        ("run.max_epochs=2", "run.max_epochs: unknown key 'max_epochs' (did you mean 'max_epoch'?)"),
+        (
+            "datasets.checked_data.storge=x",
+            "datasets.checked_data.storge: unknown key 'storge' (did you mean 'storage'?)",
+        ),
         (
             "datasets.checked_data.vis_processor.train.name=x",
             "vis_processor.train.name 'x' is unknown. Processors",
@@ -105,7 +140,7 @@ def test_of_the_configurations_that_lavis_ships_only_those_it_cannot_read_are_re
         ),
         ("datasets.coco_captoin.x=1", "Did you mean 'coco_caption'? Data sets there are:"),
         ("datasets.checked_data.type=other", "datasets.checked_data.type 'other' is unknown"),
-        ("modle.arch=x", "key 'modle' is unknown. Did you mean 'model'?"),
+        ("modle.arch=x", "modle: unknown key 'modle' (did you mean 'model'?)"),
     ],
 )
 def test_one_wrong_name(errors_of, option, expected):
@@ -194,17 +229,17 @@ def test_a_small_run_is_right(tmp_path):
         ("run.init_lr=fast", "run.init_lr is 'fast', expected a number"),
         ("run.compile=1", "run.compile is 1, expected true or false"),
         ("run.valid_splits=val", "run.valid_splits is 'val', expected a list"),
-        ("run.keep_last=0", "run.keep_last is 0; it must be 1 or more"),
-        ("run.best=maximum", "run.best is 'maximum'; it may be one of max, min"),
-        ("run.trackers=[tensorbord]", "run.trackers is 'tensorbord'; it may be one of tensorboard, wandb"),
-        ("run.sharding=zero3", "run.sharding is 'zero3'; it may be one of none, fsdp"),
-        ("run.device=tpu", "run.device is 'tpu'; it may be one of auto, cpu, cuda"),
+        ("run.keep_last=0", "run.keep_last is 0, expected 1 or more"),
+        ("run.best=maximum", "run.best is 'maximum', expected one of max, min"),
+        ("run.trackers=[tensorbord]", "run.trackers has 'tensorbord', expected one of tensorboard, wandb"),
+        ("run.sharding=zero3", "run.sharding is 'zero3', expected one of none, fsdp"),
+        ("run.device=tpu", "run.device is 'tpu', expected one of auto, cpu, cuda"),
         ("run.max_epoch=null", "neither run.max_epoch nor run.max_iters is given"),
         ("run.resume_ckpt_path=nowhere.pth", "run.resume_ckpt_path is nowhere.pth, which does not exist"),
         ("run.test_splits=[tset]", "run.test_splits names 'tset', but the data sets have files for: test, train, val"),
         ("model.max_images=two", "model.max_images is 'two', expected a whole number"),
         ("model.untie=sometimes", "model.untie is 'sometimes', expected true or false"),
-        ("model.dtype=float8", "model.dtype is 'float8'; it may be one of auto, float32"),
+        ("model.dtype=float8", "model.dtype is 'float8', expected one of auto, float32"),
         ("model.folder=/no/where", "model.folder is /no/where, which does not exist"),
         ("model.lora={rank: big}", "model.lora.rank is 'big', expected a whole number"),
         ("model.load_finetuned=true", "model.load_finetuned is true, but model.finetuned names no checkpoint"),

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from gitllm_plugin.config_keys import DATASET_KEYS, check_keys, type_faults
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
+from gitllm_plugin.datasets.settings import M3ITSettings
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.files import find_sources
@@ -44,6 +45,7 @@ class M3ITBuilder(BaseDatasetBuilder):
 
     train_dataset_cls = eval_dataset_cls = M3ITDataset
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
+    Settings = M3ITSettings
     CONFIG_KEYS = frozenset({"texts_per_image", "eval_texts_per_image", "allow_text_only"})
     where = "datasets.m3it"
 

@@ -8,6 +8,7 @@ from lavis.common.registry import registry
 from gitllm_plugin.config_keys import check_keys
 from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
+from gitllm_plugin.datasets.settings import M3ITInstructSettings
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.catalog import SPLITS
 from gitllm_plugin.m3it.examples import IndexedExamples
@@ -40,6 +41,7 @@ class M3ITInstructBuilder(M3ITBuilder):
     """
 
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it_instruct", "defaults.yaml")}
+    Settings = M3ITInstructSettings
     where = "datasets.m3it_instruct"
 
     def build_datasets(self) -> dict[str, M3ITDataset]:

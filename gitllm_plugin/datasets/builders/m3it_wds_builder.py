@@ -14,6 +14,7 @@ from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.datasets.features import describe_processor
 from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.settings import M3ITWdsSettings
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.catalog import SPLITS
 from gitllm_plugin.m3it.presets import get_preset
@@ -61,6 +62,7 @@ class M3ITWdsBuilder(M3ITBuilder):
 
     train_dataset_cls = eval_dataset_cls = M3ITShards
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it_wds", "defaults.yaml")}
+    Settings = M3ITWdsSettings
     CONFIG_KEYS = frozenset(
         {
             "texts_per_image",
