@@ -27,6 +27,14 @@ def _known_modules(value: Any) -> Any:
     return value
 
 
+def _may_train_lora(trainable: str | tuple[str, ...]) -> bool:
+    # A pattern may match LoRA's names: of lists nothing can be said before there is a model.
+    return not isinstance(trainable, str) or not {"lora", "all"}.isdisjoint(trainable.split("+"))
+
+
+_WITHOUT_FOLDER = ReadIf(("folder",), lambda folder: not folder, "without a folder, which says it itself")
+
+
 def missing_path(key: str, path: str) -> str | None:
     """The fault of a file or folder that is not there; ``key`` begins with a dot, see :class:`Rule`."""
     if not Path(path).expanduser().exists():
@@ -77,13 +85,13 @@ class BuildSettings:
     """What is trained: ``proj``, ``lora``, ``llm``, ``vit``, ``head`` or ``all``, joined by ``+``, or a list of those
     and of patterns over parameter names."""
 
-    lora: LoraSettings | None = None
+    lora: Annotated[LoraSettings | None, ReadIf(("trainable",), _may_train_lora, "where trainable names lora")] = None
     """LoRA on the language model; null for none."""
 
-    max_images: Annotated[int, Field(ge=1)] = 1
+    max_images: Annotated[int, Field(ge=1), _WITHOUT_FOLDER] = 1
     """Most images (or frames) of one text; above 1 each place has a learned temporal embedding."""
 
-    vision_layer: Annotated[int, Field(le=-1)] = -1
+    vision_layer: Annotated[int, Field(le=-1), _WITHOUT_FOLDER] = -1
     """The encoder's hidden layer that is read: -1 the last, -2 LLaVA's."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -168,10 +176,10 @@ def _source_fault(language_model: str | None, image_encoder: str | None, folder:
 class GitLLMSettings(BuildSettings, ImageTextSettings):
     """An image encoder, a projection and a causal language model."""
 
-    language_model: str | None = None
+    language_model: Annotated[str | None, _WITHOUT_FOLDER] = None
     """Hub name or local folder of a causal language model; ``tiny:FAMILY`` for a random small one."""
 
-    image_encoder: str | None = None
+    image_encoder: Annotated[str | None, _WITHOUT_FOLDER] = None
     """Hub name or local folder of an image encoder; ``tiny:KIND`` for a random small one."""
 
     folder: str | None = None

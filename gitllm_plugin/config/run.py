@@ -17,6 +17,7 @@ STEP_SCHEDULES = ("cosine", "linear", "constant")
 _Count = Annotated[int, Field(ge=1)]
 _NumberOf = Annotated[int, Field(ge=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
+_IF_VALIDATED = ReadIf(("valid_splits",), bool, "where there are valid_splits")
 
 
 def _sharding_faults(precision: str, sharding: str, amp: bool | None) -> Iterable[str]:
@@ -208,7 +209,10 @@ class RunSettings(LaunchSettings, LogSettings):
     ] = None
     """Steps between two evaluations where data has no end."""
 
-    train_dataset_ratios: dict[str, Annotated[float, Field(gt=0)]] | None = None
+    train_dataset_ratios: Annotated[
+        dict[str, Annotated[float, Field(gt=0)]] | None,
+        ReadIf(("datasets.count",), lambda count: count > 1, "with several data sets"),
+    ] = None
     """How often each of several data sets is drawn from (LAVIS's)."""
 
     batch_size_train: _Count = 8
@@ -235,7 +239,7 @@ class RunSettings(LaunchSettings, LogSettings):
     keep_last: _Count = 2
     """How many of the newest checkpoints are kept."""
 
-    keep_best: _Count = 1
+    keep_best: Annotated[_Count, _IF_VALIDATED] = 1
     """How many of the best checkpoints are kept."""
 
     save_every_steps: _Count | None = None
@@ -244,7 +248,7 @@ class RunSettings(LaunchSettings, LogSettings):
     save_every_minutes: _NotNegative = 30.0
     """Minutes between two checkpoints within an epoch."""
 
-    best: Literal["max", "min"] = "max"
+    best: Annotated[Literal["max", "min"], _IF_VALIDATED] = "max"
     """Whether the highest (``max``) or the lowest (``min``) score of ``agg_metric`` is the best."""
 
     step_timeout_minutes: _NotNegative = 30.0

@@ -181,10 +181,10 @@ def _fault(place: str, value: Any, error: Any, schema: Mapping[str, Any]) -> str
         if isinstance(value, Mapping) and step in value:
             place, value = f"{place}.{step}", value[step]
             schema = schema if _is_key_error(error) else _members(schema.get("additionalProperties", {}))[0]
-        elif isinstance(value, list) and isinstance(step, int):
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
             inner = schema.get("prefixItems", ())
             schema = inner[step] if step < len(inner) else schema.get("items", {})
-            value, is_inside = value[step] if step < len(value) else None, True
+            value, is_inside = value[step], True
     verb = "has" if is_inside else "is"
     if error["type"] in _OUT_OF_BOUNDS:
         return f"{place} {verb} {value!r}, expected {_bounds(schema)}"

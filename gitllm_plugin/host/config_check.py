@@ -4,7 +4,9 @@ LAVIS answers an unknown name with None and an AttributeError far away, and igno
 """
 
 import difflib
+import functools
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,9 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
         count = len(found.faults)
         listed = "\n".join(f"  - {fault}" for fault in found.faults)
         raise ConfigError(f"{cfg_path}: {count} error{'s' if count > 1 else ''}\n{listed}")
-    for note in found.notes:
-        logging.warning("%s: %s", cfg_path, note)
+    if os.environ.get("RANK", "0") == "0":  # torchrun's: every process checks, and one tells
+        for note in found.notes:
+            _tell(f"{cfg_path}: {note}")
 
 
 def _check(given: Mapping[str, Any], evaluating: bool) -> Checked:
@@ -63,6 +66,12 @@ def _check(given: Mapping[str, Any], evaluating: bool) -> Checked:
         faults=[fault for part in parts for fault in part.faults],
         notes=[note for part in parts for note in part.notes],
     )
+
+
+@functools.cache
+def _tell(note: str) -> None:
+    """Warn, once: a dry run checks its configuration twice."""
+    logging.warning("%s", note)
 
 
 def _load(path: Path):
@@ -163,9 +172,9 @@ def _check_model(model: Mapping, known: Mapping[str, Any]) -> Checked:
 
 
 def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:
-    """What is wrong of all data sets; as values their ``splits``, and ``streams``: whether one has no end."""
+    """What is wrong of all data sets; as values their ``count``, ``splits``, and whether one ``streams``."""
     builders = _registered("builder")
-    found = Checked()
+    found = Checked(values={"count": len(datasets)})
     splits: list[set[str] | None] = []
     for name, node in datasets.items():
         if name not in builders:

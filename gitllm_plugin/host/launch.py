@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import gitllm_plugin
+from gitllm_plugin.config import read
 from gitllm_plugin.config.options import as_assignments
+from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.tables import Block
@@ -198,7 +200,7 @@ def _build_runner(cfg_path: str | Path, options: Sequence[str], evaluating: bool
     from gitllm_plugin.host.distributed import init_distributed_mode
 
     init_distributed_mode(cfg.run_cfg)
-    _set_seeds(cfg.run_cfg.get("seed", 42))
+    _set_seeds(read(LaunchSettings, "run", cfg.run_cfg, closed=False).seed)
     setup_logger()
     cfg.pretty_print()
     task = setup_task(cfg)

@@ -1,8 +1,10 @@
 """Configurations are checked before anything is built: every error, at once, with the names that exist."""
 
 import argparse
+from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 import gitllm_plugin
 from gitllm_plugin.config import node
@@ -272,3 +274,99 @@ def test_what_excludes_each_other(tmp_path, options, expected):
 def test_wrong_values_of_all_sections_come_at_once(tmp_path):
     faults = faults_of(tmp_path, "run.seed=x", "model.max_images=x", "datasets.m3it.allow_text_only=x", "run.sed=1")
     assert len(faults) == 4
+
+
+WRONG_VALUES = {
+    # Found far from their cause, with a traceback.
+    "run.beta2=1.5": "run.beta2 is 1.5, expected 0 or more and below 1",
+    "model.trainable=5": "model.trainable is 5, expected modules (proj, lora, llm, vit, all, head) joined by '+'",
+    "model.lora.targets=5": "model.lora.targets is 5, expected a list of texts",
+    "run.max_len=abc": "run.max_len is 'abc', expected a whole number, 1 or more",
+    "run.num_beams=0": "run.num_beams is 0, expected 1 or more",
+    # Trained with, in silence.
+    "model.lora.rslora=perhaps": "model.lora.rslora is 'perhaps', expected true or false",
+    "model.max_images=0": "model.max_images is 0, expected 1 or more",
+    # Found after weights or rows were read, one at a time.
+    "run.log_freq=0": "run.log_freq is 0, expected 1 or more",
+    "run.warmup_lr=-1": "run.warmup_lr is -1, expected 0 or more with run.lr_sched=cosine",
+    "run.metrics=[exact_mach]": "run.metrics has exact_mach; there are exact_match",
+    "run.agg_metric=cider": "run.agg_metric is 'cider', but computed are: exact_match, rouge_l, loss",
+    "model.fused_kernels=maybe": "model.fused_kernels is 'maybe', expected true or false",
+    "model.rank_by=best": "model.rank_by is 'best', expected one of sum, mean",
+    "model.lora.rank=0": "model.lora.rank is 0, expected 1 or more",
+    "model.lora.ranks=3": "model.lora.ranks: unknown key 'ranks' (did you mean 'rank'?)",
+    "model.vision_layer=7": "model.vision_layer is 7, expected -1 or less",
+    "model.lr_scale={projj: 3}": "model.lr_scale.projj: unknown key 'projj' (did you mean 'proj'?)",
+    "datasets.m3it.build_info.annotation={}": "unknown key 'annotation' (did you mean 'annotations'?)",
+    "datasets.m3it.texts_per_image=0": "datasets.m3it.texts_per_image is 0, expected 1 or more, or all",
+    "datasets.m3it.vis_processor.train.resize=fit": "train.resize is 'fit', expected one of squash, shortest_edge",
+    "datasets.m3it.text_processor.eval.template=chat": "unknown prompt template 'chat'; there are: article, plain",
+}
+
+
+@pytest.mark.parametrize(("option", "expected"), WRONG_VALUES.items(), ids=WRONG_VALUES)
+def test_what_was_found_late_or_never_is_one_error_of_the_check(tmp_path, option, expected):
+    (fault,) = faults_of(tmp_path, option)
+    assert expected in fault
+
+
+def test_they_are_all_told_at_once(tmp_path):
+    # Each key once: the second of two options for one key would win.
+    options = [option for option in WRONG_VALUES if option != "run.agg_metric=cider"]
+    faults = faults_of(tmp_path, *options)
+    for option in options:
+        assert WRONG_VALUES[option] in "\n".join(faults)
+    assert len(faults) == len(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("run.lr_decay_rate=0.9", "it is read only by a lr_sched of LAVIS's, and lr_sched is 'cosine'"),
+        ("run.iters_per_inner_epoch=3", "it is read only of data without an end, such as m3it_wds"),
+        ("run.warmup_lr=1e-5", "it is read only where warmup_steps is above 0, and warmup_steps is 0"),
+        ("run.train_dataset_ratios={m3it: 2}", "it is read only with several data sets"),
+        ("model.finetuned=a.pth", "it is read only where load_finetuned is true"),
+    ],
+)
+def test_a_value_without_effect_is_told(tmp_path, caplog, option, why):
+    assert faults_of(tmp_path, option) == []
+    key, _, _ = option.partition("=")
+    (record,) = caplog.records
+    assert f"{tmp_path}/config.yaml: {key} is " in record.message and "has no effect" in record.message
+    assert why in record.message
+
+
+@pytest.mark.parametrize(
+    "options", [["run.lr_sched=constant", "run.min_lr=0.1"], ["run.metrics=[]", "run.num_beams=3"]]
+)
+def test_what_another_key_takes_the_effect_of_is_told(tmp_path, caplog, options):
+    assert faults_of(tmp_path, *options) == []
+    assert f"{options[1].partition('=')[0]} is " in caplog.text
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["run.lr_sched=linear_warmup_step_lr", "run.lr_decay_rate=0.9"],
+        ["run.warmup_steps=2", "run.warmup_lr=1e-5"],
+        ["run.min_lr=0", "run.lr_sched=constant"],  # the default: nobody waits for an effect
+        [],
+    ],
+)
+def test_values_with_an_effect_are_not_spoken_of(tmp_path, caplog, options):
+    assert faults_of(tmp_path, *options) == []
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("path", sorted(Path("projects").rglob("*.yaml")), ids=str)
+def test_every_configuration_of_the_package_is_right_but_for_files_that_are_elsewhere(path, caplog):
+    if "runs" in OmegaConf.load(path):
+        pytest.skip("an experiment, which names others")
+    elsewhere = ("does not exist", "Cannot find the M3IT files", "cannot be computed here", "meteor", "cider")
+    try:
+        check_config(path, evaluating="eval" in path.parts)
+    except ConfigError as error:
+        faults = str(error).split("\n  - ")[1:]
+        assert all(any(words in fault for words in elsewhere) for fault in faults), error
+    assert not caplog.records
