@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from gitllm_plugin.common.processes import describe_end
+from gitllm_plugin.errors import LostProcessError
 
 
 def peak_memory(shape: str, way: str, images: int, texts_per_image: int) -> dict[str, float]:
@@ -21,13 +25,15 @@ def peak_memory(shape: str, way: str, images: int, texts_per_image: int) -> dict
         model and its libraries.
 
     Raises:
-        subprocess.CalledProcessError: the process failed.
+        LostProcessError: when the process failed; says how it ended and what it printed.
     """
     command = [sys.executable, "-m", "benchmarks.memory", shape, way, str(images), str(texts_per_image)]
     # What is freed goes back to the system at once, so that the peak is what was needed and not what malloc hoards.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
-    return json.loads(output.splitlines()[-1])
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if ended.returncode != 0:
+        raise LostProcessError(f"`{shlex.join(command)}` {describe_end(ended.returncode)}\n{ended.stderr}")
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def _gib(field: str) -> float:

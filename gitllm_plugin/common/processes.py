@@ -1,20 +1,36 @@
-"""The same work on many things, in several processes, with results in order and bounded memory."""
+"""Processes: the same work in several of them, commands of their own, and how they ended, in words.
+
+Imports nothing heavy: commands are started before torch is needed.
+"""
 
 import multiprocessing
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gitllm_plugin.errors import ConfigError, DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
+_INTERRUPTED = (130, -signal.SIGINT)
+"""How a process ends after Ctrl-C: with the shells' exit status for it, or by the signal itself."""
+
+# torch has no classes for these: a loader's worker that got SIGKILL, and what gloo and NCCL say when a rank is gone.
+_KILLED_WORKER = re.compile(r"DataLoader worker .*killed by signal: Killed")
+_LOST_RANK = re.compile(r"Connection (?:reset|closed) by peer|remote process exited")
+
 
 def map_in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
-    """Yields the function's result for each task, in the order of tasks.
+    """Yield the function's result for each task, in the order of tasks.
 
     Args:
         function: of a module, not a local one; it and tasks and results are pickled.
@@ -41,9 +57,104 @@ def map_in_order(function: Callable[[Task], Result], tasks: Iterable[Task], work
         while pending:
             yield pending.popleft().result()
     except BrokenProcessPool as error:
+        # The pool does not tell how its process ended; one that raises an error goes on, so it was a signal.
         raise DataError(
-            "a worker process was killed, perhaps because memory ran out. Run the same command again with fewer "
-            "--workers; what is finished is kept."
+            f"a worker process {describe_end(-signal.SIGKILL)}. Run the same command again with fewer --workers; what "
+            "is finished is kept."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def run_module(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
+    """Run ``python -m`` with this interpreter, showing what it prints.
+
+    Ctrl-C reaches the command too, which may have something to save: it is waited for, however long it takes.
+
+    Args:
+        arguments: the module and its arguments.
+        environment: variables for it, beside this process's own.
+
+    Returns:
+        The exit status; below 0 it is the number of the signal that ended the command.
+
+    Raises:
+        KeyboardInterrupt: when the command ended because of Ctrl-C.
+    """
+    process = subprocess.Popen([sys.executable, "-m", *arguments], env={**os.environ, **(environment or {})})
+    while True:
+        try:
+            status = process.wait()
+            break
+        except KeyboardInterrupt:
+            continue
+    if status in _INTERRUPTED:
+        raise KeyboardInterrupt
+    return status
+
+
+def show_command(arguments: Sequence[str]) -> str:
+    """Give the command of :func:`run_module` as one types it."""
+    return shlex.join(["python", "-m", *arguments])
+
+
+def describe_end(status: int) -> str:
+    """Say how a process ended that failed, as the rest of a sentence about it.
+
+    Args:
+        status: as :mod:`subprocess` gives it, below 0 for a signal, or as a shell does, 128 and the signal's number.
+    """
+    number = -status if status < 0 else status - 128
+    if number == signal.SIGKILL:
+        # Nobody else sends it to a run as a rule, and the system that sends it when memory runs out leaves no other
+        # word: the process itself has no chance to say anything.
+        return "was killed, perhaps because memory ran out"
+    if number in {known.value for known in signal.Signals}:
+        return f"was ended by the signal {signal.Signals(number).name}"
+    return f"ended with exit status {status}"
+
+
+def was_killed(status: int) -> bool:
+    """Whether a process was ended by SIGKILL, see :func:`describe_end`."""
+    return status in (-signal.SIGKILL, 128 + signal.SIGKILL)
+
+
+def describe_lost_process(error: BaseException) -> str | None:
+    """Say which process that a run needs is gone, where that is what ``error``, or what led to it, tells.
+
+    Args:
+        error: as torch raises it: a loader's worker was killed, or the connection to another rank broke.
+
+    Returns:
+        One or two sentences without the last period; None for every other error.
+    """
+    killed = describe_end(-signal.SIGKILL)
+    chain: BaseException | None = error
+    while chain is not None:
+        if _KILLED_WORKER.search(str(chain)):
+            return f"A process that loads data {killed}"
+        if _LOST_RANK.search(str(chain)):
+            return (
+                "Another rank of this run is gone; its own error, or its exit code in torchrun's report, says why. "
+                f"Where that is -9, it {killed}"
+            )
+        chain = chain.__cause__ or chain.__context__
+    return None
+
+
+def advise_less_memory(run: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Name the settings of a run to lower where its memory ran out, as a sentence.
+
+    Args:
+        run: the configuration's section ``run``; present values are halved where it has them.
+        keys: its keys that decide how much memory is used.
+    """
+    known = {key: run.get(key) for key in keys}
+    steps = [
+        f"run.{key} from {value} to {value // 2}" if isinstance(value, int) else f"run.{key}"
+        for key, value in known.items()
+        if not isinstance(value, int) or value > 1
+    ]
+    if not steps:
+        return f"{' and '.join(f'run.{key}' for key in keys)} cannot be lowered: see docs/troubleshooting.md"
+    return f"Lower {' and '.join(steps)}"

@@ -85,6 +85,7 @@ def _figure(path: Path, title: str, xlabel: str) -> Iterator[Any]:
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.grid(alpha=0.3)
     yield axis
-    axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    if axis.get_legend_handles_labels()[0]:  # else there is nothing drawn, as where every run of an experiment failed
+        axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from gitllm_plugin.common.files import write_atomically
 
 
 class StepRecord:
@@ -22,22 +23,22 @@ class StepRecord:
         self.entries: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
 
     def start_over(self, step: str) -> None:
-        """Forgets a step."""
+        """Forget a step."""
         self.entries.pop(step, None)
         self._write()
 
     def note(self, step: str, **values: Any) -> None:
-        """Adds values to a step's entry."""
+        """Add values to a step's entry."""
         self.entries.setdefault(step, {}).update(values)
         self._write()
 
     def get(self, step: str, key: str) -> Any:
-        """A value of a step's entry, None where there is none."""
+        """Give a value of a step's entry, None where there is none."""
         return self.entries.get(step, {}).get(key)
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
-        """Adds the time that the block takes, finished or not, to the step's `seconds`."""
+        """Add the time that the block takes, finished or not, to the step's ``seconds``."""
         began = time.monotonic()
         try:
             yield
@@ -45,14 +46,11 @@ class StepRecord:
             self.note(step, seconds=(self.get(step, "seconds") or 0.0) + time.monotonic() - began)
 
     def _write(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f".{self.path.name}")
-        temporary.write_text(json.dumps(self.entries, indent=2) + "\n")
-        os.replace(temporary, self.path)
+        write_atomically(self.path, (json.dumps(self.entries, indent=2) + "\n").encode())
 
 
 def fingerprint(*paths: Path) -> str:
-    """A hash of files' contents, by which a step knows that its configuration has changed."""
+    """Hash files' contents; by it a step knows that its configuration has changed."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())

@@ -1,14 +1,16 @@
-"""Runs an experiment's runs, one after another; what is finished is not run again."""
+"""Run an experiment's runs, one after another; what is finished is not run again."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from gitllm_plugin.common.processes import run_module
 from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.experiments.commands import explain_end, train_command
 from gitllm_plugin.experiments.plan import Plan, PlannedRun, choose_runs
-from gitllm_plugin.experiments.processes import run_module
 from gitllm_plugin.experiments.record import StepRecord
 from gitllm_plugin.experiments.report import PAGE, write_report
 from gitllm_plugin.runners.evaluations import TESTED
@@ -33,8 +35,8 @@ def run_experiment(plan: Plan, only: Sequence[str] = (), fresh: bool = False) ->
         The report's table.
 
     Raises:
-        ConfigError: an unknown name.
-        RunFailedError: after all runs, naming those that failed.
+        ConfigError: when a name is not known.
+        RunFailedError: after all runs, when some failed; names them.
         KeyboardInterrupt: after Ctrl-C; the same command goes on.
     """
     record = StepRecord(plan.output_dir / RECORD)
@@ -55,19 +57,15 @@ def run_experiment(plan: Plan, only: Sequence[str] = (), fresh: bool = False) ->
     return table
 
 
-def train_command(plan: Plan, run: PlannedRun, resume: bool = False) -> list[str]:
-    """The training of a run, as `python -m` takes it."""
-    output = f"run.output_dir={plan.output_dir / run.folder_name}"
-    options = [*run.options, output, *(["run.resume_ckpt_path=auto"] if resume else [])]
-    return ["gitllm_plugin", "train", "--cfg-path", run.cfg_path, "--options", *options]
-
-
 def _train(plan: Plan, run: PlannedRun, record: StepRecord) -> bool:
     """Train a run, or go on with it; gives whether it succeeded."""
     began_before = record.get(run.name, "fingerprint") is not None
     record.note(run.name, fingerprint=run.fingerprint())
+    command = train_command(plan, run, resume=began_before)
     with record.timed(run.name):
-        status = run_module(train_command(plan, run, resume=began_before))
+        status = run_module(command)
+    if status != 0:
+        print(f"  {explain_end(command, status)}", file=sys.stderr, flush=True)
     folder = _newest(plan.output_dir / run.folder_name)
     if status != 0 or not (folder / TESTED).is_file():  # a run that was told to stop early ends without an error
         return False

@@ -4,13 +4,14 @@ import dataclasses
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
 import sys
 
 from gitllm_plugin import __version__
-from gitllm_plugin.errors import HostError
+from gitllm_plugin.errors import ConfigError, HostError
 from gitllm_plugin.host import import_hook, placeholders, torchvision_repair
 from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
 
@@ -27,7 +28,7 @@ OWN_REQUIREMENTS = {"peft": "peft", "rouge_score": "rouge-score", "safetensors":
 
 
 @dataclasses.dataclass
-class Report:
+class Diagnosis:
     """What `examine` found, ready to be printed.
 
     Attributes:
@@ -50,33 +51,33 @@ class Report:
         return not self.problems
 
 
-def examine() -> Report:
+def examine() -> Diagnosis:
     """Examine Python, libraries, LAVIS, devices and the hook. Nothing is installed or changed on disk."""
-    report = Report()
-    report.facts.append(("gitllm_plugin", __version__))
-    report.facts.append(("python", f"{platform.python_version()} ({sys.executable})"))
-    _examine_requirements(report)
-    _examine_host(report)
+    diagnosis = Diagnosis()
+    diagnosis.facts.append(("gitllm_plugin", __version__))
+    diagnosis.facts.append(("python", f"{platform.python_version()} ({sys.executable})"))
+    _examine_requirements(diagnosis)
+    _examine_host(diagnosis)
     if importlib.util.find_spec("torch") is not None:
-        _examine_devices(report)
-    if report.ok:
-        _examine_registration(report)
-    if report.ok:
-        _examine_precision(report)
-    _examine_extras(report)
-    _examine_hook(report)
-    return report
+        _examine_devices(diagnosis)
+    if diagnosis.ok:
+        _examine_registration(diagnosis)
+    if diagnosis.ok:
+        _examine_precision(diagnosis)
+    _examine_extras(diagnosis)
+    _examine_hook(diagnosis)
+    return diagnosis
 
 
-def _examine_requirements(report: Report) -> None:
+def _examine_requirements(diagnosis: Diagnosis) -> None:
     for module, package in {**REQUIREMENTS, **OWN_REQUIREMENTS}.items():
         if importlib.util.find_spec(module) is None:
-            report.problems.append((f"'{module}' is not installed", f"pip install {package}"))
+            diagnosis.problems.append((f"'{module}' is not installed", f"pip install {package}"))
         else:
-            report.facts.append((package, _version(package)))
+            diagnosis.facts.append((package, _version(package)))
     for module, package in placeholders.RELEASE_PACKAGES.items():
         if importlib.util.find_spec(module) is None:
-            report.absent[module] = f"pip install {package}"
+            diagnosis.absent[module] = f"pip install {package}"
 
 
 def _version(package: str) -> str:
@@ -86,74 +87,80 @@ def _version(package: str) -> str:
         return "installed, version unknown"
 
 
-def _examine_host(report: Report) -> None:
+def _examine_host(diagnosis: Diagnosis) -> None:
     try:
         host = locate()
     except HostError as error:
-        report.problems.append((str(error).splitlines()[0], INSTALL_COMMAND))
+        diagnosis.problems.append((str(error).splitlines()[0], INSTALL_COMMAND))
         return
-    report.facts.append(("LAVIS", f"{host.variant}, {host.folder}"))
+    diagnosis.facts.append(("LAVIS", f"{host.variant}, {host.folder}"))
 
 
-def _examine_devices(report: Report) -> None:
+def _examine_devices(diagnosis: Diagnosis) -> None:
     import torch
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        report.facts.append(("GPU", f"{', '.join(names)} (CUDA {torch.version.cuda})"))
+        diagnosis.facts.append(("GPU", f"{', '.join(names)} (CUDA {torch.version.cuda})"))
     else:
-        report.facts.append(("GPU", "none that torch can use"))
-    report.facts.append(("CPU threads", str(torch.get_num_threads())))
+        diagnosis.facts.append(("GPU", "none that torch can use"))
+    diagnosis.facts.append(("CPU threads", str(torch.get_num_threads())))
 
 
-def _examine_extras(report: Report) -> None:
+def _examine_extras(diagnosis: Diagnosis) -> None:
     for module, use in EXTRAS.items():
         if importlib.util.find_spec(module) is None:
-            report.extras[module] = use
+            diagnosis.extras[module] = use
     java = shutil.which("java")
     if java is None:
-        report.extras["java"] = JAVA
+        diagnosis.extras["java"] = JAVA
         return
     said = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr.splitlines()
-    report.facts.append(("Java", f"{said[0] if said else 'version unknown'} ({java})"))
+    diagnosis.facts.append(("Java", f"{said[0] if said else 'version unknown'} ({java})"))
 
 
-def _examine_precision(report: Report) -> None:
+def _examine_precision(diagnosis: Diagnosis) -> None:
     """What a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
     import torch
 
-    from gitllm_plugin.common.device import has_fast_bf16
+    from gitllm_plugin.common.device import CPU_PRECISION, has_fast_bf16
 
-    fast = has_fast_bf16(torch.device("cpu"))
+    try:
+        fast = has_fast_bf16(torch.device("cpu"))
+    except ConfigError as error:
+        diagnosis.problems.append((str(error), f"unset {CPU_PRECISION}"))
+        return
     meaning = "fast, precision auto uses it" if fast else "not known to be fast, precision auto computes in fp32"
-    report.facts.append(("bf16 on CPU", meaning))
+    if CPU_PRECISION in os.environ:
+        meaning += f" ({CPU_PRECISION} says so)"
+    diagnosis.facts.append(("bf16 on CPU", meaning))
 
 
-def _examine_registration(report: Report) -> None:
+def _examine_registration(diagnosis: Diagnosis) -> None:
     """Do what every run does first; its failure is the machine's real problem."""
     import gitllm_plugin
 
     said_before, torchvision_repair.announce = torchvision_repair.announce, lambda fault: None  # reported below
     try:
         gitllm_plugin.register()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the report is the place to say it
+    except Exception as error:  # noqa: BLE001 - whatever it is, the diagnosis is where it is said
         what = f"registering with LAVIS fails: {type(error).__name__}: {error}"
-        report.problems.append((what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where"))
+        diagnosis.problems.append((what, "python -c 'import gitllm_plugin; gitllm_plugin.register()' shows where"))
         return
     finally:
         torchvision_repair.announce = said_before
-    report.facts.append(("registered with LAVIS", "yes"))
+    diagnosis.facts.append(("registered with LAVIS", "yes"))
     if torchvision_repair.fault is not None:
-        report.notes.append(
+        diagnosis.notes.append(
             f"{torchvision_repair.fault}. A torchvision of torch's own build (same download index) helps"
         )
     for module, reason in placeholders.standing_in.items():
         if reason != "not installed":
-            report.absent[module] = f"pip install --upgrade {placeholders.PACKAGES[module]}  ({reason})"
+            diagnosis.absent[module] = f"pip install --upgrade {placeholders.PACKAGES[module]}  ({reason})"
 
 
-def _examine_hook(report: Report) -> None:
+def _examine_hook(diagnosis: Diagnosis) -> None:
     hook = import_hook.status()
     state = f"installed ({hook.path})" if hook.installed else "not installed (gitllm hook install)"
     off = f", switched off by {import_hook.KILL_SWITCH}=0" if hook.switched_off else ""
-    report.facts.append(("import hook", state + off))
+    diagnosis.facts.append(("import hook", state + off))

@@ -6,14 +6,17 @@ import logging
 import random
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import gitllm_plugin
+from gitllm_plugin.common.processes import advise_less_memory, describe_lost_process
 from gitllm_plugin.config import read
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, LostProcessError
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.tables import Block
 
@@ -31,9 +34,12 @@ def train(cfg_path: str | Path, options: Sequence[str] = ()):
     Raises:
         ConfigError: The file, an option or a name in them is wrong; all such errors at once.
         HostError: LAVIS, or a library that it cannot do without, is missing.
+        LostProcessError: when a data loader's worker was killed, or another rank is gone.
     """
-    runner = _build_runner(cfg_path, options)
-    runner.train()
+    cfg = _read_config(cfg_path, options)
+    runner = _build_runner(cfg)
+    with _lost_processes_explained(cfg.run_cfg, ("batch_size_train", "batch_size_eval")):
+        runner.train()
     _leave_process_group()
     return runner
 
@@ -51,7 +57,7 @@ def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
         raise ConfigError(f"--dry-run needs run.runner=git_llm, and it is {cfg.run_cfg.get('runner', 'runner_base')!r}")
     output_dir = Path(cfg.run_cfg.get("output_dir") or "output/git_llm") / "dry_run"
     apart = [f"run.output_dir={output_dir}", "run.resume_ckpt_path=null"]
-    runner = _build_runner(cfg_path, [*as_assignments(options), *apart])
+    runner = _build_runner(_read_config(cfg_path, [*as_assignments(options), *apart]))
     from gitllm_plugin.runners.dry_run import dry_run as describe
 
     described = describe(runner)
@@ -70,8 +76,10 @@ def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
     Raises:
         ConfigError: As `train`, and for `run.resume_ckpt_path`, which an evaluation does not read.
     """
-    runner = _build_runner(cfg_path, options, evaluating=True)
-    runner.evaluate(skip_reload=True)
+    cfg = _read_config(cfg_path, options, evaluating=True)
+    runner = _build_runner(cfg, evaluating=True)
+    with _lost_processes_explained(cfg.run_cfg, ("batch_size_eval",)):
+        runner.evaluate(skip_reload=True)
     _leave_process_group()
     return runner
 
@@ -173,11 +181,30 @@ def write_features(
         raise ConfigError("this configuration's model takes no features of images; model git_llm does")
     encoder = encoder.to(default_device()).eval()
     num_workers = int(cfg.run_cfg.get("num_workers", 0))
-    lines = [
-        f"{split}: {encode_shards(encoder, stream, folder, num_workers, share, on_progress=on_progress)}"
-        for split, stream in streams.items()
-    ]
+    with _lost_processes_explained(cfg.run_cfg):
+        lines = [
+            f"{split}: {encode_shards(encoder, stream, folder, num_workers, share, on_progress=on_progress)}"
+            for split, stream in streams.items()
+        ]
     return "\n".join([*lines, f"in {folder}"])
+
+
+@contextmanager
+def _lost_processes_explained(run_cfg: Mapping[str, Any], batch_sizes: Sequence[str] = ()) -> Iterator[None]:
+    """Turn torch's errors about a worker or rank that is gone into one that says what to change in ``run_cfg``.
+
+    Raises:
+        LostProcessError: in the place of such an error; all others pass.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = describe_lost_process(error)
+        if reason is None:
+            raise
+        # Every worker holds some batches, and none means that this process loads them itself.
+        keys = [*batch_sizes, *(["num_workers"] if run_cfg.get("num_workers") else [])]
+        raise LostProcessError(f"{reason}. {advise_less_memory(run_cfg, keys)}") from error
 
 
 def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
@@ -191,8 +218,7 @@ def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool 
     return Config(argparse.Namespace(cfg_path=str(find_config(cfg_path)), options=list(options)))
 
 
-def _build_runner(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
-    cfg = _read_config(cfg_path, options, evaluating)
+def _build_runner(cfg: Any, evaluating: bool = False):
     from lavis.common.logger import setup_logger
     from lavis.common.registry import registry
     from lavis.tasks import setup_task

@@ -1,67 +1,45 @@
 """Metrics: pure functions from predictions and references to scores.
 
-A metric of examples takes ``predictions`` (N texts) and ``references`` (N lists of one or more accepted texts) and
-gives N floats between 0 and 1; a set scores their mean. To add one, write its function in a file of its own and name
-it in :data:`METRICS`. Metrics of captions (:mod:`~gitllm_plugin.metrics.captions`) score a set as a whole.
+To add one, decorate its function with :func:`~gitllm_plugin.metrics.registry.metric` in any module of this package:
+that is the only place that names it. The contract in ``tests/metrics/test_contract.py`` then asks for a row in
+``docs/evaluation.md``. What scores a set as a whole, as captions are scored, is a
+:class:`~gitllm_plugin.metrics.registry.Metric`.
 """
 
-from collections.abc import Callable, Sequence
+import importlib
+import pkgutil
 
-from gitllm_plugin.metrics.by_config import DEFAULT, METRICS_OF_KIND, MetricsOf, metrics_by_config
-from gitllm_plugin.metrics.captions import CAPTION_METRICS, score_captions, why_not
-from gitllm_plugin.metrics.exact_match import exact_match
-from gitllm_plugin.metrics.option_accuracy import option_accuracy
-from gitllm_plugin.metrics.rouge_l import rouge_l
-from gitllm_plugin.metrics.scores import Scores
+from gitllm_plugin.metrics.answers import exact_match, option_accuracy, rouge_l
+from gitllm_plugin.metrics.captions import CAPTION_METRICS, score_captions
+from gitllm_plugin.metrics.registry import (
+    DEFAULT,
+    METRICS,
+    Metric,
+    MetricsOf,
+    Scores,
+    metric,
+    metrics_by_config,
+    metrics_of_kind,
+    score,
+    why_not,
+)
 from gitllm_plugin.metrics.vqa import vqa_accuracy
 
-Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
-
-METRICS: dict[str, Metric] = {
-    "exact_match": exact_match,
-    "rouge_l": rouge_l,
-    "option_accuracy": option_accuracy,
-    "vqa_accuracy": vqa_accuracy,
-}
-"""Every metric of examples by name."""
-
-METRIC_NAMES = (*METRICS, *CAPTION_METRICS)
-"""What :func:`score` knows."""
-
-
-def score(names: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
-    """Scores a set of at least one prediction.
-
-    Args:
-        names: metrics, of :data:`METRIC_NAMES`.
-        predictions: N texts.
-        references: N lists of accepted texts.
-
-    Raises:
-        ValueError: if the lengths differ or an example has no references.
-    """
-    of_captions = [name for name in names if name in CAPTION_METRICS and not why_not(name)]
-    scores = score_captions(predictions, references, of_captions) if of_captions else Scores()
-    scores.skipped |= {name: reason for name in names if (reason := why_not(name))}
-    for name in names:
-        if name in METRICS:
-            each = METRICS[name](predictions, references)
-            scores.by_example[name] = each
-            scores.over_all[name] = sum(each) / len(each)
-    return scores
-
+# A module registers its metrics when it is imported, and a new one need not be named anywhere.
+for _module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    importlib.import_module(_module.name)
 
 __all__ = [
     "CAPTION_METRICS",
     "DEFAULT",
     "METRICS",
-    "METRICS_OF_KIND",
-    "METRIC_NAMES",
     "Metric",
     "MetricsOf",
     "Scores",
     "exact_match",
+    "metric",
     "metrics_by_config",
+    "metrics_of_kind",
     "option_accuracy",
     "rouge_l",
     "score",

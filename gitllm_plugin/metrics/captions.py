@@ -6,12 +6,12 @@ up counts before they divide. So a set's score is not always the mean of its exa
 
 import shutil
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.metrics.scores import Scores
+from gitllm_plugin.metrics.registry import Metric, Scores, register
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 CAPTION_METRICS = (*BLEU, "meteor", "rouge_l_coco", "cider", "spice")
@@ -23,7 +23,7 @@ PTB, TREEBANK = "PTB (Stanford CoreNLP)", "Treebank (NLTK); no Java for PTB"
 def score_captions(
     predictions: Sequence[str], references: Sequence[Sequence[str]], metrics: Sequence[str] = CAPTION_METRICS
 ) -> Scores:
-    """Scores a set of captions.
+    """Score a set of captions.
 
     Texts are split by COCO's tokenizer, which needs Java; without it by NLTK's, which differs in small things, and the
     result says so. Metrics that cannot be computed here are skipped, each with its reason.
@@ -34,12 +34,12 @@ def score_captions(
         metrics: names in :data:`CAPTION_METRICS`.
 
     Raises:
-        ImportError: if pycocoevalcap is not installed.
-        ValueError: if the lengths differ, a list is empty, or a metric is not known.
+        ImportError: when pycocoevalcap is not installed.
+        ValueError: when the lengths differ, a list is empty, or a metric is not known.
     """
     _check(predictions, references, metrics)
     scores = Scores(tokenizer=PTB if has_java() else TREEBANK)
-    scores.skipped = {name: reason for name in metrics if (reason := why_not(name))}
+    scores.skipped = {name: reason for name in metrics if (reason := what_lacks(name))}
     wanted = [name for name in metrics if name not in scores.skipped]
     if not predictions or not wanted:
         return scores
@@ -63,14 +63,8 @@ def has_java() -> bool:
     return shutil.which("java") is not None
 
 
-def why_not(metric: str) -> str | None:
-    """Why a metric cannot be computed on this machine, and what to do about it; None where it can.
-
-    Args:
-        metric: any metric's name; only those of captions may lack something.
-    """
-    if metric not in CAPTION_METRICS:
-        return None
+def what_lacks(metric: str) -> str | None:
+    """Say why a metric of captions cannot be computed on this machine, and what to do about it; None where it can."""
     if find_spec("pycocoevalcap") is None:
         return f"{metric} needs pycocoevalcap: pip install 'gitllm-plugin[eval]'"
     if metric in ("meteor", "spice") and not has_java():
@@ -89,7 +83,7 @@ def _check(predictions: Sequence[str], references: Sequence[Sequence[str]], metr
     if unknown:
         raise ValueError(f"no caption metric {', '.join(unknown)}; there are {', '.join(CAPTION_METRICS)}")
     if find_spec("pycocoevalcap") is None:
-        raise ImportError(why_not(metrics[0]) if metrics else "no metrics")
+        raise ImportError(what_lacks(metrics[0]) if metrics else "no metrics")
 
 
 def _tokenize(texts: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -173,3 +167,23 @@ def _spice_models() -> Path:
     spec = find_spec("pycocoevalcap")
     assert spec is not None and spec.submodule_search_locations
     return Path(next(iter(spec.submodule_search_locations))) / "spice" / "lib" / "stanford-corenlp-3.6.0.jar"
+
+
+_MEANINGS = {
+    **{name: f"COCO's BLEU-{n}" for n, name in enumerate(BLEU, 1)},
+    "meteor": "COCO's METEOR; needs Java",
+    "rouge_l_coco": "COCO's ROUGE-L, which is not `rouge_l`: recall weighs more, and words are COCO's",
+    "cider": "COCO's CIDEr: words of which few images have any weigh more",
+    "spice": "COCO's SPICE: objects, their attributes and relations; needs Java and Stanford CoreNLP",
+}
+for _name, _meaning in _MEANINGS.items():
+    register(
+        Metric(
+            _name,
+            _meaning,
+            score_captions,
+            leads=("cider",) if _name == "cider" else (),
+            kinds=("cider",) if _name in (*BLEU, "meteor") else (),
+            why_not=partial(what_lacks, _name),
+        )
+    )

@@ -6,6 +6,8 @@ The rules are those of the VQA challenge's evaluation, its slips included: score
 import re
 from collections.abc import Sequence
 
+from gitllm_plugin.metrics.registry import metric
+
 # As they should be written; each is recognised when one of its apostrophes is missing.
 _CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've
@@ -35,8 +37,13 @@ _FEW = 4
 """With fewer references than this, agreement of three annotators cannot be asked for."""
 
 
+@metric(
+    "vqa_accuracy",
+    "the VQA challenge's rules; with fewer than four references, a match with one of them",
+    leads=("vqa",),
+)
 def vqa_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """The mean over all annotators of min(1, n / 3), where n of the *other* annotators gave the predicted answer.
+    """Score by the mean over all annotators of min(1, n / 3), where n of the *others* gave the predicted answer.
 
     With fewer than four references, where this would give less than 1 to what all of them say, a prediction that
     equals one of them scores 1.
@@ -49,13 +56,13 @@ def vqa_accuracy(predictions: Sequence[str], references: Sequence[Sequence[str]]
         N floats between 0 and 1.
 
     Raises:
-        ValueError: if the lengths differ.
+        ValueError: when the lengths differ.
     """
     return [_accuracy(*pair) for pair in zip(predictions, references, strict=True)]
 
 
 def normalize_vqa(text: str) -> str:
-    """An answer in the form in which VQA's evaluation compares it."""
+    """Write an answer in the form in which VQA's evaluation compares it."""
     return _normalize_words(_strip_punctuation(_on_one_line(text)))
 
 

@@ -41,6 +41,8 @@ DESCRIPTION = "git_llm.json"
 PROJECTION = "projection.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
+BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
+"""What is in a folder as Hugging Face has it, or named."""
 _FORMAT = 1
 _SAMPLES = 32
 _PEFT_PREFIX = "base_model.model."
@@ -151,6 +153,21 @@ def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True)
         image_processor=json.loads(preprocessor.read_text()) if preprocessor.is_file() else None,
         settings=description["settings"],
     )
+
+
+def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
+    """Read which dtype language model and image encoder say that their weights have; float32 where they do not.
+
+    Raises:
+        ConfigError: not a folder of a GIT-LLM, or a part of it cannot be found.
+    """
+    folder = Path(folder).expanduser()
+    description = _read_description(folder)
+    configs = {
+        base: load_by_name(_place(folder, description, base), base.replace("_", " "), AutoConfig.from_pretrained)
+        for base in BASES
+    }
+    return {base: config.dtype or torch.float32 for base, config in configs.items()}
 
 
 def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitLLM, PreTrainedTokenizerBase]:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.build import load_by_name
+from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.model import GitLLMOutput, mean_loss
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
@@ -90,6 +91,7 @@ class Git(nn.Module):
     def __init__(self, causal_lm: GitForCausalLM) -> None:
         super().__init__()
         self.causal_lm = causal_lm
+        give_contiguous_input(causal_lm.output)  # it reads text behind images, a slice of the states
 
     @property
     def max_images(self) -> int:

@@ -75,6 +75,8 @@ def resolve_targets(
 def merge_lora(language_model: PreTrainedModel) -> None:
     """Add every LoRA update to its weight and take the LoRA layers out, in place.
 
+    Sums are made in float32 and rounded once, to the weight's dtype.
+
     Raises:
         ConfigError: there is no LoRA.
     """
@@ -82,7 +84,7 @@ def merge_lora(language_model: PreTrainedModel) -> None:
     if not layers:
         raise ConfigError("merge: the language model has no LoRA")
     for name, layer in layers.items():
-        cast(Any, layer).merge(safe_merge=True)
+        _merge(layer)
         language_model.set_submodule(name, layer.get_base_layer())
     if hasattr(language_model, "peft_config"):
         del language_model.peft_config
@@ -92,7 +94,8 @@ def merge_lora(language_model: PreTrainedModel) -> None:
 def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
     """Compute with LoRA added to its weights inside the block, which is faster; the very same weights are back after.
 
-    A model without LoRA, or with weights in 4 bits or spread over ranks, stays as it is.
+    Sums are those of :func:`merge_lora`. A model without LoRA, or with weights in 4 bits or spread over ranks, stays
+    as it is.
     """
     layers = [
         layer
@@ -103,12 +106,24 @@ def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
     weights = [cast(Any, layer.get_base_layer()).weight.data for layer in layers]
     try:
         for layer in layers:
-            cast(Any, layer).merge(safe_merge=True)
+            _merge(layer)
         yield
     finally:
         for layer, weight in zip(layers, weights, strict=True):
             cast(Any, layer.get_base_layer()).weight.data = weight
             layer.merged_adapters.clear()
+
+
+def _merge(layer: LoraLayer) -> None:
+    """Add a layer's update to its weight, in float32."""
+    base = cast(Any, layer.get_base_layer())
+    dtype, in_float32 = base.weight.dtype, _can_be_added_to(base.weight)
+    # PEFT rounds the update to the weight's dtype and then the sum: of a small update in bfloat16 little is left.
+    if in_float32:
+        base.weight.data = base.weight.data.float()
+    cast(Any, layer).merge(safe_merge=True)
+    if in_float32:
+        base.weight.data = base.weight.data.to(dtype)
 
 
 def _can_be_added_to(weight: Tensor) -> bool:

@@ -15,6 +15,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import STREAM, prefix_attention, use_streams
+from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.last_layer import at_slots, feed_forward
 from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
@@ -77,6 +78,8 @@ class GitLLM(nn.Module):
         self.language_model = language_model
         if self.shares_rows:
             use_streams(language_model)
+        # transformers hands the head the last positions, a slice.
+        give_contiguous_input(cast(nn.Module, language_model.get_output_embeddings()))
         self.projection = Projection(
             image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps
         )

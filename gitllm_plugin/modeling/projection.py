@@ -4,6 +4,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from gitllm_plugin.modeling.contiguous import give_contiguous_input
+
 
 class Projection(nn.Sequential):
     """``[..., vision_dim] -> [..., llm_dim]``, in the trained dtype (float32 unless cast).
@@ -16,6 +18,7 @@ class Projection(nn.Sequential):
 
     def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5) -> None:
         super().__init__(nn.Linear(vision_dim, llm_dim), nn.LayerNorm(llm_dim, eps=eps))
+        give_contiguous_input(self[0])  # timm's grids come as transposed views
 
     @property
     def weight(self) -> Tensor:

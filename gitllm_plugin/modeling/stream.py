@@ -94,6 +94,7 @@ def attend(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
+    query, key, value = _of_one_dtype(query, key, value)
     settings = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
@@ -107,6 +108,18 @@ def attend(
         if group.text_tokens:
             seen.append(_attend_in_texts(group, images, texts, settings, keeps_copies))
     return torch.cat(seen)[None], None
+
+
+def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values as autocast hands them to SDPA: rotary positions make float32 of the former two.
+
+    torch's causal biases refuse mixed dtypes before autocast has its turn.
+    """
+    kind = query.device.type
+    if query.dtype == key.dtype == value.dtype or not torch.is_autocast_enabled(kind):
+        return query, key, value
+    dtype = torch.get_autocast_dtype(kind)
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.pixels import are_features
 
 
@@ -102,6 +103,10 @@ class ImageEncoder(nn.Module):
             cast(Any, tower).to(memory_format=torch.channels_last)
         else:
             _read_layer(tower, _facts(config.model_type), layer)
+        # ViT's pooler reads the first token, a slice; nobody reads the pooler, but its weights are in checkpoints.
+        pooler = getattr(tower, "pooler", None)
+        if isinstance(dense := getattr(pooler, "dense", None), nn.Linear):
+            give_contiguous_input(dense)
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, layer: int = -1) -> ImageEncoder:

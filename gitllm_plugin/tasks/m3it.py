@@ -19,9 +19,16 @@ from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import metrics_by_config
-from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
-from gitllm_plugin.tasks.report import Report, describe, make_report, title_of, unique_by_id
+from gitllm_plugin.tasks.scores import (
+    SplitScores,
+    catalog_category,
+    catalog_metrics,
+    describe,
+    score_split,
+    title_of,
+    unique_by_id,
+)
 from gitllm_plugin.tasks.settings import LOSS, M3ITTaskSettings, choose_agg_metric
 
 
@@ -45,7 +52,7 @@ class M3ITTask(BaseTask):
     """Trains on answers, and evaluates by loss and by scoring generated answers.
 
     Args:
-        metrics: Names in `gitllm_plugin.metrics.METRIC_NAMES`, none for no generation; or names by configuration, in
+        metrics: Names in `gitllm_plugin.metrics.METRICS`, none for no generation; or names by configuration, in
             a form that `gitllm_plugin.metrics.metrics_by_config` takes; or `m3it`, those of M3IT's catalog.
         agg_metric: The score that chooses the best epoch: one of those over all, `{config}/{metric}`,
             `{category}/{metric}`, `primary` (the mean over configurations of each one's first metric), or `loss`
@@ -201,7 +208,7 @@ class M3ITTask(BaseTask):
         scores = None
         if ranks.rank() == 0:
             metrics_of = self.metrics_of if self.generates else lambda config: ()
-            report = make_report(examples, metrics_of, self.category_of)
+            report = score_split(examples, metrics_of, self.category_of)
             scores = report.as_dict()
             if self.valid_loss:
                 tokens = sum(part.num_tokens for part in parts)
@@ -224,7 +231,7 @@ class M3ITTask(BaseTask):
     def _write(
         self,
         examples: list[dict[str, Any]],
-        report: Report,
+        report: SplitScores,
         scores: Mapping[str, float],
         split_name: str,
         epoch: int | str,

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config import ReadIf, Rule, Says, node
 from gitllm_plugin.config.run import LogSettings
-from gitllm_plugin.metrics import METRIC_NAMES, why_not
+from gitllm_plugin.metrics import METRICS, why_not
 
 LOSS = "loss"
 CAPTION_METRICS = {
@@ -42,8 +42,8 @@ def choose_agg_metric(metrics: _Metrics, given: str | None) -> str:
 
 
 def _metrics_fault(metrics: _Metrics) -> str | None:
-    unknown = [name for names in _lists_of(metrics) for name in names if name not in METRIC_NAMES]
-    return f".metrics has {', '.join(unknown)}; there are {', '.join(METRIC_NAMES)}" if unknown else None
+    unknown = [name for names in _lists_of(metrics) for name in names if name not in METRICS]
+    return f".metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}" if unknown else None
 
 
 def _agg_metric_fault(metrics: _Metrics, given: str | None, valid_loss: bool) -> str | None:

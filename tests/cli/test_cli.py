@@ -125,7 +125,7 @@ def test_hook_says_where_its_file_is(monkeypatch, capsys, tmp_path):
 
 
 def test_doctor_prints_what_is_wrong_and_what_helps(monkeypatch, capsys):
-    report = doctor.Report(
+    report = doctor.Diagnosis(
         facts=[("python", "3")],
         extras={"java": ("captions scored by LAVIS", "apt-get install default-jre-headless")},
         absent={"cv2": "pip install opencv-python-headless"},

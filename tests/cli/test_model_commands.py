@@ -15,7 +15,7 @@ MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, cpu_precision):
     """Configuration and folder of a run."""
     folder = tmp_path_factory.mktemp("run")
     config = write_small_run(folder, MODEL)

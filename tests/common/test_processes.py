@@ -1,11 +1,18 @@
-"""The same work in several processes."""
+"""The same work in several processes, and how processes ended."""
 
 import os
 import signal
 
 import pytest
 
-from gitllm_plugin.common.processes import map_in_order
+from gitllm_plugin.common.processes import (
+    advise_less_memory,
+    describe_end,
+    describe_lost_process,
+    map_in_order,
+    run_module,
+    was_killed,
+)
 from gitllm_plugin.errors import ConfigError, DataError
 
 
@@ -52,3 +59,36 @@ def test_a_process_that_is_killed_is_told():
 def test_no_process():
     with pytest.raises(ConfigError, match="number of workers is 0, expected 1 or more"):
         list(map_in_order(square, [1], 0))
+
+
+@pytest.mark.parametrize(
+    ("last_act", "said"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "was killed, perhaps because memory ran out"),
+        ("os.kill(os.getpid(), signal.SIGTERM)", "was ended by the signal SIGTERM"),
+        (
+            "sys.exit(os.system('kill -9 $$') and 137)",
+            "was killed, perhaps because memory ran out",
+        ),  # by way of a shell
+        ("sys.exit(3)", "ended with exit status 3"),
+        ("sys.exit(250)", "ended with exit status 250"),
+    ],
+)
+def test_how_a_process_ended_in_words(last_act, said, tmp_path):
+    (tmp_path / "acts.py").write_text(f"import os, signal, sys\n{last_act}\n")
+    status = run_module(["acts"], {"PYTHONPATH": str(tmp_path)})
+    assert describe_end(status) == said
+    assert was_killed(status) == ("killed" in said)
+
+
+def test_less_memory_is_half_of_what_is_known():
+    keys = ("batch_size_train", "batch_size_eval")
+    run = {"batch_size_train": 5, "batch_size_eval": 64}
+    expected = "Lower run.batch_size_train from 5 to 2 and run.batch_size_eval from 64 to 32"
+    assert advise_less_memory(run, keys) == expected
+    assert advise_less_memory({"batch_size_train": 1}, keys) == "Lower run.batch_size_eval"
+    assert "troubleshooting" in advise_less_memory(dict.fromkeys(keys, 1), keys)
+
+
+def test_other_errors_are_no_lost_process():
+    assert describe_lost_process(RuntimeError("shapes do not match")) is None

@@ -170,6 +170,29 @@ def test_failed_command_is_named(tmp_path):
         run_module(["no_such_module", "x"], Cache(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("command", "config", "advice"),
+    [
+        ("train", TRAIN_CONFIG, "Lower run.batch_size_train from 4 to 2 and run.batch_size_eval from 64 to 32"),
+        ("evaluate", EVAL_CONFIG, "Lower run.batch_size_eval from 64 to 32"),
+    ],
+)
+def test_a_killed_command_is_told_with_the_batch_size_to_lower(command, config, advice, tmp_path, monkeypatch):
+    """The package itself is replaced by one that ends as the system ends a process that takes too much memory."""
+    (tmp_path / "gitllm_plugin").mkdir()
+    (tmp_path / "gitllm_plugin" / "__init__.py").touch()
+    (tmp_path / "gitllm_plugin" / "__main__.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONSAFEPATH", "1")  # `python -m` would look in the checkout first
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(DemoError) as raised:
+        run_module(["gitllm_plugin", command, "--cfg-path", str(config)], Cache(tmp_path))
+    assert str(raised.value) == (
+        f"`python -m gitllm_plugin {command} --cfg-path {config}` was killed, perhaps because memory ran out. "
+        f"{advice} (configuration: {config})"
+    )
+
+
 def test_ctrl_c_waits_for_the_command_to_save(tmp_path):
     """Both get the signal, as from a terminal; the command takes a second to save."""
     (tmp_path / "saves.py").write_text(

@@ -1,6 +1,8 @@
 """Experiments: plans, what is run and what is not run again, and the page; real runs of a tiny model."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,17 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_named(tmp_path, capfd)
         "error: prij failed; the reasons stand above. The same command tries again."
     )
     assert [result["name"] for result in json.loads((tmp_path / "experiment/results.json").read_text())] == ["proj"]
+
+
+def test_a_run_that_was_killed_is_told_with_the_batch_sizes_to_lower(tmp_path, capfd, monkeypatch):
+    plan = write_plan(tmp_path, "proj")
+    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **how: start([sys.executable, "-c", killed], **how))
+    assert main(["experiment", str(plan), "--options", "run.batch_size_eval=16"]) == 2
+    error = capfd.readouterr().err
+    assert "was killed, perhaps because memory ran out. Lower run.batch_size_train from 4 to 2" in error
+    assert f"run.batch_size_eval from 16 to 8 (configuration: {tmp_path / 'config.yaml'})" in error
 
 
 def test_a_dry_run_prints_the_commands(tmp_path, capsys):

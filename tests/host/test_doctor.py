@@ -1,8 +1,13 @@
 """`gitllm doctor`: what it finds here, and what it says where things are missing."""
 
 import pytest
+import torch
 
+from gitllm_plugin.common.device import CPU_PRECISION
 from gitllm_plugin.host import doctor
+from gitllm_plugin.runners.precision import resolve_precision
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 EXAMINE = """
 from gitllm_plugin.host.doctor import examine
@@ -30,11 +35,15 @@ def test_versions_host_devices_and_hook_are_reported(report):
 
 
 def test_the_doctor_and_the_runs_agree_on_bf16(host, monkeypatch):
-    from gitllm_plugin.modeling import precision
-
-    for fast, said in ((True, "fast, precision auto uses it"), (False, "computes in fp32")):
-        monkeypatch.setattr(precision, "has_fast_bf16", lambda device, fast=fast: fast)
+    for choice, said in (("bf16", "fast, precision auto uses it"), ("fp32", "computes in fp32")):
+        monkeypatch.setenv(CPU_PRECISION, choice)
         assert said in dict(doctor.examine().facts)["bf16 on CPU"]
+        assert resolve_precision("auto", torch.device("cpu")) is PRECISIONS[choice]
+    monkeypatch.setenv(CPU_PRECISION, "fp8")
+    assert doctor.examine().problems[-1] == (
+        "the environment variable GITLLM_CPU_PRECISION is 'fp8'; it may be fp32, bf16 or unset",
+        "unset GITLLM_CPU_PRECISION",
+    )
 
 
 def test_a_fault_of_torchvision_is_a_note(host, monkeypatch):

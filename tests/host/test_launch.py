@@ -1,14 +1,17 @@
 """LAVIS's main sequence with a task, model, data set and runner that only record that they were used."""
 
+import os
 import random
+import signal
 import sys
 
 import pytest
 
 import gitllm_plugin
 from gitllm_plugin import resources
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, LostProcessError
 from gitllm_plugin.host import launch
+from tests.small_run import write_small_run
 
 CONFIG = """
 model: {arch: recorded, model_type: small}
@@ -173,3 +176,28 @@ def test_a_scripts_configuration_is_checked_before_it_starts(config, tmp_path):
 def test_no_script(config, tmp_path):
     with pytest.raises(ConfigError, match=r"there is no script '.*nowhere\.py'"):
         launch.run_script(tmp_path / "nowhere.py")
+
+
+def kill_this_worker(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("command", "lowered"),
+    [
+        (
+            "train",
+            "run.batch_size_train from 4 to 2 and run.batch_size_eval from 2 to 1 and run.num_workers from 2 to 1",
+        ),
+        ("evaluate", "run.batch_size_eval from 2 to 1 and run.num_workers from 2 to 1"),
+    ],
+)
+def test_a_killed_worker_is_told_with_what_to_lower(command, lowered, tmp_path, monkeypatch):
+    from torch.utils.data._utils import fetch
+
+    config = write_small_run(tmp_path, num_workers=2)
+    monkeypatch.setattr(fetch._MapDatasetFetcher, "fetch", kill_this_worker)  # workers are forked: they have it too
+    with pytest.raises(LostProcessError) as raised:
+        getattr(launch, command)(str(config))
+    said = "A process that loads data was killed, perhaps because memory ran out. "
+    assert str(raised.value) == f"{said}Lower {lowered}"

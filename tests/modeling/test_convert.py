@@ -11,9 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling import GitLLM, load_published
+from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_published
+from gitllm_plugin.modeling.build import DTYPES
 from gitllm_plugin.modeling.convert import convert_published, merge_folder
-from gitllm_plugin.modeling.folder import load_folder
+from gitllm_plugin.modeling.folder import BASES, load_folder
+from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.tiny import tiny_tokenizer
 from tests.modeling.test_folder import logits, trained_model
 
@@ -85,6 +87,28 @@ def test_merging_a_folder_keeps_answers_tokenizer_and_settings(tmp_path):
     assert not (tmp_path / "merged" / "adapter").exists()
     with pytest.raises(ConfigError, match="merged has no adapter to merge"):
         merge_folder(tmp_path / "merged", tmp_path / "again")
+
+
+@pytest.mark.parametrize("base", ["float32", "bfloat16"])
+@pytest.mark.parametrize("asked", [None, "float32", "bfloat16"])
+def test_merged_weights_are_sums_in_float32_rounded_once(base, asked, tmp_path):
+    """Unless a dtype is asked for, every weight keeps its own: a head that was trained stays float32."""
+    model, tokenizer = build_git_llm(
+        "tiny:llama", "tiny:clip", lora=LoraSettings(dropout=0.0), trainable="proj+lora+head", dtype=base
+    )
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or "lm_head" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    model.save_pretrained(tmp_path / "adapter", tokenizer=tokenizer)
+    merge_folder(tmp_path / "adapter", tmp_path / "merged", dtype=asked)
+    merge_lora(model.float().language_model)
+    files = {part: load_file(tmp_path / "merged" / part / "model.safetensors") for part in BASES}
+    for weights in files.values():
+        dtypes = {name: DTYPES[asked or ("float32" if name == "lm_head.weight" else base)] for name in weights}
+        assert {name: value.dtype for name, value in weights.items()} == dtypes
+    for name, value in files["language_model"].items():
+        wanted = model.language_model.get_parameter(name).to(value.dtype)
+        torch.testing.assert_close(value, wanted, atol=0, rtol=0, msg=name)
 
 
 _LOAD = """

@@ -1,10 +1,13 @@
 """LoRA: which layers it reaches, its forms, merging."""
 
+import contextlib
+
 import pytest
 import torch
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import LoraSettings, build_git_llm
+from gitllm_plugin.modeling.build import DTYPES
 from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.lora import lora_merged, merge_lora
 from tests.modeling.batches import pixels
@@ -112,3 +115,35 @@ def test_a_merge_for_a_while_is_undone_to_the_last_bit(dora):
             raise RuntimeError
         assert torch.equal(model(IDS, None, pixels(2)).logits, expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def sums_in_float32(language_model):
+    """Each adapted weight with its update, by the layer's name."""
+    layers = {name: layer for name, layer in language_model.named_modules() if hasattr(layer, "lora_A")}
+    return {
+        name: layer.base_layer.weight.float()
+        + layer.scaling["default"] * (layer.lora_B["default"].weight @ layer.lora_A["default"].weight)
+        for name, layer in layers.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("way", ["for a while", "for good"])
+def test_sums_are_made_in_float32_and_rounded_once(way, dtype):
+    model, _ = build_git_llm("tiny:llama", "tiny:clip", lora=LoraSettings(dropout=0.0), dtype=dtype)
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    expected = sums_in_float32(model.language_model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with lora_merged(model.language_model) if way == "for a while" else contextlib.nullcontext():
+        if way == "for good":
+            merge_lora(model.language_model)
+        for name, wanted in expected.items():
+            layer = model.language_model.get_submodule(name)
+            weight = getattr(layer, "base_layer", layer).weight
+            assert weight.dtype is DTYPES[dtype]
+            torch.testing.assert_close(weight, wanted.to(weight.dtype), atol=0, rtol=0)
+    if way == "for a while":
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

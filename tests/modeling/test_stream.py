@@ -238,3 +238,13 @@ def test_a_stream_holds_every_token_once_in_groups():
     assert layout.text_slot.tolist() == [10, 11, 2, 5, 6, 7, 0, 12, 13]
     assert layout.rule.stream.groups[2].text_places.tolist() == [0, 1, 2]
     assert layout.rule.stream.size == 14
+
+
+@pytest.mark.parametrize("family", STREAMING)
+def test_autocast_reaches_attention_of_float32_weights(family):
+    """Rotary positions make float32 queries beside bfloat16 values, which torch's causal biases refuse."""
+    model, text_encoder = tiny_model(family, trainable="all")
+    dense, inputs = with_dense_mask(model), batch(text_encoder)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        loss, expected = model(**inputs).loss, dense(**inputs).loss
+    torch.testing.assert_close(loss, expected, atol=2e-2, rtol=0)

@@ -8,12 +8,33 @@ import pytest
 import torch
 from tiny_run import TinyModel, build_runner
 
+from gitllm_plugin.common.device import CPU_PRECISION
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.build import resolve_dtype
 from gitllm_plugin.runners.metrics_file import MetricsFile, take_out_lost_steps
 from gitllm_plugin.runners.precision import resolve_device, resolve_precision
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def as_torch_finds_it(monkeypatch):
+    monkeypatch.delenv(CPU_PRECISION, raising=False)
+
+
+@pytest.mark.parametrize(("said", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_environment_chooses_for_auto(monkeypatch, said, dtype):
+    monkeypatch.setenv(CPU_PRECISION, said)
+    assert resolve_precision("auto", CPU) is dtype
+    assert resolve_dtype("auto") is dtype
+    assert resolve_precision("fp32", CPU) is torch.float32
+
+
+def test_another_choice_of_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv(CPU_PRECISION, "BF16")
+    with pytest.raises(ConfigError, match="GITLLM_CPU_PRECISION is 'BF16'; it may be fp32, bf16 or unset"):
+        resolve_precision("auto", CPU)
 
 
 def test_a_torch_that_does_not_tell_is_taken_for_one_without_bf16(monkeypatch):

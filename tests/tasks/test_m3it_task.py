@@ -14,12 +14,18 @@ from gitllm_plugin.host import launch
 from gitllm_plugin.m3it.catalog import CATALOG
 from gitllm_plugin.m3it.files import find_sources
 from gitllm_plugin.m3it.jsonl import JsonlExamples
-from gitllm_plugin.metrics import METRIC_NAMES, captions, metrics_by_config, score_captions
+from gitllm_plugin.metrics import METRICS, captions, metrics_by_config, score_captions
 from gitllm_plugin.metrics.captions import has_java
 from gitllm_plugin.tasks.m3it import EvaluationResult, M3ITTask
-from gitllm_plugin.tasks.m3it_catalog import catalog_category, catalog_metrics
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
-from gitllm_plugin.tasks.report import make_report, score_table, title_of, unique_by_id
+from gitllm_plugin.tasks.scores import (
+    catalog_category,
+    catalog_metrics,
+    score_split,
+    score_table,
+    title_of,
+    unique_by_id,
+)
 from tests.m3it_files import write_m3it_jsonl
 from tests.small_run import write_small_run
 
@@ -181,7 +187,7 @@ EXAMPLES = [
 def test_the_catalog_gives_every_configuration_metrics_that_exist_and_a_category():
     for entry in CATALOG:
         metrics = catalog_metrics(entry.name)
-        assert set(metrics) <= set(METRIC_NAMES) and "rouge_l" in metrics
+        assert set(metrics) <= set(METRICS) and "rouge_l" in metrics
         assert catalog_category(entry.name)
     assert catalog_metrics("coco")[0] == "cider" and catalog_metrics("vqa-v2")[0] == "vqa_accuracy"
     assert catalog_metrics("own data") == ("exact_match", "rouge_l") and catalog_category("own data") is None
@@ -190,7 +196,7 @@ def test_the_catalog_gives_every_configuration_metrics_that_exist_and_a_category
 
 def test_configurations_have_their_own_metrics_and_categories_are_means():
     metrics = {"imagenet": ["option_accuracy"], "default": ["rouge_l", "exact_match"]}
-    report = make_report(EXAMPLES, metrics_by_config(metrics), catalog_category)
+    report = score_split(EXAMPLES, metrics_by_config(metrics), catalog_category)
     scores = report.as_dict()
     assert scores["imagenet/option_accuracy"] == scores["classification/option_accuracy"] == pytest.approx(2 / 3)
     assert scores["coco/exact_match"] == 0.5 and scores["captioning/exact_match"] == pytest.approx(1 / 3)
@@ -209,7 +215,7 @@ def test_configurations_have_their_own_metrics_and_categories_are_means():
 @pytest.mark.skipif(not has_java(), reason="needs Java")
 def test_caption_metrics_score_a_configuration_as_a_whole():
     pytest.importorskip("pycocoevalcap", reason="needs the extra `eval`")
-    report = make_report(EXAMPLES, metrics_by_config({"coco": ["cider", "spice"], "default": []}))
+    report = score_split(EXAMPLES, metrics_by_config({"coco": ["cider", "spice"], "default": []}))
     coco = [example for example in EXAMPLES if example["config"] == "coco"]
     expected = score_captions([e["prediction"] for e in coco], [e["references"] for e in coco], ["cider"])
     assert report.as_dict()["coco/cider"] == expected.over_all["cider"]

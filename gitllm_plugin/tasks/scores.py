@@ -1,20 +1,38 @@
-"""From the examples of a split to what is reported: scores of configurations, of categories and of all."""
+"""From the examples of a split to its scores: of configurations, of M3IT's categories and of all."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gitllm_plugin.metrics import MetricsOf, Scores, score
+from gitllm_plugin.m3it.catalog import CATALOG
+from gitllm_plugin.metrics import DEFAULT, MetricsOf, Scores, metrics_of_kind, score
 from gitllm_plugin.tables import Table
 
 Example = dict[str, Any]
 
 ALL = "all"
 
+_ENTRIES = {entry.name: entry for entry in CATALOG}
+
+
+def catalog_metrics(config: str) -> Sequence[str]:
+    """Name a configuration's metrics, the one that its field reports first; the default where it is not known."""
+    return metrics_of_kind(_ENTRIES[config].metric) if config in _ENTRIES else DEFAULT
+
+
+def catalog_category(config: str) -> str | None:
+    """Name the category in which a configuration is counted; ``chinese`` and ``video`` stand apart. None: not known."""
+    entry = _ENTRIES.get(config)
+    if entry is None:
+        return None
+    if entry.language == "zh":
+        return "chinese"
+    return "video" if entry.modality == "video" else entry.category
+
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the report.
+    """A line of the table of scores.
 
     Attributes:
         name: a configuration, a category, or :data:`ALL`.
@@ -32,7 +50,7 @@ class Row:
 
 
 @dataclass
-class Report:
+class SplitScores:
     """What a split scored.
 
     Attributes:
@@ -46,7 +64,7 @@ class Report:
     tokenizer: str = ""
 
     def as_dict(self) -> dict[str, float]:
-        """Scores by name: ``{metric}`` over all, ``{config}/{metric}``, ``{category}/{metric}``, ``primary``."""
+        """Give scores by name: ``{metric}`` over all, ``{config}/{metric}``, ``{category}/{metric}``, ``primary``."""
         flat: dict[str, float] = {}
         for row in self.rows:
             prefix = "" if row.kind == ALL else f"{row.name}/"
@@ -57,13 +75,13 @@ class Report:
         return flat
 
     def notes(self) -> dict[str, Any]:
-        """What a reader of the scores must know."""
+        """Give what a reader of the scores must know: metrics that were not computed, and what split captions."""
         skipped = {"skipped_metrics": self.skipped} if self.skipped else {}
         return skipped | ({"tokenizer": self.tokenizer} if self.tokenizer else {})
 
 
 def unique_by_id(examples: Sequence[Example]) -> list[Example]:
-    """Examples in the order of configuration and id (numbers by value), each pair once.
+    """Put examples in the order of configuration and id (numbers by value), each pair once.
 
     A sampler that pads a distributed split to equal shares repeats some.
     """
@@ -71,17 +89,17 @@ def unique_by_id(examples: Sequence[Example]) -> list[Example]:
     return [unique[key] for key in sorted(unique, key=lambda key: (key[0], len(key[1]), key[1]))]
 
 
-def make_report(
+def score_split(
     examples: Sequence[Example], metrics_of: MetricsOf, category_of: Callable[[str], str | None] = lambda config: None
-) -> Report:
+) -> SplitScores:
     """Score every configuration by its metrics, and write each example's own scores into it.
 
     Args:
-        examples: at least one; each with `config`, `prediction` and `references`.
+        examples: at least one; each with ``config``, ``prediction`` and ``references``.
         metrics_of: configuration -> names of metrics, the first of which is the primary one.
         category_of: configuration -> category, or None.
     """
-    rows, report = [], Report([])
+    rows, report = [], SplitScores([])
     for config in sorted({str(example["config"]) for example in examples}):
         members = [example for example in examples if str(example["config"]) == config]
         names = metrics_of(config)
@@ -100,8 +118,8 @@ def make_report(
     return report
 
 
-def score_table(report: Report) -> Table:
-    """A row per configuration, category and for all; in percent."""
+def score_table(report: SplitScores) -> Table:
+    """Lay out a row per configuration, category and for all; in percent."""
     metrics = list(dict.fromkeys(metric for row in report.rows for metric in row.scores))
     rows = []
     for row in report.rows:
@@ -140,11 +158,11 @@ def _merge(name: str, kind: str, rows: Sequence[Row]) -> Row:
 
 
 def title_of(split: str, epoch: int | str, skip_reload: bool) -> str:
-    """What was evaluated, for people: epochs count from 1, as in the progress of a training.
+    """Name what was evaluated, for people: epochs count from 1, as in the progress of a training.
 
     Args:
         split: its name.
-        epoch: LAVIS's: a number from 0, or `best`, which an evaluation alone says too.
+        epoch: LAVIS's: a number from 0, or ``best``, which an evaluation alone says too.
         skip_reload: whether the weights of the best epoch were not loaded.
     """
     if isinstance(epoch, int):
@@ -152,8 +170,8 @@ def title_of(split: str, epoch: int | str, skip_reload: bool) -> str:
     return split if skip_reload else f"{split}, {epoch} epoch"
 
 
-def describe(report: Report, title: str, loss: float | None) -> str:
-    """The report as a page in Markdown."""
+def describe(report: SplitScores, title: str, loss: float | None) -> str:
+    """Write the scores as a page in Markdown."""
     parts: list[str] = [f"# {title}", score_table(report).markdown()]
     if loss is not None:
         parts.append(f"Loss per token: {loss:.4f}.")
