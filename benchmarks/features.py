@@ -59,7 +59,7 @@ def make_streams(folder: Path, model: Any) -> dict[str, Any]:
     """The training split with images, and with the features that are written here."""
     from omegaconf import OmegaConf
 
-    from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder
+    from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
     from gitllm_plugin.datasets.features import encode_shards
 
     def open_stream(**build_info: Any) -> Any:

@@ -23,7 +23,7 @@ from benchmarks.timing import in_turns, ratio, synchronize
 from benchmarks.ways import ABLATION, OURS, WAYS, Loss, training_step
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM
-from gitllm_plugin.modeling.fused import use_fused_kernels
+from gitllm_plugin.modeling.build import use_fused_kernels
 
 SHAPES = ("opt-350m-vit-l", "llama-2-7b", "opt-6.7b", "mpt-7b")
 TINY = ("tiny-opt", "tiny-llama", "tiny-mpt")
@@ -164,7 +164,7 @@ def compare(model: GitLLM, ways: Iterable[str], images: int, texts_per_image: in
         "texts_per_image": texts_per_image,
         "real_tokens": real_tokens,
         "decoder_weights": decoder_weights(model),
-        "attention_path": model.attention_path,
+        "attention_path": model.decoder.attention_path,
         "ways": measured,
         "out_of_memory": [name for name, peak in peaks.items() if peak is None],
     }

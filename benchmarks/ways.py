@@ -67,7 +67,7 @@ def _with_an_image_each(batch: Batch) -> Batch:
 
 
 def _with_whole_last_layer(model: GitLLM, batch: Batch) -> Tensor:
-    with mock.patch("gitllm_plugin.modeling.model.feed_forward", return_value=None):
+    with mock.patch("gitllm_plugin.modeling.last_layer.feed_forward", return_value=None):
         return ours(model, batch)
 
 

@@ -13,8 +13,6 @@ REGISTERED_MODULES = (
     "gitllm_plugin.models.git_llm",
     "gitllm_plugin.models.git",
     "gitllm_plugin.datasets.builders.m3it_builder",
-    "gitllm_plugin.datasets.builders.m3it_instruct_builder",
-    "gitllm_plugin.datasets.builders.m3it_wds_builder",
     "gitllm_plugin.datasets.builders.visdial_builder",
     "gitllm_plugin.tasks.m3it",
     "gitllm_plugin.tasks.captioning",
@@ -35,6 +33,6 @@ def register() -> None:
     Raises:
         gitllm_plugin.errors.HostError: LAVIS, or a package it cannot do without, is missing.
     """
-    from gitllm_plugin.host.registration import register_modules
+    from gitllm_plugin.host.locate import register_modules
 
     register_modules(REGISTERED_MODULES)

@@ -6,7 +6,7 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.shards.format import Manifest, Shard, SplitManifest, add_to_tar, write_group, write_manifest
 from tests.m3it_files import write_m3it_jsonl
 
@@ -19,7 +19,9 @@ def make_groups(jsonl: Path, config: str, split: str, rows: int, texts_per_image
         about_one = rows_written[first : first + texts_per_image]
         images = about_one[0]["image_base64_str"]
         images = [images] if isinstance(images, str) else images
-        texts = tuple(Text(row["id"], row["instruction"], row["inputs"], (row["outputs"],)) for row in about_one)
+        texts = tuple(
+            Text(row["id"], config, row["instruction"], row["inputs"], (row["outputs"],)) for row in about_one
+        )
         groups.append(Group(config, split, number, tuple(map(base64.b64decode, images)), texts))
     return groups
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from PIL import Image
 
+from gitllm_plugin.m3it.adapters import ADAPTERS, IMAGE, Beside, Draft
 from gitllm_plugin.m3it.catalog import Entry
 from tests.m3it_files import make_square
 
@@ -61,7 +62,36 @@ def make_row(entry: Entry, split: str, number: int) -> Made:
     """A row in the form that an entry's files have."""
     images = [make_image(f"{entry.folder}/{split}/{number}/{place}") for place in range(3)]
     words = f"{entry.name} {split} {number}"
-    return (_BY_NAME.get(entry.name) or _BY_ADAPTER[entry.adapter])(images, words, number)
+    make = _BY_NAME.get(entry.name) or _BY_ADAPTER.get(entry.adapter)
+    return make(images, words, number) if make else make_example(entry.adapter, images)
+
+
+def make_example(adapter: str, images: list[bytes]) -> Made:
+    """The adapter's own example, with images in it."""
+    form = ADAPTERS[adapter]
+    used: list[bytes] = []
+
+    def fill(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: fill(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [fill(each) for each in value]
+        if value != IMAGE:
+            return value
+        used.append(images[len(used)])
+        return to_base64(used[-1])
+
+    row = fill(form.example)
+    drafts = read_drafts(adapter)
+    question, answer = form.gives or (None, None)
+    first = (question, None if answer is None else (answer,))
+    return Made(row, used, [first, *[(None, None)] * (len(drafts) - 1)], drafts[0].instruction)
+
+
+def read_drafts(adapter: str) -> list[Draft]:
+    """What an adapter makes of its example."""
+    form = ADAPTERS[adapter]
+    return list(form.read(form.example, Beside(dict(enumerate(CLASSES)), random.Random(0))).drafts)
 
 
 def _plain(image_key: str, question_key: str, answer_key: str, several: bool = False) -> Callable[..., Made]:
@@ -157,6 +187,7 @@ def _rephrased(images: list[bytes], words: str, number: int) -> Made:
     return Made(row, used, [(f"what of {words}?", (f"so {words}",))], instruction=f"do {words}")
 
 
+# Rows that tell more than the adapter's own example, which is used where there are none.
 _BY_ADAPTER: dict[str, Callable[..., Made]] = {
     "plain": _plain("image_base64_str", "inputs", "outputs"),
     "caption": _caption("image_str", "answer"),
@@ -197,7 +228,7 @@ def write_entry(root: Path, entry: Entry, rows: int = 3) -> dict[str, list[Made]
     name = "instruction.json" if entry.name == "image-paragraph-captioning" else "instructions.json"
     if not (folder / name).exists():  # a rephrased copy lies in the folder of what it was made from
         (folder / name).write_text(json.dumps(instructions))
-    if entry.adapter.startswith("imagenet"):
+    if ADAPTERS[entry.adapter].needs_labels:
         lines = [f"n{number:08d} {label}" for number, label in enumerate(CLASSES)]
         (folder / "mapping.txt").write_text("\n".join(lines) + "\n")
     made = {}

@@ -126,7 +126,7 @@ def _same_tensors(one: dict, other: dict) -> bool:
 
 def _make_torchvision_importable() -> None:
     """timm imports torchvision, which beside a CPU-only torch has to be repaired first."""
-    from gitllm_plugin.host.torchvision_repair import repair_torchvision
+    from gitllm_plugin.common.torchvision_repair import repair_torchvision
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # training gives the same one

@@ -1,1 +1,1 @@
-"""The `gitllm` command: it parses arguments and calls; it has no logic of its own."""
+"""The ``gitllm`` command: it parses arguments, calls and prints; what it calls is imported when it is called."""

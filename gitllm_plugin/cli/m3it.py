@@ -1,160 +1,59 @@
-"""`gitllm m3it`."""
+"""The commands about M3IT: what there is, what was downloaded, shards, features, and one's own pictures in its form."""
 
 import argparse
 import sys
+from pathlib import Path
 
-from gitllm_plugin.cli.config_arguments import add_config_arguments
+from gitllm_plugin.cli.command import Command, OneOf, argument, command
+from gitllm_plugin.cli.runs import CONFIG
+from gitllm_plugin.common.processes import usable_cpus
 
-_EXAMPLES = """\
-examples:
-  gitllm m3it list --preset article_exp3
-  gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
-  gitllm m3it shard ~/M3IT shards --preset article_exp3 --max-size 512MB --resize-short-side 256 --workers 8
-  gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
-  gitllm m3it merge shards
-  gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
-"""
-_FROM_CSV_EXAMPLES = """\
-examples:
-  gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
-  gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
-"""
 _SPLITS = ("train", "val", "test")
+_TREE = (
+    argument("root", metavar="ROOT", help="folder that M3IT was downloaded to"),
+    OneOf(
+        (
+            argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)"),
+            argument("--configs", nargs="+", metavar="NAME", help="configurations, of the catalog or your own"),
+        )
+    ),
+    argument("--splits", nargs="+", choices=_SPLITS, default=_SPLITS, metavar="SPLIT", help="default: all"),
+    argument("--allow-text-only", action="store_true", help="rows without an image are examples"),
+    argument("--workers", type=int, metavar="N", help="processes (default: one per CPU)"),
+)
+"""Which files of a tree are read, and by how many processes."""
 
 
-def add_parser(subparsers) -> None:
-    """Add the subcommand."""
-    parser = subparsers.add_parser(
-        "m3it",
-        help="list, check and shard the M3IT data set; turn one's own pictures into its form",
-        description="List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
-        "turn one's own pictures into M3IT's form.",
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
-    _add_list(actions)
-    _add_check(actions)
-    _add_shard(actions)
-    _add_merge(actions)
-    _add_features(actions)
-    _add_from_csv(actions)
-
-
-def _add_list(actions) -> None:
-    parser = actions.add_parser(
-        "list",
-        help="the catalog: rows, metrics, forms, licences; and the presets",
-        description="List the configurations of M3IT: rows, metrics, forms, licences; and the presets.",
-    )
-    parser.add_argument("--preset", help="only what belongs to it")
-    parser.set_defaults(call=_list)
-
-
-def _add_check(actions) -> None:
-    parser = actions.add_parser(
-        "check",
-        help="read every row of a tree: what is missing, what is broken, counts against the catalog",
-        description="Read every row of a tree. The exit status is 1 if anything is missing or broken. What was found "
-        "is kept for training from the tree, which then need not read it all again.",
-    )
-    _add_tree_arguments(parser)
-    parser.add_argument(
-        "--decode", action="store_true", help="decode images to the last pixel (default: read their headers only)"
-    )
-    parser.add_argument("--report", metavar="FILE", help="write a JSON report with every problem's file and line")
-    parser.set_defaults(call=_check)
-
-
-def _add_shard(actions) -> None:
-    parser = actions.add_parser(
-        "shard",
-        help="make webdataset shards of a tree",
-        description="Make webdataset shards of a tree. Killed, the same command goes on where it was; the shards have "
-        "the same bytes whatever the number of processes and machines.",
-    )
-    _add_tree_arguments(parser)
-    parser.add_argument("out", metavar="OUT", help="folder of the shards")
-    parser.add_argument("--max-size", default="512MB", help="of a shard (default 512MB)")
-    parser.add_argument(
-        "--resize-short-side", type=int, metavar="PIXELS", help="make larger images smaller, as JPEG of quality 95"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the instruction that each text gets (default 0)")
-    parser.add_argument("--allow-missing", action="store_true", help="go on without files that are not there")
-    parser.add_argument("--part", metavar="I/N", help="make one of N shares; `gitllm m3it merge` joins them")
-    parser.set_defaults(call=_shard)
-
-
-def _add_merge(actions) -> None:
-    parser = actions.add_parser(
-        "merge",
-        help="finish shards that were made with --part",
-        description="Finish shards that were made with --part, once all parts are there.",
-    )
-    parser.add_argument("out", metavar="OUT", help="folder of the shards")
-    parser.set_defaults(call=_merge)
-
-
-def _add_features(actions) -> None:
-    parser = actions.add_parser(
-        "features",
-        help="encode the images of shards once, for training with a frozen image encoder",
-        description="Encode the images of a configuration's shards (datasets.m3it_wds) with its model's image encoder "
-        "and write bfloat16 features to build_info.features, or beside the shards. Killed, the same command goes on "
-        "where it was. run.num_workers processes decode.",
-    )
-    add_config_arguments(parser)
-    parser.add_argument(
-        "--part", metavar="I/N", help="encode one of N shares of the shards, here or on another machine"
-    )
-    parser.set_defaults(call=_features)
-
-
-def _add_from_csv(actions) -> None:
-    parser = actions.add_parser(
-        "from-csv",
-        help="turn a table of picture files, questions and answers into rows",
-        description="Turn a CSV, TSV or JSONL table into M3IT's rows. Columns: image (a file) and answer; optionally "
-        "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b.",
-        epilog=_FROM_CSV_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv or .jsonl")
-    parser.add_argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
-    parser.add_argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)")
-    parser.add_argument(
-        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
-    )
-    parser.add_argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)")
-    parser.add_argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)")
-    parser.add_argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller")
-    parser.set_defaults(call=_from_csv)
-
-
-def _add_tree_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", metavar="ROOT", help="folder that M3IT was downloaded to")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)")
-    which.add_argument("--configs", nargs="+", metavar="NAME", help="configurations, of the catalog or your own")
-    parser.add_argument("--splits", nargs="+", choices=_SPLITS, default=_SPLITS, metavar="SPLIT", help="default: all")
-    parser.add_argument("--allow-text-only", action="store_true", help="rows without an image are examples")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per CPU)")
-
-
-def _list(args: argparse.Namespace) -> int:
+@command(
+    "list",
+    "the catalog: rows, metrics, forms, licences; and the presets",
+    "List the configurations of M3IT: rows, metrics, forms, licences; and the presets.",
+    argument("--preset", help="only what belongs to it"),
+)
+def list_catalog(args: argparse.Namespace) -> None:
+    """List the catalog."""
     from gitllm_plugin.m3it.report import describe_catalog
     from gitllm_plugin.tables import show
 
     show(describe_catalog(args.preset))
-    return 0
 
 
-def _check(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+@command(
+    "check",
+    "read every row of a tree: what is missing, what is broken, counts against the catalog",
+    "Read every row of a tree. The exit status is 1 if anything is missing or broken. What was found "
+    "is kept for training from the tree, which then need not read it all again.",
+    *_TREE,
+    argument(
+        "--decode", action="store_true", help="decode images to the last pixel (default: read their headers only)"
+    ),
+    argument("--report", metavar="FILE", help="write a JSON report with every problem's file and line"),
+)
+def check(args: argparse.Namespace) -> int:
+    """Check a tree."""
     from gitllm_plugin.m3it.check import check_tree, tree_bytes
-    from gitllm_plugin.m3it.index import default_index_folder
     from gitllm_plugin.m3it.report import describe_report, write_report
+    from gitllm_plugin.m3it.scan import default_index_folder
     from gitllm_plugin.tables import show
 
     tree = _find_tree(args, seed=0)
@@ -173,14 +72,27 @@ def _check(args: argparse.Namespace) -> int:
     return 0 if report.is_good else 1
 
 
-def _shard(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+@command(
+    "shard",
+    "make webdataset shards of a tree",
+    "Make webdataset shards of a tree. Killed, the same command goes on where it was; the shards have "
+    "the same bytes whatever the number of processes and machines.",
+    *_TREE,
+    argument("out", metavar="OUT", help="folder of the shards"),
+    argument("--max-size", default="512MB", help="of a shard (default 512MB)"),
+    argument(
+        "--resize-short-side", type=int, metavar="PIXELS", help="make larger images smaller, as JPEG of quality 95"
+    ),
+    argument("--seed", type=int, default=0, help="of the instruction that each text gets (default 0)"),
+    argument("--allow-missing", action="store_true", help="go on without files that are not there"),
+    argument("--part", metavar="I/N", help="make one of N shares; `gitllm m3it merge` joins them"),
+)
+def shard(args: argparse.Namespace) -> None:
+    """Make shards, or one share of them."""
     from gitllm_plugin.errors import DataError
     from gitllm_plugin.m3it.report import describe_shards
     from gitllm_plugin.m3it.shards.make import make_shards
-    from gitllm_plugin.m3it.shards.plan import Settings, parse_share
-    from gitllm_plugin.m3it.sizes import parse_size
+    from gitllm_plugin.m3it.shards.plan import Settings, parse_share, parse_size
     from gitllm_plugin.tables import show
 
     settings = Settings(parse_size(args.max_size), args.resize_short_side)
@@ -202,22 +114,35 @@ def _shard(args: argparse.Namespace) -> int:
         print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
     else:
         show(describe_shards(finished, out))
-    return 0
 
 
-def _merge(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+@command(
+    "merge",
+    "finish shards that were made with --part",
+    "Finish shards that were made with --part, once all parts are there.",
+    argument("out", metavar="OUT", help="folder of the shards"),
+)
+def merge(args: argparse.Namespace) -> None:
+    """Join shares."""
     from gitllm_plugin.m3it.report import describe_shards
-    from gitllm_plugin.m3it.shards.finish import merge
+    from gitllm_plugin.m3it.shards.make import merge
     from gitllm_plugin.tables import show
 
     out = Path(args.out).expanduser()
     show(describe_shards(merge(out), out))
-    return 0
 
 
-def _features(args: argparse.Namespace) -> int:
+@command(
+    "features",
+    "encode the images of shards once, for training with a frozen image encoder",
+    "Encode the images of a configuration's shards (datasets.m3it_wds) with its model's image encoder "
+    "and write bfloat16 features to build_info.features, or beside the shards. Killed, the same command goes on "
+    "where it was. run.num_workers processes decode.",
+    *CONFIG,
+    argument("--part", metavar="I/N", help="encode one of N shares of the shards, here or on another machine"),
+)
+def features(args: argparse.Namespace) -> None:
+    """Encode images."""
     from tqdm import tqdm
 
     from gitllm_plugin.host.launch import write_features
@@ -226,12 +151,29 @@ def _features(args: argparse.Namespace) -> int:
     share = parse_share(args.part) if args.part else (0, 1)
     with tqdm(unit=" images", desc="encoding", disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         print(write_features(args.cfg_path, args.options, share, on_progress=bar.update))
-    return 0
 
 
-def _from_csv(args: argparse.Namespace) -> int:
-    from pathlib import Path
-
+@command(
+    "from-csv",
+    "turn a table of picture files, questions and answers into rows",
+    "Turn a CSV, TSV or JSONL table into M3IT's rows. Columns: image (a file) and answer; optionally "
+    "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b.",
+    argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv or .jsonl"),
+    argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl"),
+    argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)"),
+    argument(
+        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
+    ),
+    argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)"),
+    argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)"),
+    argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller"),
+    examples="""
+        gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+        gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
+    """,
+)
+def from_csv(args: argparse.Namespace) -> None:
+    """Convert a table."""
     from gitllm_plugin.m3it.from_table import FromTable, convert_table
 
     settings = FromTable(
@@ -244,11 +186,10 @@ def _from_csv(args: argparse.Namespace) -> int:
     out = Path(args.out).expanduser()
     for split, rows in convert_table(args.table, out, settings).items():
         print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
-    return 0
 
 
 def _find_tree(args: argparse.Namespace, seed: int):
-    from gitllm_plugin.m3it.presets import get_preset
+    from gitllm_plugin.m3it.catalog import get_preset
     from gitllm_plugin.m3it.tree import find_tree
 
     names = args.configs or [entry.name for entry in get_preset(args.preset or "core")]
@@ -263,9 +204,21 @@ def _bar(description: str):
 
 
 def _workers(args: argparse.Namespace) -> int:
-    import os
+    return usable_cpus() if args.workers is None else args.workers
 
-    if args.workers is not None:
-        return args.workers
-    # Where a system can say it, the CPUs that this process may use, as on a cluster's node.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+m3it = Command(
+    "m3it",
+    "list, check and shard the M3IT data set; turn one's own pictures into its form",
+    "List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
+    "turn one's own pictures into M3IT's form.",
+    actions=(list_catalog, check, shard, merge, features, from_csv),
+    examples="""
+        gitllm m3it list --preset article_exp3
+        gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
+        gitllm m3it shard ~/M3IT shards --preset article_exp3 --max-size 512MB --resize-short-side 256 --workers 8
+        gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
+        gitllm m3it merge shards
+        gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+    """,
+)

@@ -1,4 +1,4 @@
-"""Entry point of the `gitllm` command."""
+"""Entry point of the ``gitllm`` command."""
 
 import argparse
 import os
@@ -6,54 +6,39 @@ import sys
 from collections.abc import Sequence
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli import (
-    completion,
-    convert_checkpoint,
-    demo,
-    doctor,
-    evaluate,
-    experiment,
-    export,
-    hook,
-    m3it,
-    merge,
-    parameters,
-    plot,
-    run,
-    train,
-    words,
-)
+from gitllm_plugin.cli import m3it, machine, models, runs
+from gitllm_plugin.cli.command import epilog
+from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.errors import exit_status
-from gitllm_plugin.host import torchvision_repair
 
-# Each module has `add_parser(subparsers)`, which sets the parser's `call` to what runs it.
 COMMANDS = (
-    train,
-    evaluate,
-    experiment,
-    plot,
-    m3it,
-    parameters,
-    export,
-    merge,
-    convert_checkpoint,
-    demo,
-    words,
-    run,
-    hook,
-    doctor,
-    completion,
+    runs.train,
+    runs.evaluate,
+    runs.experiment,
+    runs.plot,
+    m3it.m3it,
+    models.parameters,
+    models.export,
+    models.merge,
+    models.convert_checkpoint,
+    models.demo,
+    models.words,
+    runs.run_script,
+    machine.hook,
+    machine.doctor,
+    machine.completion,
 )
+"""In the order of the help."""
 
-_EXAMPLES = """\
-examples:
-  gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
-  gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
-  gitllm evaluate --cfg-path my.yaml
-  gitllm run ../LAVIS/train.py --cfg-path my.yaml
-  gitllm words cat.jpg --model my-model
-  gitllm doctor
-
+_EXAMPLES = """
+    gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
+    gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
+    gitllm evaluate --cfg-path my.yaml
+    gitllm run ../LAVIS/train.py --cfg-path my.yaml
+    gitllm words cat.jpg --model my-model
+    gitllm doctor
+"""
+_EXIT_STATUS = """
 exit status:
   0  done
   1  doctor or m3it check found a fault; or an unexpected error, with a traceback: please report it
@@ -63,17 +48,17 @@ exit status:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's parser with all subcommands."""
+    """Build the command's parser with all subcommands."""
     parser = argparse.ArgumentParser(
         prog="gitllm",
         description="Train and evaluate GIT-LLM with Salesforce LAVIS.",
-        epilog=_EXAMPLES,
+        epilog=epilog(_EXAMPLES) + _EXIT_STATUS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"gitllm {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
-        command.add_parser(subparsers)
+        command.add_to(subparsers, parser)
     return parser
 
 
@@ -81,13 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Args:
-        argv: Arguments without the program's name; those of the process by default.
+        argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0 done, 1 `doctor` or `m3it check` found a fault, 2 wrong input, 130 interrupted.
+        Exit status: 0 done, 1 ``doctor`` or ``m3it check`` found a fault, 2 wrong input, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
     if not sys.stderr.isatty():
-        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers' too: lines, where they are piped
+        # transformers' bars too: where they are piped, each change of a bar would be a line.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torchvision_repair.announce = torchvision_repair.note
-    return exit_status(lambda: args.call(args))
+    return exit_status(lambda: args.call(args) or 0)

@@ -66,6 +66,11 @@ def map_in_order(function: Callable[[Task], Result], tasks: Iterable[Task], work
         pool.shutdown(cancel_futures=True)
 
 
+def usable_cpus() -> int:
+    """Count the CPUs that this process may use, which on a cluster's node may be fewer than it has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run_module(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run ``python -m`` with this interpreter, showing what it prints.
 

@@ -341,9 +341,9 @@ def _nested(hint: Any) -> tuple[type | None, bool]:
 
 
 def _key_hint(hint: Any) -> Any:
-    """The type of the names in a mapping."""
-    bare = _bare(hint)
-    return get_args(bare)[0] if get_origin(bare) is dict else str
+    """The type of the names in a mapping, which may also be null."""
+    members = get_args(_bare(hint)) if get_origin(_bare(hint)) in (Union, types.UnionType) else [hint]
+    return next(get_args(_bare(member))[0] for member in members if get_origin(_bare(member)) is dict)
 
 
 def _bare(hint: Any) -> Any:

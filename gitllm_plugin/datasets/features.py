@@ -1,6 +1,6 @@
-"""Encodes the images of shards once, for training that does not change the encoder."""
+"""The images of shards, encoded once, for training that does not change the encoder."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.features import FeatureFile, Maker, find_features, lock_features, write_features
 from gitllm_plugin.m3it.shards.format import Shard
-from gitllm_plugin.m3it.shards.table import Item, records_of
+from gitllm_plugin.m3it.shards.mixture import Item, records_of
 from gitllm_plugin.modeling import ImageEncoder
 from gitllm_plugin.modeling.pixels import normalize_pixels
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 
 
 def describe_processor(processor: Any) -> str:
-    """What pixels of an image file depend on, in words.
+    """Say what the pixels of an image file depend on.
 
     Raises:
         ConfigError: it is not one of this package's, or draws at random, so that an image has no one set of features.
@@ -35,25 +35,23 @@ def describe_processor(processor: Any) -> str:
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
 
 
-def choose_features(model: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """Lets streams that read features read those of the model's image encoder.
-
-    To be called before the weights are shared out among processes.
+def features_folder(shards: str, features: str | bool | None) -> Path:
+    """Find where features are.
 
     Args:
-        model: of this package, where a stream reads features.
-        datasets: by name, then by split.
+        shards: folder or URL of the shards.
+        features: ``build_info.features``: a folder; true, or nothing, for that of the shards.
 
     Raises:
-        ConfigError: the model takes no features, trains its image encoder, or is not what made them.
-        DataError: some shards have no features of it.
+        ConfigError: the shards are not in a folder, so features need one.
     """
-    splits = [dataset for by_split in datasets.values() for dataset in by_split.values()]
-    for dataset in splits:
-        if isinstance(dataset, M3ITShards) and dataset.features is not None:
-            if not hasattr(model, "encoder_fingerprint"):
-                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
-            dataset.features.choose(model.encoder_fingerprint())
+    place = features if isinstance(features, str) else shards
+    if "://" in place:
+        raise ConfigError(
+            f"datasets.m3it_wds.build_info.features: features are read from a folder of this machine, "
+            f"not from {place}; name one"
+        )
+    return Path(place).expanduser()
 
 
 @dataclass
@@ -90,14 +88,14 @@ def encode_shards(
     batch_size: int = 32,
     on_progress: Callable[[int], Any] = lambda images: None,
 ) -> Encoded:
-    """Writes the features of all shards of a split that have none of this encoder; killed, it goes on where it was.
+    """Write the features of all shards of a split that have none of this encoder; killed, it goes on where it was.
 
     Args:
         encoder: on the device that is to compute.
         stream: the split; its ``on_error`` says whether what cannot be read is left out.
         folder: where features go.
         num_workers: processes that decode; 0: this one.
-        share: number k of n equal parts of the shards, from 0.
+        share: which of how many processes this is, from 0: each takes every n-th shard.
         batch_size: images that are encoded at a time, or a few more.
         on_progress: called with the number of images that are done.
 
@@ -106,7 +104,8 @@ def encode_shards(
     """
     maker = Maker(encoder.fingerprint(), describe_processor(stream.vis_processor))
     dtype = str(encoder.dtype).removeprefix("torch.")
-    items: list[Item] = []  # of the shard whose turn it is: workers stay for all shards
+    # Of the shard whose turn it is: one loader serves all shards, so that its workers start once.
+    items: list[Item] = []
     loader = Loader(
         _Records(stream),
         batch_size=None,
@@ -120,6 +119,7 @@ def encode_shards(
         if not shard.images:
             encoded.without_images += 1
             continue
+        # Several machines may work on one folder; each shard is encoded by whoever comes first.
         with lock_features(folder, shard, maker):
             if _is_done(folder, shard, maker, stream.on_error):
                 encoded.found += 1
@@ -134,11 +134,12 @@ def encode_shards(
 
 
 def _is_done(folder: Path, shard: Shard, maker: Maker, on_error: str) -> bool:
-    """Whether a shard has features; those of shards that were missing or damaged are made again."""
+    """Tell whether a shard has features; those of shards that were missing or damaged are made again."""
     try:
         found: FeatureFile = find_features(folder, shard, maker)
     except DataError:
         return False
+    # A broken image stays broken, a shard that was missing may have come.
     kinds = {kind for _, kind, _ in found.unreadable}
     return not kinds or (on_error == "skip" and "shard" not in kinds)
 
@@ -179,7 +180,7 @@ def _encode(
     batch_size: int,
     on_progress: Callable[[int], Any],
 ) -> Iterator[np.ndarray | RowError]:
-    """Features of each record, uint16 [images, tokens, width], computed in batches; errors pass through."""
+    """Compute features of each record, uint16 [images, tokens, width], in batches; errors pass through."""
     device = next(encoder.tower.parameters()).device
     mean, std = (torch.tensor(values, device=device) for values in (processor.transform.mean, processor.transform.std))
 
@@ -188,6 +189,7 @@ def _encode(
         features: Iterator[np.ndarray] = iter(())
         if pixels:
             encoded = encoder(normalize_pixels(torch.cat(pixels).to(device), mean, std)).to(torch.bfloat16).cpu()
+            # numpy has no bfloat16: what is written are its bits.
             bits = encoded.view(torch.int16).numpy().view(np.uint16)
             features = iter(np.split(bits, np.cumsum([len(images) for images in pixels])[:-1]))
             on_progress(len(bits))
@@ -202,6 +204,7 @@ def _encode(
     for record in records:
         waiting.append(record)
         images += 0 if isinstance(record, RowError) else len(record)
+        # A record is never cut, so that its features are written in one piece; a batch may be a few images larger.
         if images >= batch_size:
             yield from encode(waiting)
             waiting, images = [], 0

@@ -1,36 +1,22 @@
-"""From the images and texts of M3IT to an item of a data set, the same whichever file they come from."""
+"""From a group of M3IT, images and the texts about them, to an item of a data set, whichever file it comes from."""
 
 import inspect
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.images import decode_image
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 
 
-class Text(Protocol):
-    """One question about an item's images, with its answers."""
-
-    @property
-    def id(self) -> str: ...  # noqa: D102
-    @property
-    def config(self) -> str: ...  # noqa: D102
-    @property
-    def instruction(self) -> str: ...  # noqa: D102
-    @property
-    def question(self) -> str: ...  # noqa: D102
-    @property
-    def answers(self) -> Sequence[str]: ...  # noqa: D102
-
-
 class ItemMaker:
-    """Makes the items that :func:`~gitllm_plugin.datasets.collate.collate_groups` takes.
+    """What makes the items that :func:`~gitllm_plugin.datasets.collate.collate_groups` takes.
 
     Args:
         vis_processor: one of this package's, which loads encoded images itself, or any function from a PIL image to
@@ -45,37 +31,37 @@ class ItemMaker:
         own = isinstance(vis_processor, PictureProcessor)
         self._mean = torch.tensor(vis_processor.transform.mean) if own else None
         self._std = torch.tensor(vis_processor.transform.std) if own else None
+        # LAVIS's own processors take one text; whether one knows instructions shows in its signature only.
         self._takes_two = len(inspect.signature(text_processor).parameters) > 1
 
-    def make(
-        self,
-        images: Sequence[bytes],
-        texts: Sequence[Text],
-        place: str,
-        seed: int | None = None,
-        features: Tensor | None = None,
-    ) -> dict:
-        """Makes an item.
+    def make(self, group: Group, place: str, seed: int | None = None, features: Tensor | None = None) -> dict:
+        """Make an item.
 
         Args:
-            images: encoded image files that all texts are about; may be none.
-            texts: what is asked about them.
-            place: where they come from, for messages.
+            group: encoded images, if any, and what is asked about them.
+            place: where it comes from, for messages.
             seed: of what the processor does at random; None: drawn from the process's generators.
             features: bfloat16 [images, P, D], what an encoder made of the images before; they are not decoded then.
+
+        Returns:
+            ``image``: what the processor makes, [3, H, W] of one image and [F, 3, H, W] of several, or None; of
+            features [1, P, D] and [F, 1, P, D]; ``image_mean`` and ``image_std`` (float [3]) where the processor leaves
+            pixels to be normalised; ``texts``: of each a mapping with the keys of
+            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`.
 
         Raises:
             DataError: if an image is broken.
         """
+        # As images of one channel, so that they travel the way that pixels do; only the image encoder tells them apart.
         if features is not None and len(features):
-            image = features[:, None] if len(features) > 1 else features  # as images of one channel
+            image = features[:, None] if len(features) > 1 else features
         else:
-            image = self._load(images, place, seed) if images else None
+            image = self._load(group.images, place, seed) if group.images else None
         return {
             "image": image,
             "image_mean": self._mean,
             "image_std": self._std,
-            "texts": [self._make_text(text) for text in texts],
+            "texts": [self._make_text(text) for text in group.texts],
         }
 
     def _load(self, images: Sequence[bytes], place: str, seed: int | None) -> Tensor:
@@ -90,7 +76,7 @@ class ItemMaker:
         if self._takes_two:
             prompt = self.text_processor(question, instruction)
         else:
-            prompt = self.text_processor(" ".join(part for part in (instruction, question) if part))
+            prompt = self.text_processor(" ".join(words for words in (instruction, question) if words))
         return {
             "text_input": prompt,
             "text_output": text.answers[0],
@@ -103,10 +89,11 @@ class ItemMaker:
 
 @contextmanager
 def _drawing_from(seed: int | None) -> Iterator[None]:
-    """Seeds the generators that processors may draw from, for a while; None leaves them alone."""
+    """Seed the generators that processors may draw from, for a while; None leaves them alone."""
     if seed is None:
         yield
         return
+    # All three are put back: what the process draws for anything else must not depend on the item.
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -9,9 +9,8 @@ from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config import OneOf, Rule, Says, node
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.catalog import SPLITS
-from gitllm_plugin.m3it.files import find_sources
-from gitllm_plugin.m3it.presets import PRESETS
+from gitllm_plugin.m3it.catalog import PRESETS
+from gitllm_plugin.m3it.tree import find_sources
 
 SPLIT_NAME = re.compile(r"train|(val|test)(_\w+)?")
 
@@ -29,13 +28,14 @@ Set datasets.m3it_wds.build_info.shards to the folder or URL that has their mani
   build_info: {shards: data/shards}"""
 
 _Name = Annotated[str, Field(min_length=1)]
-_Names = Annotated[_Name | Annotated[tuple[_Name, ...], Field(min_length=1)], Says("a name or a list of names")]
+_NameList = Annotated[tuple[_Name, ...], Field(min_length=1)]
+_Names = Annotated[_Name | _NameList, Says("a name or a list of names")]
 _Limit = Annotated[int, Field(ge=1), Says("1 or more rows of each file")]
 _Preset = Annotated[str, OneOf(PRESETS, "preset")]
-_Splits = (
-    Annotated[Literal["train", "val", "test"], Says(f"splits of {', '.join(SPLITS)}")]
-    | Annotated[tuple[Literal["train", "val", "test"], ...], Field(min_length=1)]
-)
+_Split = Literal["train", "val", "test"]
+_Splits = Annotated[
+    _Split | Annotated[tuple[_Split, ...], Field(min_length=1)], Says("train, val, test, or a list of some")
+]
 
 
 def as_list(names: str | tuple[str, ...] | None) -> list[str]:
@@ -93,7 +93,7 @@ class M3ITSplit:
     """A split's files."""
 
     storage: Annotated[
-        _Name | tuple[_Name, ...] | dict[str, _Name | tuple[_Name, ...]],
+        _Name | _NameList | Annotated[dict[str, _Name | _NameList], Field(min_length=1)],
         Says("a path, a list of paths, or a mapping from configuration names to those"),
     ]
     """A JSONL file, a list of files, or a mapping from configuration names to those; wildcards may be used."""
@@ -235,7 +235,7 @@ class M3ITWdsSettings(TextsSettings):
     shuffle_shards: Annotated[int, Field(ge=1)] = 4
     """How many shards of each configuration are mixed at a time."""
 
-    on_error: Literal["stop", "skip"] = "stop"
+    on_error: Annotated[Literal["stop", "skip"], Says("stop or skip")] = "stop"
     """At a shard, record or image that cannot be read: stop, or skip it, counted and warned of."""
 
     cache_dir: str | None = None
@@ -261,7 +261,7 @@ class M3ITWdsSettings(TextsSettings):
 class VisDialSplit:
     """A split's files."""
 
-    storage: Annotated[_Name | tuple[_Name, ...], Says("a path or a list of paths")]
+    storage: Annotated[_Name | _NameList, Says("a path or a list of paths")]
     """A file or a list of files, of VisDial 1.0 or in LAVIS's form."""
 
     url: Any = None

@@ -13,7 +13,7 @@ from gitllm_plugin.experiments.commands import explain_end, train_command
 from gitllm_plugin.experiments.plan import Plan, PlannedRun, choose_runs
 from gitllm_plugin.experiments.record import StepRecord
 from gitllm_plugin.experiments.report import PAGE, write_report
-from gitllm_plugin.runners.evaluations import TESTED
+from gitllm_plugin.runners.records import TESTED
 from gitllm_plugin.tables import Table
 
 RECORD = "experiment.json"

@@ -11,9 +11,11 @@ import subprocess
 import sys
 
 from gitllm_plugin import __version__
+from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.errors import ConfigError, HostError
-from gitllm_plugin.host import import_hook, placeholders, torchvision_repair
+from gitllm_plugin.host import import_hook, placeholders
 from gitllm_plugin.host.locate import INSTALL_COMMAND, REQUIREMENTS, locate
+from gitllm_plugin.tables import Block, Table
 
 # What further uses of this package need: module -> (what for, what installs it).
 EXTRAS = {
@@ -131,7 +133,7 @@ def _examine_precision(diagnosis: Diagnosis) -> None:
         diagnosis.problems.append((str(error), f"unset {CPU_PRECISION}"))
         return
     meaning = "fast, precision auto uses it" if fast else "not known to be fast, precision auto computes in fp32"
-    if CPU_PRECISION in os.environ:
+    if os.environ.get(CPU_PRECISION):
         meaning += f" ({CPU_PRECISION} says so)"
     diagnosis.facts.append(("bf16 on CPU", meaning))
 
@@ -164,3 +166,18 @@ def _examine_hook(diagnosis: Diagnosis) -> None:
     state = f"installed ({hook.path})" if hook.installed else "not installed (gitllm hook install)"
     off = f", switched off by {import_hook.KILL_SWITCH}=0" if hook.switched_off else ""
     diagnosis.facts.append(("import hook", state + off))
+
+
+def describe(diagnosis: Diagnosis) -> list[Block]:
+    """Lay a diagnosis out as tables and lines; the last says whether this machine can run."""
+    blocks: list[Block] = [Table(("", "found"), diagnosis.facts)]
+    if diagnosis.extras:
+        rows = [(name, use, command) for name, (use, command) in diagnosis.extras.items()]
+        blocks += ["not installed, needed for some uses:", Table(("package", "use", "command"), rows)]
+    if diagnosis.absent:
+        blocks.append("not needed by GIT-LLM; LAVIS's own models or data sets that use them say so then:")
+        blocks.append(Table(("module", "command"), list(diagnosis.absent.items())))
+    blocks += [f"note: {note}" for note in diagnosis.notes]
+    blocks += [f"problem: {what}\n  {command}" for what, command in diagnosis.problems]
+    blocks.append("ready" if diagnosis.ok else f"{len(diagnosis.problems)} problem(s)")
+    return blocks

@@ -166,14 +166,14 @@ def write_features(
     from lavis.tasks import setup_task
 
     from gitllm_plugin.common.device import default_device
-    from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder, features_folder
-    from gitllm_plugin.datasets.features import encode_shards
+    from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
+    from gitllm_plugin.datasets.features import encode_shards, features_folder
     from gitllm_plugin.modeling import ImageEncoder
 
     node = cfg.datasets_cfg.get("m3it_wds")
     if node is None:
         raise ConfigError("features are made of shards: this configuration has no data set m3it_wds")
-    folder = features_folder(node.build_info)
+    folder = features_folder(node.build_info.shards, node.build_info.get("features"))
     node.build_info.features = None  # they are not there yet
     streams = M3ITWdsBuilder(node).build_datasets()
     encoder = getattr(setup_task(cfg).build_model(cfg).model, "image_encoder", None)
@@ -242,8 +242,10 @@ def _warn_of_untrained_weights(model, model_cfg) -> None:
     """Say when what a GIT-LLM learns, its projection and LoRA, was given no checkpoint and so is random."""
     from lavis.common.dist_utils import is_main_process
 
+    from gitllm_plugin.protocols import SelectiveModel, offers
+
     loaded = model_cfg.get("folder") or (model_cfg.get("load_finetuned") and model_cfg.get("finetuned"))
-    if hasattr(model, "trainable_state_dict") and not loaded and is_main_process():
+    if offers(model, SelectiveModel) and not loaded and is_main_process():
         logging.warning(
             "UNTRAINED weights are evaluated: no checkpoint is loaded into the model's trainable parts. "
             "Give one with --options model.load_finetuned=True model.finetuned=PATH"

@@ -1,4 +1,4 @@
-"""Find LAVIS on this machine and make it importable."""
+"""Find LAVIS on this machine, make it importable, and register with it."""
 
 import dataclasses
 import functools
@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 from gitllm_plugin.errors import HostError
@@ -96,7 +97,7 @@ def prepare_libraries() -> None:
         HostError: A library that LAVIS cannot do without is missing; all that are, in one message.
     """
     _require_libraries()
-    from gitllm_plugin.host.torchvision_repair import repair_torchvision
+    from gitllm_plugin.common.torchvision_repair import repair_torchvision
     from gitllm_plugin.host.transformers_compat import supply_missing_names
 
     repair_torchvision()
@@ -135,17 +136,37 @@ def prepare() -> Host:
             importlib.import_module(module)
 
     from gitllm_plugin.host.config_repair import honour_dataset_type_option, honour_model_type_option
-    from gitllm_plugin.host.dataset_repair import download_only_what_is_missing, leave_out_null_splits
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
-    from gitllm_plugin.host.runner_repair import repair_runners
-    from gitllm_plugin.host.runners_on_cpu import run_without_gpu
+    from gitllm_plugin.host.repairs import repair_runners_and_builders
 
     replace_init_distributed_mode()
     repair_metric_sync()
     honour_model_type_option()
     honour_dataset_type_option()
-    leave_out_null_splits()
-    download_only_what_is_missing()
-    repair_runners()
-    run_without_gpu()
+    repair_runners_and_builders()
     return host
+
+
+def register_modules(modules: Sequence[str]) -> None:
+    """Prepare the host and import modules, each of which registers its class by LAVIS's decorator.
+
+    Args:
+        modules: dotted names. A module that was imported before is not imported again.
+
+    Raises:
+        HostError: when LAVIS, or a library that it cannot do without, is missing.
+    """
+    prepare()
+    for module in modules:
+        importlib.import_module(module)
+    _refresh_zoos()
+
+
+def _refresh_zoos() -> None:
+    """Repair: ``model_zoo`` and ``dataset_zoo`` are snapshots taken when LAVIS is imported."""
+    from lavis.datasets.builders import dataset_zoo
+    from lavis.models import model_zoo
+
+    # In place, because users hold references to them: `from lavis.models import model_zoo`.
+    model_zoo.__init__()
+    dataset_zoo.__init__()

@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from gitllm_plugin.inference.pipeline import Pipeline
-from gitllm_plugin.modeling.attention_map import attention_to_image
 
 _MOST_TOKENS = 7
 _COLUMNS = 4
@@ -41,7 +40,7 @@ def answer_attention(
     pixels = pipeline.pixels(pictures)
     text = pipeline.encode_answer(question, answer, instruction)
     with pipeline.exclusive() as model:
-        weights = attention_to_image(model, text.input_ids.to(pipeline.device), pixels).mean(0)  # [T, F*P]
+        weights = model.attention_to_image(text.input_ids.to(pipeline.device), pixels).mean(0)  # [T, F*P]
     rows, columns = pipeline.model.image_encoder.grid_shape(*pixels.shape[-2:])
     patches = weights.unflatten(1, (len(pictures), -1))[:, :, -rows * columns :].unflatten(2, (rows, columns))
     # A token is predicted at the one before it; the last that is trained on is the end token.
@@ -52,7 +51,7 @@ def answer_attention(
 
 
 def attention_figure(pictures: Sequence[Image.Image], attention: AnswerAttention) -> Any:
-    """A Matplotlib figure: the mean over the answer, then its first tokens, one row of panels a picture.
+    """Draw a Matplotlib figure: the mean over the answer, then its first tokens, one row of panels a picture.
 
     Args:
         pictures: as the image encoder saw them.

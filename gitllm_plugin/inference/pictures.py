@@ -11,7 +11,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
 
 def open_picture(path: str | Path) -> Image.Image:
-    """A picture as RGB.
+    """Open a picture as RGB.
 
     Raises:
         DataError: no such file, no whole picture, or too large.
@@ -24,7 +24,7 @@ def open_picture(path: str | Path) -> Image.Image:
 
 
 def find_pictures(folder: str | Path) -> list[Path]:
-    """The picture files of a folder and the folders in it, in alphabetical order.
+    """Find the picture files of a folder and the folders in it, in alphabetical order.
 
     Raises:
         DataError: no such folder, or none in it.

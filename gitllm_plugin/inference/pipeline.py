@@ -43,7 +43,7 @@ class Decoding:
     repetition_penalty: float = 1.0
 
     def as_arguments(self) -> dict[str, Any]:
-        """Arguments of transformers' ``generate``.
+        """Give them as arguments of transformers' ``generate``.
 
         Raises:
             ConfigError: beams together with sampling, or a number out of its range.
@@ -89,7 +89,7 @@ class Pipeline:
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: str = "auto", device: str | torch.device | None = None) -> Pipeline:
-        """Read a folder that `gitllm export` wrote.
+        """Read a folder that ``gitllm export`` wrote.
 
         Args:
             folder: with tokenizer and image processor.
@@ -107,7 +107,9 @@ class Pipeline:
             raise ConfigError(f"{folder} has no {part}; `gitllm export` writes both")
         settings = loaded.settings
         prompts = settings.get("text_processor") or {}
-        chat = find_chat_template(loaded.tokenizer, loaded.model.family) if settings.get("chat_template") else None
+        chat = (
+            find_chat_template(loaded.tokenizer, loaded.model.decoder.family) if settings.get("chat_template") else None
+        )
         return cls(
             model=loaded.model.to(device or default_device()),
             text_encoder=TextEncoder(loaded.tokenizer, chat_template=chat),
@@ -116,7 +118,7 @@ class Pipeline:
         )
 
     def seen(self, picture: Image.Image) -> Image.Image:
-        """What the image encoder sees of a picture, before it is normalised."""
+        """Show what the image encoder sees of a picture, before it is normalised."""
         return Image.fromarray(self.transform.fit(np.array(picture.convert("RGB"))).permute(1, 2, 0).numpy())
 
     @property
@@ -125,7 +127,7 @@ class Pipeline:
         return next(self.model.parameters()).device
 
     def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Pixel values of one question's pictures: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
+        """Turn one question's pictures into pixels: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
 
         Raises:
             DataError: no picture, or more than the model takes.
@@ -136,12 +138,12 @@ class Pipeline:
         return pixels[None] if self.model.max_images > 1 else pixels
 
     def prompt(self, question: str, instruction: str | None = None) -> str:
-        """The prompt of a question; an empty one asks for what the instruction says, by default a description."""
+        """Make the prompt of a question; an empty one asks for what the instruction says, by default a description."""
         return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
 
     @contextmanager
     def exclusive(self) -> Iterator[GitLLM]:
-        """The model, for a caller of its methods; other threads wait until the block ends."""
+        """Lend the model to a caller of its methods; other threads wait until the block ends."""
         with self._lock:
             yield self.model
 
@@ -175,7 +177,7 @@ class Pipeline:
         instruction: str | None = None,
         decoding: Decoding | None = None,
     ) -> Iterator[str]:
-        """As :meth:`answer`, but the answer so far, each time that it has grown. Beams have no answer so far.
+        """Answer as :meth:`answer`, but give the answer so far, each time that it has grown. Beams have none so far.
 
         Who stops reading stops the model at its next token.
 
@@ -220,7 +222,7 @@ class Pipeline:
             raise failure[0]
 
     def encode_answer(self, question: str, answer: str, instruction: str | None = None) -> TextBatch:
-        """Prompt and answer as tokens; labels mark the answer and the end token."""
+        """Encode prompt and answer; labels mark the answer and the end token."""
         return self.text_encoder.prompts_and_answers([self.prompt(question, instruction)], [answer])
 
     def _inputs(

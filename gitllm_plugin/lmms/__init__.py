@@ -1,10 +1,10 @@
-"""A model for lmms-eval, found by it through the entry points of the group `lmms_eval.models`."""
+"""A model for lmms-eval, found by it through the entry points of the group ``lmms_eval.models``."""
 
 from typing import Any
 
 
 def manifest() -> Any:
-    """How lmms-eval calls the model, and where its class is; called by lmms-eval alone."""
+    """Tell lmms-eval, which alone calls it, what the model is called and where its class is."""
     from lmms_eval.models.registry_v2 import ModelManifest  # pyright: ignore[reportMissingImports]
 
     return ModelManifest(model_id="git_llm", simple_class_path="gitllm_plugin.lmms.model.GitLLMForLmmsEval")

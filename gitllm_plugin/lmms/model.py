@@ -50,10 +50,10 @@ class GitLLMForLmmsEval(lmms):
     """A GIT-LLM.
 
     Args:
-        pretrained: a folder that `gitllm export` or `gitllm convert-checkpoint` wrote.
+        pretrained: a folder that ``gitllm export`` or ``gitllm convert-checkpoint`` wrote.
         batch_size: requests a batch.
         device: None: a GPU if there is one.
-        dtype: of language model and image encoder, see `gitllm_plugin.modeling.load_folder`.
+        dtype: of language model and image encoder, see ``gitllm_plugin.modeling.load_folder``.
         template: of prompts; None: the one that the model was trained with.
         instruction: stands in every prompt; None: the folder's own, else the usual one for questions and for none.
         max_batch_size: lmms-eval's; not used.
@@ -82,7 +82,7 @@ class GitLLMForLmmsEval(lmms):
         check_template(self.template)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Answers; requests of equal settings share a batch, long prompts first.
+        """Answer requests; those of equal settings share a batch, long prompts first.
 
         Raises:
             DataError: more pictures than the model takes, a video, or a prompt that does not fit.
@@ -109,7 +109,7 @@ class GitLLMForLmmsEval(lmms):
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        """How likely continuations are, without an end token, and whether greedy decoding would give them.
+        """Say how likely continuations are, without an end token, and whether greedy decoding would give them.
 
         What is asked about one prompt and its pictures is scored together: both are read once.
 
@@ -135,11 +135,11 @@ class GitLLMForLmmsEval(lmms):
         return found
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Not offered: a GIT-LLM answers one question at a time."""
+        """Refuse: a GIT-LLM answers one question at a time."""
         raise NotImplementedError("git_llm answers one question at a time; choose tasks with a single round")
 
     def _join_processes(self, device: str | None) -> None:
-        """Take this process's share of the requests, where `accelerate launch` started several."""
+        """Take this process's share of the requests, where ``accelerate launch`` started several."""
         from accelerate import Accelerator
 
         accelerator = Accelerator()
@@ -168,7 +168,7 @@ class GitLLMForLmmsEval(lmms):
         return _Request(place, prompt, question or prompt, pictures, given, is_choice)
 
     def _score(self, heads: Sequence[_Request], continuations: Sequence[Sequence[str]]) -> CandidateScores:
-        """Scores of each prompt's continuations."""
+        """Score each prompt's continuations."""
         candidates = self.text_encoder.candidates([head.prompt for head in heads], continuations, end=False)
         longest = max(len(ids) for members in candidates for ids in members)
         text, pixels, num_images = self._inputs(heads, longest - 1)  # the last token is not read
@@ -181,7 +181,7 @@ class GitLLMForLmmsEval(lmms):
         )
 
     def _batches(self, requests: Sequence[Any], key: Callable[[Any], str]) -> Iterator[list[Any]]:
-        """Requests in their order, up to ``batch_size`` of equal key a batch."""
+        """Group requests in their order, up to ``batch_size`` of equal key a batch."""
         batch: list[Any] = []
         with tqdm(total=len(requests), disable=self.rank != 0, desc="git_llm") as progress:
             for request in requests:
@@ -195,7 +195,7 @@ class GitLLMForLmmsEval(lmms):
                 progress.update(len(batch))
 
     def _inputs(self, batch: Sequence[_Request], answer: int) -> tuple[TextBatch, Tensor | None, Tensor | None]:
-        """Prompts, pixel values ``[N, F, 3, H, W]`` (None for text alone) and how many pictures each has."""
+        """Make prompts, pixel values ``[N, F, 3, H, W]`` (None for text alone) and how many pictures each has."""
         pixels, num_images = self._pixels([request.pictures for request in batch])
         room = self.model.max_text_tokens(pixels)
         text = self.text_encoder.prompts(
@@ -228,7 +228,7 @@ def _as_picture(visual: Any, task: str) -> Image.Image:
 
 
 def _as_arguments(given: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
-    """Where an answer ends, and transformers' arguments, from lmms-eval's generation settings."""
+    """Read, of lmms-eval's generation settings, where an answer ends, and transformers' arguments."""
     until = given.get("until") or []
     sampling = float(given.get("temperature") or 0) > 0
     arguments = {
@@ -242,7 +242,7 @@ def _as_arguments(given: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _cut(answer: str, until: Sequence[str]) -> str:
-    """The answer up to the first of the texts that end one."""
+    """Cut the answer at the first of the texts that end one."""
     for end in until:
         answer = answer.split(end)[0] if end else answer
     return answer.strip()

@@ -1,19 +1,22 @@
 """Every configuration of M3IT: what it is, how many rows it has, where its files lie and which form its rows have.
 
-A new data set is one line here, and one function in :mod:`gitllm_plugin.m3it.adapters` if its rows are special.
+A new data set is one line here, and one function in :mod:`gitllm_plugin.m3it.adapters` if its rows are special. Below
+are mixtures by name.
 
 Row counts are those of the data card. Those of captioning and classification (but iqa) were read there; the others are
 recalled and checked by sums only: the card's sum of each category and split agrees with them, except that it leaves
 out winoground's 800 test rows and says 77,306 where the Chinese validation rows give 78,206. None: not known.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
 SPLITS = ("train", "val", "test")
+
+_OWN = "own"  # the category of what is not in the catalog
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class Entry:
         train: number of examples; None if it is not known, 0 if there is no such split.
         val: likewise.
         test: likewise.
-        metric: the score that its field reports: ``cider`` (captions), ``choice`` (the option's letter), ``vqa``
-            (accuracy over references), ``exact_match`` or ``rouge_l``. The paper reports ROUGE-L for all.
+        kind: of its answers, by the score that its field reports for them: ``cider`` (captions), ``choice`` (the
+            option's letter), ``vqa`` (accuracy over references), ``exact_match`` or ``rouge_l``.
+            :func:`gitllm_plugin.metrics.metrics_of_kind` has the metrics of each; the paper reports ROUGE-L for all.
         licence: the terms of the data it was made from, as recalled: a hint where to look, not advice. They bind
             whoever uses it.
         language: ``en`` or ``zh``.
@@ -48,7 +52,7 @@ class Entry:
     train: int | None
     val: int | None
     test: int | None
-    metric: str
+    kind: str
     licence: str
     language: str = "en"
     modality: str = "image"
@@ -57,7 +61,7 @@ class Entry:
     core: bool = True
 
     def rows(self, split: str) -> int | None:
-        """Number of examples of a split; None if it is not known."""
+        """Return the number of examples of a split; None if it is not known."""
         return getattr(self, split)
 
     @property
@@ -65,22 +69,32 @@ class Entry:
         """The splits that it has."""
         return tuple(split for split in SPLITS if self.rows(split) != 0)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a data set of one's own, which has uniform rows only."""
+        return self.category == _OWN
+
     def file_names(self, split: str) -> tuple[str, ...]:
-        """The names that the file of a split may have, the most likely first."""
+        """Return the names that the file of a split may have, the most likely first."""
         default = ("val.jsonl", "validation.jsonl") if split == "val" else (f"{split}.jsonl",)
         return self.files.get(split, default)
 
 
+def own_entry(name: str) -> Entry:
+    """Return what is known of a configuration that is not in the catalog."""
+    return Entry(name, _OWN, name, "uniform", None, None, None, "rouge_l", "your own", core=False)
+
+
 def _named(pattern: str, **words: str) -> dict[str, tuple[str, ...]]:
-    """File names that hold the split's name, by another word where one is given."""
+    """Return file names that hold the split's name, by another word where one is given."""
     return {split: (pattern.format(words.get(split, split)),) for split in SPLITS}
 
 
-def _rephrased(name: str, category: str, folder: str, metric: str, licence: str) -> Entry:
-    """A copy whose instructions, questions and answers were put in other words; its files carry a date."""
+def _rephrased(name: str, category: str, folder: str, kind: str, licence: str) -> Entry:
+    """Return a copy whose instructions, questions and answers are in other words; its files carry a date."""
     files = {split: (f"{split}_20*.jsonl",) for split in ("train", "test")}
     return Entry(
-        f"{name}-rephrased", category, folder, "rephrased", None, 0, None, metric, licence, files=files, core=False
+        f"{name}-rephrased", category, folder, "rephrased", None, 0, None, kind, licence, files=files, core=False
     )
 
 
@@ -96,7 +110,7 @@ _CHINESE: dict[str, Any] = {"language": "zh"}
 
 # fmt: off
 CATALOG: tuple[Entry, ...] = (
-    # name, category, folder, adapter, train, val, test, metric, licence
+    # name, category, folder, adapter, train, val, test, kind, licence
     Entry("coco", "captioning", "captioning/coco", "coco", 566_747, 25_010, 25_010, "cider", _COCO),
     Entry("textcap", "captioning", "captioning/textcap", "caption", 97_765, 13_965, 0, "cider", "TextCaps: CC BY 4.0"),
     Entry("image-paragraph-captioning", "captioning", "captioning/image_paragraph_captioning", "caption",
@@ -181,19 +195,73 @@ CATALOG: tuple[Entry, ...] = (
 )
 # fmt: on
 
+BY_NAME = {entry.name: entry for entry in CATALOG}
+"""The catalog by name."""
 
-def get_entries(names: Collection[str]) -> list[Entry]:
-    """The entries of these names, in the catalog's order.
+
+# The paper keeps these, and all that is Chinese or video, for evaluation.
+_HELD_OUT = ("winoground", "viquae")
+
+
+def _is_english_image(entry: Entry) -> bool:
+    return entry.core and entry.language == "en" and entry.modality == "image"
+
+
+def _is_held_out(entry: Entry) -> bool:
+    return entry.core and (entry.name in _HELD_OUT or entry.language == "zh" or entry.modality == "video")
+
+
+def _in_category(category: str) -> Callable[[Entry], bool]:
+    return lambda entry: _is_english_image(entry) and entry.category == category
+
+
+PRESETS: dict[str, tuple[str, Callable[[Entry], bool]]] = {
+    "article_exp3": (
+        "the article's third experiment: English, images, no science-qa, no vist; 1,361,650 training rows",
+        lambda entry: _is_english_image(entry) and entry.train != 0 and entry.name not in ("science-qa", "vist"),
+    ),
+    "paper_train": (
+        "what the M3IT paper trains on",
+        lambda entry: entry.core and not _is_held_out(entry),
+    ),
+    "paper_heldout": ("what the M3IT paper keeps for evaluation: winoground, viquae, Chinese, video", _is_held_out),
+    "english": ("English, images", _is_english_image),
+    "chinese": ("Chinese", lambda entry: entry.core and entry.language == "zh"),
+    "video": ("lists of frames", lambda entry: entry.core and entry.modality == "video"),
+    "captioning": ("English, images: captions", _in_category("captioning")),
+    "classification": ("English, images: classes", _in_category("classification")),
+    "vqa": ("English, images: questions", _in_category("vqa")),
+    "kvqa": ("English, images: questions that need knowledge", _in_category("kvqa")),
+    "reasoning": ("English, images: reasoning", _in_category("reasoning")),
+    "generation": ("English, images: stories, dialogues, translations", _in_category("generation")),
+    "rephrased": ("copies in other words, beyond the paper's 40", lambda entry: entry.adapter == "rephrased"),
+    "core": ("the paper's 40 data sets", lambda entry: entry.core),
+    "all": ("all of the catalog", lambda entry: True),
+}
+"""What each preset is, and which entries belong to it."""
+
+
+def get_preset(name: str) -> list[Entry]:
+    """Return the entries of a preset, in the catalog's order.
 
     Raises:
-        ConfigError: naming every name that is not in the catalog, and those that are.
+        ConfigError: if there is no such preset; the message names all.
     """
-    check_names(names, (entry.name for entry in CATALOG), "M3IT configuration")
-    return [entry for entry in CATALOG if entry.name in names]
+    check_names([name], PRESETS, "preset")
+    return [entry for entry in CATALOG if PRESETS[name][1](entry)]
 
 
 def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raises ConfigError, with all that exist, if a name is not known."""
+    """Check names.
+
+    Args:
+        given: what was asked for.
+        known: what there is.
+        what: they are names of, in the singular, for the message.
+
+    Raises:
+        ConfigError: if one of ``given`` is not among ``known``, all of which are named.
+    """
     known = sorted(known)
     unknown = sorted(set(given) - set(known))
     if unknown:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.common.processes import map_in_order
-from gitllm_plugin.m3it.examples import ScannedFile, find_duplicates
 from gitllm_plugin.m3it.images import MAX_PIXELS
-from gitllm_plugin.m3it.index import save_index
 from gitllm_plugin.m3it.problems import Problem
-from gitllm_plugin.m3it.scan import Look, Part, Scan, cut_file, scan_part
+from gitllm_plugin.m3it.scan import Look, Scan, ScannedFile, Slice, cut_file, find_duplicates, save_index, scan_slice
 from gitllm_plugin.m3it.tables import get_version, open_table, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
 
-PART_BYTES = 64 * 2**20
+SLICE_BYTES = 64 * 2**20
 """How much one process reads at a time."""
 
 
@@ -61,7 +59,7 @@ class SplitReport:
 
 
 @dataclass
-class Report:
+class TreeReport:
     """What was found below a root.
 
     Attributes:
@@ -82,7 +80,7 @@ class Report:
         return not self.missing and all(split.agrees and not split.problems for split in self.splits)
 
     def to_json(self) -> dict[str, Any]:
-        """The report for a file: every problem with file, line, kind and message."""
+        """Make the report for a file: every problem with file, line, kind and message."""
         return {
             "root": self.root,
             "images_checked": self.look,
@@ -110,8 +108,8 @@ def check_tree(
     max_pixels: int = MAX_PIXELS,
     index_folder: Path | None = None,
     on_progress: Callable[[int], object] = lambda done: None,
-) -> Report:
-    """Reads every row of a tree.
+) -> TreeReport:
+    """Read every row of a tree.
 
     Args:
         tree: what was found below a root.
@@ -122,16 +120,18 @@ def check_tree(
         index_folder: where to keep what was found, for training from the tree; None for nowhere.
         on_progress: is told how many bytes more were read.
     """
-    found = {  # one file may belong to two configurations
+    # By configuration too: one file may belong to two, each with its own form of rows.
+    found = {
         (reader.config, path): ScannedFile(path, reader, get_version(open_table(path)), Scan())
         for split in tree.splits
         for path, reader in zip(split.paths, split.readers, strict=True)
     }
     scan = partial(_scan, look, max_pixels)
+    # In order, since what is found is put together slice by slice as it comes.
     for key, size, result in map_in_order(scan, _cut_all(tree), workers):
         found[key].scan.add(result)
         on_progress(size)
-    report = Report(str(tree.root), look, list(tree.missing), [])
+    report = TreeReport(str(tree.root), look, list(tree.missing), [])
     for split in tree.splits:
         files = [found[split.config, path] for path in split.paths]
         report.splits.append(_report_split(tree, split, files))
@@ -142,26 +142,26 @@ def check_tree(
 
 
 def tree_bytes(tree: Tree) -> int:
-    """The size of all files of a tree."""
+    """Sum up the size of all files of a tree, in bytes."""
     return sum(size_of(table) for split in tree.splits for table in split.tables())
 
 
 def _keep(folder: Path, file: ScannedFile, look: Look) -> None:
-    """Keeps what was found, if that can be done: a check of hours is not lost for it."""
+    """Keep what was found, if that can be done: a check of hours is not lost for it."""
     try:
         save_index(folder, file, look)
     except OSError as error:
         warnings.warn(f"what was found in {file.path} is not kept for training: {error}", stacklevel=2)
 
 
-def _scan(look: Look, max_pixels: int, part: Part) -> tuple[tuple[str, Path], int, Scan]:
-    return (part.reader.config, part.path), part.bytes, scan_part(part, look=look, max_pixels=max_pixels)
+def _scan(look: Look, max_pixels: int, piece: Slice) -> tuple[tuple[str, Path], int, Scan]:
+    return (piece.reader.config, piece.path), piece.bytes, scan_slice(piece, look=look, max_pixels=max_pixels)
 
 
-def _cut_all(tree: Tree) -> Iterator[Part]:
+def _cut_all(tree: Tree) -> Iterator[Slice]:
     for split in tree.splits:
         for path, reader in zip(split.paths, split.readers, strict=True):
-            yield from cut_file(path, tree.relative(path), reader, PART_BYTES)
+            yield from cut_file(path, tree.relative(path), reader, SLICE_BYTES)
 
 
 def _report_split(tree: Tree, split: SplitFiles, files: list[ScannedFile]) -> SplitReport:
@@ -177,5 +177,5 @@ def _report_split(tree: Tree, split: SplitFiles, files: list[ScannedFile]) -> Sp
         report.image_bytes += file.scan.image_bytes
         report.problems += file.scan.problems
     report.problems += duplicates
-    report.examples -= len(duplicates)  # each is one text
+    report.examples -= len(duplicates)  # forms with ids of their own have one text a row
     return report

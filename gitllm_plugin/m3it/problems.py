@@ -1,5 +1,7 @@
 """What can be wrong with a row of M3IT: kinds that are counted, and the error that carries one."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gitllm_plugin.errors import DataError
@@ -38,7 +40,7 @@ class RowError(DataError):
         self.place = place
 
     def __reduce__(self) -> tuple:
-        """Exceptions are rebuilt from ``args``, which hold the whole text only."""
+        # Exceptions are rebuilt from `args`, which hold the whole text only; workers of loaders send them pickled.
         return type(self), (self.kind, self.message, self.place)
 
 
@@ -60,3 +62,11 @@ class Problem:
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+
+
+def summarize_problems(problems: Sequence[Problem]) -> str:
+    """Say what is left out, by kind, with the first of each."""
+    first = {problem.kind: problem for problem in reversed(problems)}
+    counts = Counter(problem.kind for problem in problems)
+    lines = [f"{counts[kind]:,} {kind} ({KINDS[kind]}), the first: {first[kind]}" for kind in sorted(counts)]
+    return f"{len(problems):,} rows or texts are left out:\n  " + "\n  ".join(lines)

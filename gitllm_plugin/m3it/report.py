@@ -1,31 +1,28 @@
 """Catalog, checks and shards as text."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
 
 from gitllm_plugin.common.files import write_atomically
-from gitllm_plugin.m3it.catalog import CATALOG, SPLITS, Entry
-from gitllm_plugin.m3it.check import Report
-from gitllm_plugin.m3it.presets import PRESETS, get_preset
-from gitllm_plugin.m3it.problems import KINDS, Problem
+from gitllm_plugin.m3it.catalog import CATALOG, PRESETS, SPLITS, Entry, get_preset
+from gitllm_plugin.m3it.check import TreeReport
+from gitllm_plugin.m3it.problems import KINDS
 from gitllm_plugin.m3it.shards.format import SKIPS_NAME, SplitManifest
-from gitllm_plugin.m3it.sizes import format_size
 from gitllm_plugin.tables import Block, Table
 
 _SHOWN = 3
 
 
 def describe_catalog(preset: str | None = None) -> list[Block]:
-    """The catalog, or what belongs to a preset, as a table with sums; without a preset, the presets too.
+    """Show the catalog, or what belongs to a preset, as a table with sums; without a preset, the presets too.
 
     Raises:
         ConfigError: if there is no such preset.
     """
     entries = get_preset(preset) if preset else list(CATALOG)
-    header = ("configuration", "category", "data", *SPLITS, "metric", "form of rows", "folder", "licence")
+    header = ("configuration", "category", "data", *SPLITS, "answers", "form of rows", "folder", "licence")
     rows = [_describe_entry(entry) for entry in entries]
     sums = [f"{sum(entry.rows(split) or 0 for entry in entries):,}" for split in SPLITS]
     table = Table(header, [*rows, (f"{len(entries)} together", "", "", *sums, "", "", "", "")], numbers=(3, 4, 5))
@@ -35,8 +32,8 @@ def describe_catalog(preset: str | None = None) -> list[Block]:
     return [table, Table(("preset", "configurations", "what it is"), names, numbers=(1,))]
 
 
-def describe_report(report: Report) -> list[Block]:
-    """A check as a table, then what is missing and the first problems of each kind."""
+def describe_report(report: TreeReport) -> list[Block]:
+    """Show a check as a table, then what is missing and the first problems of each kind."""
     header = ("configuration", "split", "examples", "catalog", "rows", "images", "size", "broken")
     rows = [
         (
@@ -66,44 +63,45 @@ def describe_report(report: Report) -> list[Block]:
 
 
 def describe_shards(finished: Mapping[tuple[str, str], SplitManifest], out: Path) -> list[Block]:
-    """The splits that were finished, as a table, and where the rest is said."""
+    """Show the splits that were finished as a table, and say where the rest is told."""
     if not finished:
         return [f"{out} is complete: there is nothing to do"]
     header = ("configuration", "split", "shards", "records", "examples", "images", "size", "left out")
     rows = [
         (
             *key,
-            *(f"{number:,}" for number in (len(part.shards), part.groups, part.texts, part.images)),
-            format_size(part.bytes),
-            _format_kinds(part.skips),
+            *(f"{number:,}" for number in (len(made.shards), made.groups, made.texts, made.images)),
+            format_size(made.bytes),
+            _format_kinds(made.skips),
         )
-        for key, part in finished.items()
+        for key, made in finished.items()
     ]
     blocks: list[Block] = [Table(header, rows, numbers=(2, 3, 4, 5, 6))]
-    if any(part.skips for part in finished.values()):
+    if any(made.skips for made in finished.values()):
         blocks.append(f"what was left out is listed in {out}/<configuration>/<split>/{SKIPS_NAME}")
     return blocks
 
 
-def summarize_problems(problems: Sequence[Problem]) -> str:
-    """What is left out, by kind, with the first of each."""
-    first = {problem.kind: problem for problem in reversed(problems)}
-    counts = Counter(problem.kind for problem in problems)
-    lines = [f"{counts[kind]:,} {kind} ({KINDS[kind]}), the first: {first[kind]}" for kind in sorted(counts)]
-    return f"{len(problems):,} rows or texts are left out:\n  " + "\n  ".join(lines)
-
-
-def write_report(report: Report, path: Path) -> None:
-    """Writes a check's report as JSON."""
+def write_report(report: TreeReport, path: Path) -> None:
+    """Write a check's report as JSON."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     write_atomically(path, orjson.dumps(report.to_json(), option=options))
+
+
+def format_size(size: float) -> str:
+    """Write a number of bytes in the unit that suits it: ``8.8 GB``."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 def _describe_entry(entry: Entry) -> tuple[str, ...]:
     data = f"{entry.language} {entry.modality}s"
     counts = ["?" if entry.rows(split) is None else f"{entry.rows(split):,}" for split in SPLITS]
     return (
-        entry.name, entry.category, data, *counts, entry.metric, entry.adapter, entry.folder, entry.licence,
+        entry.name, entry.category, data, *counts, entry.kind, entry.adapter, entry.folder, entry.licence,
     )  # fmt: skip
 
 

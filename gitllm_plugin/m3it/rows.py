@@ -1,5 +1,9 @@
 """From a row to a group: what is the same for rows of every form.
 
+M3IT has a list of instructions beside each configuration, and one is drawn per text. Here the draw is a hash of the
+text's id and a seed: the same text gets the same one in every process, whichever slice of the files is read, and in
+shards as in the files they were made from.
+
 The uniform schema, which every M3IT configuration has once it is loaded, is one of the forms::
 
     {"instruction": str, "inputs": str, "image_base64_str": str | [str, ...], "outputs": str | [str, ...]}
@@ -7,21 +11,28 @@ The uniform schema, which every M3IT configuration has once it is loaded, is one
 with two optional keys, ``id`` (str or int) and ``config`` (str). Other keys are ignored.
 """
 
+import hashlib
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
 
-from gitllm_plugin.m3it.adapters import ADAPTERS, Beside, Draft
-from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.adapters import ADAPTERS, Adapter, Beside, Draft
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.images import decode_base64
-from gitllm_plugin.m3it.instructions import choose_instruction, draw
 from gitllm_plugin.m3it.problems import RowError
 
 READING_VERSION = 1
 """To be raised when rows are read otherwise than before: indexes and shards note it."""
+
+INSTRUCTION_FILES = ("instructions.json", "instruction.json")
+"""Under which names a configuration's instructions lie beside its files."""
+
+_CUT_FROM_BYTES = 2048
 
 ROW_SCHEMA = (
     'a row is one JSON object on one line: "instruction" (text), "inputs" (text, may be empty), '
@@ -32,7 +43,7 @@ ROW_SCHEMA = (
 
 @dataclass(frozen=True)
 class RowReader:
-    """Reads the rows of one file. It can be pickled.
+    """What the rows of one file are read with. It can be pickled.
 
     Attributes:
         config: the configuration of its rows.
@@ -59,16 +70,27 @@ class RowReader:
     row_config: bool = False
     first_number: int = 0
 
+    @property
+    def form(self) -> Adapter:
+        """The facts about the form of its rows."""
+        return ADAPTERS[self.adapter]
+
     def read(
-        self, content: bytes | Mapping[str, Any], line: int, image_step: Callable[[bytes], bytes] | None = None
+        self,
+        content: bytes | Mapping[str, Any],
+        line: int,
+        image_step: Callable[[bytes], bytes] | None = None,
+        with_images: bool = True,
     ) -> tuple[Group | None, list[RowError]]:
-        """Reads one row.
+        """Read one row.
 
         Args:
             content: the line of a JSONL file, or the columns of a table's row.
             line: its number, from 1.
             image_step: what to do with each image file, such as a check; it raises RowError for one that cannot be
                 used.
+            with_images: False leaves images out of the group, and they are neither decoded nor checked: for rows that
+                were read before.
 
         Returns:
             The row's group, without the texts that cannot be used, or None if nothing of it can be; and what is wrong.
@@ -77,9 +99,11 @@ class RowReader:
             row = parse_line(content) if isinstance(content, bytes) else content
             config = self._config_of(row)
             row_id = f"{config}/{self.label}/{line}"
+            # The place of the row, not its own id, seeds what is drawn: shards that were made before hold these draws.
             beside = Beside(self.labels, random.Random(draw(row_id, self.seed, 2**63)))
-            parsed = ADAPTERS[self.adapter](row, beside)
-            images = self._read_images(parsed.images)
+            parsed = self.form.read(row, beside)
+            images = self._read_images(parsed.images) if with_images else ()
+            # Before the texts: where an image is broken the row is told once, whatever is wrong with its texts.
             if image_step is not None:
                 images = tuple(map(image_step, images))
         except RowError as error:
@@ -87,8 +111,10 @@ class RowReader:
         texts, problems = [], []
         for number, draft in enumerate(parsed.drafts, start=1):
             try:
-                text_id = _own_id(row) if self.adapter == "uniform" and "id" in row else row_id
-                texts.append(self._make_text(text_id if len(parsed.drafts) == 1 else f"{row_id}/{number}", draft))
+                text_id = _own_id(row) if self.form.has_ids and "id" in row else row_id
+                # Numbered by all drafts, those that cannot be used included: ids stay when a caption is mended.
+                text_id = text_id if len(parsed.drafts) == 1 else f"{row_id}/{number}"
+                texts.append(self._make_text(text_id, config, draft))
             except RowError as error:
                 problems.append(error)
         if not texts:
@@ -109,7 +135,7 @@ class RowReader:
             raise RowError("no_image", "the row has no image; allow_text_only: true (--allow-text-only) uses such rows")
         return tuple(_read_image(image) for image in (images if isinstance(images, list) else [images]))
 
-    def _make_text(self, text_id: str, draft: Draft) -> Text:
+    def _make_text(self, text_id: str, config: str, draft: Draft) -> Text:
         if not isinstance(draft.question, str):
             raise RowError("wrong_value", f"the question is {describe(draft.question)}, expected text")
         answers = _read_answers(draft.answers)
@@ -124,11 +150,11 @@ class RowReader:
             raise RowError("wrong_value", f"the instruction is {describe(instruction)}, expected text")
         if draft.complete is not None:
             instruction = draft.complete(instruction)
-        return Text(text_id, instruction, draft.question, answers)
+        return Text(text_id, config, instruction, draft.question, answers)
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Reads one line of a JSONL file.
+    """Read one line of a JSONL file.
 
     Raises:
         RowError: of kind ``utf8`` or ``json``.
@@ -142,8 +168,29 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return row
 
 
+def cut_images(line: bytes, encoded: Sequence[bytes]) -> bytes:
+    """Cut images that are known out of a line of JSON, so that no time goes into parsing them again.
+
+    Args:
+        line: of a JSONL file.
+        encoded: base64 of the images.
+
+    Returns:
+        The line with ``""`` where it had one of the images; as it was where it has them in another form, or where they
+        are so small that nothing is gained.
+    """
+    for text in encoded:
+        # A search for all of a text of 100 KB takes longer than parsing it does; its first bytes find it as well, and
+        # that nothing but the image stands between the quotes is looked at after.
+        start = line.find(b'"' + text[:_CUT_FROM_BYTES]) + 1
+        end = start + len(text)
+        if start and len(text) >= _CUT_FROM_BYTES and line[start:end] == text and line[end : end + 1] == b'"':
+            line = line[:start] + line[end:]
+    return line
+
+
 def describe(value: Any) -> str:
-    """A value for messages: its type and its beginning."""
+    """Describe a value for messages: its type and its beginning."""
     if value is None:
         return "null"
     if value in ("", [], {}):
@@ -151,7 +198,38 @@ def describe(value: Any) -> str:
     return f"{type(value).__name__} {_shorten(value)}"
 
 
+def draw(text_id: str, seed: int, choices: int) -> int:
+    """Draw a number below ``choices``, the same for the same text and seed. Each is about equally likely."""
+    # Not Python's hash(), which is another one in each process.
+    digest = hashlib.sha256(f"{seed}/{text_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") % choices
+
+
+def choose_instruction(text_id: str, seed: int, instructions: Sequence[str]) -> str:
+    """Return the instruction that a text gets."""
+    return instructions[draw(text_id, seed, len(instructions))]
+
+
+def read_instructions(folder: Path) -> tuple[str, ...]:
+    """Read the instructions that lie in a configuration's folder; none if there is no such file.
+
+    Raises:
+        DataError: if the file is not a JSON list of texts.
+    """
+    path = next((folder / name for name in INSTRUCTION_FILES if (folder / name).is_file()), None)
+    if path is None:
+        return ()
+    try:
+        instructions = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise DataError(f"{path} is not JSON ({error}); expected a list of instructions. Download it again.") from error
+    if not isinstance(instructions, list) or not all(isinstance(text, str) and text.strip() for text in instructions):
+        raise DataError(f"{path} is not a list of texts, expected a list of instructions. Download it again.")
+    return tuple(instructions)
+
+
 def _explain_line(line: bytes, error: orjson.JSONDecodeError) -> RowError:
+    # orjson tells of bytes that are not UTF-8 as of any other fault; Python says which byte.
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as broken:
@@ -161,7 +239,7 @@ def _explain_line(line: bytes, error: orjson.JSONDecodeError) -> RowError:
 
 
 def _read_image(image: Any) -> bytes:
-    """One image file: base64 text, or bytes as tables hold them, also as ``{"bytes": ..., "path": ...}``."""
+    """Read one image file: base64 text, or bytes as tables hold them, also as ``{"bytes": ..., "path": ...}``."""
     if isinstance(image, Mapping):
         image = image.get("bytes")
     if isinstance(image, bytes) and image:
@@ -187,6 +265,7 @@ def _read_answers(answers: Any) -> tuple[str, ...]:
 
 def _own_id(row: Mapping[str, Any]) -> str:
     row_id = row["id"]
+    # A bool is an int to Python.
     if isinstance(row_id, bool) or not isinstance(row_id, (str, int)) or row_id == "":
         raise RowError("wrong_value", f"'id' is {describe(row_id)}, expected text or an integer")
     return str(row_id)

@@ -1,7 +1,7 @@
-"""Files of rows: JSONL, Arrow as the ``datasets`` library saves it, and parquet. Each can be cut into parts.
+"""Files of rows: JSONL, Arrow as the ``datasets`` library saves it, and parquet. Each can be cut into slices.
 
-A part is a range of positions: bytes of a JSONL file, rows of the others. Every row is in exactly one of the parts that
-a file is cut into, and where a part is cut does not depend on who reads it.
+A slice is a range of positions: bytes of a JSONL file, rows of the others. Every row is in exactly one of the slices
+that a file is cut into, and where it is cut does not depend on who reads it.
 """
 
 import importlib
@@ -16,7 +16,8 @@ import orjson
 
 from gitllm_plugin.errors import DataError
 
-_CHUNK = 8 * 2**20
+_CHUNK_BYTES = 8 * 2**20
+_LINE_BYTES = 2**17  # more than most lines have
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,20 @@ class JsonlFile:
         return self.path.stat().st_size
 
     def cut(self, target_bytes: int) -> list[tuple[int, int]]:
-        """Parts of about so many bytes."""
+        """Cut it into slices of about so many bytes: first position, and the position behind the last one."""
         return [(start, min(start + target_bytes, self.end)) for start in range(0, self.end, target_bytes)]
 
     def first_lines(self, starts: list[int]) -> list[int]:
-        """For each start of a part, in rising order, the number of the first line that begins there or behind.
+        """Count, for each start of a slice in rising order, the first line that begins there or behind.
 
         The file is read up to the last start, as fast as it comes, for the line breaks are counted.
         """
         lines, counted, numbers = 1, 0, []
         with open(self.path, "rb") as file:
             for start in starts:
-                # A line begins behind each line break, so one at start - 1 begins a line of this part.
+                # A line begins behind each line break, so one at start - 1 begins a line of this slice.
                 while counted < start - 1:
-                    chunk = file.read(min(_CHUNK, start - 1 - counted))
+                    chunk = file.read(min(_CHUNK_BYTES, start - 1 - counted))
                     if not chunk:
                         raise DataError(f"{self.path} became shorter while it was read. Start again.")
                     lines += chunk.count(b"\n")
@@ -73,9 +74,11 @@ class JsonlFile:
         return numbers
 
     def rows(self, start: int, end: int, first_line: int) -> Iterator[RawRow]:
-        """The rows that begin in a part."""
+        """Read the rows that begin in a slice."""
         with open(self.path, "rb") as file:
             position = start
+            # From the byte before: if that ends a line, the slice begins with a line of its own, else the line that
+            # it cuts belongs to the slice before.
             if start > 0:
                 file.seek(start - 1)
                 position += len(file.readline()) - 1
@@ -90,10 +93,19 @@ class JsonlFile:
                 line += 1
 
     def read(self, position: int) -> bytes:
-        """The row at a position."""
-        with open(self.path, "rb") as file:
-            file.seek(position)
-            return _without_mark(file.readline(), position)
+        """Read the row at a position."""
+        # A buffered file's readline() takes ten times as long for lines of 100 KB.
+        file, pieces, end = os.open(self.path, os.O_RDONLY), [], position
+        try:
+            while piece := os.pread(file, _LINE_BYTES, end):
+                stop = piece.find(b"\n") + 1
+                pieces.append(piece[:stop] if stop else piece)
+                if stop:
+                    break
+                end += len(piece)
+        finally:
+            os.close(file)
+        return _without_mark(b"".join(pieces), position)
 
 
 class _Table:
@@ -108,7 +120,7 @@ class _Table:
         raise NotImplementedError
 
     def first_lines(self, starts: list[int]) -> list[int]:
-        """The row number, from 1, of each start."""
+        """Return the row number, from 1, of each start."""
         return [start + 1 for start in starts]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,20 +167,21 @@ class ArrowFolder(_Table):
         return self._table.num_rows
 
     def cut(self, target_bytes: int) -> list[tuple[int, int]]:
-        """Parts of about so many bytes."""
+        """Cut it into slices of about so many bytes: first position, and the position behind the last one."""
         if not self.end:
             return []
+        # Rows are taken to be of one size: to know their sizes, all would have to be read.
         size = sum(path.stat().st_size for path in self.files)
         rows = max(1, self.end * target_bytes // max(1, size))
         return [(start, min(start + rows, self.end)) for start in range(0, self.end, rows)]
 
     def rows(self, start: int, end: int, first_line: int) -> Iterator[RawRow]:
-        """The rows of a part."""
+        """Read the rows of a slice."""
         for position in range(start, end):
             yield RawRow(first_line + position - start, position, self.read(position))
 
     def read(self, position: int) -> Mapping[str, Any]:
-        """The row at a position."""
+        """Read the row at a position."""
         return self._table.slice(position, 1).to_pylist()[0]
 
 
@@ -204,30 +217,32 @@ class ParquetFile(_Table):
         return self._file.metadata.num_rows
 
     def cut(self, target_bytes: int) -> list[tuple[int, int]]:
-        """Parts of whole row groups, as many as fit in so many bytes."""
-        metadata, parts, size = self._file.metadata, [], 0
+        """Cut it into slices of whole row groups, as many as fit in so many bytes."""
+        metadata, ranges, size = self._file.metadata, [], 0
         for group, (start, end) in enumerate(zip(self._group_starts, self._group_starts[1:], strict=False)):
             size += metadata.row_group(group).total_byte_size
-            if parts and size <= target_bytes:
-                parts[-1] = (parts[-1][0], end)
+            if ranges and size <= target_bytes:
+                ranges[-1] = (ranges[-1][0], end)
             else:
-                parts.append((start, end))
+                ranges.append((start, end))
                 size = metadata.row_group(group).total_byte_size
-        return parts
+        return ranges
 
     def rows(self, start: int, end: int, first_line: int) -> Iterator[RawRow]:
-        """The rows of a part; a few are in memory at a time."""
+        """Read the rows of a slice; a few are in memory at a time."""
         groups = [group for group, first in enumerate(self._group_starts[:-1]) if start <= first < end]
         position = start
+        # Rows have images of up to a megabyte, and every process reads a slice at the same time: few in memory.
         for batch in self._file.iter_batches(batch_size=16, row_groups=groups):
             for row in batch.to_pylist():
                 yield RawRow(first_line + position - start, position, row)
                 position += 1
 
     def read(self, position: int) -> Mapping[str, Any]:
-        """The row at a position."""
+        """Read the row at a position."""
         group = next(number for number, end in enumerate(self._group_starts[1:]) if position < end)
         cached = self.__dict__.get("_last_group")
+        # Rows of a group can only be read together; texts of neighbouring rows are asked for one after another.
         if cached is None or cached[0] != group:
             cached = self.__dict__["_last_group"] = (group, self._file.read_row_group(group))
         return cached[1].slice(position - self._group_starts[group], 1).to_pylist()[0]
@@ -237,28 +252,30 @@ Table = JsonlFile | ArrowFolder | ParquetFile
 
 
 def open_table(path: Path) -> Table:
-    """The rows of a file or folder, by what it is: ``state.json`` in it, ``.parquet``, else JSONL."""
+    """Open the rows of a file or folder, by what it is: ``state.json`` in it, ``.parquet``, else JSONL."""
     if path.is_dir():
         return ArrowFolder(path)
     return ParquetFile(path) if path.suffix == ".parquet" else JsonlFile(path)
 
 
 def size_of(table: Table) -> int:
-    """The size of a table's files in bytes."""
+    """Return the size of a table's files in bytes."""
     return sum(size for size, _ in get_version(table))
 
 
 def get_version(table: Table) -> list[tuple[int, int]]:
-    """Size and time of the last change of a table's files: positions hold for one version only."""
+    """Return size and time of the last change of each file: positions hold for one version only."""
     return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, table.files)]
 
 
 def _without_mark(content: bytes, position: int) -> bytes:
-    """A line without the byte order mark that some editors put at the start of a file."""
+    """Remove the byte order mark that some editors put at the start of a file."""
+    # Anywhere else these bytes are a character, if an invisible one.
     return content.removeprefix(b"\xef\xbb\xbf") if position == 0 else content
 
 
 def _import_pyarrow(path: Path) -> Any:
+    # Not a requirement: JSONL, which the hub has, needs none.
     try:
         import pyarrow
     except ImportError as error:

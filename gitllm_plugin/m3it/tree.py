@@ -1,4 +1,4 @@
-"""Finding M3IT's files below a folder, in any of the forms in which people hold them.
+"""Finding M3IT's files: those that a storage names, or below a folder in any of the forms in which people hold them.
 
 ==========================================  =======================================================
 ``ROOT/data/<category>/<folder>/...``       the tree of the hub (also without ``data/``): raw rows
@@ -10,22 +10,39 @@
 The last three hold any name, also one that is not in the catalog: a data set of one's own.
 """
 
+import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.catalog import CATALOG, SPLITS, Entry
-from gitllm_plugin.m3it.instructions import FILE_NAMES, read_instructions
-from gitllm_plugin.m3it.rows import RowReader
+from gitllm_plugin.m3it.adapters import ADAPTERS
+from gitllm_plugin.m3it.catalog import BY_NAME, SPLITS, Entry, own_entry
+from gitllm_plugin.m3it.rows import INSTRUCTION_FILES, RowReader, read_instructions
 from gitllm_plugin.m3it.tables import Table, open_table
 
 _LABEL_KEY = re.compile(r"(n\d{8}|\d+)[\s:,]+(?=\S)")
 _SPLIT_WORDS = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
 _NUMBERS_PER_FILE = 100_000_000  # more than a file has lines
-_BRING_INSTRUCTIONS = frozenset({"uniform", "rephrased"})  # in their rows
+
+
+Storage = str | Sequence[str] | Mapping[str, str | Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of rows: JSONL, parquet, or a folder that the ``datasets`` library saved.
+
+    Attributes:
+        path: absolute path.
+        config: the configuration of all its rows, or None: then each row's ``config`` names it, else the
+            folder that the file lies in.
+    """
+
+    path: Path
+    config: str | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ class SplitFiles:
     expected: int | None
 
     def tables(self) -> list[Table]:
-        """The files, opened."""
+        """Open the files."""
         return [open_table(path) for path in self.paths]
 
 
@@ -66,8 +83,47 @@ class Tree:
     missing: tuple[str, ...]
 
     def relative(self, path: Path) -> str:
-        """A file's path from the root, with forward slashes."""
+        """Return a file's path from the root, with forward slashes."""
         return Path(os.path.relpath(path, self.root)).as_posix()
+
+
+def find_sources(storage: Storage) -> list[Source]:
+    """List the files of a split.
+
+    Args:
+        storage: a path, a list of paths, or a mapping from configuration names to those. Paths are absolute,
+            begin with ``~``, or are relative to the working directory; they may hold the wildcards
+            ``*``, ``?``, ``[...]`` and ``**``. The files of one wildcard come in alphabetical order.
+
+    Raises:
+        DataError: if a path or wildcard matches no file, or a file is named twice. All such faults are
+            named at once.
+    """
+    sources, problems = [], []
+    by_config = storage if isinstance(storage, Mapping) else {None: storage}
+    for config, paths in by_config.items():
+        for path in [paths] if isinstance(paths, str) else paths:
+            matches = expand_path(path)
+            sources += [Source(match, config) for match in matches]
+            if not matches:
+                problems.append(_explain_no_match(path))
+    seen = set()
+    for source in sources:
+        if source.path in seen:
+            problems.append(f"{source.path} is named twice; name each file once")
+        seen.add(source.path)
+    if problems:
+        raise DataError("Cannot find the M3IT files:\n  " + "\n  ".join(problems))
+    return sources
+
+
+def expand_path(path: str) -> list[Path]:
+    """List the files that a path or wildcard names, absolute and in alphabetical order; empty if there is none."""
+    absolute = os.path.abspath(os.path.expanduser(path))
+    # First as it is: a file's name may hold a wildcard's character, as `a[1].jsonl` does.
+    if _is_table(absolute):
+        return [Path(absolute)]
+    return [Path(match) for match in sorted(glob.glob(absolute, recursive=True)) if _is_table(match)]
 
 
 def find_tree(
@@ -78,7 +134,7 @@ def find_tree(
     seed: int = 0,
     allow_text_only: bool = False,
 ) -> Tree:
-    """Looks for configurations below a folder.
+    """Look for configurations below a folder.
 
     Args:
         root: the folder.
@@ -94,21 +150,20 @@ def find_tree(
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
         raise DataError(f"there is no folder {root}. Name the folder that M3IT was downloaded to.")
-    entries = {entry.name: entry for entry in CATALOG}
     found: list[SplitFiles] = []
     missing: list[str] = []
     for name in names:
-        entry = entries.get(name) or _own_entry(name)
-        for split in entry.splits if name in entries else splits:
+        entry = BY_NAME.get(name) or own_entry(name)
+        for split in splits if entry.is_own else entry.splits:
             if split in splits:
-                part = _find_split(root, entry, split, missing)
-                if part is not None:
+                files = _find_split(root, entry, split, missing)
+                if files is not None:
                     readers = [
                         replace(reader, seed=seed, text_only=reader.text_only or allow_text_only)
-                        for reader in part.readers
+                        for reader in files.readers
                     ]
-                    found.append(replace(part, readers=tuple(readers)))
-    missing += _find_none_of(root, names, entries, found)
+                    found.append(replace(files, readers=tuple(readers)))
+    missing += _find_none_of(root, names, found)
     if not found:
         raise DataError(
             f"nothing of {', '.join(names)} is below {root}:\n  " + "\n  ".join(missing) + "\n"
@@ -118,32 +173,30 @@ def find_tree(
     return Tree(root, tuple(found), tuple(missing))
 
 
-def _own_entry(name: str) -> Entry:
-    """What is known of a configuration that is not in the catalog."""
-    return Entry(name, "own", name, "uniform", None, None, None, "rouge_l", "your own", core=False)
-
-
-def _find_none_of(root: Path, names: Sequence[str], entries: dict, found: list[SplitFiles]) -> list[str]:
-    """Names of one's own of which there is no split at all; for those of the catalog each split is reported."""
-    there = {part.config for part in found}
-    return [f"{name}: {root / name} has no split" for name in names if name not in entries and name not in there]
+def _find_none_of(root: Path, names: Sequence[str], found: list[SplitFiles]) -> list[str]:
+    """Tell of names of one's own that have no split at all; for those of the catalog each split is told."""
+    there = {files.config for files in found}
+    return [f"{name}: {root / name} has no split" for name in names if name not in BY_NAME and name not in there]
 
 
 def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> SplitFiles | None:
+    # Raw files go before: a folder may hold both, where somebody converted what was downloaded.
     paths = _find_raw(root, entry, split)
     adapter = entry.adapter
     if not paths:
         paths, adapter = _find_uniform(root / entry.name, split), "uniform"
     if not paths:
+        # Nobody knows whether there should be one where the number of rows is not known.
         if entry.rows(split) is not None:
             missing.append(f"{entry.name}/{split}: {_expected_path(root, entry, split)}")
         return None
     folder = paths[0].parent
-    instructions = () if adapter in _BRING_INSTRUCTIONS else read_instructions(folder)
-    if not instructions and adapter not in _BRING_INSTRUCTIONS:
-        missing.append(f"{entry.name}/{split}: {folder / FILE_NAMES[0]}")
+    form = ADAPTERS[adapter]
+    instructions = () if form.has_instructions else read_instructions(folder)
+    if not instructions and not form.has_instructions:
+        missing.append(f"{entry.name}/{split}: {folder / INSTRUCTION_FILES[0]}")
     labels = {}
-    if adapter in ("imagenet", "imagenet_open"):
+    if form.needs_labels:
         labels = _read_labels(folder / "mapping.txt", f"{entry.name}/{split}", missing)
     readers = [
         RowReader(
@@ -151,6 +204,7 @@ def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> Spl
             split=split,
             adapter=adapter,
             label=split if len(paths) == 1 else f"{split}/{path.stem}",
+            # Groups of a split are numbered by line, and lines of each file begin at 1.
             first_number=number * _NUMBERS_PER_FILE,
             instructions=instructions,
             labels=labels,
@@ -162,12 +216,13 @@ def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> Spl
 
 
 def _find_raw(root: Path, entry: Entry, split: str) -> list[Path]:
-    """The file of a split in the hub's tree."""
-    if entry.category == "own":
+    """Find the file of a split in the hub's tree."""
+    if entry.is_own:
         return []
     for base in (root / "data", root):
         for name in entry.file_names(split):
             matches = sorted(path for path in (base / entry.folder).glob(name) if path.is_file())
+            # Two downloads of different dates: which of them is meant cannot be guessed.
             if len(matches) > 1:
                 raise DataError(
                     f"{entry.name}/{split}: {len(matches)} files match {base / entry.folder / name}: "
@@ -179,7 +234,7 @@ def _find_raw(root: Path, entry: Entry, split: str) -> list[Path]:
 
 
 def _find_uniform(folder: Path, split: str) -> list[Path]:
-    """The files of a split in the forms that hold uniform rows; the first form that is there counts."""
+    """Find the files of a split in the forms that hold uniform rows; the first form that is there counts."""
     for word in _SPLIT_WORDS[split]:
         for pattern in (f"{word}.jsonl", f"{word}.parquet", f"{word}-*.parquet", f"{word}/*.parquet"):
             matches = sorted(folder.glob(pattern))
@@ -197,7 +252,7 @@ def _expected_path(root: Path, entry: Entry, split: str) -> Path:
 
 
 def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, str]:
-    """Class names by the number of their line, from 0, and by the key in front of them (``n01440764``) if there is one.
+    """Read class names by the number of their line, from 0, and by the key in front (``n01440764``) if there is one.
 
     A name keeps its synonyms: ``tench, Tinca tinca``.
     """
@@ -213,3 +268,17 @@ def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, s
         if keyed:
             labels[keyed[1]] = name
     return labels
+
+
+def _is_table(path: str) -> bool:
+    """Tell whether a path is a file, or a folder that ``Dataset.save_to_disk`` of the ``datasets`` library wrote."""
+    return os.path.isfile(path) or os.path.isfile(os.path.join(path, "state.json"))
+
+
+def _explain_no_match(path: str) -> str:
+    absolute = os.path.abspath(os.path.expanduser(path))
+    if os.path.isdir(absolute):
+        return f"{absolute} is a folder; name a file, or a wildcard such as {os.path.join(path, '*.jsonl')}"
+    kind = "no file matches" if glob.has_magic(path) else "no such file:"
+    given = "" if path == absolute else f" (given as {path!r}, working directory {os.getcwd()})"
+    return f"{kind} {absolute}{given}"

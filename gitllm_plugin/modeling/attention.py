@@ -58,14 +58,15 @@ class PrefixRule:
     stream: Stream | None = None
 
     def for_batch(self, batch_size: int) -> PrefixRule:
-        """The rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
+        """Repeat the rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
+        # Beams stand beside their row, in the order in which `generate` repeats its inputs.
         repeats = batch_size // self.prefix_end.shape[0]
         if repeats == 1 or self.shared is not None:
             return self
         return PrefixRule(self.prefix_end.repeat_interleave(repeats))
 
     def apply(self, causal: Callable) -> Callable:
-        """``causal`` (a mask function of transformers) OR-ed with GIT's prefix, within one text and image."""
+        """OR GIT's prefix to ``causal`` (a mask function of transformers), within one text and image."""
         if self.shared is not None:
             return _within_texts(causal, *self.shared)
         prefix_end = self.prefix_end
@@ -100,6 +101,7 @@ def _with_prefix(factory: Callable) -> Callable:
         kwargs["mask_function"] = rule.apply(kwargs["mask_function"])  # type: ignore[arg-type]
         # "sdpa" would otherwise answer None ("use is_causal") and lose the prefix.
         kwargs["allow_is_causal_skip"] = False
+        # Our functions go by index, for which broadcasting is enough, and faster.
         kwargs["use_vmap"] = False
         return factory(*args, **kwargs)
 
@@ -114,6 +116,7 @@ def install() -> None:
         factory = ALL_MASK_ATTENTION_FUNCTIONS[name]
         if not getattr(factory, "git_prefix", False):
             ALL_MASK_ATTENTION_FUNCTIONS.register(name, _with_prefix(factory))
+    # Generation has a cache, rows and padding: there our attention is "sdpa", with the same masks.
     ALL_MASK_ATTENTION_FUNCTIONS.register(STREAM, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
 
 
@@ -126,6 +129,7 @@ def use_streams(language_model: PreTrainedModel) -> bool:
         Whether it does now.
     """
     takes_functions = language_model._supports_attention_backend and language_model._can_set_attn_implementation()
+    # A person who chose eager or FlexAttention wants to see weights, or blocks; only the default is replaced.
     if takes_functions and language_model.config._attn_implementation == "sdpa":
         install()
         language_model.set_attn_implementation(STREAM)

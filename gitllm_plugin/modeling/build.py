@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from gitllm_plugin.common.device import default_device, has_fast_bf16
 from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
-from gitllm_plugin.modeling.fused import use_fused_kernels
-from gitllm_plugin.modeling.lora import inject_lora
+from gitllm_plugin.modeling.folder import BASES, LANGUAGE_MODEL, LoadedFolder, read_folder, save_folder, stored_dtypes
+from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
-from gitllm_plugin.modeling.trainable import names_of_part, set_trainable, untie_head
+from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _TINY = "tiny:"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def resolve_dtype(name: str) -> torch.dtype:
-    """The dtype meant by ``name``: of :data:`DTYPES`, or ``auto``: bfloat16 where this machine is fast in it.
-
-    Raises:
-        ConfigError: no such dtype.
-    """
-    if name == "auto":
-        return torch.bfloat16 if has_fast_bf16(default_device()) else torch.float32
-    if name not in DTYPES:
-        raise ConfigError(f"dtype {name!r}; allowed: auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
 
 
 def build_git_llm(
     language_model: str, image_encoder: str, settings: BuildSettings | None = None, **changes: Any
 ) -> tuple[GitLLM, PreTrainedTokenizerBase]:
-    """Build a GIT-LLM from pretrained parts; projection and LoRA start from torch's random state.
+    """Build a GIT-LLM of pretrained models; projection and LoRA start from torch's random state.
 
     Args:
         language_model: hub name or local folder of a causal LM; ``tiny:<family>`` for a random small one.
@@ -64,14 +53,90 @@ def build_git_llm(
     return prepare(model, settings), tokenizer
 
 
+def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True) -> LoadedFolder[GitLLM]:
+    """Read what :func:`~gitllm_plugin.modeling.folder.save_folder` wrote.
+
+    Args:
+        folder: the folder.
+        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.loading.resolve_dtype`.
+        self_test: see :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+
+    Raises:
+        ConfigError: not such a folder, one of its bases is missing or does not fit, or its adapter was trained on
+            another language model.
+    """
+    return read_folder(folder, GitLLM, dtype, self_test)
+
+
+def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitLLM, PreTrainedTokenizerBase]:
+    """Prepare a folder's model for training, as :func:`build_git_llm` prepares one.
+
+    The folder says how many images and which hidden layer of the encoder are read, and brings its own LoRA where
+    it has some.
+
+    Raises:
+        ConfigError: see :func:`load_folder`; or there is no tokenizer, or a setting does not go with a folder.
+    """
+    if settings.load_in_4bit:
+        raise ConfigError("load_in_4bit goes with language_model and image_encoder, not with a folder")
+    loaded = load_folder(folder, settings.dtype, settings.self_test)
+    if loaded.tokenizer is None:
+        raise ConfigError(f"{folder} has no tokenizer in {LANGUAGE_MODEL}/; save the language model's there")
+    return prepare(loaded.model, settings), loaded.tokenizer
+
+
+def merge_folder(source: str | Path, target: str | Path, dtype: str | None = None) -> None:
+    """Write a folder's model with its adapter added to the language model's weights.
+
+    Sums are made in float32 and rounded once, as by ``gitllm export --merge``.
+
+    Args:
+        source: a folder with an adapter.
+        target: the folder to make; it holds all weights.
+        dtype: that language model and image encoder are written in, see
+            :func:`~gitllm_plugin.modeling.loading.resolve_dtype`; None: each weight as it was.
+
+    Raises:
+        ConfigError: not such a folder, no adapter in it, or the target is in use.
+    """
+    # Float32 holds every stored weight exactly, whatever it was stored in.
+    loaded = load_folder(source, dtype="float32")
+    written = stored_dtypes(source) if dtype is None else dict.fromkeys(BASES, resolve_dtype(dtype))
+    rounded = [
+        (parameter, to)
+        for base, to in written.items()
+        for name, parameter in loaded.model.get_submodule(base).named_parameters()
+        # Weights that were trained are float32 beside frozen ones in bfloat16; they are the ones that do not fit.
+        if ".lora_" not in name and (dtype is not None or _fits(parameter, to))
+    ]
+    try:
+        merge_lora(loaded.model.language_model)
+    except ConfigError as error:
+        raise ConfigError(f"{source} has no adapter to merge") from error
+    for parameter, to in rounded:
+        parameter.data = parameter.data.to(to)
+    save_folder(
+        loaded.model,
+        target,
+        tokenizer=loaded.tokenizer,
+        image_processor=loaded.image_processor,
+        settings=loaded.settings,
+    )
+
+
 def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
-    """Add LoRA (where there is none yet) and choose what is trained; gives the model in evaluation mode."""
+    """Add LoRA (where there is none yet) and choose what is trained, in place; gives it in evaluation mode.
+
+    Raises:
+        ConfigError: a setting that matches nothing in this model, or that it cannot have.
+    """
     if settings.fused_kernels:
         use_fused_kernels(model.language_model)
+    # Before anything is chosen as trained: what was one weight are two then.
     if settings.untie:
-        untie_head(model)
-    if settings.lora is not None and not names_of_part(model, "lora"):
-        inject_lora(model.language_model, settings.lora, model.family.lora_targets)
+        untie_head(model.language_model)
+    if settings.lora is not None and not names_of_module(model, "lora"):
+        inject_lora(model.language_model, settings.lora, model.decoder.family.lora_targets)
     set_trainable(model, settings.trainable)
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(model)
@@ -79,7 +144,7 @@ def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
 
 
 def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> str:
-    """The conversation template of a language model: its tokenizer's, else the family's.
+    """Find the conversation template of a language model: its tokenizer's, else the family's.
 
     Raises:
         ConfigError: neither has one.
@@ -94,14 +159,19 @@ def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> st
 
 
 def enable_gradient_checkpointing(model: GitLLM) -> None:
-    """Let the language model, and the encoder where it is trained, compute activations twice and keep few."""
+    """Let the language model, and the encoder where it is trained, compute activations twice and keep few.
+
+    Raises:
+        ConfigError: one of them is of a class that cannot.
+    """
     towers = [model.language_model] if model.image_encoder.frozen else [model.language_model, model.image_encoder.tower]
     for tower in towers:
         if not tower.supports_gradient_checkpointing:
             raise ConfigError(
                 f"gradient_checkpointing: {type(tower).__name__} of transformers has none; leave it out or do not "
-                "train that part"
+                "train that module"
             )
+        # The older, reentrant kind gives no gradients where no input of a layer wants any, as with frozen embeddings.
         tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
@@ -114,25 +184,25 @@ def _load_language_model(
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
     tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    family = resolve_family(config, settings.self_test)  # before gigabytes are read
+    # Before gigabytes are read.
+    family = resolve_family(config, GitLLM, settings.self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
     return decoder, tokenizer, family
 
 
 def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of ``from_pretrained`` for 4-bit weights.
+    """Make arguments of ``from_pretrained`` for 4-bit weights.
 
     Raises:
         ConfigError: no CUDA, or bitsandbytes is not installed.
     """
-    from importlib.util import find_spec
-
     if not torch.cuda.is_available():
         raise ConfigError("load_in_4bit needs a CUDA GPU, and torch finds none; use dtype: bfloat16 instead")
     if find_spec("bitsandbytes") is None:
         raise ConfigError("load_in_4bit needs bitsandbytes: pip install bitsandbytes")
     from transformers import BitsAndBytesConfig
 
+    # Weights are unpacked into this dtype for every product, in float32 at twice the size.
     compute = torch.bfloat16 if dtype == torch.float32 else dtype
     config = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
@@ -146,20 +216,34 @@ def _load_image_encoder(name: str, dtype: torch.dtype, layer: int) -> ImageEncod
     return load_by_name(name, "image encoder", ImageEncoder.from_pretrained, layer=layer, dtype=dtype)
 
 
-def load_by_name(name: str, what: str, loader: Any, **kwargs: Any) -> Any:
-    """What ``loader(name, **kwargs)`` gives.
+def use_fused_kernels(language_model: PreTrainedModel) -> None:
+    """Exchange a decoder's norms, rotary positions and gated activations for Liger's kernels, in place.
+
+    The loss stays ours: its head runs on supervised tokens alone already. Liger also exchanges the functions and
+    classes of the decoder's module, so other decoders of the family that this process makes later have them too.
 
     Raises:
-        ConfigError: ``name`` is neither a folder nor a model that can be fetched, or is one of an unknown kind.
+        ConfigError: no CUDA, Liger is not installed, or it has no kernels for this type of decoder.
     """
-    try:
-        return loader(name, **kwargs)
-    except ConfigError:
-        raise
-    except ValueError as error:  # transformers' word for a model_type that it does not have
-        raise ConfigError(f"{what} {name!r} cannot be loaded: {str(error).splitlines()[0]}") from error
-    except OSError as error:
+    if not torch.cuda.is_available():
+        raise ConfigError("fused_kernels needs a CUDA GPU, and torch finds none; leave it out")
+    if find_spec("liger_kernel") is None:
+        raise ConfigError("fused_kernels needs Liger's kernels: pip install liger-kernel")
+    from liger_kernel.transformers.monkey_patch import (  # pyright: ignore[reportMissingImports]
+        MODEL_TYPE_TO_APPLY_LIGER_FN,
+        _apply_liger_kernel_to_instance,
+    )
+
+    model_type = language_model.config.model_type
+    if model_type not in MODEL_TYPE_TO_APPLY_LIGER_FN:
         raise ConfigError(
-            f"{what} {name!r} cannot be loaded: it is neither a local folder with a model in it nor a name that the "
-            f"model hub answers to from here ({str(error).splitlines()[0]})"
-        ) from error
+            f"fused_kernels: Liger has none for a language model of type {model_type!r}; leave it out. It has them for "
+            f"{', '.join(sorted(MODEL_TYPE_TO_APPLY_LIGER_FN))}"
+        )
+    # Their fused loss would compute the head on all tokens.
+    _apply_liger_kernel_to_instance(model=language_model, cross_entropy=False, fused_linear_cross_entropy=False)
+
+
+def _fits(parameter: Tensor, dtype: torch.dtype) -> bool:
+    """Tell whether a weight loses nothing in ``dtype``."""
+    return torch.equal(parameter, parameter.to(dtype).to(parameter.dtype))

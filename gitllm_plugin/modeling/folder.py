@@ -1,4 +1,4 @@
-"""A GIT-LLM in a folder that loads anywhere, without the network when its parts are in it::
+"""A GIT-LLM in a folder that loads anywhere, without the network when its bases are in it::
 
     git_llm.json             what it is made of
     projection.safetensors   projection and temporal embeddings
@@ -6,7 +6,7 @@
     image_encoder/           Hugging Face's model and image processor  (or its name)
     adapter/                 LoRA in PEFT's form, where there is any
 
-With ``with_base=False`` the frozen parts are named and not written: a few megabytes beside weights that
+With ``with_base=False`` the bases are named and not written: a few megabytes beside weights that
 everybody has.
 """
 
@@ -19,22 +19,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.common.files import check_new_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.build import BuildSettings, load_by_name, prepare, resolve_dtype
+from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import ADAPTER
-from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
-from gitllm_plugin.modeling.trainable import names_of_part
+from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 DESCRIPTION = "git_llm.json"
@@ -42,14 +41,39 @@ PROJECTION = "projection.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
-"""What is in a folder as Hugging Face has it, or named."""
+"""What is made elsewhere, trained or not: in a folder as Hugging Face has it, or by its name."""
 _FORMAT = 1
 _SAMPLES = 32
 _PEFT_PREFIX = "base_model.model."
 
 
+_Model = TypeVar("_Model", bound="InFolder")
+
+
+class InFolder(nn.Module):
+    """What can be written into a folder: an image encoder, a language model, and what is trained between them."""
+
+    image_encoder: ImageEncoder
+    language_model: PreTrainedModel
+    sources: dict[str, str]
+
+    @property
+    def max_images(self) -> int:
+        """Most images of one text."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """Write a folder, see :func:`save_folder`."""
+        save_folder(self, folder, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls: type[_Model], folder: str | Path, dtype: str = "auto", self_test: bool = True) -> _Model:
+        """Read a folder, see :func:`~gitllm_plugin.modeling.load_folder`, which also gives the tokenizer."""
+        return read_folder(folder, cls, dtype, self_test).model
+
+
 @dataclass
-class LoadedFolder:
+class LoadedFolder(Generic[_Model]):
     """What a folder holds.
 
     Attributes:
@@ -57,17 +81,16 @@ class LoadedFolder:
         tokenizer: the language model's; None where none was saved.
         image_processor: the content of ``preprocessor_config.json``; None where none was saved.
         settings: what the caller of :func:`save_folder` gave.
-        folder: where it was.
     """
 
-    model: GitLLM
+    model: _Model
     tokenizer: PreTrainedTokenizerBase | None
     image_processor: dict[str, Any] | None
     settings: dict[str, Any]
 
 
 def save_folder(
-    model: GitLLM,
+    model: InFolder,
     folder: str | Path,
     *,
     tokenizer: PreTrainedTokenizerBase | Sequence[Path] | None = None,
@@ -86,14 +109,13 @@ def save_folder(
         with_base: whether language model and image encoder are written; else their names are.
 
     Raises:
-        ConfigError: the folder is in use; or without base, a part was trained, or its name is not known.
+        ConfigError: the folder is in use; or without base, one of them was trained, or its name is not known.
     """
     with _new_folder(Path(folder)) as target:
-        parts = {}
-        for part, write in ((LANGUAGE_MODEL, _save_language_model), (IMAGE_ENCODER, _save_image_encoder)):
-            parts[part] = part if with_base else _name_of(model, part)
-            if with_base:
-                write(model, target / part)
+        places = {base: base if with_base else _name_of(model, base) for base in BASES}
+        if with_base:
+            _save_language_model(model, target / LANGUAGE_MODEL)
+            model.image_encoder.tower.save_pretrained(target / IMAGE_ENCODER)
         if tokenizer is not None:
             _save_tokenizer(tokenizer, target / LANGUAGE_MODEL)
         if image_processor is not None:
@@ -101,10 +123,10 @@ def save_folder(
             _write_json(target / IMAGE_ENCODER / PREPROCESSOR, image_processor)
         save_file(_projection_state(model), target / PROJECTION)
         if has_lora(model):
-            save_adapter(model.language_model, target / LORA, parts[LANGUAGE_MODEL])
+            save_adapter(model.language_model, target / LORA, places[LANGUAGE_MODEL])
         description = {
             "format": _FORMAT,
-            **parts,
+            **places,
             "vision_layer": model.image_encoder.layer,
             "max_images": model.max_images,
             "fingerprint": _fingerprint(model.language_model),
@@ -114,38 +136,43 @@ def save_folder(
         _open_weights(target, like=target / DESCRIPTION)
 
 
-def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True) -> LoadedFolder:
-    """Read what :func:`save_folder` wrote.
+def read_folder(
+    folder: str | Path, model_class: type[_Model], dtype: str = "auto", self_test: bool = True
+) -> LoadedFolder[_Model]:
+    """Read what :func:`save_folder` wrote, as a model of the class that wrote it.
 
     Args:
         folder: the folder.
-        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.build.resolve_dtype`.
-        self_test: see :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+        model_class: :class:`~gitllm_plugin.modeling.model.GitLLM`, which this file is imported by.
+        dtype, self_test: as for :func:`~gitllm_plugin.modeling.load_folder`.
 
     Raises:
-        ConfigError: not such a folder, one of its parts is missing or does not fit, or its adapter was trained on
-            another language model.
+        ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
-    name, encoder_name = (_place(folder, description, part) for part in (LANGUAGE_MODEL, IMAGE_ENCODER))
+    name, encoder_name = (_place(folder, description, base) for base in BASES)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    family = resolve_family(config, self_test)
+    # Before gigabytes are read.
+    family = resolve_family(config, model_class, self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
     encoder = load_by_name(
         encoder_name, "image encoder", ImageEncoder.from_pretrained, layer=_layer_to_cut(description), dtype=frozen
     )
+    # In the folder, what was behind that layer is gone, and it is the last one.
     encoder.layer = description["vision_layer"]
-    model = GitLLM(encoder, decoder, max_images=description["max_images"], family=family)
-    model.sources = {part: description[part] for part in (LANGUAGE_MODEL, IMAGE_ENCODER) if description[part] != part}
+    model = model_class(encoder, decoder, max_images=description["max_images"], family=family)
+    model.sources = {base: description[base] for base in BASES if description[base] != base}
     _load_projection(model, folder / PROJECTION)
     if (folder / LORA).is_dir():
         _check_fingerprint(decoder, description["fingerprint"], folder, name)
         load_adapter(decoder, folder / LORA)
-    trained = names_of_part(model, "proj") | names_of_part(model, "lora")
+    # What of a base was trained is in the base now, and frozen with it.
+    trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
+    # Beside the encoder also where the encoder itself is named and not written.
     preprocessor = folder / IMAGE_ENCODER / PREPROCESSOR
     return LoadedFolder(
         model=model.eval(),
@@ -159,7 +186,7 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     """Read which dtype language model and image encoder say that their weights have; float32 where they do not.
 
     Raises:
-        ConfigError: not a folder of a GIT-LLM, or a part of it cannot be found.
+        ConfigError: not a folder of a GIT-LLM, or a base of it cannot be found.
     """
     folder = Path(folder).expanduser()
     description = _read_description(folder)
@@ -170,31 +197,15 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     return {base: config.dtype or torch.float32 for base, config in configs.items()}
 
 
-def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitLLM, PreTrainedTokenizerBase]:
-    """A folder's model prepared for training, as :func:`~gitllm_plugin.modeling.build.build_git_llm` prepares one.
-
-    The folder says how many images and which hidden layer of the encoder are read, and brings its own LoRA where
-    it has some.
-
-    Raises:
-        ConfigError: see :func:`load_folder`; or there is no tokenizer, or a setting does not go with a folder.
-    """
-    if settings.load_in_4bit:
-        raise ConfigError("load_in_4bit goes with language_model and image_encoder, not with a folder")
-    loaded = load_folder(folder, settings.dtype, settings.self_test)
-    if loaded.tokenizer is None:
-        raise ConfigError(f"{folder} has no tokenizer in {LANGUAGE_MODEL}/; save the language model's there")
-    return prepare(loaded.model, settings), loaded.tokenizer
-
-
-def has_lora(model: GitLLM) -> bool:
-    """Whether the language model has LoRA layers."""
-    return bool(names_of_part(model, "lora"))
+def has_lora(model: InFolder) -> bool:
+    """Tell whether the language model has LoRA layers."""
+    return bool(names_of_module(model, "lora"))
 
 
 def save_adapter(language_model: PreTrainedModel, folder: Path, base_name: str) -> None:
     """Write LoRA in PEFT's own form: ``PeftModel.from_pretrained(base, folder)`` reads it too."""
     config: LoraConfig = cast(Any, language_model).peft_config[ADAPTER]
+    # PEFT reads these two: the first to find the base, the second to load as what is not trained.
     config.base_model_name_or_path = base_name
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -210,6 +221,7 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
         ConfigError: the adapter's names or shapes are not this language model's.
     """
     config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
+    # It was saved for use, and PEFT would freeze it.
     config.inference_mode = False
     try:
         inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
@@ -221,18 +233,20 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
     }
     check_same_weights(_adapter_state(language_model), state, str(folder))
     set_peft_model_state_dict(language_model, state, adapter_name=ADAPTER)
+    # PEFT gives LoRA the dtype of the layer that it stands beside; what is trained is float32.
     for name, parameter in language_model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
 
 
 def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
-    """LoRA's weights by PEFT's names. Embeddings are not its business: PEFT would look the base up on the hub."""
+    """Give LoRA's weights by PEFT's names. Embeddings stay out: PEFT would look the base up on the hub."""
     return get_peft_model_state_dict(language_model, adapter_name=ADAPTER, save_embedding_layers=False)
 
 
-def _save_language_model(model: GitLLM, folder: Path) -> None:
+def _save_language_model(model: InFolder, folder: Path) -> None:
     """Write the decoder without the LoRA layers that are in it."""
+    # The names of a plain model of transformers, so that transformers alone can load it.
     state = {
         name.replace(".base_layer.", "."): value
         for name, value in model.language_model.state_dict().items()
@@ -250,36 +264,32 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase | Sequence[Path], folder:
         shutil.copyfile(file, folder / file.name)
 
 
-def _save_image_encoder(model: GitLLM, folder: Path) -> None:
-    model.image_encoder.tower.save_pretrained(folder)
-
-
 def _layer_to_cut(description: Mapping[str, Any]) -> int:
-    """Layers behind the one that is read were not written."""
+    """Tell which layer of the encoder to cut at: layers behind the one that is read were not written."""
     return -1 if description[IMAGE_ENCODER] == IMAGE_ENCODER else description["vision_layer"]
 
 
-def _name_of(model: GitLLM, part: str) -> str:
-    if part not in model.sources:
-        raise ConfigError(f"the {part} was not loaded by a name, so that it cannot be left out: save it with the base")
+def _name_of(model: InFolder, base: str) -> str:
+    if base not in model.sources:
+        raise ConfigError(f"the {base} was not loaded by a name, so that it cannot be left out: save it with the base")
     trained = [
         name
         for name, parameter in model.named_parameters()
-        if name.startswith(f"{part}.") and ".lora_" not in name and parameter.requires_grad
+        if name.startswith(f"{base}.") and ".lora_" not in name and parameter.requires_grad
     ]
     if trained:
         raise ConfigError(
-            f"the {part} was trained ({trained[0]}, ...), so that it cannot be left out: save the base too"
+            f"the {base} was trained ({trained[0]}, ...), so that it cannot be left out: save the base too"
         )
-    return model.sources[part]
+    return model.sources[base]
 
 
-def _projection_state(model: GitLLM) -> dict[str, Tensor]:
-    names = names_of_part(model, "proj")
+def _projection_state(model: InFolder) -> dict[str, Tensor]:
+    names = names_of_module(model, "proj")
     return {name: value.cpu().contiguous() for name, value in model.state_dict().items() if name in names}
 
 
-def _load_projection(model: GitLLM, path: Path) -> None:
+def _load_projection(model: InFolder, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"{path.parent} has no {path.name}")
     state = load_file(path)
@@ -292,7 +302,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _open_weights(folder: Path, like: Path) -> None:
-    """Let weights be read by whom `like` may be read by: safetensors writes for the owner alone, whatever the umask."""
+    """Let weights be read by whom ``like`` may be read by: safetensors writes for the owner alone."""
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(like.stat().st_mode)
 
@@ -310,16 +320,18 @@ def _read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _place(folder: Path, description: Mapping[str, Any], part: str) -> str:
-    """A part's own folder, or the name it goes by elsewhere."""
-    return str(folder / part) if description[part] == part else description[part]
+def _place(folder: Path, description: Mapping[str, Any], base: str) -> str:
+    """Find a base's own folder, or the name it goes by elsewhere."""
+    return str(folder / base) if description[base] == base else description[base]
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
+    # Saved with the model, or else the one that goes with the language model's name.
     inside = folder / LANGUAGE_MODEL
     if not inside.is_dir() and name.startswith(str(folder)):
         return None
     place = inside if (inside / "tokenizer_config.json").is_file() else name
+    # No tokenizer is no fault here: a model can be used without one, and who needs it says so.
     try:
         return AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError):
@@ -327,19 +339,20 @@ def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
 
 
 def _fingerprint(language_model: PreTrainedModel) -> list[float]:
-    """A few input embeddings: language models of one shape are told apart by them, in any number format."""
+    """Take a few input embeddings: language models of one shape are told apart by them, in any number format."""
     weight = cast(Any, language_model.get_input_embeddings()).weight.detach().flatten()
     places = torch.tensor(_spread_places(len(weight)), device=weight.device)
     return [round(value, 6) for value in weight[places].float().tolist()]
 
 
 def _spread_places(size: int) -> list[int]:
-    """Places from first to last, in integers: float32 cannot count the weights of a real embedding."""
+    """Spread places from first to last, in integers: float32 cannot count the weights of a real embedding."""
     return [number * (size - 1) // (_SAMPLES - 1) for number in range(_SAMPLES)]
 
 
 def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], folder: Path, name: str) -> None:
     found, wanted = torch.tensor(_fingerprint(language_model)), torch.tensor(expected)
+    # bfloat16 keeps 8 bits: a base loaded in it differs by up to 0.4 percent from the float32 original.
     if not torch.allclose(found, wanted, rtol=0.02, atol=1e-3):
         raise ConfigError(
             f"the adapter in {folder} was trained on another language model than {name!r}, whose weights differ"
@@ -348,12 +361,14 @@ def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], f
 
 @contextmanager
 def _new_folder(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder`` that takes its name when the block ends without an error."""
+    """Make a folder beside ``folder`` that takes its name when the block ends without an error."""
     folder = check_new_folder(folder)
+    # On the same disk as the folder, so that taking its name is one step.
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
         yield temporary
+        # An empty folder was there and may be: renaming onto it is refused by some systems.
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)

@@ -17,9 +17,9 @@ from transformers import AutoConfig, AutoTokenizer, GitConfig, GitForCausalLM, P
 from transformers.modeling_outputs import BaseModelOutput
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.modeling.build import load_by_name
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
-from gitllm_plugin.modeling.model import GitLLMOutput, mean_loss
+from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
+from gitllm_plugin.modeling.loading import load_by_name
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
 
@@ -38,7 +38,7 @@ def load_git(weights: str) -> tuple[Git, PreTrainedTokenizerBase]:
         The model, in evaluation mode on the CPU, and its tokenizer, which has [CLS] for BOS and [SEP] for EOS.
 
     Raises:
-        ConfigError: the name cannot be loaded, is another kind of model, or lacks a part of the weights.
+        ConfigError: the name cannot be loaded, is another kind of model, or lacks some of the weights.
     """
     config = load_by_name(weights, "GIT", AutoConfig.from_pretrained)
     if config.model_type != GitConfig.model_type:
@@ -58,7 +58,7 @@ def load_git(weights: str) -> tuple[Git, PreTrainedTokenizerBase]:
         shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
         raise ConfigError(
             f"model.weights is {weights!r}, which is not a whole GIT: it lacks {shown}. "
-            "Fetch or save it again; transformers would fill such parts with chance values"
+            "Fetch or save it again; transformers would fill such gaps with chance values"
         )
     return Git(causal_lm).eval(), _load_tokenizer(weights, config.vocab_size)
 
@@ -91,7 +91,8 @@ class Git(nn.Module):
     def __init__(self, causal_lm: GitForCausalLM) -> None:
         super().__init__()
         self.causal_lm = causal_lm
-        give_contiguous_input(causal_lm.output)  # it reads text behind images, a slice of the states
+        # The head reads text behind images, a slice of the states.
+        give_contiguous_input(causal_lm.output)
 
     @property
     def max_images(self) -> int:
@@ -109,7 +110,7 @@ class Git(nn.Module):
         return self.causal_lm.config.max_position_embeddings
 
     def max_text_tokens(self, pixel_values: Tensor | None) -> int:
-        """Most tokens of a text; images take none of them."""
+        """Give the most tokens of a text; images take none of them."""
         return self.context_length
 
     def forward(
@@ -147,7 +148,8 @@ class Git(nn.Module):
             hidden = self.causal_lm.git(
                 input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, use_cache=False
             ).last_hidden_state
-        hidden = hidden[:, -input_ids.shape[1] :]  # [N, T, D], behind the image tokens
+        # [N, T, D]: image tokens stand in front, and their logits nobody reads.
+        hidden = hidden[:, -input_ids.shape[1] :]
         head = self.causal_lm.output
         loss, count = None, 0
         if labels is not None:
@@ -211,7 +213,7 @@ class Git(nn.Module):
         shortlist: int | None = None,
         tokens_at_once: int = TOKENS_AT_ONCE,
     ) -> CandidateScores:
-        """Log-likelihoods of candidates; see :func:`gitllm_plugin.modeling.ranking.score_candidates`.
+        """Compute log-likelihoods of candidates; see :func:`gitllm_plugin.modeling.ranking.score_candidates`.
 
         Images are encoded once. Each candidate is read behind its own copy of image and prompt, because
         transformers' GIT has no way to continue one cache in several directions.
@@ -232,8 +234,9 @@ class Git(nn.Module):
         return tally.scores(mean)
 
     def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
-        """Hidden states ``[N, T, D]`` of texts about the images ``numbers``."""
+        """Compute hidden states ``[N, T, D]`` of texts about the images ``numbers``."""
         width = max(map(len, texts))
+        # Padding is on the right, where causality hides it; its value does not matter.
         rows = [[*ids, *[0] * (width - len(ids))] for ids in texts]
         mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in texts]
         inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
@@ -284,7 +287,7 @@ class Git(nn.Module):
             attention.image_patch_tokens = stored
 
     def _check_images(self, pixel_values: Tensor | None, num_images: Tensor | None) -> Tensor:
-        """The images, ``[U, 3, H, W]`` or ``[U, F, 3, H, W]``, of a checkpoint without frames always the former."""
+        """Check the images; gives ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` where the checkpoint has frames."""
         if pixel_values is None:
             raise DataError(
                 "the batch has no image, and GIT reads one with every text; the model git_llm also takes texts alone"
@@ -329,6 +332,7 @@ def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         Both with their padding on the left.
     """
-    order = attention_mask.argsort(dim=1, stable=True)  # padding first, then tokens in their order
+    # Padding first, then tokens in their order.
+    order = attention_mask.argsort(dim=1, stable=True)
     mask = attention_mask.gather(1, order)
     return torch.where(mask.bool(), input_ids.gather(1, order), input_ids[:, :1]), mask

@@ -1,4 +1,4 @@
-"""The last layer's feed-forward part, where only the slots count that the head reads.
+"""The head, and the last layer's feed-forward module, where only some slots count.
 
 Of what the last decoder layer gives, training reads the supervised slots alone.  Attention needs all of them as
 keys and values, but behind it every slot is computed by itself: two thirds of the layer's work can be left out,
@@ -8,27 +8,53 @@ forward and backward, without changing a bit of loss or gradient.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, nullcontext
+from typing import Any, cast
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 _NAMES = (("mlp", "mlp"), ("ffn", "ffn"), ("fc1", "fc2"))
-"""Where a feed-forward part begins and ends, by the names that decoders give to modules of a layer."""
-
-
-def feed_forward(language_model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
-    """First and last module of the last layer's feed-forward part; None where it has none by a known name."""
-    layers = max((m for m in language_model.modules() if isinstance(m, nn.ModuleList)), key=len, default=None)
-    if layers is None:
-        return None
-    parts = dict(layers[-1].named_children())
-    return next(((parts[first], parts[last]) for first, last in _NAMES if first in parts and last in parts), None)
+"""Where a feed-forward module begins and ends, by the names that decoders give to a layer's children."""
 
 
 @contextmanager
-def at_slots(part: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
-    """Let the modules from ``part[0]`` to ``part[1]`` compute at the slots ``keep`` (bool ``[R, S]``) alone.
+def compute_at(language_model: PreTrainedModel, keep: Tensor | None, in_last_layer: bool = True) -> Iterator[None]:
+    """Compute logits ``[n, V]``, and what they alone read, at some slots inside the block.
+
+    Args:
+        language_model: a causal LM of transformers.
+        keep: bool ``[R, S]``, n of them True; None: at all slots, as always.
+        in_last_layer: whether the last layer leaves out the others too.
+    """
+    if keep is None:
+        yield
+        return
+    last = feed_forward(language_model) if in_last_layer else None
+    head = cast(nn.Module, language_model.get_output_embeddings())
+    # By a hook, because transformers' own `logits_to_keep` takes such a mask only in its newest releases.
+    handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],), prepend=True)
+    try:
+        with nullcontext() if last is None else at_slots(last, keep):
+            yield
+    finally:
+        handle.remove()
+
+
+def feed_forward(language_model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
+    """Find the first and last module of the last layer's feed-forward; None where it has none by a known name."""
+    layers = max((m for m in language_model.modules() if isinstance(m, nn.ModuleList)), key=len, default=None)
+    if layers is None:
+        return None
+    children = dict(layers[-1].named_children())
+    return next(
+        ((children[first], children[last]) for first, last in _NAMES if first in children and last in children), None
+    )
+
+
+@contextmanager
+def at_slots(span: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
+    """Let the modules from ``span[0]`` to ``span[1]`` compute at the slots ``keep`` (bool ``[R, S]``) alone.
 
     Elsewhere they give zeros, which nobody may read.
     """
@@ -37,7 +63,8 @@ def at_slots(part: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
 
     def take(module: nn.Module, args: Any) -> Any:
         nonlocal shape
-        shape = args[0].shape[:-1]  # some decoders flatten rows here, others count on three dimensions
+        # Some decoders flatten rows here, others count on three dimensions.
+        shape = args[0].shape[:-1]
         as_one_row = [1] * (len(shape) - 1)
         return tuple(
             states.reshape(-1, states.shape[-1]).index_select(0, slots).view(*as_one_row, len(slots), -1)
@@ -45,12 +72,13 @@ def at_slots(part: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
         )
 
     def put_back(module: nn.Module, args: Any, output: Any) -> Any:
-        states, *others = output if isinstance(output, tuple) else (output,)  # some experts give their routing too
+        # Some experts give their routing too.
+        states, *others = output if isinstance(output, tuple) else (output,)
         states = states.flatten(0, -2)
         rows = states.new_zeros(keep.numel(), states.shape[-1]).index_copy_(0, slots, states).view(*shape, -1)
         return (rows, *others) if isinstance(output, tuple) else rows
 
-    handles = [part[0].register_forward_pre_hook(take), part[1].register_forward_hook(put_back)]
+    handles = [span[0].register_forward_pre_hook(take), span[1].register_forward_hook(put_back)]
     try:
         yield
     finally:

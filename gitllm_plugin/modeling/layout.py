@@ -10,10 +10,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.stream import Group, Stream
+from gitllm_plugin.modeling.tokens import IGNORED
 
 #: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
 #: that a token does not see.
@@ -48,21 +51,43 @@ class Layout:
     rule: PrefixRule
 
     def place_image(self, rows: Tensor, image_embeds: Tensor) -> Tensor:
-        """``rows [R, S, D]`` with ``image_embeds`` (``[U or R, P, D]``) written into their slots."""
+        """Write ``image_embeds`` (``[U or R, P, D]``) into their slots of ``rows [R, S, D]``."""
         values = image_embeds[self.image_valid].to(rows.dtype)
         return rows.index_put((self.image_row, self.image_slot), values)
 
     def place_text(self, rows: Tensor, text_embeds: Tensor) -> Tensor:
-        """``rows [R, S, D]`` with ``text_embeds [N, T, D]`` written into their slots."""
+        """Write ``text_embeds [N, T, D]`` into their slots of ``rows [R, S, D]``."""
         return rows.index_put((self.text_row, self.text_slot), text_embeds[self.text_valid].to(rows.dtype))
 
     def text_of(self, rows: Tensor) -> Tensor:
-        """The way back: ``rows [R, S, ...]`` -> ``[N, T, ...]`` in the caller's layout, zeros on padding."""
+        """Take the way back: ``rows [R, S, ...]`` -> ``[N, T, ...]`` in the caller's layout, zeros on padding."""
         out = rows.new_zeros(*self.text_valid.shape, *rows.shape[2:])
         return out.masked_scatter(
             self.text_valid.view(*self.text_valid.shape, *[1] * (rows.ndim - 2)),
             rows[self.text_row, self.text_slot],
         )
+
+    def supervised(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the slots whose logits are trained.
+
+        Args:
+            labels: long ``[N, T]``, token ids in the caller's layout, ``-100`` where a token is not trained on.
+
+        Returns:
+            The slots, bool ``[R, S]``, n of them True; their targets and the texts that they belong to, long ``[n]``.
+
+        Raises:
+            ConfigError: labels of another shape than the texts.
+        """
+        if labels.shape != self.text_valid.shape:
+            raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(self.text_valid.shape)}")
+        # Token t is predicted at token t - 1 of its own text.
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
+        rows, texts = torch.full_like(self.attention_mask, IGNORED), torch.zeros_like(self.attention_mask)
+        rows[self.text_row, self.text_slot] = targets[self.text_valid]
+        texts[self.text_row, self.text_slot] = self.text_valid.nonzero()[:, 0]
+        keep = rows != IGNORED
+        return keep, rows[keep], texts[keep]
 
 
 def lay_out(
@@ -98,6 +123,7 @@ def lay_out(
     image_rows = image_valid[image_index]
     image_lengths, text_lengths = image_rows.sum(1), text_valid.sum(1)
     if align == "blocks":
+        # One end for all images: the cache that they stand in was padded on the left.
         image_end = image_rows.sum(1).max().expand_as(image_lengths)
         text_start = image_end + text_lengths.max() - text_lengths
         size = int(image_end[0] + text_lengths.max())
@@ -122,7 +148,7 @@ class _Places:
 
 
 def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) -> Layout:
-    """Each image once, its texts behind it, several such groups in a row."""
+    """Lay out each image once, its texts behind it, several such groups in a row."""
     device = text_valid.device
     image_lengths, text_lengths = image_valid.sum(1), text_valid.sum(1)
     group_lengths = image_lengths.index_add(0, image_index, text_lengths)
@@ -165,10 +191,12 @@ def lay_out_stream(
     kinds = torch.stack([image_lengths, num_texts * (image_lengths > 0)], 1)
     groups: list[Group] = []
     end = 0
+    # Images of one length with equally many texts attend in one call, without padding and without a mask.
     for kind in kinds.unique(dim=0):
         is_kind = (kinds == kind).all(1)
         images = is_kind.nonzero()[:, 0]
         texts = is_kind[image_index].nonzero()[:, 0]
+        # By image, because attention views a group as [images, texts of each].
         texts = texts[image_index[texts].argsort(stable=True)]
         group = _group(int(kind[0]), len(images), text_lengths[texts])
         image_slot[images] = end + group.image_length * torch.arange(len(images), device=device)
@@ -201,6 +229,7 @@ def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int
     Returns:
         The row and the first slot of each group, and the number of rows and slots.
     """
+    # First fit, longest first, needs at most about 11/9 of the fewest rows possible, and no search.
     capacity, filled = max(ROW, *lengths), []
     bins, starts = [0] * len(lengths), [0] * len(lengths)
     for group in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -220,7 +249,7 @@ def _place(
     shape: tuple[int, int],
     rule: PrefixRule,
 ) -> Layout:
-    """The layout with every token in its slot, counted from where its image or text begins."""
+    """Put every token in its slot, counted from where its image or text begins."""
     image_of, image_column = image_valid.nonzero(as_tuple=True)
     image_order = (image_valid.cumsum(1) - 1)[image_of, image_column]
     image_row, image_slot = places.image_row[image_of], places.image_slot[image_of] + image_order

@@ -34,7 +34,7 @@ def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, family_
 
 
 def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets: list[str]) -> LoraConfig:
-    """PEFT's configuration of ``settings``."""
+    """Make PEFT's configuration of ``settings``."""
     transposed = any(type(layer).__name__ == "Conv1D" for layer in _layers_named(language_model, targets))
     return LoraConfig(
         r=settings.rank,
@@ -43,7 +43,8 @@ def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets
         target_modules=targets,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
-        fan_in_fan_out=transposed,  # GPT-2's layers hold their weights the other way round
+        # GPT-2's layers hold their weights the other way round.
+        fan_in_fan_out=transposed,
         task_type="CAUSAL_LM",
     )
 
@@ -51,7 +52,7 @@ def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets
 def resolve_targets(
     language_model: PreTrainedModel, targets: tuple[str, ...], family_targets: tuple[str, ...]
 ) -> list[str]:
-    """Layer names that ``targets`` means in this language model.
+    """Find the layer names that ``targets`` means in this language model.
 
     Raises:
         ConfigError: a name that no layer has.
@@ -111,6 +112,7 @@ def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer, weight in zip(layers, weights, strict=True):
             cast(Any, layer.get_base_layer()).weight.data = weight
+            # Else PEFT takes the layer for merged and leaves its update out.
             layer.merged_adapters.clear()
 
 
@@ -121,6 +123,7 @@ def _merge(layer: LoraLayer) -> None:
     # PEFT rounds the update to the weight's dtype and then the sum: of a small update in bfloat16 little is left.
     if in_float32:
         base.weight.data = base.weight.data.float()
+    # Safe: PEFT adds in a copy, refuses sums that are not finite, and only then exchanges the weight.
     cast(Any, layer).merge(safe_merge=True)
     if in_float32:
         base.weight.data = base.weight.data.to(dtype)
@@ -135,7 +138,7 @@ def _lora_layers(language_model: PreTrainedModel) -> dict[str, LoraLayer]:
 
 
 def _linear_names(language_model: PreTrainedModel) -> list[str]:
-    """Last parts of the names of linear layers, the head's left out, each once."""
+    """List the last pieces of the names of linear layers, the head's left out, each once."""
     head = language_model.get_output_embeddings()
     names = [
         name.rsplit(".", 1)[-1]

@@ -33,7 +33,7 @@ class ParameterRow:
 
 
 def parameter_rows(model: nn.Module) -> list[ParameterRow]:
-    """The parameters of ``model`` in their order; a tied weight is counted once."""
+    """List the parameters of ``model`` in their order; a tied weight is counted once."""
     rows: dict[tuple, list[list[int]]] = {}
     for name, parameter in model.named_parameters():
         pattern = _NUMBER.sub("#", name)
@@ -46,7 +46,7 @@ def parameter_rows(model: nn.Module) -> list[ParameterRow]:
 
 
 def describe_parameters(rows: Sequence[ParameterRow]) -> list[Block]:
-    """A table with a row for each, and the totals."""
+    """Make a table with a row for each, and the totals."""
     cells = [
         (row.name, "x".join(map(str, row.shape)), f"{row.count:,}", "yes" if row.trained else "", row.dtype)
         for row in rows
@@ -66,12 +66,12 @@ def _size(shape: Sequence[int]) -> int:
 
 
 def _with_ranges(pattern: str, numbers: list[list[int]]) -> str:
-    """The pattern with each ``#`` replaced by the numbers that stood there."""
-    parts = pattern.split("#")
-    named = parts[0]
-    for position, part in enumerate(parts[1:]):
+    """Replace each ``#`` of the pattern by the numbers that stood there."""
+    pieces = pattern.split("#")
+    named = pieces[0]
+    for position, piece in enumerate(pieces[1:]):
         seen = sorted({found[position] for found in numbers})
-        named += _range(seen) + part
+        named += _range(seen) + piece
     return named
 
 

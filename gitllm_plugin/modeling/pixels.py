@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def are_features(pixel_values: Tensor) -> bool:
-    """Whether ``[..., 1 or 3, H, W]`` are features and not pixels, which have three channels."""
+    """Tell whether ``[..., 1 or 3, H, W]`` are features and not pixels, which have three channels."""
     return pixel_values.shape[-3] == 1
 
 
 def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """``(pixels / 255 - mean) / std``.
+    """Compute ``(pixels / 255 - mean) / std``.
 
     Args:
         pixels: uint8 ``[..., 3, H, W]``.
@@ -26,4 +26,5 @@ def normalize_pixels(pixels: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """
     shape = (*mean.shape[:-1], *[1] * (pixels.ndim - mean.ndim - 2), 3, 1, 1)
     mean, std = mean.to(torch.float32).view(shape), std.to(torch.float32).view(shape)
-    return pixels.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)  # in two passes over the pixels
+    # In two passes over the pixels instead of three: they are most of what a batch holds.
+    return pixels.to(torch.float32).mul_(1 / (255 * std)).sub_(mean / std)

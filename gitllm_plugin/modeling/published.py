@@ -27,6 +27,7 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -35,6 +36,16 @@ _PREFIX = "git_"
 _PROJECTION = "visual_projection.visual_projection."
 _TEMPORAL = re.compile(r"img_temporal_embedding\.(\d+)$")
 _LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])\.(?:\w+\.)?weight$")
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
 
 #: Buffers that older releases of transformers saved and that are computed today.
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$|\.attention\.(masked_)?bias$")
@@ -72,17 +83,18 @@ def load_published(
             lists them.
     """
     decoder_config = _decoder_config(config)
-    family = resolve_family(decoder_config)
+    family = resolve_family(decoder_config, GitLLM)
     weights = _merge_lora(_plain_names(state_dict), config, lora_alpha)
-    parts = _split(weights, decoder_config.model_type)
+    by_module = _split(weights, decoder_config.model_type)
+    # The class itself, because its `from_pretrained` takes weights without a folder.
     model_class = AutoModelForCausalLM._model_mapping[type(decoder_config)]
-    decoder = _load(model_class, decoder_config, parts["language_model"])
+    decoder = _load(model_class, decoder_config, by_module["language_model"])
     vision_config = CLIPVisionConfig.from_dict(dict(config["vision_config"]))
-    encoder = ImageEncoder(_load(CLIPVisionModel, vision_config, parts["image_encoder"]))
-    temporal = parts["temporal"]
+    encoder = ImageEncoder(_load(CLIPVisionModel, vision_config, by_module["image_encoder"]))
+    temporal = by_module["temporal"]
     _check_frames(config, temporal)
     model = GitLLM(encoder, decoder, max_images=max(len(temporal), 1), family=family)
-    _fill(model.projection, parts["projection"])
+    _fill(model.projection, by_module["projection"])
     if model.temporal_embedding is not None:
         frames = torch.cat([temporal[str(index)] for index in range(len(temporal))])
         model.temporal_embedding.data.copy_(frames)
@@ -90,7 +102,7 @@ def load_published(
 
 
 def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and weights of a published checkpoint's folder, safetensors or ``.bin``, in one file or shards.
+    """Read a published checkpoint's folder, safetensors or ``.bin``, in one file or shards: configuration and weights.
 
     Weights are mapped into memory and read when they are used; nothing that a file contains is run.
 
@@ -108,6 +120,24 @@ def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     for file in files:
         state_dict |= _read_weights(file)
     return config, state_dict
+
+
+def convert_published(source: str | Path, target: str | Path, lora_alpha: float | None = None) -> None:
+    """Turn the folder of a published checkpoint into one of ours, tokenizer and image processor with it.
+
+    Args:
+        source: ``config.json`` and weights.
+        target: the folder to make.
+        lora_alpha: see :func:`load_published`.
+
+    Raises:
+        ConfigError: not a published checkpoint, keys that cannot be explained, or the target is in use.
+    """
+    source = Path(source).expanduser()
+    config, state_dict = read_published(source)
+    model = load_published(config, state_dict, lora_alpha=lora_alpha)
+    files = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    save_folder(model, target, tokenizer=files, image_processor=_read_json(source / PREPROCESSOR))
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
@@ -135,7 +165,7 @@ def _decoder_config(config: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def _plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Names without what PEFT puts around the model (``base_model.model.``) or a layer (``base_layer.``)."""
+    """Take off what PEFT puts around the model (``base_model.model.``) or a layer (``base_layer.``)."""
     return {
         name.replace("base_model.model.", "").replace(".base_layer.", "."): value for name, value in state_dict.items()
     }
@@ -175,7 +205,7 @@ def _merge_lora(weights: dict[str, Tensor], config: Mapping[str, Any], lora_alph
 
 
 def _find_lora_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The mapping in ``config``, at any depth, that says ``lora_alpha``; empty if none does."""
+    """Find the mapping in ``config``, at any depth, that says ``lora_alpha``; empty if none does."""
     if "lora_alpha" in config:
         return config
     nested = (_find_lora_settings(value) for value in config.values() if isinstance(value, Mapping))
@@ -183,14 +213,14 @@ def _find_lora_settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _split(weights: dict[str, Tensor], model_type: str) -> dict[str, dict[str, Tensor]]:
-    """Weights by the part of GitLLM that they belong to, under that part's own names."""
+    """Sort weights by the module of GitLLM that they belong to, under that module's own names."""
     anchor = f"{_PROJECTION}0.weight"
     root = next((name.removesuffix(anchor) for name in weights if name.endswith(anchor)), None)
     if root is None:
         raise ConfigError(f"not a published GIT-LLM checkpoint: no key ends with {anchor}")
     renamed = _RENAMED.get(model_type, {})
-    parts: dict[str, dict[str, Tensor]] = {
-        part: {} for part in ("image_encoder", "projection", "temporal", "language_model")
+    by_module: dict[str, dict[str, Tensor]] = {
+        module: {} for module in ("image_encoder", "projection", "temporal", "language_model")
     }
     for name, value in weights.items():
         inner = name.removeprefix(root)
@@ -199,18 +229,19 @@ def _split(weights: dict[str, Tensor], model_type: str) -> dict[str, dict[str, T
         if _COMPUTED.search(name) or target is None:
             continue
         if inner.startswith("image_encoder."):
-            parts["image_encoder"][inner.removeprefix("image_encoder.")] = value
+            by_module["image_encoder"][inner.removeprefix("image_encoder.")] = value
         elif inner.startswith(_PROJECTION):
-            parts["projection"][inner.removeprefix(_PROJECTION)] = value
+            by_module["projection"][inner.removeprefix(_PROJECTION)] = value
         elif temporal:
-            parts["temporal"][temporal[1]] = value
+            by_module["temporal"][temporal[1]] = value
         else:
-            parts["language_model"][target] = value
-    return parts
+            by_module["language_model"][target] = value
+    return by_module
 
 
 def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]) -> PreTrainedModel:
-    """A model of transformers with exactly these weights; transformers knows the names of its older releases."""
+    """Make a model of transformers with exactly these weights; transformers knows the names of its older releases."""
+    # The checkpoint's own, because `from_pretrained` would otherwise go by its configuration, or float32.
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
     model, info = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
@@ -240,3 +271,7 @@ def _fill(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
         module.load_state_dict(weights)
     except RuntimeError as error:
         raise ConfigError(f"the checkpoint's visual_projection does not fit: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text()) if path.is_file() else None

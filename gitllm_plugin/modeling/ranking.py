@@ -15,18 +15,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.modeling.attention import PrefixRule, prefix_attention
+from gitllm_plugin.modeling.attention import PrefixRule
+from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.layout import Layout, lay_out
-
-if TYPE_CHECKING:
-    from gitllm_plugin.modeling.model import GitLLM
 
 Candidates = Sequence[Sequence[int]]
 """Token ids of one prompt's candidates."""
@@ -53,7 +50,7 @@ class CandidateScores:
     is_greedy: list[Tensor]
 
     def best(self) -> list[int]:
-        """The most likely candidate of each prompt; the first of equal ones."""
+        """Find the most likely candidate of each prompt; the first of equal ones."""
         return [int(scores.argmax()) for scores in self.log_likelihood]
 
 
@@ -74,6 +71,7 @@ class Tally:
             starts.append(starts[-1] + len(members))
         self.starts = starts
         first_ids = [torch.tensor([ids[0] for ids in members], device=first.device) for members in candidates]
+        # float64: a long candidate adds up hundreds of numbers, and close ones are told apart by their last digits.
         self.sums = torch.cat([scores[ids] for scores, ids in zip(first, first_ids, strict=True)]).double()
         greedy = first.argmax(1)
         self.misses = torch.cat([(ids != greedy[n]).long() for n, ids in enumerate(first_ids)])
@@ -93,28 +91,28 @@ class Tally:
         self.misses.index_add_(0, numbers, (logits.argmax(1) != targets).long())
 
     def number(self, prompt: int, candidate: int) -> int:
-        """The number, among all prompts' candidates, of one of a prompt."""
+        """Give the number, among all prompts' candidates, of one of a prompt."""
         return self.starts[prompt] + candidate
 
     def scores(self, mean: bool) -> CandidateScores:
-        """What was counted."""
+        """Give what was counted."""
         log_likelihood, is_greedy = [], []
         sums, misses = self.sums.cpu(), self.misses.cpu()
         for n, members in enumerate(self.candidates):
-            part = slice(self.starts[n], self.starts[n + 1])
-            values = sums[part] / torch.tensor([len(ids) for ids in members]) if mean else sums[part].clone()
+            own = slice(self.starts[n], self.starts[n + 1])
+            values = sums[own] / torch.tensor([len(ids) for ids in members]) if mean else sums[own].clone()
             left_out = torch.ones(len(members), dtype=torch.bool)
             left_out[self.chosen[n]] = False
             values[left_out] = -torch.inf
             log_likelihood.append(values.float())
-            is_greedy.append((misses[part] == 0) & ~left_out)
+            is_greedy.append((misses[own] == 0) & ~left_out)
         return CandidateScores(log_likelihood, is_greedy)
 
     def _shortlist(self, prompt: int, size: int | None) -> list[int]:
-        part = self.sums[self.starts[prompt] : self.starts[prompt + 1]]
-        if size is None or size >= len(part):
-            return list(range(len(part)))
-        return sorted(part.topk(size).indices.tolist())
+        sums = self.sums[self.starts[prompt] : self.starts[prompt + 1]]
+        if size is None or size >= len(sums):
+            return list(range(len(sums)))
+        return sorted(sums.topk(size).indices.tolist())
 
 
 def check_candidates(candidates: Sequence[Candidates], num_prompts: int) -> None:
@@ -134,24 +132,24 @@ def check_candidates(candidates: Sequence[Candidates], num_prompts: int) -> None
 
 @torch.no_grad()
 def score_candidates(
-    model: GitLLM,
+    decoder: Decoder,
+    image_embeds: Tensor,
+    image_valid: Tensor,
     input_ids: Tensor,
     attention_mask: Tensor | None,
-    pixel_values: Tensor | None,
     candidates: Sequence[Candidates],
     *,
     image_index: Tensor | None = None,
-    num_images: Tensor | None = None,
     mean: bool = False,
     shortlist: int | None = None,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> CandidateScores:
-    """Log-likelihoods of candidates behind prompts about images; those of separate forward passes.
+    """Compute log-likelihoods of candidates behind prompts about images; those of separate forward passes.
 
     Args:
-        model: in evaluation mode.
-        input_ids, attention_mask, pixel_values, image_index, num_images: N prompts, as for
-            :meth:`~gitllm_plugin.modeling.model.GitLLM.forward`, padded on either side.
+        decoder: its language model in evaluation mode.
+        image_embeds, image_valid, input_ids, attention_mask, image_index: N prompts, as for
+            :meth:`~gitllm_plugin.modeling.decoder.Decoder.forward`, padded on either side.
         candidates: N lists of lists of token ids, end token included where it counts. Common candidates are N times
             the same list.
         mean: give the mean over a candidate's tokens instead of the sum, so that long candidates have a chance.
@@ -163,18 +161,17 @@ def score_candidates(
     """
     check_candidates(candidates, len(input_ids))
     text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    image_embeds, image_valid = model._image_or_nothing(input_ids, pixel_values, num_images)
     layout = lay_out(image_valid, text_valid.bool(), image_index, align="right")
     if image_index is not None:
         image_embeds = image_embeds[image_index]
     longest = max(len(ids) for members in candidates for ids in members)
-    model._check_context(layout, longest - 1)  # the last token is not read
-    cache = DynamicCache(config=model.language_model.config)
-    rows = model._rows(layout, image_embeds, input_ids)
-    prefix = model._decode(layout, rows, image_embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    # The last token of a candidate is not read.
+    decoder.check_fits(layout, longest - 1)
+    cache = DynamicCache(config=decoder.language_model.config)
+    prefix = decoder.read(layout, image_embeds, input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     tally = Tally(candidates, prefix.logits[:, -1].float().log_softmax(-1), shortlist)
-    for packs in _plan(model, tally, layout.attention_mask.shape[1], tokens_at_once):
-        _score(model, layout, cache, tally, packs)
+    for packs in _plan(decoder, tally, layout.attention_mask.shape[1], tokens_at_once):
+        _score(decoder, layout, cache, tally, packs)
     return tally.scores(mean)
 
 
@@ -186,25 +183,28 @@ class _Pack:
     members: list[int]
 
 
-def _plan(model: GitLLM, tally: Tally, cached: int, tokens_at_once: int) -> Iterator[list[_Pack]]:
-    """The rows of every call of the language model; candidates of one token are scored already."""
+def _plan(decoder: Decoder, tally: Tally, cached: int, tokens_at_once: int) -> Iterator[list[_Pack]]:
+    """Plan the rows of every call of the language model; candidates of one token are scored already."""
     by_prompt = [
         [c for c in chosen if len(tally.candidates[n][c]) > 1] for n, chosen in enumerate(tally.chosen)
     ]  # fmt: skip
-    if not model.shares_rows:
+    if not decoder.shares_rows:
         single = [_Pack(n, [c]) for n, members in enumerate(by_prompt) for c in members]
+        # Each candidate has a copy of the cache here, which is the larger part of its memory.
         longest = max((len(tally.candidates[p.prompt][p.members[0]]) - 1 for p in single), default=1)
         size = max(1, min(tokens_at_once // longest, _COPIED_SLOTS // (cached + longest)))
         yield from (single[i : i + size] for i in range(0, len(single), size))
         return
+    # One pack of each prompt stands in a call, so that the cache need not be copied.
     capacity = max(1, tokens_at_once // len(by_prompt))
     packs = [_fill(n, members, tally.candidates[n], capacity) for n, members in enumerate(by_prompt)]
     for step in range(max(map(len, packs))):
+        # Prompts with few candidates are done sooner.
         yield [of_prompt[step] for of_prompt in packs if step < len(of_prompt)]
 
 
 def _fill(prompt: int, members: Sequence[int], candidates: Candidates, capacity: int) -> list[_Pack]:
-    """Candidates in their order, as many a pack as fit into ``capacity`` tokens."""
+    """Pack candidates in their order, as many a pack as fit into ``capacity`` tokens."""
     packs, used = [], capacity
     for member in members:
         length = len(candidates[member]) - 1
@@ -216,8 +216,8 @@ def _fill(prompt: int, members: Sequence[int], candidates: Candidates, capacity:
     return packs
 
 
-def _score(model: GitLLM, layout: Layout, cache: Cache, tally: Tally, packs: Sequence[_Pack]) -> None:
-    """One call of the language model."""
+def _score(decoder: Decoder, layout: Layout, cache: Cache, tally: Tally, packs: Sequence[_Pack]) -> None:
+    """Score some packs in one call of the language model."""
     device = layout.attention_mask.device
     prompts = torch.tensor([pack.prompt for pack in packs], device=device)
     ids, targets, orders, owners, numbers = [], [], [], [], []
@@ -237,33 +237,31 @@ def _score(model: GitLLM, layout: Layout, cache: Cache, tally: Tally, packs: Seq
     text_ids = torch.cat([torch.full_like(cached, _PREFIX), owner], 1)
     # For the rule the prefix is the image, which every text of its row sees; a candidate sees itself alone besides.
     rule = PrefixRule(text_ids.new_zeros(len(packs)), shared=(text_ids, torch.zeros_like(text_ids)))
-    positions = {}
-    if model.positions != "slots":
-        before = layout.text_valid.sum(1) if model.positions == "text" else layout.attention_mask.sum(1)
-        positions = {"position_ids": before[prompts][:, None] + _pad(orders, counts, 0, device)}
-    with prefix_attention(model.language_model.config, rule), model._head_on(valid):
-        logits = model.language_model(
-            input_ids=_pad(ids, counts, 0, device),
-            attention_mask=torch.cat([cached, valid.long()], 1),
-            past_key_values=_of_prompts(cache, prompts, len(layout.attention_mask)),
-            use_cache=True,
-            **positions,
+    with decoder.head_on(valid):
+        logits = decoder.read_behind(
+            _of_prompts(cache, prompts, len(layout.attention_mask)),
+            rule,
+            _pad(ids, counts, 0, device),
+            torch.cat([cached, valid.long()], 1),
+            order=_pad(orders, counts, 0, device),
+            before=decoder.end_of(layout)[prompts],
         ).logits
     tally.add(torch.tensor(numbers, device=device), logits, torch.tensor(targets, device=device))
 
 
-def _pad(parts: Sequence[Sequence[int]], counts: Sequence[int], fill: int, device: torch.device) -> Tensor:
-    """Rows of ``counts`` parts each, one after another, filled up on the right: long ``[len(counts), Q]``."""
-    iterator = iter(parts)
+def _pad(runs: Sequence[Sequence[int]], counts: Sequence[int], fill: int, device: torch.device) -> Tensor:
+    """Make rows of ``counts`` runs each, one after another, filled up on the right: long ``[len(counts), Q]``."""
+    iterator = iter(runs)
     rows = [[value for _ in range(count) for value in next(iterator)] for count in counts]
     width = max(map(len, rows))
     return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
 
 
 def _of_prompts(cache: Cache, prompts: Tensor, num_prompts: int) -> Cache:
-    """The cache with the rows of ``prompts``; what is appended to it does not change ``cache``."""
+    """Select the cache's rows of ``prompts``; what is appended to them does not change ``cache``."""
     selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]  # layers replace their tensors, they do not write
+    # A shallow copy is enough: layers replace their tensors, they do not write into them.
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
     if prompts.tolist() != list(range(num_prompts)):
         selected.batch_select_indices(prompts)
     return selected

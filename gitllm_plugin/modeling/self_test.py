@@ -21,7 +21,6 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.attention import STREAM
 from gitllm_plugin.modeling.families import FAMILIES, Family, default_family
 from gitllm_plugin.modeling.layout import Layout, lay_out
-from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder
 from gitllm_plugin.modeling.tokens import IGNORED
 
@@ -41,13 +40,13 @@ class Probe:
     """A model and a batch to question it with.
 
     Attributes:
-        model: in evaluation mode.
+        model: a :class:`~gitllm_plugin.modeling.model.GitLLM` in evaluation mode.
         input_ids: long ``[3, T]``, of different lengths, padded on the right.
         attention_mask: long ``[3, T]``.
         pixel_values: float ``[3, 3, H, W]``.
     """
 
-    model: GitLLM
+    model: Any
     input_ids: Tensor
     attention_mask: Tensor
     pixel_values: Tensor
@@ -58,27 +57,26 @@ class Probe:
         return self.attention_mask.sum(1).tolist()
 
     def logits(self, input_ids: Tensor | None = None, **changes: Tensor) -> Tensor:
-        """Logits ``[3, T, V]`` of the batch, with what is given in the place of its own."""
+        """Compute logits ``[3, T, V]`` of the batch, with what is given in the place of its own."""
         ids = self.input_ids if input_ids is None else input_ids
         inputs = {"attention_mask": self.attention_mask, "pixel_values": self.pixel_values, **changes}
         return self.model(ids, **inputs).logits
 
     def image_states(self, image_embeds: Tensor, input_ids: Tensor) -> list[Tensor]:
-        """Every layer's states ``[3, P, D]`` at the image's slots."""
+        """Compute every layer's states ``[3, P, D]`` at the image's slots."""
         layout = self.layout()
-        rows = self.model._rows(layout, image_embeds, input_ids)
-        hidden = self.model._decode(layout, rows, image_embeds, output_hidden_states=True).hidden_states
+        hidden = self.model.decoder.read(layout, image_embeds, input_ids, output_hidden_states=True).hidden_states
         shape = image_embeds.shape[:2]
         return [states[layout.image_row, layout.image_slot].unflatten(0, shape) for states in hidden]
 
     def layout(self) -> Layout:
-        """The batch's rows, a text a row."""
+        """Lay out the batch, a text a row."""
         _, image_valid = self.model.encode_images(self.pixel_values)
         return lay_out(image_valid, self.attention_mask)
 
 
-def make_probe(model: GitLLM, image_size: int = 32) -> Probe:
-    """A random batch for ``model``; always the same one."""
+def make_probe(model: Any, image_size: int = 32) -> Probe:
+    """Make a random batch for ``model``; always the same one."""
     generator = torch.Generator().manual_seed(1)
     device = model.projection.weight.device
     longest = max(_LENGTHS)
@@ -94,6 +92,7 @@ def make_probe(model: GitLLM, image_size: int = 32) -> Probe:
 
 def a_later_token_never_changes_an_earlier_logit(probe: Probe) -> None:
     """Text is causal."""
+    # Each text takes over another one's tokens, so that every change is to a token that occurs.
     changed, cut = probe.input_ids.clone(), 2
     changed[:, cut:] = changed[:, cut:].roll(1, 0)
     before, after = probe.logits(), probe.logits(changed)
@@ -162,6 +161,7 @@ def cached_decoding_equals_uncached(probe: Probe) -> None:
 
 def texts_of_one_image_share_it(probe: Probe) -> None:
     """Two texts behind one copy of their image give what two copies give."""
+    # Not in order, so that a text that reads its neighbour's image is found out.
     index = torch.tensor([0, 1, 0], device=probe.input_ids.device)
     shared = probe.logits(pixel_values=probe.pixel_values[:2], image_index=index)
     _same(shared, probe.logits(pixel_values=probe.pixel_values[:2][index]), "logits behind a shared image")
@@ -169,7 +169,7 @@ def texts_of_one_image_share_it(probe: Probe) -> None:
 
 def attending_without_a_mask_changes_nothing(probe: Probe) -> None:
     """Streams give what a dense mask gives, which generation goes on to use."""
-    if probe.model.attention_path != "stream":
+    if probe.model.decoder.attention_path != "stream":
         return
     decoder, without = probe.model.language_model, probe.logits()
     decoder.set_attn_implementation("sdpa")
@@ -182,6 +182,7 @@ def attending_without_a_mask_changes_nothing(probe: Probe) -> None:
 def logits_that_are_not_read_change_no_loss(probe: Probe) -> None:
     """Head and last layer at supervised slots alone, as training computes them, give the same loss."""
     labels = probe.input_ids.masked_fill(~probe.attention_mask.bool(), IGNORED)
+    # Fewer slots than there are, or nothing would be left out.
     labels[:, :2] = IGNORED
     inputs = (probe.input_ids, probe.attention_mask, probe.pixel_values, labels)
     of_all, of_few = (cast(Tensor, probe.model(*inputs, logits=logits).loss) for logits in ("all", "none"))
@@ -214,7 +215,7 @@ class Verdict:
 
 
 @torch.no_grad()
-def examine(model: GitLLM, properties: Sequence[Callable[[Probe], None]] = PROPERTIES) -> Verdict:
+def examine(model: Any, properties: Sequence[Callable[[Probe], None]] = PROPERTIES) -> Verdict:
     """Ask a model for its properties."""
     probe, verdict = make_probe(model), Verdict()
     for has in properties:
@@ -227,19 +228,21 @@ def examine(model: GitLLM, properties: Sequence[Callable[[Probe], None]] = PROPE
     return verdict
 
 
-def resolve_family(config: PreTrainedConfig, self_test: bool = True) -> Family:
-    """The facts about a decoder, confirmed on a tiny copy of it.
+def resolve_family(config: PreTrainedConfig, model_class: Callable[..., Any], self_test: bool = True) -> Family:
+    """Find the facts about a decoder, confirmed on a tiny copy of it.
 
     Args:
         config: the decoder's configuration.
+        model_class: :class:`~gitllm_plugin.modeling.model.GitLLM`, which is made of the copy.
         self_test: whether to ask the copy; without it an unknown decoder is taken at its word.
 
     Raises:
         ConfigError: the copy lacks a property, or cannot be made; the message says which.
     """
     family = FAMILIES.get(config.model_type) or default_family(config)
+    # Once a configuration and process: a run builds, resumes and evaluates, and asks each time.
     if self_test:
-        _test_once(json.dumps(config.to_dict(), default=str, sort_keys=True), _Hidden(config, family))
+        _test_once(json.dumps(config.to_dict(), default=str, sort_keys=True), _Hidden(config, family, model_class))
     return family
 
 
@@ -249,6 +252,7 @@ class _Hidden:
 
     config: PreTrainedConfig = field(compare=False)
     family: Family = field(compare=False)
+    model_class: Callable[..., Any] = field(compare=False)
 
 
 @lru_cache(maxsize=32)
@@ -256,7 +260,8 @@ class _Hidden:
 def _test_once(key: str, subject: _Hidden) -> None:
     config, family = subject.config, subject.family
     try:
-        model = GitLLM(tiny_image_encoder("clip"), sharpen(tiny_copy(config, family)), family=family).eval()
+        decoder = sharpen(tiny_copy(config, family))
+        model = subject.model_class(tiny_image_encoder("clip"), decoder, family=family).eval()
         make_probe(model).logits()
     except Exception as error:  # noqa: BLE001 - decoders fail in their own ways
         raise ConfigError(

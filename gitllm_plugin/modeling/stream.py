@@ -76,7 +76,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """An attention function for transformers' registry: streams by their groups, everything else by SDPA.
+    """Attend, as a function of transformers' registry: streams by their groups, everything else by SDPA.
 
     Args:
         module: the decoder's attention layer.
@@ -98,11 +98,11 @@ def attend(
     settings = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
-    parts = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
+    pieces = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
     keeps_copies = attention_mask.keeps_copies or torch.compiler.is_compiling()
     seen: list[Tensor] = []
     for index, group in enumerate(attention_mask.groups):
-        images, texts = ([part[2 * index + kind] for part in parts] for kind in (0, 1))
+        images, texts = ([states[2 * index + kind] for states in pieces] for kind in (0, 1))
         if group.image_tokens:
             seen.append(_attend_in_images(group, images, settings))
         if group.text_tokens:
@@ -111,7 +111,7 @@ def attend(
 
 
 def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as autocast hands them to SDPA: rotary positions make float32 of the former two.
+    """Cast queries, keys and values as autocast does for SDPA: rotary positions make float32 of the former two.
 
     torch's causal biases refuse mixed dtypes before autocast has its turn.
     """
@@ -123,8 +123,9 @@ def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
 
 
 def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
-    """What image tokens see, ``[image_tokens, H, D]``, of their queries, keys and values, each of that shape."""
+    """Compute what image tokens see, ``[image_tokens, H, D]``, of their queries, keys, values, each of that shape."""
     query, key, value = (_by_image(group, states) for states in images)
+    # No mask and not causal: an image sees all of itself.
     seen = F.scaled_dot_product_attention(query, key, value, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
@@ -132,14 +133,14 @@ def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, An
 def _attend_in_texts(
     group: Group, images: list[Tensor], texts: list[Tensor], settings: dict[str, Any], keeps_copies: bool
 ) -> Tensor:
-    """What text tokens see, ``[text_tokens, H, D]``, of queries, keys and values of images and texts."""
+    """Compute what text tokens see, ``[text_tokens, H, D]``, of queries, keys and values of images and texts."""
 
     def states_of(kind: int, images: list[Tensor], texts: list[Tensor]) -> Tensor:
         padded = _by_text(group, texts[kind])
         return _behind_images(group, images[kind], padded) if kind and group.image_tokens else padded
 
     states = [states_of(kind, images, texts) for kind in range(3)]
-    sources = [part.detach() for part in images], [part.detach() for part in texts]
+    sources = [given.detach() for given in images], [given.detach() for given in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
         seen = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
@@ -149,7 +150,7 @@ def _attend_in_texts(
 def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:
     """Let the backward pass make ``states`` again, by their number, instead of keeping them: they are copies."""
     # With strides, because some kernels save a transposed view, which may have the same shape.
-    numbers = {(part.data_ptr(), part.shape, part.stride()): number for number, part in enumerate(states)}
+    numbers = {(made.data_ptr(), made.shape, made.stride()): number for number, made in enumerate(states)}
 
     def pack(saved: Tensor) -> Tensor | int:
         return numbers.get((saved.data_ptr(), saved.shape, saved.stride()), saved)
@@ -161,19 +162,20 @@ def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> Abstract
 
 
 def _by_image(group: Group, states: Tensor) -> Tensor:
-    """``[image_tokens, H, D]`` as ``[images, H, P, D]``."""
+    """View ``[image_tokens, H, D]`` as ``[images, H, P, D]``."""
     return states.unflatten(0, (-1, group.image_length)).transpose(1, 2)
 
 
 def _by_text(group: Group, states: Tensor) -> Tensor:
-    """``[text_tokens, H, D]`` as ``[texts, H, T, D]``, zeros on padding."""
+    """Pad ``[text_tokens, H, D]`` to ``[texts, H, T, D]``, with zeros."""
+    # Padding comes last, where the causal rule hides it from real tokens; what it computes is not taken back.
     padded = states.new_zeros(group.num_texts * group.text_length, *states.shape[1:])
     padded = padded.index_copy_(0, group.text_places, states)
     return padded.unflatten(0, (group.num_texts, group.text_length)).transpose(1, 2)
 
 
 def _behind_images(group: Group, images: Tensor, texts: Tensor) -> Tensor:
-    """``[image_tokens, H, D]`` and ``[texts, H, T, D]`` as ``[texts, H, P + T, D]``, each text behind its image."""
+    """Join ``[image_tokens, H, D]`` and ``[texts, H, T, D]`` to ``[texts, H, P + T, D]``, texts behind images."""
     images = _by_image(group, images)
     texts = texts.unflatten(0, (len(images), -1))
     images = images[:, None].expand(-1, texts.shape[1], -1, -1, -1)

@@ -64,7 +64,7 @@ def _trained_tokenizer() -> str:
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer of about 400 tokens, trained here on a few sentences."""
+    """Make a byte-level BPE tokenizer of about 400 tokens, trained here on a few sentences."""
     from tokenizers import Tokenizer
 
     return PreTrainedTokenizerFast(
@@ -77,7 +77,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def tiny_language_model(model_type: str, variant: str | None = None, seed: int = 0) -> PreTrainedModel:
-    """A random causal LM for :func:`tiny_tokenizer`'s vocabulary, float32, in evaluation mode.
+    """Make a random causal LM for :func:`tiny_tokenizer`'s vocabulary, float32, in evaluation mode.
 
     Args:
         model_type: Hugging Face ``model_type`` of a family in the table.
@@ -105,7 +105,7 @@ def tiny_language_model(model_type: str, variant: str | None = None, seed: int =
 
 
 def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
-    """A random causal LM that differs from the one with ``config`` in its sizes alone.
+    """Make a random causal LM that differs from the one with ``config`` in its sizes alone.
 
     Of layers of different types (full, sliding, ...) one of each is kept.
 
@@ -115,6 +115,7 @@ def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
     """
     settings = copy.deepcopy(config.to_dict())
     kinds = list(dict.fromkeys(settings.get("layer_types") or []))
+    # Two layers at least: what one layer hides, a second one shows.
     depth = max(2, len(kinds))
     per_layer = {name: value[:depth] for name, value in settings.items() if _is_per_layer(value, config)}
     if kinds:
@@ -140,7 +141,7 @@ def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
 
 
 def sharpen(model: PreTrainedModel) -> PreTrainedModel:
-    """Larger matrices, in place: with random weights of the usual size, attention hardly moves a logit."""
+    """Enlarge matrices, in place: with random weights of the usual size, attention hardly moves a logit."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2 and parameter is not model.get_input_embeddings().weight and "embed" not in name:
@@ -153,10 +154,11 @@ def _is_per_layer(value: object, config: PreTrainedConfig) -> bool:
 
 
 def _without_factor_lists(rope: object) -> object:
-    """Rotary settings without lists of one factor a channel, which are made for the true size."""
+    """Drop, from rotary settings, lists of one factor a channel, which are made for the true size."""
     if not isinstance(rope, dict):
         return None
-    if any(isinstance(value, dict) for value in rope.values()):  # by the type of the layer
+    # Some decoders have other rotary settings for layers of other types.
+    if any(isinstance(value, dict) for value in rope.values()):
         return {kind: _without_factor_lists(value) for kind, value in rope.items()}
     if not any(isinstance(value, list) for value in rope.values()):
         return rope
@@ -165,13 +167,14 @@ def _without_factor_lists(rope: object) -> object:
 
 
 def _random_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
+    # The numbers that a run draws after building must not depend on how much a tiny model drew.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval()
 
 
 def tiny_image_encoder(kind: str, layer: int = -1, seed: int = 0) -> ImageEncoder:
-    """A random image encoder for images of 32 x 32 pixels, of a kind in :data:`IMAGE_ENCODERS`.
+    """Make a random image encoder for images of 32 x 32 pixels, of a kind in :data:`IMAGE_ENCODERS`.
 
     Raises:
         ConfigError: no such kind, or layer.

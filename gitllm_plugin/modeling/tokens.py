@@ -23,7 +23,7 @@ class TextBatch:
         input_ids: long ``[N, T]``.
         attention_mask: long ``[N, T]``, 1 on real tokens; padding is on the right.
         labels: long ``[N, T]``, ``-100`` where a token is not trained on; None for prompts alone.
-        num_truncated: how many prompts lost a part of their question to fit.
+        num_truncated: how many prompts lost an end of their question to fit.
     """
 
     input_ids: Tensor
@@ -106,7 +106,7 @@ class TextEncoder:
     def candidates(
         self, prompts: Sequence[str], candidates: Sequence[Sequence[str]], end: bool = True
     ) -> list[list[list[int]]]:
-        """Ids of answers as they follow prompts.
+        """Encode answers as they follow prompts.
 
         Args:
             prompts: N texts.
@@ -125,7 +125,7 @@ class TextEncoder:
         return found
 
     def decode(self, token_ids: Tensor) -> list[str]:
-        """Generated ids ``[N, L]`` to answers, without special tokens and outer white space."""
+        """Turn generated ids ``[N, L]`` into answers, without special tokens and outer white space."""
         return [text.strip() for text in self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
 
     def _space_before_answer(self, prompt: str) -> str:
@@ -163,7 +163,7 @@ class TextEncoder:
         return ids or [self.special_tokens["eos_token_id"] if start is None else start]
 
     def _fit(self, prompt: str, question: str, max_tokens: int | None) -> tuple[list[int], bool]:
-        """The prompt's ids, of its question only the beginning that fits, and whether it was shortened."""
+        """Encode a prompt, of its question only the beginning that fits, and tell whether it was shortened."""
         ids = self._prompt_ids(prompt)
         if max_tokens is None or len(ids) <= max_tokens:
             return ids, False
@@ -176,7 +176,8 @@ class TextEncoder:
                 f"{max(max_tokens, 0)} allowed beside image and answer; shorten the instruction or the answer "
                 f"(the prompt begins {prompt[:60]!r})"
             )
-        low, high = 0, len(question)  # characters of the question: `low` fit, `high` do not
+        # By halving, in characters: `low` of them fit and `high` do not. Tokens cannot be cut without changing others.
+        low, high = 0, len(question)
         while high - low > 1:
             middle = (low + high) // 2
             fits = len(self._prompt_ids(before + question[:middle] + after)) <= max_tokens

@@ -1,22 +1,24 @@
-"""Which parts are trained, what of them is saved, and how they load."""
+"""Which modules are trained, what of them is saved, and how it loads.
+
+A module is here one of the groups of weights that a configuration can name: ``proj``, ``lora``, ``llm``, ``vit``,
+``head``.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 
-if TYPE_CHECKING:
-    from gitllm_plugin.modeling.model import GitLLM
-
-#: Part -> does it hold this parameter? Names are dotted names below GitLLM.
+#: Module -> does it hold this parameter? Names are dotted names below GitLLM.
 _BY_NAME: dict[str, Callable[[str], bool]] = {
     "proj": lambda name: name.startswith(("projection.", "temporal_embedding")),
     "lora": lambda name: ".lora_" in name,
@@ -24,44 +26,45 @@ _BY_NAME: dict[str, Callable[[str], bool]] = {
     "vit": lambda name: name.startswith("image_encoder."),
     "all": lambda name: True,
 }
-PARTS = (*_BY_NAME, "head")
-"""Parts that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
+MODULES = (*_BY_NAME, "head")
+"""Modules that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
 
 
-def names_of_part(model: nn.Module, part: str) -> set[str]:
-    """Names of a part's parameters, a tied one under each of its names; empty where the model has none."""
+def names_of_module(model: nn.Module, module: str) -> set[str]:
+    """List the names of a module's parameters, a tied one under each of its names; empty where the model has none."""
+    # torch lists a tied weight once, under its first name; a configuration may mean the other.
     names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    if part in _BY_NAME:
-        return set(filter(_BY_NAME[part], names))
+    if module in _BY_NAME:
+        return set(filter(_BY_NAME[module], names))
     if not hasattr(model, "language_model"):
         return set()
-    head = cast("GitLLM", model).language_model.get_output_embeddings()
+    head = cast(Any, model).language_model.get_output_embeddings()
     inside = {id(parameter) for parameter in head.parameters()} if head is not None else set()
     return {name for name, parameter in model.named_parameters(remove_duplicate=False) if id(parameter) in inside}
 
 
 def select(model: nn.Module, trainable: str | Sequence[str]) -> set[str]:
-    """Names of the parameters that ``trainable`` means.
+    """Find the names of the parameters that ``trainable`` means.
 
     Args:
         model: a GitLLM.
-        trainable: parts joined by ``+`` (``proj+lora``, ``proj+head``, ``all``, ...), or a list of parts and of
+        trainable: modules joined by ``+`` (``proj+lora``, ``proj+head``, ``all``, ...), or a list of modules and of
             patterns over dotted names with ``*`` and ``?`` (``language_model.model.layers.1?.*``).
 
     Raises:
-        ConfigError: an unknown part, or one or a pattern that matches nothing.
+        ConfigError: an unknown module, or one or a pattern that matches nothing.
     """
     chosen = trainable.split("+") if isinstance(trainable, str) else list(trainable)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     selected: set[str] = set()
     for entry in chosen:
-        is_pattern = not isinstance(trainable, str) and entry not in PARTS
-        if not is_pattern and entry not in PARTS:
+        is_pattern = not isinstance(trainable, str) and entry not in MODULES
+        if not is_pattern and entry not in MODULES:
             raise ConfigError(
-                f"trainable: unknown part {entry!r} in {trainable!r}; parts: {', '.join(PARTS)}, joined by '+'; "
+                f"trainable: unknown module {entry!r} in {trainable!r}; modules: {', '.join(MODULES)}, joined by '+'; "
                 "patterns over parameter names go into a list"
             )
-        found = set(fnmatch.filter(names, entry)) if is_pattern else names_of_part(model, entry)
+        found = set(fnmatch.filter(names, entry)) if is_pattern else names_of_module(model, entry)
         if not found:
             hint = " (lora needs `lora:` set)" if entry == "lora" else ""
             listing = "" if not is_pattern else "; `gitllm parameters --cfg-path FILE` lists the names"
@@ -94,18 +97,17 @@ def set_trainable(model: nn.Module, trainable: str | Sequence[str]) -> None:
     _report_tied(model, selected)
 
 
-def untie_head(model: GitLLM) -> None:
+def untie_head(language_model: PreTrainedModel) -> None:
     """Give the head a weight of its own, in place, where it is the input embedding's.
 
     Raises:
         ConfigError: the head is not tied.
     """
-    decoder = model.language_model
-    head, embedding = decoder.get_output_embeddings(), decoder.get_input_embeddings()
+    head, embedding = language_model.get_output_embeddings(), language_model.get_input_embeddings()
     if head is None or cast(Any, head).weight is not cast(Any, embedding).weight:
         raise ConfigError("untie: this language model's head is not tied to its input embedding; leave `untie` out")
     cast(Any, head).weight = nn.Parameter(cast(Any, head).weight.detach().clone())
-    decoder.config.tie_word_embeddings = False
+    language_model.config.tie_word_embeddings = False
 
 
 def _report_tied(model: nn.Module, selected: set[str]) -> None:
@@ -115,7 +117,7 @@ def _report_tied(model: nn.Module, selected: set[str]) -> None:
         if parameter.requires_grad:
             names.setdefault(id(parameter), []).append(name)
     for tied in names.values():
-        if len(tied) > 1 and not selected.issuperset(names_of_part(model, "llm")):
+        if len(tied) > 1 and not selected.issuperset(names_of_module(model, "llm")):
             logging.warning(
                 "%s are one weight: all of them are trained. model.untie: true gives the head a weight of its own.",
                 " and ".join(tied),
@@ -126,27 +128,28 @@ def parameter_groups(
     model: nn.Module,
     weight_decay: float,
     lr_scale: Mapping[str, float] | None = None,
-    part_weight_decay: Mapping[str, float] | None = None,
+    module_weight_decay: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """The trained parameters as groups for an optimizer.
+    """Group the trained parameters for an optimizer.
 
     Args:
         model: a GitLLM.
         weight_decay: of matrices; vectors (biases, norms) are not decayed.
-        lr_scale: factor on the learning rate per part, as ``{"proj": 3.0}``; 1 where a part is not named.
-        part_weight_decay: decay of a part's matrices in the place of ``weight_decay``.
+        lr_scale: factor on the learning rate per module, as ``{"proj": 3.0}``; 1 where one is not named.
+        module_weight_decay: decay of a module's matrices in the place of ``weight_decay``.
 
     Returns:
         Groups with ``params``, ``weight_decay`` and ``lr_scale``; none of them empty.
 
     Raises:
-        ConfigError: a part is named of which nothing is trained.
+        ConfigError: a module is named of which nothing is trained.
     """
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     scales = _by_parameter(model, trained, lr_scale or {}, "lr_scale")
-    decays = _by_parameter(model, trained, part_weight_decay or {}, "weight_decay")
+    decays = _by_parameter(model, trained, module_weight_decay or {}, "weight_decay")
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trained.items():
+        # Decay would pull norms from 1, where they start, to 0.
         decay = decays.get(name, weight_decay) if parameter.ndim >= 2 else 0.0
         groups.setdefault((decay, scales.get(name, 1.0)), []).append(parameter)
     return [
@@ -156,20 +159,20 @@ def parameter_groups(
 
 
 def _by_parameter(
-    model: nn.Module, trained: Mapping[str, nn.Parameter], by_part: Mapping[str, float], key: str
+    model: nn.Module, trained: Mapping[str, nn.Parameter], by_module: Mapping[str, float], key: str
 ) -> dict[str, float]:
-    """A setting per part as one per trained parameter; a part named later, such as head behind llm, wins."""
+    """Turn a setting per module into one per trained parameter; a module named later, such as head behind llm, wins."""
     values: dict[str, float] = {}
-    for part, value in by_part.items():
-        names = names_of_part(model, part) & trained.keys() if part in PARTS else set()
+    for module, value in by_module.items():
+        names = names_of_module(model, module) & trained.keys() if module in MODULES else set()
         if not names:
-            raise ConfigError(f"{key}: nothing of part {part!r} is trained; parts: {', '.join(PARTS)}")
+            raise ConfigError(f"{key}: nothing of module {module!r} is trained; modules: {', '.join(MODULES)}")
         values |= dict.fromkeys(names, float(value))
     return values
 
 
 def trainable_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters by name; a tied weight appears only where it is trained."""
+    """Give the trained parameters by name; a tied weight appears only where it is trained."""
     return {
         name: parameter.detach()
         for name, parameter in model.named_parameters(remove_duplicate=False)
@@ -191,6 +194,7 @@ def load_trainable_state_dict(
         ConfigError: names are missing or unknown, or shapes differ; the message lists them.
     """
     check_same_weights(trainable_state_dict(model), state_dict, source)
+    # In place: the optimizer, FSDP and tied names hold the same tensors.
     with torch.no_grad():
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if name in state_dict:

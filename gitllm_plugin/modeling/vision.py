@@ -100,6 +100,7 @@ class ImageEncoder(nn.Module):
         if self.is_grid:
             if layer != -1:
                 raise ConfigError(f"vision_layer is {layer}, but backbones of timm give their last features only (-1)")
+            # The layout in which convolutions are fast.
             cast(Any, tower).to(memory_format=torch.channels_last)
         else:
             _read_layer(tower, _facts(config.model_type), layer)
@@ -110,9 +111,9 @@ class ImageEncoder(nn.Module):
 
     @classmethod
     def from_config(cls, config: PreTrainedConfig, layer: int = -1) -> ImageEncoder:
-        """A randomly initialised encoder."""
+        """Make a randomly initialised encoder."""
         model_class = _class_of(config.model_type)
-        return cls(model_class(_vision_part(config)), layer)
+        return cls(model_class(_vision_config(config)), layer)
 
     @classmethod
     def from_pretrained(cls, name: str, layer: int = -1, **kwargs: Any) -> ImageEncoder:
@@ -135,7 +136,7 @@ class ImageEncoder(nn.Module):
             # The tower stands two levels deep there.
             kwargs["key_mapping"] = {r"^git\.image_encoder\.": ""}
         tower, info = cast(Any, model_class).from_pretrained(
-            name, config=_vision_part(config), output_loading_info=True, **kwargs
+            name, config=_vision_config(config), output_loading_info=True, **kwargs
         )
         if missing := [key for key in info["missing_keys"] if not _is_unused(key, tower.config.model_type)]:
             raise ConfigError(f"{name} does not hold the weights of a {model_class.__name__}: missing {missing[:5]}")
@@ -152,29 +153,32 @@ class ImageEncoder(nn.Module):
         return not any(parameter.requires_grad for parameter in self.tower.parameters())
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """A frozen tower stays in evaluation mode: its batch statistics and dropout are part of the features."""
+        """Set the mode; a frozen tower stays in evaluation: its batch statistics and dropout belong to the features."""
         return super().train(mode and not self.frozen)
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Tokens of an image of this size; asked of the tower once."""
+        """Count the tokens of an image of this size; the tower is asked once."""
         size = (height, width)
         if size not in self._num_tokens:
+            # Computed with zeros, because each kind of tower counts patches, CLS and registers in its own way.
             with torch.no_grad():
                 self._num_tokens[size] = self(self._zeros(height, width)).shape[1]
         return self._num_tokens[size]
 
     def fingerprint(self) -> str:
-        """What tells this encoder's features from another's, in words that show what differs.
+        """Say what tells this encoder's features from another's, in words that show what differs.
 
         Kind, layer, and hashes of the settings and of the weights rounded to bfloat16. Weights kept in float32 and
         in bfloat16 have the same fingerprint; float16 rounds them otherwise.
         """
         config = self.tower.config
-        says_nothing = PreTrainedConfig().to_dict()  # the path, versions, the dtype, names of classes
+        # What every configuration has tells no encoders apart: paths, versions, the dtype, names of classes.
+        says_nothing = PreTrainedConfig().to_dict()
         settings = {name: value for name, value in config.to_dict().items() if name not in says_nothing}
         weights = hashlib.sha256()
         for name, weight in sorted(self.tower.state_dict().items()):
             weights.update(name.encode())
+            # bfloat16, so that an encoder loaded in float32 and one in bfloat16 have one fingerprint.
             rounded = weight.to(torch.bfloat16).cpu().contiguous().reshape(-1)  # a scalar has no bytes to view
             weights.update(rounded.view(torch.uint8).numpy().data)
         settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -204,10 +208,10 @@ class ImageEncoder(nn.Module):
         return next(self.tower.parameters()).new_zeros(1, 3, height, width)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of patches of an image of this size.
+        """Count rows and columns of patches of an image of this size.
 
         Patches are the last ``rows * columns`` of an image's tokens, row by row; what stands in front of them
-        (CLS, registers) shows no part of the image.
+        (CLS, registers) shows nothing of the image.
         """
         if not self.is_grid:
             patch = self.tower.config.patch_size
@@ -250,7 +254,7 @@ class ImageEncoder(nn.Module):
 
 
 def _is_unused(name: str, model_type: str) -> bool:
-    """Whether a weight behind the features has no part in them: a pooler, or the final norm."""
+    """Tell whether a weight behind the features does nothing to them: a pooler, or the final norm."""
     norm = None if model_type == TIMM else _facts(model_type).final_norm
     return "pooler" in name or (norm is not None and name.startswith(f"{norm}."))
 
@@ -258,7 +262,8 @@ def _is_unused(name: str, model_type: str) -> bool:
 def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
     """Let the tower's last hidden state be that of ``layer``, in place: behind it stands neither layer nor norm."""
     if facts.final_norm is not None:
-        tower.get_submodule(facts.final_norm)  # an error here means that transformers moved it
+        # An error here means that transformers moved the norm, and that features would pass it.
+        tower.get_submodule(facts.final_norm)
         tower.set_submodule(facts.final_norm, nn.Identity())
     layers = cast(nn.ModuleList, tower.get_submodule(facts.layers))
     if not -len(layers) <= layer <= -1:
@@ -268,24 +273,27 @@ def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
         )
     if layer == -1:
         return
+    # Removed and not only skipped: they would cost memory, and be saved with the model.
     del layers[len(layers) + layer + 1 :]
     config: Any = tower.config
     config.num_hidden_layers = len(layers)
-    if hasattr(config, "stage_names"):  # DINOv2 names its layers, to be a backbone of other models
+    # DINOv2 names its layers, to be a backbone of other models.
+    if hasattr(config, "stage_names"):
         config.stage_names = config.stage_names[: len(layers) + 1]
         config.out_features = config.stage_names[-1:]
 
 
 def _timm_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:
-    """A map ``[n, channels, rows, columns]`` or, of transformers, tokens ``[n, P, channels]``."""
+    """Compute a map ``[n, channels, rows, columns]`` or, of transformers, tokens ``[n, P, channels]``."""
     features = tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
     if features.ndim == 4 and features.shape[1] != channels:
-        return features.permute(0, 3, 1, 2)  # Swin and its kin have channels last
+        # Swin and its kin have channels last.
+        return features.permute(0, 3, 1, 2)
     return features
 
 
 def _patchify(pixel_values: Tensor, size: int) -> dict[str, Tensor]:
-    """The arguments of SigLIP 2 NaFlex, which takes patches: whole images ``[n, 3, H, W]``, row by row.
+    """Make the arguments of SigLIP 2 NaFlex, which takes patches, of whole images ``[n, 3, H, W]``, row by row.
 
     Raises:
         ConfigError: height or width is not a multiple of the patch size.
@@ -303,5 +311,5 @@ def _patchify(pixel_values: Tensor, size: int) -> dict[str, Tensor]:
     }
 
 
-def _vision_part(config: PreTrainedConfig) -> PreTrainedConfig:
+def _vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
     return getattr(config, "vision_config", None) or config

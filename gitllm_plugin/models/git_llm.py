@@ -71,7 +71,7 @@ class GitLLMForLavis(ImageTextModel):
         text_encoder = TextEncoder(
             tokenizer,
             loss_on=settings.loss_on,
-            chat_template=find_chat_template(tokenizer, git_llm.family) if settings.chat_template else None,
+            chat_template=find_chat_template(tokenizer, git_llm.decoder.family) if settings.chat_template else None,
         )
         model = cls(
             git_llm,
@@ -84,8 +84,8 @@ class GitLLMForLavis(ImageTextModel):
         return model
 
     def blocks(self) -> list[nn.Module]:
-        """The decoder's layers, see :meth:`~gitllm_plugin.modeling.GitLLM.blocks`."""
-        return self.model.blocks()
+        """The decoder's layers, see :meth:`~gitllm_plugin.modeling.Decoder.blocks`."""
+        return self.model.decoder.blocks()
 
     def inference(self) -> AbstractContextManager[None]:
         """A context in which LoRA is merged into the weights: evaluation is faster, the weights are back after it."""

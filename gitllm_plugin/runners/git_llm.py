@@ -1,158 +1,250 @@
 """Runner `git_llm`: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
 
+import contextlib
 import datetime
 import logging
 import time
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+import torch
+from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
+from lavis.runners.runner_base import RunnerBase
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
-from gitllm_plugin.errors import StorageError
-from gitllm_plugin.runners import messages, settings
-from gitllm_plugin.runners.evaluating import EvaluatingRunner
-from gitllm_plugin.runners.evaluations import note_tested
-from gitllm_plugin.runners.interrupts import Preempted
-from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, StepRecord, TrainingLoop
-from gitllm_plugin.runners.metrics_file import METRICS_FILE, MetricsFile
-from gitllm_plugin.runners.schedule import DECAYS, StepSchedule
-from gitllm_plugin.runners.tracking import Trackers
-from gitllm_plugin.runners.training_state import EpochTotals
-from gitllm_plugin.runners.watchdog import Watchdog
+from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
+from gitllm_plugin.runners import messages, parallel, records, settings
+from gitllm_plugin.runners.evaluating import evaluate_split, load_best, note_score
+from gitllm_plugin.runners.interrupts import Preempted, StopRequest
+from gitllm_plugin.runners.length import Position
+from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, TrainingLoop
+from gitllm_plugin.runners.optimizer import DECAYS, StepSchedule
+from gitllm_plugin.runners.run import RunParts
+from gitllm_plugin.runners.run_folder import describe, storage_errors
+from gitllm_plugin.runners.state import BestScores, TrainingProgress
 
 # LAVIS and the check of configurations look schedules up in LAVIS's registry.
 for _name in DECAYS:
     registry.register_lr_scheduler(_name)(StepSchedule)
 
 
+def _part(name: str, doc: str) -> Any:
+    """Make a property that gives a part of the run under the name that the host has for it."""
+    return property(lambda runner: getattr(runner.parts, name), doc=doc)
+
+
 @registry.register_runner("git_llm")
-class GitLLMRunner(EvaluatingRunner):
+class GitLLMRunner(RunnerBase):
     """Trains and evaluates by epochs or iterations; runs LAVIS's tasks, data sets and configurations.
 
-    What differs from LAVIS's `RunnerBase` is a method that says which of its defects it repairs: parts in
-    `parts.py`, checkpoints in `saving.py`, evaluation in `evaluating.py`, training here.
+    What differs from LAVIS's ``RunnerBase`` is a method that says which of its defects it repairs.
+
+    Args:
+        cfg: LAVIS's ``Config``.
+        task: LAVIS's task.
+        model: on any device; moved to the run's.
+        datasets: by data set name, then by split.
+        job_id: not used: the folder's name is its own, made by rank 0.
+
+    Attributes:
+        parts: what the run is made of.
+        progress: how far training is.
+        stop: signals that end the run.
+        trackers: where numbers are sent to, besides the run's own files.
+
+    Raises:
+        ConfigError: the output folder or the checkpoint to resume from cannot be had, the data brings features that
+            another image encoder made, or model, data or task offers half of a protocol.
     """
 
     Settings = RunSettings
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self._loop: TrainingLoop | None = None
-        self._watchdog = Watchdog(float(self.config.run_cfg.step_timeout_minutes))
+    def __init__(self, cfg: Any, task: Any, model: torch.nn.Module, datasets: dict, job_id: str):
+        check_offers(model, "model")
+        check_offers(task, "task")
+        for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
+            check_offers(dataset, "data set", "stream")
+            if offers(dataset, ModelReadingData):
+                dataset.use_model(model)
+        settings.fill_defaults(cfg.run_cfg)
+        self.parts = RunParts(cfg, model, datasets)
+        self.progress = TrainingProgress(BestScores(str(cfg.run_cfg.best), int(cfg.run_cfg.keep_best)))
+        self.stop = StopRequest()
+        super().__init__(cfg, task, model, datasets, job_id)
+        self.trackers = records.Trackers([], self.output_dir, {})
+        self._watchdog = parallel.Watchdog(float(cfg.run_cfg.step_timeout_minutes))
+
+    # ------------------------------------------------------------------ the host's names of the parts
+
+    device = _part("device", "Repairs: ``auto`` is not known, and ``cuda`` is the same GPU for every rank.")
+    dtype = _part("dtype", "Repairs: the only reduced precision is fp16.")
+    scaler = _part("scaler", "Repairs: the scaler is for GPUs only.")
+    model = _part("model", "Repairs: is None where it already is on the device, and gives DDP device ids on a CPU.")
+    optimizer = _part("optimizer", "Repairs: rates cannot differ by parameter; letters within names decide on decay.")
+    lr_scheduler = _part("schedule", "Repairs: the rate changes per epoch only; LAVIS's own schedulers keep working.")
+    train_loader = _part("data", "Repairs: streams need a length, mixtures a runner of their own; none is resumed.")
+
+    @property
+    def use_distributed(self) -> bool:
+        """Repairs: ``distributed: True`` in a config is believed where no process group exists."""
+        return ranks.is_distributed()
+
+    def unwrap_dist_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Give the model itself. Repairs: a model that is not wrapped is unwrapped all the same."""
+        return parallel.unwrap(model)
+
+    @property
+    def dataloaders(self) -> dict[str, Any]:
+        """Repairs: loaders for evaluation need CUDA, and repeat examples in distributed runs."""
+        self.datasets = self.parts.splits  # as the host's do
+        return self.parts.loaders
+
+    @property
+    def max_epoch(self) -> int:
+        """Repairs: ``max_iters`` needs another runner than ``max_epoch``, which streaming data cannot have."""
+        return self.parts.length.max_epoch
+
+    @property
+    def position(self) -> Position:
+        """Where training stands."""
+        return self.progress.position
+
+    @property
+    def best_agg_metric(self) -> float | None:
+        """Best validation score so far, None before the first."""
+        return self.progress.best.score
+
+    @property
+    def best_epoch(self) -> int | None:
+        """Its epoch."""
+        return self.progress.best.epoch
+
+    # ------------------------------------------------------------------ the folder
+
+    def setup_output_dir(self) -> None:
+        """Make or find the run's folder.
+
+        Repairs: runs land inside the installed package, in one folder when started in the same minutes. The folder is
+        unique, below the working directory or wherever ``run.output_dir`` says, and the same on all ranks; a resumed
+        run goes on in its own.
+        """
+        self.output_dir = self.parts.folder
+        self.result_dir = self.output_dir / "result"
+        # Not registry.register_path, which refuses to set a path twice: a second run in one process would fail.
+        registry.mapping["paths"]["output_dir"] = str(self.output_dir)
+        registry.mapping["paths"]["result_dir"] = str(self.result_dir)
+
+    def log_stats(self, stats: dict[str, Any], split_name: str) -> None:
+        """Add a line to LAVIS's log. Repairs: a full disk is a traceback."""
+        with storage_errors():
+            super().log_stats(stats, split_name)
+
+    def _describe_run(self, link: str) -> None:
+        """Write how the run was made, and let ``link`` beside the folder point to it."""
+
+        def write() -> None:
+            self.log_config()
+            trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
+            describe(self.output_dir, self.config.config, link, trained_parameters=trained)
+
+        ranks.from_first_rank(write)
+        logging.info("Output: %s", self.output_dir)
+
+    # ------------------------------------------------------------------ training
 
     def train(self) -> None:
-        """Train to `run.max_epoch` or `run.max_iters`, evaluate after each epoch, then test the best weights.
+        """Train to ``run.max_epoch`` or ``run.max_iters``, evaluate after each epoch, then test the best weights.
 
-        With `run.evaluate` nothing is trained: the given weights are evaluated on all splits named. SIGTERM and
+        With ``run.evaluate`` nothing is trained: the given weights are evaluated on all splits named. SIGTERM and
         SIGUSR1 end the training early: it is saved, and the method returns as if it were done.
 
         Repairs: needs a process group, loses the best checkpoint when the score is negative, saves nothing to
         resume from when there is validation.
 
         Raises:
-            ConfigError: The run cannot be trained as configured.
-            NonFiniteLossError: Too many steps in a row could not be used; what is good is saved.
-            StorageError: A file of the run cannot be written.
-            KeyboardInterrupt: After saving and saying how to resume.
+            ConfigError: the run cannot be trained as configured.
+            NonFiniteLossError: too many steps in a row could not be used; what is good is saved.
+            StorageError: a file of the run cannot be written.
+            KeyboardInterrupt: after Ctrl-C, with all saved and said how to resume.
         """
         if self.evaluate_only:
-            self._check_splits([*self.valid_splits])
-            self._validate_only()
-            self.evaluate(skip_reload=True)
+            self._evaluate_only()
             return
         began = time.monotonic()
+        with self._until_stopped():
+            with self.stop.at_once():
+                self._prepare_training()
+            if self._is_done():
+                messages.say_nothing_to_do(self.parts, self.position)
+                return
+            self._validate_if_due()
+            while not self.parts.length.is_finished(self.position):
+                self._note_epoch(self.train_epoch(self.position.epoch))
+                # Before the validation, so that one that fails or is interrupted loses nothing of the training.
+                self._save_checkpoint(self.position.last_epoch)
+                self._validate_if_due()
+                ranks.barrier()
+            with self.stop.at_once():
+                self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
+            ranks.from_first_rank(self._finish_folder)
+            seconds = int(time.monotonic() - began)
+            logging.info("Training time %s. Output: %s", datetime.timedelta(seconds=seconds), self.output_dir)
+
+    @contextlib.contextmanager
+    def _until_stopped(self) -> Iterator[None]:
+        """Take over the signals, say how to resume where the block is left early, and end what works beside it."""
         with self.stop:
             try:
-                if not self._train_and_test():
-                    return
+                yield
             except Preempted as preempted:
-                self._say_how_to_resume(f"Stopped by {preempted}")
-                return
+                messages.say_how_to_resume(f"Stopped by {preempted}", self.parts, self.progress)
             except KeyboardInterrupt:
-                self._say_how_to_resume("Interrupted")
+                messages.say_how_to_resume("Interrupted", self.parts, self.progress)
                 raise
             except (StorageError, NonFiniteLossError, DataEndedError):
-                self._say_how_to_resume("Stopped")
+                messages.say_how_to_resume("Stopped", self.parts, self.progress)
                 raise
             finally:
-                if self._data is not None:
-                    self._data.close()
-                if self.trackers is not None:
-                    self.trackers.close()
-        seconds = int(time.monotonic() - began)
-        logging.info("Training time %s. Output: %s", datetime.timedelta(seconds=seconds), self.output_dir)
+                if "data" in vars(self.parts):  # else it would be built only to be closed
+                    self.parts.data.close()
+                self.trackers.close()
 
-    def _train_and_test(self) -> bool:
-        """Do what is left to do; gives whether there was anything."""
-        with self.stop.at_once():
-            self._prepare_training()
-        is_trained = self.length.is_finished(self.position) and not self.progress.validation_due
-        if is_trained and self._is_tested():
-            length, config = self.length, self.config
-            messages.say_nothing_to_do(config, self.checkpoints, self.position, length, self._resume_from)
+    def _prepare_training(self) -> None:
+        """Check what can be checked before the first step, and take up a run to be resumed."""
+        settings.check_training_settings(self.config.run_cfg)
+        self.parts.check_splits([*self.train_splits, *self.valid_splits, *self.test_splits])
+        if self.parts.resume_from is not None:
+            self._load_checkpoint(self.parts.resume_from)
+        elif self.resume_ckpt_path is not None:
+            logging.info("run.resume_ckpt_path is auto and there is no run to resume: starting a new one.")
+        self._describe_run("latest")
+        names = self.config.run_cfg.trackers if ranks.rank() == 0 else []
+        self.trackers = records.Trackers(names, self.output_dir, self.parts.plain_config)
+
+    def _is_done(self) -> bool:
+        if self.progress.validation_due or not self.parts.length.is_finished(self.position):
             return False
-        self._train_epochs()
-        with self.stop.at_once():
-            self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
-        ranks.from_first_rank(self._finish_folder)
-        return True
+        return ranks.from_first_rank(lambda: records.is_tested(self.output_dir, self.position, self.test_splits))
 
     def _finish_folder(self) -> None:
         """Draw the losses, and note that all is done."""
         draw_run(self.output_dir)
-        note_tested(self.output_dir, self.position, self.test_splits)
+        records.note_tested(self.output_dir, self.position, self.test_splits)
 
-    def _prepare_training(self) -> None:
-        """Check what can be checked before the first step, and take up a run to be resumed."""
-        run_cfg = self.config.run_cfg
-        settings.check_training_settings(run_cfg)
-        self._check_splits([*self.train_splits, *self.valid_splits, *self.test_splits])
-        if self._resume_from is not None:
-            self._load_checkpoint(self._resume_from)
-        elif self.resume_ckpt_path is not None:
-            logging.info("run.resume_ckpt_path is auto and there is no run to resume: starting a new one.")
-        self._describe_run("latest")
-        names = run_cfg.trackers if ranks.rank() == 0 else []
-        self.trackers = Trackers(names, self.output_dir, self._plain_config())
-
-    def _train_epochs(self) -> None:
-        if self.progress.validation_due:
-            self._validate(self.position.last_epoch)
-        while not self.length.is_finished(self.position):
-            stats = self.train_epoch(self.position.epoch)
-            self.log_stats(stats, "train")
-            self.progress.validation_due = len(self.valid_splits) > 0
-            self._save()
-            if self.progress.validation_due:
-                self._validate(self.position.last_epoch)
-            ranks.barrier()
-
-    @property
+    @cached_property
     def loop(self) -> TrainingLoop:
         """The training loop, one for all epochs."""
-        if self._loop is None:
-            run_cfg = self.config.run_cfg
-            self._loop = TrainingLoop(
-                task=self.task,
-                model=self.model,
-                optimizer=self.optimizer,
-                schedule=self.lr_scheduler,
-                scaler=self.scaler,
-                device=self.device,
-                autocast=self._autocast,
-                seed=int(run_cfg.seed),
-                accum_grad_iters=self.accum_grad_iters,
-                max_grad_norm=float(run_cfg.max_grad_norm),
-                max_skipped_steps=int(run_cfg.max_skipped_steps),
-                at=self._watchdog.at,
-            )
-        return self._loop
+        return self.parts.build_loop(self.task, at=self._watchdog.at)
 
     def train_epoch(self, epoch: int) -> dict[str, str]:
-        """Train what is left of an epoch.
+        """Train what is left of an epoch, showing and writing every step, and saving when it is due.
 
         Repairs: the task's own loop needs CUDA, knows no clipping, synchronises on every accumulated batch,
         drops the last of them, and averages means of unequal weight.
@@ -161,56 +253,138 @@ class GitLLMRunner(EvaluatingRunner):
             Averages in LAVIS's form, as texts.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C, with a checkpoint written.
-            Preempted: After another signal, the same.
+            KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
+            Preempted: after another signal, the same.
         """
-        self.model.train()
-        loop = self.loop
-        last_iter = self.length.last_iter(self.position)
+        loop, parts, position = self.loop, self.parts, self.position
+        parts.model.train()
+        last_iter = parts.length.last_iter(position)
+        requests = Requests(stop=lambda: self.stop.requested, save=parts.saving_times.by_minutes)
         try:
-            with self._watchdog:
-                self._run_loop(loop, last_iter)
+            with self._watchdog, self._step_log(last_iter) as log:
+                for record in loop.run(parts.data, position, last_iter, requests):
+                    if record.loss is not None:
+                        self.progress.totals.add(record.loss, record.tokens, record.lr)
+                    log.add(record, position.epoch_iter)
+                    due = loop.save_requested or parts.saving_times.by_steps(position.steps)
+                    # A loop that ends with this step is saved behind it, with the epoch's end noted.
+                    if due and not loop.stopped and position.epoch_iter < last_iter:
+                        self._watchdog.at("saving")
+                        self._save_checkpoint(epoch)
         except (NonFiniteLossError, DataEndedError):
-            self._save()
+            self._save_checkpoint(epoch)
             raise
-        if self.position.epoch_iter == self.length.iters_per_epoch:
-            self.position.epoch, self.position.epoch_iter = epoch + 1, 0
-        averages = self.progress.totals.averages()
-        if self.position.epoch_iter == 0 or not loop.stopped:
-            self.progress.totals = EpochTotals()
+        averages = self.progress.end_epoch(parts.length.iters_per_epoch, loop.stopped)
         if loop.stopped:
-            if self.position.epoch_iter == 0:
-                self.log_stats(averages, "train")
-                self.progress.validation_due = len(self.valid_splits) > 0
-            self._save()
+            if position.epoch_iter == 0:
+                self._note_epoch(averages)
+            self._save_checkpoint(epoch)
             self.stop.stop()
         return averages
 
-    def _run_loop(self, loop: TrainingLoop, last_iter: int) -> None:
-        """Run the loop, showing and writing every step, and saving when it is due."""
-        start = self.position.epoch_iter
-        metrics = MetricsFile(self.output_dir / METRICS_FILE) if ranks.rank() == 0 else None
-        title = f"epoch {self.position.epoch + 1}/{self.length.max_epoch}"
-        requests = Requests(stop=lambda: self.stop.requested, save=self.saving_times.by_minutes)
-        try:
-            with Progress(title, last_iter, start, self.log_freq) as bar:
-                for record in loop.run(self.data, self.position, last_iter, requests):
-                    self._note_step(record)
-                    if metrics is not None:
-                        metrics.write(record.as_dict())
-                    iterations = self.position.epoch_iter - bar.done
-                    loss = "skipped" if record.loss is None else f"{record.loss:.4f}"
-                    bar.update(iterations, record.samples, record.tokens, loss=loss, lr=f"{record.lr:.2e}")
-                    due = loop.save_requested or self.saving_times.by_steps(self.position.steps)
-                    if due and not loop.stopped and self.position.epoch_iter < last_iter:
-                        self._watchdog.at("saving")
-                        self._save()
-        finally:
-            if metrics is not None:
-                metrics.close()
+    def _note_epoch(self, averages: dict[str, str]) -> None:
+        """Log an epoch that is trained, and note that it has to be evaluated."""
+        self.log_stats(averages, "train")
+        self.progress.validation_due = len(self.valid_splits) > 0
 
-    def _note_step(self, record: StepRecord) -> None:
-        if record.loss is not None:
-            self.progress.totals.add(record.loss, record.tokens, record.lr)
-        if self.trackers is not None:
-            self.trackers.log(record.step + 1, "train", record.as_dict())
+    def _step_log(self, last_iter: int) -> records.StepLog:
+        title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
+        bar = Progress(title, last_iter, self.position.epoch_iter, self.log_freq)
+        path = self.output_dir / records.METRICS_FILE if ranks.rank() == 0 else None
+        return records.StepLog(path, self.trackers, bar)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def _save_checkpoint(self, cur_epoch: int, is_best: bool = False) -> None:
+        """Save what a run goes on from, wherever it stands, on all ranks together.
+
+        Repairs: a crash destroys the file, tied frozen weights get in, score and position are lost.
+        """
+        self.parts.saving.save(self.progress)
+
+    def _reload_best_model(self, model: torch.nn.Module) -> torch.nn.Module:
+        """Load the best weights. Repairs: fails where there are none, and hides weights that do not fit."""
+        load_best(self.parts, model)
+        return model
+
+    def _load_checkpoint(self, url_or_filename: str | Path) -> None:
+        """Go on from a checkpoint.
+
+        Repairs: fails when weights are frozen, runs code that the file holds, forgets the best score.
+
+        Raises:
+            ConfigError: the file is no checkpoint, or one of another model.
+        """
+        self.parts.saving.resume(Path(url_or_filename), self.progress)
+        self.progress.validation_due &= len(self.valid_splits) > 0
+        self.start_epoch = self.position.epoch
+
+    # ------------------------------------------------------------------ evaluating
+
+    def eval_epoch(self, split_name: str, cur_epoch: int | str, skip_reload: bool = False) -> dict | None:
+        """Evaluate on one split, and give the task's metrics, None where it has none on this rank.
+
+        Repairs: moves batches to a GPU whether there is one or not, and evaluates in another precision than
+        it trained in.
+
+        Args:
+            split_name: one of the data sets' splits.
+            cur_epoch: names the result files; ``best`` also loads the best checkpoint.
+            skip_reload: keep the weights as they are even for ``best``.
+        """
+        if cur_epoch == "best" and not skip_reload:
+            self._reload_best_model(self.parts.bare_model)
+        return evaluate_split(self.parts, self.task, split_name, cur_epoch, skip_reload)
+
+    def evaluate(self, cur_epoch: int | str = "best", skip_reload: bool = False) -> dict[str, dict | None]:
+        """Evaluate on ``run.test_splits``, without training, and give the metrics by split; see :meth:`eval_epoch`.
+
+        Raises:
+            ConfigError: there is no split to evaluate on.
+        """
+        if not self.test_splits and not (self.evaluate_only and self.valid_splits):
+            raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
+        self.parts.check_splits([*self.test_splits])
+        self._describe_run("latest_evaluation")
+        return self._test(cur_epoch, skip_reload)
+
+    def _evaluate_only(self) -> None:
+        """Evaluate the given weights on all splits that are named."""
+        self.parts.check_splits([*self.valid_splits])
+        for split in self.valid_splits:
+            stats = self.eval_epoch(split, "best", skip_reload=True)
+            if stats is not None:
+                self.log_stats(stats, split)
+        self.evaluate(skip_reload=True)
+
+    def _test(self, cur_epoch: int | str, skip_reload: bool) -> dict[str, dict | None]:
+        logs = {}
+        for split in self.test_splits:
+            logs[split] = self.eval_epoch(split, cur_epoch, skip_reload)
+            if logs[split] is not None:
+                self._log_evaluation(split, logs[split])
+        return logs
+
+    def _validate_if_due(self) -> None:
+        """Evaluate the last epoch on every validation split, keep the best weights, and note that it was done."""
+        if not self.progress.validation_due:
+            return
+        epoch = self.position.last_epoch
+        deciding = "val" if "val" in self.valid_splits else self.valid_splits[0]
+        with self.stop.at_once():
+            for split in self.valid_splits:
+                # Tasks may give their metrics to rank 0 alone, or others to each rank: rank 0's decide.
+                stats = ranks.broadcast_object(self.eval_epoch(split, epoch))
+                if stats is None:
+                    continue
+                if split == deciding:
+                    note_score(self.progress, stats, epoch, self.task)
+                self._log_evaluation(split, {**stats, "best_epoch": self.best_epoch})
+        self.progress.validation_due = False
+        self._save_checkpoint(epoch)
+
+    @main_process
+    def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:
+        self.log_stats(stats, split)
+        records.note_evaluation(self.output_dir, split, self.position, stats)
+        self.trackers.log(self.position.steps, split, stats)

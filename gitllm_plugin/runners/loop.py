@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import torch
@@ -16,10 +16,12 @@ from torch.optim import Optimizer
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.errors import DataError, GitLLMError
+from gitllm_plugin.protocols import CountingTask, offers
 from gitllm_plugin.runners.length import Position
-from gitllm_plugin.runners.parallel import gradients_exchanged
-from gitllm_plugin.runners.seeding import seed_everything
-from gitllm_plugin.runners.sharding import whole
+from gitllm_plugin.runners.loaders import seed_everything
+from gitllm_plugin.runners.optimizer import Schedule
+from gitllm_plugin.runners.parallel import gradients_exchanged, whole
+from gitllm_plugin.runners.records import StepRecord
 from gitllm_plugin.runners.training_data import TrainingData
 
 _SHOWN_IDS = 32
@@ -34,50 +36,12 @@ class DataEndedError(DataError):
 
 
 @dataclass
-class StepRecord:
-    """What one optimizer step did, over all ranks; a line of `metrics.jsonl`.
-
-    Attributes:
-        step: Counted from 0 over the run.
-        epoch: Counted from 0.
-        iter: Iterations done since the start of the run, this step's included.
-        loss: Mean over the step's supervised tokens (over its batches where the task counts no tokens); None
-            where it was not finite.
-        lr: Learning rate of the first parameter group.
-        grad_norm: Norm of the gradient before clipping; None where it was not finite.
-        samples: Number of examples.
-        tokens: Number of supervised tokens, or of batches where the task counts no tokens.
-        seconds: Time from the end of the step before.
-        skipped: The ids of the step's examples where its gradient could not be used and the weights were left as
-            they were; None for all other steps.
-    """
-
-    step: int
-    epoch: int
-    iter: int
-    loss: float | None
-    lr: float
-    grad_norm: float | None
-    samples: int
-    tokens: int
-    seconds: float
-    skipped: list[str] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """The record as plain values."""
-        values = asdict(self)
-        if self.skipped is None:
-            del values["skipped"]
-        return values
-
-
-@dataclass
 class Requests:
     """What may end the loop or interrupt it; asked after every step, on every rank.
 
     Attributes:
-        stop: Whether training is to stop.
-        save: Whether a checkpoint is to be written.
+        stop: whether training is to stop.
+        save: whether a checkpoint is to be written.
     """
 
     stop: Callable[[], bool] = lambda: False
@@ -86,7 +50,7 @@ class Requests:
 
 @dataclass
 class _Window:
-    """Sums over the batches of one optimizer step; after `reduce`, over the ranks too."""
+    """Sums over the batches of one optimizer step; after :meth:`reduce`, over the ranks too."""
 
     loss_sum: float = 0.0
     weight: float = 0.0
@@ -129,23 +93,22 @@ class TrainingLoop:
     A step whose loss or gradient is not finite changes no weight: it is reported, with its examples, and skipped.
 
     Args:
-        task: LAVIS's task. `train_outputs(model, samples)`, giving `loss` and `num_supervised_tokens`, is
-            used where it exists; `train_step(model, samples)`, giving the loss, elsewhere.
-        model: As the ranks share it, see `gitllm_plugin.runners.parallel`.
-        optimizer: Its groups hold every trainable parameter.
-        schedule: `set_for(step, epoch, epoch_iter)` sets the learning rates.
-        scaler: Of gradients in float16; disabled otherwise.
-        device: Where batches are moved to.
-        autocast: Gives the context that the forward pass runs in.
-        seed: What random numbers of the forward pass are drawn from, with their place in the run.
-        accum_grad_iters: Batches per optimizer step.
-        max_grad_norm: Bound of the gradient's norm; 0 or None for none.
-        max_skipped_steps: Most steps in a row that may be skipped.
-        at: Is told what this rank does, for messages about ranks that are stuck.
+        task: LAVIS's task; a :class:`~gitllm_plugin.protocols.CountingTask` gives loss and tokens, any other a loss.
+        model: as the ranks share it, see :mod:`gitllm_plugin.runners.parallel`.
+        optimizer: its groups hold every trainable parameter.
+        schedule: sets the learning rates.
+        scaler: of gradients in float16; disabled otherwise.
+        device: where batches are moved to.
+        autocast: gives the context that the forward pass runs in.
+        seed: what random numbers of the forward pass are drawn from, with their place in the run.
+        accum_grad_iters: batches per optimizer step.
+        max_grad_norm: bound of the gradient's norm; 0 or None for none.
+        max_skipped_steps: most steps in a row that may be skipped.
+        at: is told what this rank does, for messages about ranks that are stuck.
 
     Attributes:
-        stopped: Whether the last run ended because a rank was asked to stop.
-        save_requested: Whether a rank was asked to save after the last step.
+        stopped: whether the last run ended because a rank was asked to stop.
+        save_requested: whether a rank was asked to save after the last step.
     """
 
     def __init__(
@@ -154,7 +117,7 @@ class TrainingLoop:
         task: Any,
         model: nn.Module,
         optimizer: Optimizer,
-        schedule: Any,
+        schedule: Schedule,
         scaler: torch.amp.GradScaler,
         device: torch.device,
         autocast: Callable[[], contextlib.AbstractContextManager],
@@ -184,13 +147,17 @@ class TrainingLoop:
     def run(
         self, data: TrainingData, position: Position, last_iter: int, requests: Requests | None = None
     ) -> Iterator[StepRecord]:
-        """Train from `position` up to iteration `last_iter` of its epoch, yielding after each optimizer step.
+        """Train from ``position`` up to iteration ``last_iter`` of its epoch, yielding after each optimizer step.
 
-        `position` is moved on with every step. On any rank's request all ranks stop, or save, after the same step.
+        Args:
+            data: the training batches.
+            position: moved on with every step.
+            last_iter: where training of the epoch ends.
+            requests: on that of any rank all ranks stop, or save, after the same step.
 
         Raises:
-            NonFiniteLossError: Too many steps in a row could not be used.
-            DataEndedError: On all ranks, when the data of one ended before the epoch did.
+            NonFiniteLossError: too many steps in a row could not be used.
+            DataEndedError: on all ranks, when the data of one ended before the epoch did.
         """
         requests = requests or Requests()
         batches = data.batches(position)
@@ -228,7 +195,7 @@ class TrainingLoop:
     def _read(
         self, batches: Iterator[dict[str, Any]], epoch_iter: int, last_iter: int, step: int
     ) -> list[dict[str, Any]] | None:
-        """The batches of the step that begins at iteration `epoch_iter`; None where the data has not so many."""
+        """Read the batches of the step that begins at iteration ``epoch_iter``; None where the data has not so many."""
         self.at(f"step {step}, reading batches")
         count = min(self.accum_grad_iters, last_iter - epoch_iter)
         window = list(itertools.islice(batches, count))
@@ -249,6 +216,7 @@ class TrainingLoop:
                 "iters": position.epoch_iter + index,
                 "num_iters_per_epoch": last_iter,
             }
+            # Afresh for every batch: what evaluations and workers drew in between must not show in the next one.
             seed_everything(self.seed, ranks.rank(), position.epoch, position.epoch_iter + index)
             with gradients_exchanged(self.model, index == len(batches) - 1):
                 loss, weight = self._forward(samples)
@@ -257,9 +225,9 @@ class TrainingLoop:
         return window
 
     def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float]:
-        """Mean loss of a batch and its weight."""
+        """Compute the mean loss of a batch and its weight."""
         with self.autocast():
-            if not hasattr(self.task, "train_outputs"):
+            if not offers(self.task, CountingTask):
                 return self.task.train_step(model=self.model, samples=samples), 1.0
             outputs = self.task.train_outputs(model=self.model, samples=samples)
         return outputs["loss"], float(outputs["num_supervised_tokens"])
@@ -286,10 +254,8 @@ class TrainingLoop:
         return grad_norm, used
 
     def _report_skipped(self, window: _Window, grad_norm: float, position: Position) -> list[str]:
-        """Count and log a step that changed no weight; gives the ids of its examples.
-
-        A scaler that looks for the largest scale that float16 can hold passes it now and then: that is no fault.
-        """
+        """Count and log a step that changed no weight, and give the ids of its examples."""
+        # A scaler that looks for the largest scale that float16 can hold passes it now and then: that is no fault.
         if self.scaler.is_enabled() and math.isfinite(window.loss) and self.scaler.get_scale() >= 1:
             return []
         self._skipped_in_a_row += 1

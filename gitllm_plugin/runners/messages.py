@@ -1,58 +1,119 @@
-"""What a run says when there is nothing to do, or when it was stopped."""
+"""What a run says when there is nothing to do, or when it was stopped, and the commands that it prints with it."""
 
 import logging
+import os
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.runners.checkpoint_folder import CheckpointFolder
-from gitllm_plugin.runners.commands import evaluation_command, resume_command
-from gitllm_plugin.runners.length import Position, RunLength
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.weights import read_checkpoint
+from gitllm_plugin.config.options import as_assignments
+from gitllm_plugin.runners.length import Position
+from gitllm_plugin.runners.run import RunParts
+from gitllm_plugin.runners.state import TrainingProgress
 
 
 def given_config(config: Any) -> tuple[str, list[str]]:
-    """The configuration file and the options that a run was started with, as far as LAVIS's `Config` knows them."""
+    """Give the configuration file and the options that a run was started with, as far as LAVIS's ``Config`` knows."""
     args = getattr(config, "args", None)
     return str(getattr(args, "cfg_path", "CONFIG.yaml")), list(getattr(args, "options", None) or [])
 
 
-def say_nothing_to_do(
-    config: Any, checkpoints: CheckpointFolder, position: Position, length: RunLength, resumed_from: Path | None
-) -> None:
-    """The run is trained and tested: how to evaluate what it gave."""
+def say_nothing_to_do(parts: RunParts, position: Position) -> None:
+    """Say that the run is trained and tested, and how to evaluate what it gave."""
+    checkpoints, resumed_from = parts.checkpoints, parts.resume_from
     weights = checkpoints.best if checkpoints.best.is_file() or resumed_from is None else resumed_from
     logging.info(
         "Nothing to do: %d of %d epochs (%d iterations) are done in %s. Evaluate its weights with:\n  %s",
-        min(position.epoch, length.max_epoch),
-        length.max_epoch,
+        min(position.epoch, parts.length.max_epoch),
+        parts.length.max_epoch,
         position.iters,
         checkpoints.run_folder,
-        evaluation_command(*given_config(config), weights),
+        evaluation_command(*given_config(parts.config), weights),
     )
 
 
-def say_how_to_resume(what: str, config: Any, checkpoints: CheckpointFolder, saved: Position | None, rest: str) -> None:
-    """A run was stopped: what is kept, what is lost, and the command that goes on.
+def say_how_to_resume(what: str, parts: RunParts, progress: TrainingProgress) -> None:
+    """Say of a run that was stopped, on rank 0, what is kept, what is lost, and the command that goes on.
 
     Args:
-        what: What stopped it, the beginning of a sentence.
-        config: LAVIS's `Config`.
-        checkpoints: The run's.
-        saved: Where the newest checkpoint stands, None where there is none.
-        rest: What is still to be done when training is over, such as `the test`; empty before.
+        what: what stopped it, the beginning of a sentence.
+        parts: the run's.
+        progress: how far it was.
     """
-    if saved is None:
+    if ranks.rank() != 0:
+        return
+    latest = parts.checkpoints.latest
+    if not latest.is_file():
         logging.warning("%s before anything was saved; start the run again.", what)
         return
-    command = resume_command(*given_config(config), checkpoints.latest)
-    if rest:
-        logging.warning("%s after training, in %s. Run it with:\n  %s", what, rest, command)
+    command = resume_command(*given_config(parts.config), latest)
+    saved = parts.length.continue_from(read_checkpoint(latest, mmap=True), parts.data.streaming)
+    if parts.length.is_finished(saved) and not progress.validation_due and parts.run_cfg.test_splits:
+        logging.warning("%s after training, in the test. Run it with:\n  %s", what, command)
         return
     logging.warning(
         "%s. %s holds the run after %d iterations (%d of epoch %d). Resume with:\n  %s",
         what,
-        checkpoints.latest,
+        latest,
         saved.iters,
         saved.epoch_iter,
         saved.epoch + 1,
         command,
     )
+
+
+def launch_command() -> list[str]:
+    """Find how this process was started, up to its configuration: ``gitllm train`` or a script, or torchrun of them.
+
+    A program that is not given ``--cfg-path``, such as a notebook, gets ``gitllm train``.
+    """
+    words = sys.orig_argv
+    end = next((i for i, word in enumerate(words) if word.partition("=")[0] in ("--cfg-path", "--options")), 0)
+    # Before the program come Python and its own arguments.
+    start = next((i for i in range(1, end) if _is_program(words[i])), None)
+    if start is None:
+        return ["gitllm", "train"]
+    program = words[start:end]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return [*_torchrun(), *program]
+    if program[0] == "-m" or program[0].endswith(".py"):
+        return [words[0], *program]
+    return [Path(program[0]).name, *program[1:]]
+
+
+def _is_program(word: str) -> bool:
+    """Tell whether a word of Python's command line begins what is run: a module, a script, the installed ``gitllm``."""
+    return word == "-m" or word.endswith(".py") or Path(word).stem == "gitllm"
+
+
+def _torchrun() -> list[str]:
+    local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    nodes = [f"--nnodes={world // local}"] if world > local else []
+    return ["torchrun", *nodes, f"--nproc_per_node={local}"]
+
+
+def _command(start: list[str], cfg_path: str, options: list[str], last: list[str]) -> str:
+    """Join ``start`` and the configuration; what ``last`` sets is taken out of ``options``."""
+    replaced = {option.partition("=")[0] for option in last} | {"run.resume_ckpt_path"}
+    kept = [option for option in as_assignments(options) if option.partition("=")[0] not in replaced]
+    return shlex.join([*start, "--cfg-path", cfg_path, "--options", *kept, *last])
+
+
+def resume_command(cfg_path: str, options: list[str], checkpoint: Path) -> str:
+    """Give the command that continues an interrupted run, started as this one was.
+
+    Args:
+        cfg_path: configuration file of the run.
+        options: its ``--options``, as ``key=value`` or as alternating keys and values.
+        checkpoint: where to continue from.
+    """
+    return _command(launch_command(), cfg_path, options, [f"run.resume_ckpt_path={checkpoint}"])
+
+
+def evaluation_command(cfg_path: str, options: list[str], checkpoint: Path) -> str:
+    """Give the command that evaluates a run's weights; arguments as for :func:`resume_command`."""
+    weights = ["model.load_finetuned=True", f"model.finetuned={checkpoint}"]
+    return _command(["gitllm", "evaluate"], cfg_path, options, weights)

@@ -1,27 +1,42 @@
-"""How the ranks of a run share its model: each has a copy (DDP), or each has a part (FSDP2)."""
+"""How the ranks of a run share its model, each a copy (DDP) or a piece (FSDP2), and what ends ranks that are stuck."""
 
 import contextlib
-from collections.abc import Iterator
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
 
 import torch
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.sharding import blocks_of, shard
+from gitllm_plugin.protocols import LayeredModel, offers
 
 SHARDINGS = ("none", "fsdp")
+EXIT_STUCK = 75
+# What LAVIS's tasks call on a model besides `forward`: FSDP gathers the weights only for methods it is told of.
+_METHODS = ("generate", "predict_answers", "predict_class", "predict", "compute_sim_matrix")
 
 
 def share(model: nn.Module, device: torch.device, sharding: str) -> nn.Module:
     """Wrap a model for the ranks of this run; alone, it stays as it is.
 
-    A batch without images leaves the projection unused, hence `find_unused_parameters`.
+    Args:
+        model: not wrapped; for DDP it has to be on the device.
+        device: this rank's.
+        sharding: one of :data:`SHARDINGS`.
 
     Raises:
-        ConfigError: `sharding` is not known, or asked for where there is no process group.
+        ConfigError: ``sharding`` is not known, or asked for where there is no process group.
     """
     if sharding not in SHARDINGS:
         raise ConfigError(f"run.sharding is {sharding!r}; it may be one of {', '.join(SHARDINGS)}")
@@ -34,26 +49,27 @@ def share(model: nn.Module, device: torch.device, sharding: str) -> nn.Module:
     if not ranks.is_distributed() or not any(p.requires_grad for p in model.parameters()):
         return model
     device_ids = [device.index] if device.type == "cuda" else None
+    # A batch without images leaves the projection unused, and DDP would wait for its gradient forever.
     return DistributedDataParallel(model, device_ids=device_ids, find_unused_parameters=True)
 
 
 def compile_blocks(model: nn.Module) -> None:
     """Let torch compile the model's layers, one after another, in place: layers alike are compiled once.
 
-    A model without `blocks()` is compiled as a whole.
+    A model that is no :class:`~gitllm_plugin.protocols.LayeredModel` is compiled as a whole.
     """
     for module in blocks_of(model) or [model]:
         module.compile()
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model itself, whether it was wrapped or not."""
+    """Give the model itself, whether it was wrapped or not."""
     return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 @contextlib.contextmanager
 def gradients_exchanged(model: nn.Module, exchange: bool) -> Iterator[None]:
-    """The context of a forward and backward pass in which the ranks do, or do not yet, average gradients."""
+    """Run a forward and backward pass in which the ranks do, or do not yet, average gradients."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(exchange)
         yield
@@ -62,3 +78,169 @@ def gradients_exchanged(model: nn.Module, exchange: bool) -> Iterator[None]:
             yield
     else:
         yield
+
+
+def shard(model: nn.Module, device: torch.device) -> nn.Module:
+    """Spread the parameters of `model` over the ranks, in place; each layer is whole only while it computes.
+
+    The layers of a :class:`~gitllm_plugin.protocols.LayeredModel` are gathered one at a time, all else (embeddings,
+    head, projection, image encoder) at once. The ranks start from rank 0's trained weights.
+
+    Args:
+        model: may still be on the CPU, as it may be too large for one device.
+        device: where it computes.
+
+    Raises:
+        ConfigError: weights are in 4 bits.
+    """
+    if any(not parameter.is_floating_point() for parameter in model.parameters()):
+        raise ConfigError("run.sharding=fsdp cannot spread weights in 4 bits; leave model.load_in_4bit out")
+    # Frozen weights are the same everywhere: every rank has read the same files.
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            _copy_from_first_rank(parameter.data, device)
+    # Before FSDP registers its own hook, which puts the weights away that this one needs.
+    model.register_forward_hook(_give_all_a_gradient)
+    mesh = init_device_mesh(device.type, (ranks.world_size(),))
+    for block in blocks_of(model):
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for name in _METHODS:
+        if callable(getattr(model, name, None)):
+            register_fsdp_forward_method(model, name)
+    for module in model.modules():
+        if hasattr(module, "generation_config"):
+            # transformers then lets no rank end its generation before the others do.
+            cast(Any, module)._is_fsdp_managed_module = True
+    return model
+
+
+def _copy_from_first_rank(value: Tensor, device: torch.device) -> None:
+    # Over a copy on the device that the ranks exchange on: NCCL knows no CPU, where the model itself may still be.
+    exchanged = value.to(device, copy=True)
+    dist.broadcast(exchanged, src=0)
+    value.copy_(exchanged)
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """List the layers that a model says it runs one after another for every batch; none where it does not say."""
+    return list(model.blocks()) if offers(model, LayeredModel) else []
+
+
+def _give_all_a_gradient(module: nn.Module, args: Any, output: Any) -> Any:
+    """Add zero times the weights that a batch may not have used (a text without an image) to the loss.
+
+    All ranks must exchange the gradients of the same weights, else they wait for each other forever.
+    """
+    if isinstance(output, Mapping) and "loss" in output and torch.is_grad_enabled():
+        whole = [p for p in module.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        cast(Any, output)["loss"] = output["loss"] + sum(p.flatten()[0] * 0.0 for p in whole)
+    return output
+
+
+def whole(value: Any) -> Any:
+    """Give a tensor that may be spread over the ranks in one piece; all ranks must ask together."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def whole_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give weights by name, whole; those that are spread over the ranks on rank 0 alone."""
+    gathered = {name: _gathered(value.detach()) for name, value in state.items()}
+    return {name: value for name, value in gathered.items() if value is not None}
+
+
+def whole_optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Give the optimizer's state as one process has it, with whole tensors; spread ones on rank 0 alone."""
+    state = optimizer.state_dict()
+    state["state"] = {key: {n: _gathered(v) for n, v in values.items()} for key, values in state["state"].items()}
+    return state
+
+
+def _gathered(value: Any) -> Any:
+    if not isinstance(value, DTensor):
+        return value
+    # All ranks take part in the exchange, but only rank 0 writes: on the others the copy would fill memory for nothing.
+    tensor = value.full_tensor()
+    return tensor.cpu() if ranks.rank() == 0 else None
+
+
+def spread_like(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Spread whole tensors, by name, over the ranks as those in ``wanted`` are."""
+    return {name: _spread(value, wanted.get(name)) for name, value in given.items()}
+
+
+def _spread(value: Any, like: Any) -> Any:
+    if not isinstance(like, DTensor) or not isinstance(value, Tensor) or value.shape != like.shape:
+        return value
+    # Every rank has read the same file.
+    return distribute_tensor(value.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load what :func:`whole_optimizer_state` gave, on any number of ranks.
+
+    Raises:
+        ValueError: the state is of other parameters.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    spread = {
+        key: {name: _spread(v, parameters[key]) if key < len(parameters) else v for name, v in values.items()}
+        for key, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": spread})
+
+
+class Watchdog:
+    """Ends this process when it stays at one place for too long. A context manager; alone, a run is not watched.
+
+    Waiting for other ranks blocks the main thread for hours before torch gives up, and then without saying which
+    rank the others waited for. Here every rank prints its own place at about the same time: the odd one is the
+    culprit, and the trace of its threads is printed too.
+
+    Args:
+        minutes: how long one place may take, 0 for ever.
+    """
+
+    def __init__(self, minutes: float):
+        self.seconds = 60 * minutes
+        self.place = "starting"
+        self.since = time.monotonic()
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Watchdog":
+        """Begin to watch."""
+        if self.seconds and ranks.is_distributed():
+            self._ended.clear()
+            self.at("starting")
+            self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Watch no longer."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def at(self, place: str) -> None:
+        """Note that the rank goes on, to this place; ``place`` completes "no progress at: ..."."""
+        self.place, self.since = place, time.monotonic()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(min(1.0, self.seconds / 4)):
+            if time.monotonic() - self.since > self.seconds:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        rank, world = ranks.rank(), ranks.world_size()
+        sys.stderr.write(
+            f"error: rank {rank} of {world} has made no progress for {self.seconds / 60:g} minutes "
+            f"(run.step_timeout_minutes) at: {self.place}. Each rank prints its own place; look for the one that is "
+            "not waiting for the others. Checkpoints are whole: the run can be resumed.\n"
+        )
+        sys.stderr.flush()
+        faulthandler.dump_traceback()
+        # Not sys.exit, which ends this thread alone, nor a clean end, which would wait for the stuck exchange.
+        os._exit(EXIT_STUCK)

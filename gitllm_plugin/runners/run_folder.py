@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from gitllm_plugin.errors import ConfigError, StorageError
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
@@ -20,10 +22,10 @@ PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
 
 @contextlib.contextmanager
 def storage_errors() -> Iterator[None]:
-    """A block whose errors of a full or read-only disk become the package's own.
+    """Turn errors of a full or read-only disk, inside the block, into the package's own.
 
     Raises:
-        StorageError: In their place.
+        StorageError: the disk is full or read-only.
     """
     try:
         yield
@@ -34,10 +36,10 @@ def storage_errors() -> Iterator[None]:
 
 
 def create_run_folder(output_dir: Path) -> Path:
-    """Make `output_dir/<YYYYmmddHHMMSS>`, with `_2`, `_3`, ... behind it when that is taken.
+    """Make ``output_dir/<YYYYmmddHHMMSS>``, with ``_2``, ``_3``, ... behind it when that is taken.
 
     Raises:
-        ConfigError: The folder cannot be made.
+        ConfigError: the folder cannot be made.
     """
     stamp = time.strftime("%Y%m%d%H%M%S")
     number = 1
@@ -57,7 +59,7 @@ def create_run_folder(output_dir: Path) -> Path:
 
 
 def point_to(folder: Path, name: str) -> None:
-    """Let `name`, beside `folder`, be a link to it; where links cannot be made, a text file with its path."""
+    """Let ``name``, beside ``folder``, be a link to it; where links cannot be made, a text file with its path."""
     link = folder.parent / name
     temporary = folder.parent / f".{name}.{os.getpid()}"
     try:
@@ -75,8 +77,9 @@ def _version(package: str) -> str | None:
 
 
 def source_revision() -> str | None:
-    """`git describe` of the checkout this package is imported from; None for an installed copy."""
+    """Give ``git describe`` of the checkout that this package is imported from; None for an installed copy."""
     package = Path(__file__).resolve().parents[1]
+    # A copy installed into a virtual environment may lie inside some other repository: it is not tracked there.
     tracked = ["git", "-C", str(package), "ls-files", "--error-unmatch", "__init__.py"]
     describe = ["git", "-C", str(package), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
@@ -86,10 +89,18 @@ def source_revision() -> str | None:
         return None
 
 
-def write_versions(path: Path, **facts: Any) -> None:
-    """Write the versions, the source's revision and the command of this process as JSON, and ``facts`` beside them."""
+def describe(folder: Path, config: Any, link: str, **facts: Any) -> None:
+    """Write how a run was made: ``config.yaml``, ``versions.json`` and a link to the folder.
+
+    Args:
+        folder: the run's.
+        config: OmegaConf's node of the whole configuration, written with what it refers to.
+        link: the name of the link, beside the folder.
+        **facts: written beside the versions of packages, the source's revision and the command of this process.
+    """
     from gitllm_plugin import __version__
 
+    OmegaConf.save(config, folder / "config.yaml", resolve=True)
     versions = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -99,4 +110,5 @@ def write_versions(path: Path, **facts: Any) -> None:
         "command": sys.argv,
         **facts,
     }
-    path.write_text(json.dumps(versions, indent=2) + "\n")
+    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+    point_to(folder, link)

@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, Protocol
 
 from torch.utils.data import ChainDataset, Dataset, IterableDataset
@@ -10,35 +10,35 @@ from torch.utils.data import ChainDataset, Dataset, IterableDataset
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import end_workers
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.protocols import CountingStream, RescalableStream, ResumableStream, offers
 from gitllm_plugin.runners.length import Position
-from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, check_has_batches
-from gitllm_plugin.runners.seeding import SeededItems
+from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, SeededItems, check_has_batches, collate_of
 
 
 class TrainingData(Protocol):
     """Batches in an order that the position in the run determines.
 
     Attributes:
-        streaming: Whether it is read on through all epochs.
+        streaming: whether it is read on through all epochs.
     """
 
     streaming: bool
 
     @property
     def batches_per_epoch(self) -> int | None:
-        """Of this rank; None where it has no epochs."""
+        """This rank's, None where the data has no epochs."""
         ...
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
-        """The batches from a position on: to the epoch's end, or without end."""
+        """Give the batches from a position on: to the epoch's end, or without end."""
         ...
 
     def note(self, batch: dict[str, Any]) -> None:
-        """A batch is trained on now; those that were read ahead are not."""
+        """Learn that a batch is trained on now; those that were read ahead are not."""
         ...
 
     def state_dict(self) -> Any:
-        """This rank's place in the data, behind the last noted batch; None where the position says it."""
+        """Give this rank's place in the data, behind the last noted batch; None where the position says it."""
         ...
 
     def load_state_dicts(self, states: Sequence[Any]) -> None:
@@ -58,31 +58,32 @@ class MapData:
     def __init__(self, dataset: Dataset, settings: LoaderSettings, seed: int):
         self.dataset = SeededItems(dataset, seed)
         self.sampler = EpochSampler(dataset, seed)
-        collate = getattr(dataset, "collater", None)
+        # The wrapper is no data set of anybody's class: what makes batches has to be asked of the one inside.
+        collate = collate_of(dataset)
         self.loader = settings.loader(self.dataset, sampler=self.sampler, collate_fn=collate, drop_last=True)
         check_has_batches(self.loader, "train")
         self._iterator: Iterator[dict[str, Any]] | None = None
 
     @property
     def batches_per_epoch(self) -> int:
-        """As many as the data set fills."""
+        """As many as the data set fills, the last one left out where it is smaller."""
         return len(self.loader)
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
-        """The rest of the position's epoch."""
+        """Give the rest of the position's epoch."""
         self.dataset.epoch = position.epoch
         self.sampler.set_position(position.epoch, position.epoch_iter * (self.loader.batch_size or 1))
         self._iterator = iter(self.loader)
         return self._iterator
 
     def note(self, batch: dict[str, Any]) -> None:
-        """Nothing: the position says it all."""
+        """Do nothing: the position says it all."""
 
     def state_dict(self) -> None:
-        """None: the position says it all."""
+        """Give None: the position says it all."""
 
     def load_state_dicts(self, states: Sequence[Any]) -> None:
-        """Nothing: the position says it all."""
+        """Do nothing: the position says it all."""
 
     def close(self) -> None:
         """End the worker processes."""
@@ -91,11 +92,10 @@ class MapData:
 
 
 class StreamData:
-    """A streaming data set (`IterableDataset`, such as a webdataset pipeline), read on through all epochs.
+    """A streaming data set (``IterableDataset``, such as a webdataset pipeline), read on through all epochs.
 
-    It may have a place to go on from: `note_batch(batch)` is called with each batch as it is trained on,
-    `state_dict()` when a checkpoint is written, `load_state_dict(state)` before a resumed run reads anything, or
-    `load_state_dicts(states)` where the number of ranks has changed.
+    Where it goes on after an interruption is its own affair: see
+    :class:`~gitllm_plugin.protocols.ResumableStream` and :class:`~gitllm_plugin.protocols.CountingStream`.
     """
 
     streaming = True
@@ -108,39 +108,37 @@ class StreamData:
 
     @property
     def batches_per_epoch(self) -> int | None:
-        """As many as the items that the stream says it has on this rank fill."""
-        return len(self.dataset) // self.batch_size if hasattr(self.dataset, "__len__") else None
+        """As many as the items that the stream says it has on this rank fill; None where it says nothing."""
+        return len(self.dataset) // self.batch_size if isinstance(self.dataset, Sized) else None
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
-        """The batches that follow those given before."""
+        """Give the batches that follow those given before."""
         if self._iterator is None:
             self._iterator = iter(self.loader)
         return self._iterator
 
     def note(self, batch: dict[str, Any]) -> None:
         """Tell the data set, if it wants to know."""
-        if hasattr(self.dataset, "note_batch"):
+        if offers(self.dataset, CountingStream):
             self.dataset.note_batch(batch)
 
     def state_dict(self) -> Any:
-        """The data set's own."""
-        return self.dataset.state_dict() if hasattr(self.dataset, "state_dict") else None
+        """Give the data set's own, None where it has no place."""
+        return self.dataset.state_dict() if offers(self.dataset, ResumableStream) else None
 
     def load_state_dicts(self, states: Sequence[Any]) -> None:
         """Give each rank its own state, or all of them to all ranks where their number has changed."""
-        if hasattr(self.dataset, "load_state_dict") and len(states) == ranks.world_size():
-            state = states[ranks.rank()]
-            if state is not None:
-                self.dataset.load_state_dict(state)
-                return
-        elif hasattr(self.dataset, "load_state_dicts") and states:
+        state = states[ranks.rank()] if len(states) == ranks.world_size() else None
+        if state is not None and offers(self.dataset, ResumableStream):
+            self.dataset.load_state_dict(state)
+        elif states and len(states) != ranks.world_size() and offers(self.dataset, RescalableStream):
             self.dataset.load_state_dicts(states)
-            return
-        logging.warning(
-            "The training stream %s starts from its beginning: it has no saved place for %d ranks.",
-            type(self.dataset).__name__,
-            ranks.world_size(),
-        )
+        else:
+            logging.warning(
+                "The training stream %s starts from its beginning: it has no saved place for %d ranks.",
+                type(self.dataset).__name__,
+                ranks.world_size(),
+            )
 
     def close(self) -> None:
         """End the worker processes."""
@@ -154,73 +152,81 @@ class Mixture:
     The draws are determined by the seed and their number, so that a resumed run draws on.
 
     Args:
-        parts: By name.
-        weights: By name; any positive numbers.
-        seed: The same on all ranks, which therefore draw the same part.
+        members: by name.
+        weights: by name; any positive numbers.
+        seed: the same on all ranks, which therefore draw the same member.
     """
 
     streaming = True
     batches_per_epoch = None
 
-    def __init__(self, parts: Mapping[str, TrainingData], weights: Mapping[str, float], seed: int):
-        self.parts = dict(parts)
-        self.weights = [weights[name] for name in self.parts]
+    def __init__(self, members: Mapping[str, TrainingData], weights: Mapping[str, float], seed: int):
+        self.members = dict(members)
+        self.weights = [weights[name] for name in self.members]
         self.random = random.Random(seed)
-        self.num_read = dict.fromkeys(self.parts, 0)
-        self.num_noted = dict.fromkeys(self.parts, 0)
+        self.num_read = dict.fromkeys(self.members, 0)
+        self.num_noted = dict.fromkeys(self.members, 0)
         self._names: list[str] = []
         self._iterators: dict[str, Iterator[dict[str, Any]]] = {}
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
-        """Batches without end, as far as the streams among the parts have none."""
+        """Give batches without end, as far as the streams among the members have none."""
         while True:
-            name = self.random.choices(list(self.parts), self.weights)[0]
+            name = self.random.choices(list(self.members), self.weights)[0]
             batch = self._next_of(name)
             if batch is None:
                 return
+            # Batches are read ahead of training: those between are remembered until they are noted.
             self._names.append(name)
             yield batch
 
     def note(self, batch: dict[str, Any]) -> None:
-        """Count the batch for the part that it is from."""
+        """Count the batch for the member that it is from."""
         name = self._names.pop(0)
         self.num_noted[name] += 1
-        self.parts[name].note(batch)
+        self.members[name].note(batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many batches each part gave, and the parts' own states."""
-        states = {name: part.state_dict() for name, part in self.parts.items()}
+        """Give how many batches of each member were trained on, and the members' own states."""
+        states = {name: member.state_dict() for name, member in self.members.items()}
         return {"num_batches": dict(self.num_noted), "parts": states}
 
     def load_state_dicts(self, states: Sequence[Any]) -> None:
-        """Go on behind the batches that were trained on."""
+        """Go on behind the batches that were trained on.
+
+        Raises:
+            ConfigError: the checkpoint is of a mixture with other members.
+        """
         if not states or states[0] is None:
             logging.warning("The mixture of data sets starts from its beginning: the checkpoint has no place in it.")
             return
         counts = states[0]["num_batches"]
-        if set(counts) != set(self.parts):
+        if set(counts) != set(self.members):
             raise ConfigError(
                 f"The checkpoint was trained on the data sets {', '.join(sorted(counts))}, and this run has "
-                f"{', '.join(sorted(self.parts))}: start a new run from its weights, as model.finetuned"
+                f"{', '.join(sorted(self.members))}: start a new run from its weights, as model.finetuned"
             )
         self.num_read, self.num_noted = dict(counts), dict(counts)
-        self.random.choices(list(self.parts), self.weights, k=sum(counts.values()))
-        for name, part in self.parts.items():
-            part.load_state_dicts([state["parts"][name] for state in states])
+        # As many draws as were made before: the generator then stands where it stood.
+        self.random.choices(list(self.members), self.weights, k=sum(counts.values()))
+        for name, member in self.members.items():
+            member.load_state_dicts([state["parts"][name] for state in states])
 
     def close(self) -> None:
-        """End the worker processes of all parts."""
+        """End the worker processes of all members."""
         self._iterators.clear()
-        for part in self.parts.values():
-            part.close()
+        for member in self.members.values():
+            member.close()
 
     def _next_of(self, name: str) -> dict[str, Any] | None:
-        """The part's next batch; None where a stream has ended. A map-style part begins its next epoch."""
-        part = self.parts[name]
+        """Read the member's next batch; None where a stream has ended. A map-style member begins its next epoch."""
+        member = self.members[name]
         batch = next(self._iterators[name], None) if name in self._iterators else None
-        if batch is None and not (part.streaming and name in self._iterators):
-            epoch, epoch_iter = (0, 0) if part.streaming else divmod(self.num_read[name], part.batches_per_epoch or 1)
-            self._iterators[name] = part.batches(Position(epoch=epoch, epoch_iter=epoch_iter))
+        if batch is None and not (member.streaming and name in self._iterators):
+            epoch, epoch_iter = (
+                (0, 0) if member.streaming else divmod(self.num_read[name], member.batches_per_epoch or 1)
+            )
+            self._iterators[name] = member.batches(Position(epoch=epoch, epoch_iter=epoch_iter))
             batch = next(self._iterators[name], None)
         self.num_read[name] += batch is not None
         return batch
@@ -233,19 +239,19 @@ def training_data(
     settings: LoaderSettings,
     seed: int,
 ) -> TrainingData:
-    """The training splits of all data sets as one.
+    """Make one of the training splits of all data sets.
 
     Args:
-        datasets: By name, then by split.
-        splits: `run.train_splits`.
-        ratios: `run.train_dataset_ratios`: weights by name, None: map-style data sets are one, and streams are
+        datasets: by name, then by split.
+        splits: ``run.train_splits``.
+        ratios: ``run.train_dataset_ratios``: weights by name, None: map-style data sets are one, and streams are
             drawn from as often as each other and as it.
-        settings: How batches are made.
-        seed: Of the order.
+        settings: how batches are made.
+        seed: of the order.
 
     Raises:
-        ConfigError: Names in `ratios` are not those of the data sets, or nothing is there to train on.
-        DataError: A data set is empty.
+        ConfigError: names in ``ratios`` are not those of the data sets, or nothing is there to train on.
+        DataError: a data set is empty.
     """
     found = {}
     for name, by_split in datasets.items():
@@ -261,20 +267,21 @@ def training_data(
     weights = dict.fromkeys(found, 1.0) if ratios is None else _weights(ratios, found)
     if ratios is None:
         found = _concatenated(found)
-    parts = {name: _part(dataset, settings, seed) for name, dataset in found.items()}
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    return Mixture(parts, {name: weights.get(name, 1.0) for name in parts}, seed)
+    members = {name: _member(dataset, settings, seed) for name, dataset in found.items()}
+    if len(members) == 1:
+        return next(iter(members.values()))
+    return Mixture(members, {name: weights.get(name, 1.0) for name in members}, seed)
 
 
-def _part(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
+def _member(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
+    # LAVIS chains even a single stream, which hides its methods.
     if isinstance(dataset, ChainDataset) and len(streams := list(dataset.datasets)) == 1:
         dataset = streams[0]
     return StreamData(dataset, settings) if isinstance(dataset, IterableDataset) else MapData(dataset, settings, seed)
 
 
 def _concatenated(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Map-style data sets as one, by LAVIS's concatenation, which has a `collater`; streams as they are."""
+    """Make one of the map-style data sets, by LAVIS's concatenation, which has a ``collater``; leave streams alone."""
     from lavis.datasets.datasets.base_dataset import ConcatDataset
 
     mapped = {name: dataset for name, dataset in found.items() if not isinstance(dataset, IterableDataset)}

@@ -14,6 +14,7 @@ from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
+from gitllm_plugin.protocols import MergingModel, offers
 from gitllm_plugin.tasks.settings import NoTaskSettings
 
 
@@ -25,6 +26,11 @@ def replaces(name: str) -> Callable[[type], type]:
         return cls
 
     return replace
+
+
+def inference(model: Any) -> contextlib.AbstractContextManager[None]:
+    """Give the context that an evaluation of a model runs in; see :class:`~gitllm_plugin.protocols.MergingModel`."""
+    return model.inference() if offers(model, MergingModel) else contextlib.nullcontext()
 
 
 class RepairedTask:
@@ -54,9 +60,8 @@ class RepairedTask:
 
         Repairs: batches always go to a GPU, and every tenth is printed.
         """
-        inference = getattr(model, "inference", contextlib.nullcontext)
         results: list[Any] = []
-        with inference(), Progress("evaluation", len(data_loader)) as progress:
+        with inference(model), Progress("evaluation", len(data_loader)) as progress:
             for samples in data_loader:
                 results += self.valid_step(model=model, samples=move_to_device(samples, model.device))  # type: ignore[attr-defined]
                 progress.update(samples=num_samples(samples))

@@ -1,6 +1,5 @@
 """Task `m3it`: instruction tuning with validation loss, generated answers and their scores."""
 
-import contextlib
 import json
 import logging
 import math
@@ -19,6 +18,8 @@ from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import metrics_by_config
+from gitllm_plugin.protocols import CountedData, offers
+from gitllm_plugin.tasks.host_task import inference
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
 from gitllm_plugin.tasks.scores import (
     SplitScores,
@@ -159,8 +160,7 @@ class M3ITTask(BaseTask):
             cuda_enabled: Not used: batches go where the model is.
         """
         result = EvaluationResult()
-        inference = getattr(model, "inference", contextlib.nullcontext)
-        with inference(), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
+        with inference(model), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
                 samples = move_to_device(samples, model.device)
                 if self.valid_loss:
@@ -218,8 +218,10 @@ class M3ITTask(BaseTask):
         return ranks.broadcast_object(scores)
 
     def _check_all_are_there(self, examples: list[dict[str, Any]], split_name: str) -> None:
-        expected = getattr(self._dataset, "num_examples", None)
-        if expected is not None and len(examples) != expected and ranks.rank() == 0:
+        if not offers(self._dataset, CountedData) or ranks.rank() != 0:
+            return
+        expected = self._dataset.num_examples
+        if len(examples) != expected:
             logging.warning("Split %s has %d examples, but %d were evaluated.", split_name, expected, len(examples))
 
     def _aggregate(self, scores: Mapping[str, float]) -> float:

@@ -52,11 +52,12 @@ def choose_examples(dataset: Any, examples: Sequence[Mapping[str, Any]], count: 
     places = [round(step * (len(rows) - 1) / max(count - 1, 1)) for step in range(count)]
     shown = []
     for place in places:
-        row = rows[place]
-        example = by_id.get((row.config, row.id))
+        group = rows[place]
+        (text,) = group.texts
+        example = by_id.get((text.config, text.id))
         if example is not None:
-            where = f"example {row.id!r} at {row.location}"
-            shown.append(Shown(example, [decode_image(image, where) for image in row.images]))
+            where = f"example {text.id!r} at {rows.place_of(place)}"
+            shown.append(Shown(example, [decode_image(image, where) for image in group.images]))
     return shown
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gitllm_plugin.m3it.catalog import CATALOG
+from gitllm_plugin.m3it.catalog import BY_NAME
 from gitllm_plugin.metrics import DEFAULT, MetricsOf, Scores, metrics_of_kind, score
 from gitllm_plugin.tables import Table
 
@@ -12,17 +12,15 @@ Example = dict[str, Any]
 
 ALL = "all"
 
-_ENTRIES = {entry.name: entry for entry in CATALOG}
-
 
 def catalog_metrics(config: str) -> Sequence[str]:
     """Name a configuration's metrics, the one that its field reports first; the default where it is not known."""
-    return metrics_of_kind(_ENTRIES[config].metric) if config in _ENTRIES else DEFAULT
+    return metrics_of_kind(BY_NAME[config].kind) if config in BY_NAME else DEFAULT
 
 
 def catalog_category(config: str) -> str | None:
     """Name the category in which a configuration is counted; ``chinese`` and ``video`` stand apart. None: not known."""
-    entry = _ENTRIES.get(config)
+    entry = BY_NAME.get(config)
     if entry is None:
         return None
     if entry.language == "zh":

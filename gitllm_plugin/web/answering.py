@@ -40,7 +40,7 @@ class Answering:
         return read_vocabulary(self.pipeline.model.language_model, self.pipeline.text_encoder.tokenizer)
 
     def read_pictures(self, files: Sequence[str]) -> list[Image.Image]:
-        """Pictures from uploaded files; of a video as many frames as the model takes.
+        """Read pictures from uploaded files; of a video as many frames as the model takes.
 
         Raises:
             DataError: none, too many, or one that cannot be read.
@@ -62,14 +62,14 @@ class Answering:
     def answer(
         self, pictures: Sequence[Image.Image], question: str, instruction: str | None, decoding: Decoding
     ) -> Iterator[str]:
-        """The answer so far, as often as it grows; a search with beams gives it once."""
+        """Give the answer so far, as often as it grows; a search with beams gives it once."""
         if decoding.num_beams > 1:
             yield self.pipeline.answer(pictures, question, instruction, decoding)
         else:
             yield from self.pipeline.stream(pictures, question, instruction, decoding)
 
     def draw_words(self, pictures: Sequence[Image.Image]) -> Any:
-        """The figure of the first picture's nearest words."""
+        """Draw the figure of the first picture's nearest words."""
         with self.pipeline.exclusive() as model:
             vectors = patch_vectors(model, self.pipeline.pixels(pictures))[0, 0]
         words = picture_words(vectors, self.vocabulary, k=1)
@@ -78,7 +78,7 @@ class Answering:
     def draw_attention(
         self, pictures: Sequence[Image.Image], question: str, instruction: str | None, answer: str
     ) -> Any:
-        """The figure of what the answer attends to; None for an empty answer."""
+        """Draw the figure of what the answer attends to; None for an empty answer."""
         if not answer:
             return None
         attention = answer_attention(self.pipeline, pictures, question, answer, instruction)

@@ -36,7 +36,7 @@ def _draw(shape: str, color: str) -> Image.Image:
 
 
 def _photos() -> list[Path]:
-    """Those that came with scikit-image; none is fetched."""
+    """Find those that came with scikit-image; none is fetched."""
     spec = find_spec("skimage")
     if spec is None or spec.origin is None:
         return []

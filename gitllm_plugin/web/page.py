@@ -59,7 +59,7 @@ def _launch(page: Any, port: int | None, open_browser: bool) -> None:
 
 
 def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
-    """The page as Gradio's ``Blocks``.
+    """Build the page as Gradio's ``Blocks``.
 
     Args:
         pipeline: the model.
@@ -123,7 +123,7 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
 def _respond(
     answering: Answering, files: list[str], instruction: str | None, question: str, settings: tuple[float, ...]
 ) -> Iterator[tuple[Any, Any, Any]]:
-    """The contents of answer, attention and words, as they come."""
+    """Give the contents of answer, attention and words, as they come."""
     max_new_tokens, num_beams, temperature, top_p, repetition_penalty = settings
     decoding = Decoding(int(max_new_tokens), int(num_beams), temperature, top_p, repetition_penalty)
     pictures = answering.read_pictures(files)
@@ -136,7 +136,7 @@ def _respond(
 
 
 def _unexpected(error: Exception) -> str:
-    """One sentence about an error that is no fault of the input, such as a GPU without memory."""
+    """Say in one sentence what is no fault of the input, such as a GPU without memory."""
     reason = next(iter(str(error).splitlines()), "").rstrip(".")
     name = type(error).__name__
     return f"The model failed ({name}{': ' if reason else ''}{reason}); the whole error is where the page was started."
@@ -155,7 +155,7 @@ def _picture_input(gr: Any, max_images: int) -> Any:
 
 
 def _instruction_input(gr: Any, own: str | None) -> Any:
-    """An empty box that shows with which instruction the model is asked while it is empty."""
+    """Make an empty box that shows with which instruction the model is asked while it is empty."""
     usual = f'empty: this with a question, "{WITHOUT_QUESTION}" without one'
     return gr.Textbox(
         label="Instruction",
@@ -177,7 +177,7 @@ def _decoding_inputs(gr: Any) -> list[Any]:
 
 
 def _as_paths(files: Any) -> list[str]:
-    """A path, a gallery's list of (path, caption), or None."""
+    """List the paths in a path, a gallery's list of (path, caption), or None."""
     if files is None:
         return []
     if isinstance(files, str):

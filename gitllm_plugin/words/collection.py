@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 
 from gitllm_plugin.inference.pictures import find_pictures, open_picture
-from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.examples import JsonlExamples
 from gitllm_plugin.m3it.images import decode_image
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it.tree import find_sources
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def read_collection(storage: str, limit: int) -> Iterator[CaptionedPicture]:
 
     Args:
         storage: JSONL files of M3IT rows (wildcards allowed), of which the answers are the captions; rows about one
-            picture are put together. Or a folder of pictures, the caption of `cat.png` in `cat.txt` beside it.
+            picture are put together. Or a folder of pictures, the caption of ``cat.png`` in ``cat.txt`` beside it.
         limit: most pictures.
 
     Raises:
@@ -71,7 +71,6 @@ def _read_rows(storage: str) -> Iterator[CaptionedPicture]:
     for index in range(len(examples)):
         rows_of.setdefault(examples.image_key(index), []).append(index)
     for rows in rows_of.values():
-        mine = [examples[index] for index in rows]
-        first = mine[0]
-        captions = tuple(answer for example in mine for answer in example.answers)
-        yield CaptionedPicture(first.location, decode_image(first.images[0], first.location), captions)
+        group, place = examples.read(rows), examples.place_of(rows[0])
+        captions = tuple(answer for text in group.texts for answer in text.answers)
+        yield CaptionedPicture(place, decode_image(group.images[0], place), captions)

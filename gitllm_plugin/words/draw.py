@@ -49,7 +49,7 @@ def draw_words(axis: Any, picture: Image.Image, words: PictureWords, measure: Me
 
 
 def words_figure(picture: Image.Image, words: PictureWords, measures: tuple[Measure, ...]) -> Any:
-    """A Matplotlib figure with the picture once for each measure; it needs no display."""
+    """Draw a Matplotlib figure with the picture once for each measure; it needs no display."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5.2 * len(measures), 5.6), layout="constrained")

@@ -12,13 +12,13 @@ from gitllm_plugin.words.vocabulary import Vocabulary
 
 Measure = Literal["cosine", "dot"]
 MEASURES: tuple[Measure, ...] = ("cosine", "dot")
-"""`cosine` is what the article says, `dot` what its code computes: long embeddings win there."""
+"""``cosine`` is what the article says, ``dot`` what its code computes: long embeddings win there."""
 
 _ROWS = 256
 
 
 def nearest_tokens(vectors: Tensor, vocabulary: Vocabulary, k: int, measure: Measure) -> tuple[Tensor, Tensor]:
-    """The k nearest tokens of each vector.
+    """Find the k nearest tokens of each vector.
 
     Args:
         vectors: ``[n, D]``.

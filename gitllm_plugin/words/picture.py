@@ -47,11 +47,11 @@ class PictureWords:
     entries: list[PatchWord]
 
     def nearest(self, measure: Measure) -> list[PatchWord]:
-        """The nearest token of each patch, row by row."""
+        """Give the nearest token of each patch, row by row."""
         return [entry for entry in self.entries if entry.measure == measure and entry.rank == 1]
 
     def counts(self, measure: Measure) -> list[tuple[str, int]]:
-        """How many patches each nearest token has, the most frequent first."""
+        """Count how many patches each nearest token has, the most frequent first."""
         return Counter(entry.token for entry in self.nearest(measure)).most_common()
 
 
@@ -75,7 +75,7 @@ def picture_words(vectors: Tensor, vocabulary: Vocabulary, k: int = 5) -> Pictur
 
 
 def write_csv(words: PictureWords, path: Path) -> None:
-    """A line for each patch, measure and rank."""
+    """Write a line for each patch, measure and rank."""
     with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(PatchWord.__dataclass_fields__)
@@ -83,7 +83,7 @@ def write_csv(words: PictureWords, path: Path) -> None:
 
 
 def write_json(words: PictureWords, path: Path) -> None:
-    """Grid, counts and all entries."""
+    """Write grid, counts and all entries."""
     content = {
         "grid": words.grid,
         "counts": {measure: dict(words.counts(measure)) for measure in MEASURES},

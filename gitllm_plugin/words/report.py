@@ -14,7 +14,7 @@ from gitllm_plugin.words.statistics import CaptionMatch, WordStatistics
 
 
 def statistics_blocks(statistics: WordStatistics) -> list[Block]:
-    """What was found, each number beside what it has to be compared with; and in words whether vectors lean."""
+    """Say what was found, each number beside what it has to be compared with; and in words whether vectors lean."""
     blocks: list[Block] = [_matches_table(statistics), _vectors_table(statistics)]
     if all(found.in_caption is None for found in statistics.measures.values()):
         return [blocks[1], "Without captions there is no saying whether vectors lean towards the right words."]
@@ -22,7 +22,7 @@ def statistics_blocks(statistics: WordStatistics) -> list[Block]:
 
 
 def lean_in_words(statistics: WordStatistics) -> str:
-    """Whether vectors are nearer to their own captions' words than to others', beyond twice the standard error."""
+    """Say whether vectors are nearer to their own captions' words than to others', beyond twice the standard error."""
     matches = {name: found.among_captions for name, found in statistics.measures.items()}
     clear = [name for name, match in matches.items() if match and match.gain > 2 * match.standard_error]
     if not clear:
@@ -75,7 +75,7 @@ def _vectors_table(statistics: WordStatistics) -> Table:
 
 
 def write_statistics(statistics: WordStatistics, folder: Path) -> list[Path]:
-    """Write `statistics.json` and `statistics.png` into a folder; gives their paths."""
+    """Write ``statistics.json`` and ``statistics.png`` into a folder; gives their paths."""
     content = asdict(statistics)
     del content["nearest_cosines"]
     data, figure = folder / "statistics.json", folder / "statistics.png"
@@ -85,7 +85,7 @@ def write_statistics(statistics: WordStatistics, folder: Path) -> list[Path]:
 
 
 def statistics_figure(statistics: WordStatistics) -> Any:
-    """Matches with captions against the shuffled baseline, and similarities against their controls."""
+    """Draw matches with captions against the shuffled baseline, and similarities against their controls."""
     from matplotlib.figure import Figure
 
     matches = {

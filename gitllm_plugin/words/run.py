@@ -1,4 +1,4 @@
-"""`gitllm words`: a picture, or many, in words, as files in a folder."""
+"""``gitllm words``: a picture, or many, in words, as files in a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from gitllm_plugin.words.vocabulary import read_vocabulary, words_of
 def explain_picture(
     pipeline: Pipeline, picture: Image.Image, name: str, output: Path, k: int = 5
 ) -> tuple[PictureWords, list[Path]]:
-    """One picture: figure, CSV and JSON.
+    """Explain one picture: figure, CSV and JSON.
 
     Args:
         pipeline: the model.
@@ -48,7 +48,7 @@ def explain_picture(
 def explain_pictures(
     pipeline: Pipeline, storage: str, output: Path, limit: int = 200
 ) -> tuple[list[Block], list[Path]]:
-    """Many pictures: statistics as tables, a figure and JSON.
+    """Explain many pictures: statistics as tables, a figure and JSON.
 
     Args:
         pipeline: the model.

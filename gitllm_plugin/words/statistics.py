@@ -188,7 +188,7 @@ def _of_measure(
 
 
 def match_captions(nearest: Sequence[str], lengths: Sequence[int], captions: Sequence[set[str]]) -> CaptionMatch:
-    """The share of vectors whose nearest word is in their picture's captions.
+    """Measure the share of vectors whose nearest word is in their picture's captions.
 
     Args:
         nearest: the nearest word of each vector, picture after picture.
@@ -224,7 +224,7 @@ def _nearest_random(count: int, vocabulary: Vocabulary, generator: torch.Generat
 
 
 def _nearest_other_word(tokens: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """The cosine of each token to the nearest one that is another word: " dog" is not another word than "Dog"."""
+    """Find the cosine of each token to the nearest one that is another word: " dog" is no other word than "Dog"."""
     variants = max(Counter(vocabulary.words).values())
     k = min(variants + 1, len(vocabulary.texts))
     scores, ids = nearest_tokens(vocabulary.vectors[tokens], vocabulary, k, "cosine")

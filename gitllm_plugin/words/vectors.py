@@ -10,7 +10,7 @@ from gitllm_plugin.modeling import GitLLM
 
 @torch.no_grad()
 def patch_vectors(model: GitLLM, pixel_values: Tensor) -> Tensor:
-    """What the language model reads of each patch.
+    """Give what the language model reads of each patch.
 
     Args:
         model: on any device.

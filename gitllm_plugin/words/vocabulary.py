@@ -34,11 +34,11 @@ class Vocabulary:
 
     @cached_property
     def words(self) -> list[str]:
-        """The tokens without outer space, in lower case, so that `" Dog"` and `"dog"` are one word."""
+        """The tokens without outer space, in lower case, so that ``" Dog"`` and ``"dog"`` are one word."""
         return [as_word(text) for text in self.texts]
 
     def of_words(self, words: Collection[str]) -> Vocabulary:
-        """The tokens that are one of these words."""
+        """Find the tokens that are one of these words."""
         kept = [index for index, word in enumerate(self.words) if word in words]
         left_out = self.num_left_out + len(self.texts) - len(kept)
         return Vocabulary([self.texts[index] for index in kept], self.vectors[kept], left_out)
@@ -51,7 +51,7 @@ class Vocabulary:
 
 @torch.no_grad()
 def read_vocabulary(language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-    """The words of a language model.
+    """Read the words of a language model.
 
     Where token embeddings are narrower than the decoder (OPT's ``project_in``), they are compared behind the layer
     that widens them: that is where image vectors enter.
@@ -76,19 +76,19 @@ def read_vocabulary(language_model: PreTrainedModel, tokenizer: PreTrainedTokeni
 
 
 def as_word(text: str) -> str:
-    """A token's text for comparison with other words."""
+    """Give a token's text for comparison with other words."""
     return text.strip().lower()
 
 
 def words_of(caption: str, tokenizer: PreTrainedTokenizerBase) -> set[str]:
-    """The words of a caption, and the pieces that the tokenizer cuts them into, as far as they have a letter."""
+    """Give the words of a caption, and the pieces that the tokenizer cuts them into, as far as they have a letter."""
     ids = tokenizer(f" {caption}", add_special_tokens=False)["input_ids"]
     pieces = [cast(str, tokenizer.decode([token_id])) for token_id in ids]
     return {word for word in map(as_word, [*caption.split(), *pieces]) if any(map(str.isalpha, word))}
 
 
 def _text_of(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """A token as it stands in a text, or None for one that is no word."""
+    """Give a token as it stands in a text, or None for one that is no word."""
     if token_id in tokenizer.all_special_ids:
         return None
     # SentencePiece drops the space in front of a first token, so it is not the first here.

@@ -14,7 +14,7 @@ from gitllm_plugin.cli.main import COMMANDS, build_parser, main
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import doctor, import_hook, launch
 
-COMMAND_NAMES = [command.__name__.rsplit(".", 1)[1].replace("_", "-") for command in COMMANDS]
+COMMAND_NAMES = [command.name for command in COMMANDS]
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import sys
 import pytest
 
 from gitllm_plugin.cli.main import main
-from gitllm_plugin.m3it.presets import PRESETS
+from gitllm_plugin.m3it.catalog import CATALOG, PRESETS
 
 
 def test_list_prints_catalog_and_presets(capsys):
     assert main(["m3it", "list"]) == 0
     printed = capsys.readouterr().out
-    for said in ("coco-cn", "chinesefoodnet-10", "ImageNet: research only", "54 together", *PRESETS):
+    for said in ("coco-cn", "chinesefoodnet-10", "ImageNet: research only", f"{len(CATALOG)} together", *PRESETS):
         assert said in printed
 
 

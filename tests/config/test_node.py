@@ -65,7 +65,7 @@ class Shop:
     fruit: Fruit | None = None
     """Of the day."""
 
-    shelf: dict[str, Fruit | None] | None = None
+    shelf: dict[Annotated[str, AfterValidator(_no_dots)], Fruit | None] | None = None
     """By place."""
 
     owner: Annotated[str | None, Says("a person")] = None
@@ -100,6 +100,7 @@ class Shop:
         ({"fruit": {"name": "fig", "grams": 0}}, "shop.fruit.grams is 0, expected above 0 and 1000 or less"),
         ({"fruit": {"name": "fig", "colour": "rad"}}, "shop.fruit.colour is 'rad', expected red (did you mean 'red'?)"),
         ({"shelf": {"top": {"nam": "fig"}}}, "shop.shelf.top.nam: unknown key 'nam' (did you mean 'name'?)"),
+        ({"shelf": {"a.b": {"name": "fig"}}}, "shop.shelf: 'a.b' has a dot"),
         ({"owner": 5}, "shop.owner is 5, expected a person"),
         ({"cuont": 5}, "shop.cuont: unknown key 'cuont' (did you mean 'count'?). Keys there are: count, fruit, hours"),
         ({"count": 10}, "shop.count is too large"),

@@ -12,11 +12,10 @@ import torch
 from omegaconf import OmegaConf
 
 import gitllm_plugin
-from gitllm_plugin.datasets.builders.m3it_wds_builder import M3ITWdsBuilder
-from gitllm_plugin.datasets.features import choose_features
+from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import launch
-from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards import features as features_module
 from tests.m3it_shards import make_groups, write_shards
@@ -207,13 +206,13 @@ def test_encoders_share_a_folder_and_a_run_reads_its_own(folder, tmp_path):
     with pytest.raises(ConfigError, match="features of several image encoders, and this run's runner does not choose"):
         next(iter(stream))
     for model in (build_model(), build_model(vision_layer=-2)):
-        choose_features(model, {"m3it_wds": {"train": stream}})
+        stream.use_model(model)
         (batch,) = batches(stream, 1)
         model(batch)
     with pytest.raises(ConfigError, match="features .* computed before, but the image encoder is trained"):
-        choose_features(build_model(trainable="proj+vit"), {"m3it_wds": {"train": stream}})
+        stream.use_model(build_model(trainable="proj+vit"))
     with pytest.raises(ConfigError, match="features of images, which this model does not take"):
-        choose_features(torch.nn.Linear(1, 1), {"m3it_wds": {"train": stream}})
+        stream.use_model(torch.nn.Linear(1, 1))
 
 
 def test_what_a_killed_process_leaves_is_removed_and_never_believed(folder, tmp_path, monkeypatch):
@@ -246,7 +245,7 @@ def damaged(tmp_path):
     """Of three shards, the first has a broken picture, the second is missing, the third has text alone."""
     groups = make_groups(tmp_path / "a.jsonl", "a", "train", rows=8)
     groups[1] = Group("a", "train", 1, (groups[1].images[0][:60],), groups[1].texts)
-    text = Text("t", "Say a word.", "", ("red",))
+    text = Text("t", "a", "Say a word.", "", ("red",))
     groups += [Group("a", "train", number, (), (text,)) for number in (8, 9)]
     write_shards(tmp_path / "shards", groups)
     (tmp_path / "shards" / "a" / "train" / "000001.tar").rename(tmp_path / "away.tar")

@@ -68,7 +68,7 @@ def test_their_random_crops_belong_to_the_position(tmp_path):
     theirs = load_processor("clip_image_train", OmegaConf.create({"image_size": 32}))
     maker = ItemMaker(theirs, load_processor("git_llm_instruction"))
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    crops = [maker.make(groups[0].images, [], "x", seed)["image"] for seed in (1, 2, 1)]
+    crops = [maker.make(groups[0], "x", seed)["image"] for seed in (1, 2, 1)]
     assert torch.equal(crops[0], crops[2])
     assert not torch.equal(crops[0], crops[1])
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -81,9 +81,7 @@ def test_processors_of_both_kinds_in_one_batch(batches, tmp_path):
     prompt = load_processor("git_llm_instruction")
     groups = make_groups(tmp_path / "b.jsonl", "b", "train", rows=1)
     theirs = load_processor("blip_image_eval", OmegaConf.create({"image_size": 32}))
-    items = [
-        ItemMaker(vis, prompt).make(groups[0].images, groups[0].examples("x"), "x") for vis in (registered, theirs)
-    ]
+    items = [ItemMaker(vis, prompt).make(groups[0], "x") for vis in (registered, theirs)]
     batch = collate_groups(items)
     assert "image_mean" not in batch
     assert torch.allclose(batch["image"][0], batch["image"][1], atol=0.02)

@@ -12,11 +12,10 @@ from lavis.datasets.builders import load_dataset
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from gitllm_plugin.datasets.builders.m3it_instruct_builder import M3ITInstructBuilder
+from gitllm_plugin.datasets.builders.m3it_builder import M3ITInstructBuilder
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it import index
-from gitllm_plugin.m3it.catalog import get_entries
-from gitllm_plugin.m3it.presets import get_preset
+from gitllm_plugin.m3it import scan
+from gitllm_plugin.m3it.catalog import BY_NAME, get_preset
 from gitllm_plugin.m3it.shards.format import read_group
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
@@ -29,7 +28,7 @@ from tests.m3it_tree import write_entry, write_lines
 def root(tmp_path_factory):
     """A tree with the captioning and video configurations."""
     root = tmp_path_factory.mktemp("m3it")
-    for entry in [*get_preset("captioning"), *get_preset("video"), *get_entries(["vqa-v2"])]:
+    for entry in [*get_preset("captioning"), *get_preset("video"), BY_NAME["vqa-v2"]]:
         write_entry(root, entry)
     return root
 
@@ -76,7 +75,7 @@ def test_frames_and_single_images_in_a_batch(tmp_path, root, workers):
 
 def test_the_files_are_read_once(tmp_path, root, monkeypatch):
     first = load(tmp_path, root, preset="video")
-    monkeypatch.setattr(index, "scan_part", None)
+    monkeypatch.setattr(scan, "scan_slice", None)
     again = load(tmp_path, root, preset="video")
     assert again["val"].describe() == first["val"].describe()
     assert again["val"][4]["texts"] == first["val"][4]["texts"]
@@ -84,7 +83,7 @@ def test_the_files_are_read_once(tmp_path, root, monkeypatch):
 
 
 def test_a_changed_file_is_read_again(tmp_path):
-    (entry,) = get_entries(["vqa-v2"])
+    entry = BY_NAME["vqa-v2"]
     write_entry(tmp_path / "tree", entry, rows=2)
     assert len(load(tmp_path, tmp_path / "tree", configs="vqa-v2")["train"]) == 2
     write_entry(tmp_path / "tree", entry, rows=4)
@@ -117,13 +116,14 @@ def test_the_tree_gives_the_examples_of_its_shards(tmp_path, root):
             records: dict[str, dict[str, bytes]] = {}
             for member in tar:
                 records.setdefault(member.name.split(".")[0], {})[member.name] = tar.extractfile(member).read()
-        expected += [example for key, record in records.items() for example in read_group(record, key).examples("")]
+        groups = [read_group(record, key) for key, record in records.items()]
+        expected += [(group.images, text) for group in groups for text in group.texts]
     dataset = load(tmp_path, root, configs=["coco", "ivqa"], splits=["train"])["train"]
-    assert [dataset.examples[place] for place in range(len(dataset.examples))] == expected
+    assert [(group.images, *group.texts) for group in dataset.examples] == expected
 
 
 def test_what_cannot_be_used_is_left_out_and_told(tmp_path, caplog):
-    (entry,) = get_entries(["coco"])
+    entry = BY_NAME["coco"]
     made = write_entry(tmp_path, entry, rows=3)
     file = tmp_path / "data" / "captioning" / "coco" / "train.jsonl"
     write_lines(file, [b"{", *(row.row for row in made["train"]), b"[]", {**made["train"][0].row, "image": None}])
@@ -157,7 +157,10 @@ def test_limit_is_for_a_quick_try(tmp_path, root):
         ({}, "needs a tree and a choice of it.*\n.*preset: article_exp3.*\n.*article_exp3, paper_train"),
         ({"preset": "video", "configs": ["coco"]}, "needs a tree and a choice of it"),
         ({"preset": "videos"}, "unknown preset 'videos'; there are: .*video"),
-        ({"preset": "video", "splits": ["validation"]}, "splits: unknown key 'validation'"),
+        (
+            {"preset": "video", "splits": ["validation"]},
+            r"splits is \['validation'\], expected train, val, test, or a list",
+        ),
         ({"configs": [3]}, r"build_info.configs is \[3\], expected a name or a list of names"),
         ({"preset": "video", "limit": 0}, "limit is 0, expected 1 or more rows of each file"),
         ({"preset": "video", "rot": 1}, r"unknown key 'rot' \(did you mean 'root'\?\)"),

@@ -18,15 +18,11 @@ from lavis.runners.runner_iter import RunnerIter
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from gitllm_plugin.datasets.builders import (  # noqa: F401 - registers them
-    m3it_builder,
-    m3it_instruct_builder,
-    m3it_wds_builder,
-)
+from gitllm_plugin.datasets.builders import m3it_builder  # noqa: F401 - registers them
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.example import Group, Text
-from gitllm_plugin.m3it.presets import get_preset
+from gitllm_plugin.m3it.catalog import get_preset
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
@@ -291,8 +287,9 @@ def test_shares_of_configurations(data):
 def damaged(tmp_path):
     """Ten photographs, of which one breaks off, in three shards, of which the last breaks off in its second record."""
     photo = encode(open_photo(64, 48), "JPEG")
+    broken = photo[: len(photo) // 2]
     groups = [
-        Group("p", split, n, (photo[: len(photo) // 2] if n == 1 else photo,), (Text(f"p{n}", "Say.", "", ("x",)),))
+        Group("p", split, n, (broken if n == 1 else photo,), (Text(f"p{n}", "p", "Say.", "", ("x",)),))
         for split in ("train", "val")
         for n in range(10)
     ]

@@ -6,8 +6,8 @@ import pytest
 
 from examples.easyvqa.data import Question, convert, count_rows, describe_images, read_rows
 from examples.easyvqa.errors import DemoError
-from gitllm_plugin.m3it.files import find_sources
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it.examples import JsonlExamples
+from gitllm_plugin.m3it.tree import find_sources
 
 
 @pytest.fixture
@@ -28,9 +28,7 @@ def test_every_question_is_in_one_split_and_configuration(converted):
 def test_the_plugin_reads_every_split(converted, split):
     examples = JsonlExamples(find_sources(str(converted / split / "*.jsonl")))
     assert len(examples) == sum(count_rows(converted)[split].values())
-    assert {example.config for example in map(examples.__getitem__, range(len(examples)))} == set(
-        count_rows(converted)[split]
-    )
+    assert {text.config for group in examples for text in group.texts} == set(count_rows(converted)[split])
 
 
 def test_test_split_and_control_can_be_evaluated_together(converted):

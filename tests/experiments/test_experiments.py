@@ -58,7 +58,7 @@ def test_a_run_that_fails_does_not_stop_the_others_and_is_named(tmp_path, capfd)
     plan = write_plan(tmp_path, "prij", "proj")
     assert main(["experiment", str(plan)]) == 2
     error = capfd.readouterr().err
-    assert "unknown part 'prij'" in error and error.strip().endswith(
+    assert "unknown module 'prij'" in error and error.strip().endswith(
         "error: prij failed; the reasons stand above. The same command tries again."
     )
     assert [result["name"] for result in json.loads((tmp_path / "experiment/results.json").read_text())] == ["proj"]

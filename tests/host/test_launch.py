@@ -93,6 +93,9 @@ class Untrained:
     def trainable_state_dict(self):
         return {}
 
+    def load_trainable_state_dict(self, state, source):
+        pass
+
 
 @pytest.mark.parametrize(
     ("options", "warned"),

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gitllm_plugin.host.registration import register_modules
+from gitllm_plugin.host.locate import register_modules
 
 MODULE = """
 from lavis.common.registry import registry

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
+from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.errors import HostError
-from gitllm_plugin.host import torchvision_repair
 
 # A torchvision as broken as the real one beside a CPU-only torch, but with an operator of another name too,
 # so that this runs on every machine.
@@ -19,8 +19,8 @@ def meta_other(dets): ...
 PROBE = """
 import sys, warnings
 sys.path.insert(0, {path!r})
-from gitllm_plugin.host import torchvision_repair
-from gitllm_plugin.host.torchvision_repair import TorchvisionWarning, repair_torchvision
+from gitllm_plugin.common import torchvision_repair
+from gitllm_plugin.common.torchvision_repair import TorchvisionWarning, repair_torchvision
 with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     assert repair_torchvision() and repair_torchvision()
@@ -71,17 +71,15 @@ def test_missing_operators_are_declared_and_refuse_calls(run_python, broken):
 
 COMMAND = """
 import sys
-from types import SimpleNamespace
 sys.path.insert(0, {path!r})
-from gitllm_plugin.host.torchvision_repair import repair_torchvision
+from gitllm_plugin.common.torchvision_repair import repair_torchvision
 def look(args):
     repair_torchvision()
     return 0
-def add_parser(subparsers):
-    subparsers.add_parser("look").set_defaults(call=look)
 import gitllm_plugin.cli.main
+from gitllm_plugin.cli.command import Command
 cli = sys.modules["gitllm_plugin.cli.main"]
-cli.COMMANDS = [SimpleNamespace(add_parser=add_parser)]
+cli.COMMANDS = [Command("look", "", "", call=look)]
 """
 
 
@@ -118,7 +116,7 @@ def test_another_failure_of_torchvision_is_shown_as_it_is(fake_torchvision):
 
 def test_no_torchvision(run_python):
     finished = run_python(
-        "from gitllm_plugin.host.torchvision_repair import repair_torchvision; repair_torchvision()",
+        "from gitllm_plugin.common.torchvision_repair import repair_torchvision; repair_torchvision()",
         hidden=["torchvision"],
     )
     assert finished.returncode == 1

@@ -8,7 +8,6 @@ from PIL import Image
 
 from gitllm_plugin.inference.attention import answer_attention, attention_figure
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
-from gitllm_plugin.modeling.attention_map import attention_to_image
 from tests.tiny_folder import write_tiny_folder
 
 PICTURE = Image.linear_gradient("L").convert("RGB")
@@ -28,7 +27,7 @@ def test_maps_are_those_of_the_positions_that_predict_the_answer(pipeline):
     prompt = tokenizer(pipeline.prompt("what color?")).input_ids
     answer = tokenizer(" a red circle", add_special_tokens=False).input_ids
     ids = torch.tensor([prompt + answer + [tokenizer.eos_token_id]])
-    weights = attention_to_image(pipeline.model, ids, pipeline.pixels([PICTURE, PICTURE])).mean(0)
+    weights = pipeline.model.attention_to_image(ids, pipeline.pixels([PICTURE, PICTURE])).mean(0)
     first = weights[len(prompt) - 1]
     torch.testing.assert_close(attention.maps[0, 0].flatten(), first[1:17])  # behind CLS
     torch.testing.assert_close(attention.maps[0, 1].flatten(), first[18:])

@@ -8,10 +8,10 @@ from PIL import Image
 
 from gitllm_plugin.cli.main import main
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.files import find_sources
+from gitllm_plugin.m3it.examples import JsonlExamples
 from gitllm_plugin.m3it.from_table import FromTable, convert_table
 from gitllm_plugin.m3it.images import decode_image
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it.tree import find_sources
 
 
 @pytest.fixture
@@ -31,7 +31,8 @@ def write(path, rows):
 
 
 def examples(path):
-    return list(JsonlExamples(find_sources(str(path))))
+    """Images and text of each row."""
+    return [(group.images, *group.texts) for group in JsonlExamples(find_sources(str(path)))]
 
 
 def test_a_table_becomes_rows(folder):
@@ -48,12 +49,12 @@ def test_a_table_becomes_rows(folder):
     table = write(folder / "mine.csv", rows)
     assert convert_table(table, folder / "out", FromTable()) == {"train": 3}
     assert [path.name for path in (folder / "out").iterdir()] == ["train.jsonl"]
-    first, second, third = examples(folder / "out" / "train.jsonl")
+    (first_images, first), (_, second), (third_images, third) = examples(folder / "out" / "train.jsonl")
     assert (first.instruction, first.question) == ("Answer the question about the image.", "what color?")
     assert first.answers == ("green, mostly",) and first.config == "mine" and first.id == "2"
-    assert first.images == ((folder / "1.png").read_bytes(),)
+    assert first_images == ((folder / "1.png").read_bytes(),)
     assert (second.instruction, second.question, second.answers) == ("Describe the picture.", "", ('a "field"',))
-    assert third.instruction == "Say." and third.answers == ("right", "the right one") and len(third.images) == 2
+    assert third.instruction == "Say." and third.answers == ("right", "the right one") and len(third_images) == 2
 
 
 def test_all_rows_about_a_picture_are_in_one_split(folder):
@@ -61,7 +62,7 @@ def test_all_rows_about_a_picture_are_in_one_split(folder):
     table = write(folder / "mine.tsv", rows)
     counts = convert_table(table, folder / "out", FromTable(val=0.25, test=0.25))
     assert sum(counts.values()) == 120 and set(counts) == {"train", "val", "test"}
-    images = {split: {e.images[0] for e in examples(folder / "out" / f"{split}.jsonl")} for split in counts}
+    images = {split: {images[0] for images, _ in examples(folder / "out" / f"{split}.jsonl")} for split in counts}
     assert sum(map(len, images.values())) == 40 and len(set.union(*images.values())) == 40
     assert 3 <= len(images["val"]) <= 17 and 3 <= len(images["test"]) <= 17
     before = (folder / "out" / "test.jsonl").read_bytes()
@@ -79,17 +80,17 @@ def test_jsonl_with_lists_own_names_splits_and_another_folder(folder):
     table.write_text("\n\n".join(map(json.dumps, rows)))
     settings = FromTable(images=folder, columns={"image": "file", "answer": "caption"})
     assert convert_table(table, folder / "out", settings) == {"val": 1, "test": 1}
-    (row,) = examples(folder / "out" / "val.jsonl")
-    assert row.id == "7" and row.answers == ("two greens", "greens") and len(row.images) == 2
+    ((row_images, row),) = examples(folder / "out" / "val.jsonl")
+    assert row.id == "7" and row.answers == ("two greens", "greens") and len(row_images) == 2
 
 
 def test_large_pictures_are_made_smaller(folder):
     Image.linear_gradient("L").resize((300, 200)).save(folder / "large.png")
     table = write(folder / "mine.csv", [{"image": "large.png", "answer": "a"}, {"image": "1.png", "answer": "b"}])
     convert_table(table, folder / "out", FromTable(short_side=50))
-    large, small = examples(folder / "out" / "train.jsonl")
-    assert decode_image(large.images[0]).size == (75, 50)
-    assert small.images[0] == (folder / "1.png").read_bytes()
+    (large, _), (small, _) = examples(folder / "out" / "train.jsonl")
+    assert decode_image(large[0]).size == (75, 50)
+    assert small[0] == (folder / "1.png").read_bytes()
 
 
 def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder):

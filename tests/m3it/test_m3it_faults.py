@@ -12,8 +12,8 @@ from gitllm_plugin.cli.main import main
 from gitllm_plugin.m3it.check import check_tree
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.images import decode_image
-from gitllm_plugin.m3it.index import open_split
 from gitllm_plugin.m3it.problems import KINDS
+from gitllm_plugin.m3it.scan import open_split
 from gitllm_plugin.m3it.shards.format import read_manifest
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
@@ -143,7 +143,8 @@ def test_training_from_the_tree_leaves_out_and_tells(root, tmp_path):
     tree = find_tree(root, ["docvqa"], ["train"])
     examples = IndexedExamples(open_split(tree, tree.splits[0], tmp_path))
     assert {problem.line: problem.kind for problem in examples.problems} == expected(False)
-    assert examples[len(examples) - 1].id == f"docvqa/train/{len(GOOD) + len(BAD) + 2}"  # the blank line counts as one
+    (last,) = examples[len(examples) - 1].texts
+    assert last.id == f"docvqa/train/{len(GOOD) + len(BAD) + 2}"  # the blank line counts as one
     # What a check has decoded is known from then on.
     check_tree(tree, look="pixel", index_folder=tmp_path)
     examples = IndexedExamples(open_split(tree, tree.splits[0], tmp_path))
@@ -158,7 +159,7 @@ def test_one_empty_caption_costs_one_example(tmp_path):
     (folder / "instructions.json").write_text(json.dumps(INSTRUCTIONS))
     tree = find_tree(tmp_path, ["coco"], ["val"])
     examples = IndexedExamples(open_split(tree, tree.splits[0], tmp_path))
-    assert [examples[index].id for index in range(2)] == ["coco/val/1/1", "coco/val/1/3"]
+    assert [examples[index].texts[0].id for index in range(2)] == ["coco/val/1/1", "coco/val/1/3"]
     assert [(problem.line, problem.kind) for problem in examples.problems] == [(1, "empty_answer"), (2, "missing_key")]
 
 
@@ -181,7 +182,7 @@ def test_ids_of_ones_own_must_be_unique(tmp_path):
     assert [(problem.line, problem.kind) for problem in split.problems] == [(3, "duplicate_id")]
     assert split.examples == 2
     examples = IndexedExamples(open_split(tree, tree.splits[0], tmp_path / "index"))
-    assert [examples[index].id for index in range(len(examples))] == ["a", "b"]
+    assert [group.texts[0].id for group in examples] == ["a", "b"]
     assert len(examples.problems) == 1
 
 

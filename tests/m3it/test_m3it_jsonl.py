@@ -8,9 +8,12 @@ import pickle
 import pytest
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.example import hash_images
-from gitllm_plugin.m3it.files import Source, find_sources
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it import rows as rows_module
+from gitllm_plugin.m3it import tables
+from gitllm_plugin.m3it.examples import JsonlExamples
+from gitllm_plugin.m3it.group import Text, hash_images
+from gitllm_plugin.m3it.rows import cut_images
+from gitllm_plugin.m3it.tree import Source, find_sources
 from tests.m3it_files import write_m3it_jsonl
 
 PIXEL = "aGVsbG8="  # base64, which is all that is checked when a file is opened
@@ -19,6 +22,10 @@ PIXEL = "aGVsbG8="  # base64, which is all that is checked when a file is opened
 def make_row(**changes) -> dict:
     row = {"instruction": "Answer.", "inputs": "why?", "image_base64_str": PIXEL, "outputs": "because"}
     return {key: value for key, value in {**row, **changes}.items() if value is not ...}
+
+
+def texts_of(examples: JsonlExamples) -> list[Text]:
+    return [text for group in examples for text in group.texts]
 
 
 def open_rows(tmp_path, *rows, **options) -> JsonlExamples:
@@ -32,20 +39,21 @@ def test_examples_equal_the_rows_in_any_order(tmp_path):
     examples = JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))
     assert len(examples) == 5
     for index in (4, 0, 2, -1):
-        example, row = examples[index], rows[index]
+        group, row = examples[index], rows[index]
+        (example,) = group.texts
         assert example.id == row["id"]
-        assert example.config == "toy"
+        assert example.config == group.config == "toy"
         assert (example.instruction, example.question) == (row["instruction"], row["inputs"])
         assert example.answers == (row["outputs"],)
-        assert example.images == (base64.b64decode(row["image_base64_str"]),)
-        assert hash_images(example.images).hex() == examples.image_key(index % 5)
+        assert group.images == (base64.b64decode(row["image_base64_str"]),)
+        assert hash_images(group.images).hex() == examples.image_key(index % 5)
     with pytest.raises(IndexError):
         examples[5]
 
 
 def test_iteration_ends(tmp_path):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=3)
-    assert [example.id for example in JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))] == [
+    assert [text.id for text in texts_of(JsonlExamples(find_sources(str(tmp_path / "a.jsonl"))))] == [
         "toy-0-0",
         "toy-0-1",
         "toy-0-2",
@@ -61,9 +69,9 @@ def test_references_lists_of_images_and_text_only_rows(tmp_path):
         make_row(image_base64_str=None),
         allow_text_only=True,
     )
-    assert examples[0].answers == ("a", "b")
+    assert texts_of(examples)[0].answers == ("a", "b")
     assert examples[0].images == (b"hello", base64.b64decode("aaaa"))
-    assert [example.images for example in examples][1:] == [()] * 3
+    assert [group.images for group in examples][1:] == [()] * 3
     assert [examples.image_key(index) for index in (1, 2, 3)] == [""] * 3
 
 
@@ -86,16 +94,16 @@ def test_configuration_of_mapping_row_or_folder(tmp_path):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(json.dumps(row))
     paths = [str(tmp_path / "by_row/a.jsonl"), str(tmp_path / "by_folder/a.jsonl")]
-    assert [example.config for example in JsonlExamples(find_sources(paths))] == ["vqa", "by_folder"]
+    assert [text.config for text in texts_of(JsonlExamples(find_sources(paths)))] == ["vqa", "by_folder"]
     mapped = JsonlExamples(find_sources({"mine": paths}))
-    assert [example.config for example in mapped] == ["mine", "mine"]
-    assert [example.id for example in mapped] == ["mine/a/1", "mine/a-2/1"]
+    assert [text.config for text in texts_of(mapped)] == ["mine", "mine"]
+    assert [text.id for text in texts_of(mapped)] == ["mine/a/1", "mine/a-2/1"]
 
 
 def test_blank_lines_are_passed_over_and_lines_keep_their_numbers(tmp_path):
     examples = open_rows(tmp_path, "", make_row(id=7), "  ", make_row())
-    assert [example.id for example in examples] == ["7", f"{tmp_path.name}/train/4"]
-    assert examples[1].location.endswith("train.jsonl:4")
+    assert [text.id for text in texts_of(examples)] == ["7", f"{tmp_path.name}/train/4"]
+    assert examples.place_of(1).endswith("train.jsonl:4")
 
 
 def test_no_newline_at_the_end_and_utf8(tmp_path):
@@ -104,7 +112,7 @@ def test_no_newline_at_the_end_and_utf8(tmp_path):
         json.dumps(make_row()) + "\r\n" + json.dumps(make_row(outputs="茶"), ensure_ascii=False),
         encoding="utf-8",
     )
-    assert JsonlExamples(find_sources(str(path)))[1].answers == ("茶",)
+    assert texts_of(JsonlExamples(find_sources(str(path))))[1].answers == ("茶",)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +200,68 @@ def test_paths_wildcards_and_repeats(tmp_path, monkeypatch):
 def test_pickles_and_notices_a_changed_file(tmp_path):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=2)
     examples = pickle.loads(pickle.dumps(JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))))
-    assert examples[1].id == "toy-0-1"
+    assert examples[1].texts[0].id == "toy-0-1"
     os.utime(tmp_path / "a.jsonl", (0, 0))
     with pytest.raises(DataError, match="changed after it was opened"):
         examples[0]
+
+
+LARGE = base64.b64encode(bytes(range(256)) * 32).decode()  # so long that it is worth leaving out
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        json.dumps(make_row(image_base64_str=LARGE, inputs="second?")),
+        json.dumps(make_row(image_base64_str=[LARGE], inputs="second?")),
+        json.dumps(make_row(image_base64_str=LARGE, inputs="second?"), separators=(",", ":")),
+        json.dumps(make_row(image_base64_str=LARGE, inputs="second?")).replace("/", "\\/"),  # base64 in another form
+        json.dumps({"other": LARGE[:-4], "more": LARGE[:-4] + "AAAA", **make_row(inputs="second?")}).replace(
+            PIXEL, LARGE
+        ),
+    ],
+)
+def test_texts_about_one_image_are_read_with_it_once(tmp_path, monkeypatch, row):
+    examples = open_rows(tmp_path, make_row(image_base64_str=LARGE), row, make_row(image_base64_str=LARGE, id="c"))
+    assert len({examples.image_key(index) for index in range(3)}) == 1
+    decoded = []
+    real = rows_module.decode_base64
+    monkeypatch.setattr(rows_module, "decode_base64", lambda text: decoded.append(text) or real(text))
+    group = examples.read([0, 1, 2])
+    assert len(decoded) == 1
+    assert group.images == (bytes(range(256)) * 32,)
+    assert [text.question for text in group.texts] == ["why?", "second?", "why?"]
+    assert [text.id for text in group.texts] == [f"{tmp_path.name}/train/1", f"{tmp_path.name}/train/2", "c"]
+    assert [text for index in (2, 1) for text in examples[index].texts] == [group.texts[2], group.texts[1]]
+
+
+def test_images_of_several_rows_come_in_the_order_of_the_first(tmp_path):
+    other = base64.b64encode(bytes(range(255, -1, -1)) * 32).decode()
+    examples = open_rows(tmp_path, *[make_row(image_base64_str=[LARGE, other, LARGE])] * 2)
+    group = examples.read([1, 0])
+    assert group.images == tuple(map(base64.b64decode, (LARGE, other, LARGE)))
+    assert [text.id.rpartition("/")[2] for text in group.texts] == ["2", "1"]
+
+
+def test_what_is_cut_out_of_a_line_is_the_image_and_nothing_else():
+    encoded = LARGE.encode()
+    for before, after in (
+        (b'{"a": "%s"}' % encoded, b'{"a": ""}'),
+        (b'{"a": "x%s"}' % encoded, b'{"a": "x%s"}' % encoded),
+        (b'{"a": "%sx"}' % encoded, b'{"a": "%sx"}' % encoded),
+        (b'{"a": "%s"}' % encoded[:-4], b'{"a": "%s"}' % encoded[:-4]),
+        (b"{}", b"{}"),
+        (b"", b""),
+    ):
+        assert cut_images(before, [encoded]) == after
+    assert cut_images(b'{"a": "aGVsbG8="}', [b"aGVsbG8="]) == b'{"a": "aGVsbG8="}'  # nothing is gained
+
+
+def test_lines_of_any_length_are_read_at_their_positions(tmp_path, monkeypatch):
+    rows = [make_row(inputs="q" * length) for length in (0, 1, 500, 3000)]
+    monkeypatch.setattr(tables, "_LINE_BYTES", 128)
+    examples = open_rows(tmp_path, *rows)
+    assert [text.question for text in texts_of(examples)] == [row["inputs"] for row in rows]
+    path = tmp_path / "last.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows[3]).encode())  # with a mark, and without a line break
+    assert texts_of(JsonlExamples(find_sources(str(path))))[0].question == rows[3]["inputs"]

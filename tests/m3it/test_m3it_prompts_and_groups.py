@@ -3,7 +3,7 @@
 import pytest
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.m3it.grouping import group_by_image
+from gitllm_plugin.m3it.group import group_by_image
 from gitllm_plugin.m3it.prompts import TEMPLATES, build_prompt
 
 

@@ -19,15 +19,13 @@ from PIL import Image
 
 from gitllm_plugin.cli.main import main
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.example import Group, Text
-from gitllm_plugin.m3it.shards import finish
-from gitllm_plugin.m3it.shards.finish import merge
+from gitllm_plugin.m3it.group import MAX_TEXTS, Group, Text, join_groups
+from gitllm_plugin.m3it.images import prepare_image
+from gitllm_plugin.m3it.report import format_size
+from gitllm_plugin.m3it.shards import make as making
 from gitllm_plugin.m3it.shards.format import read_group, read_manifest
-from gitllm_plugin.m3it.shards.images import prepare_image
-from gitllm_plugin.m3it.shards.make import make_shards
-from gitllm_plugin.m3it.shards.plan import Settings, choose_share, find_revision, make_plan, parse_share
-from gitllm_plugin.m3it.shards.window import MAX_TEXTS, join_groups
-from gitllm_plugin.m3it.sizes import format_size, parse_size
+from gitllm_plugin.m3it.shards.make import make_shards, merge
+from gitllm_plugin.m3it.shards.plan import Settings, choose_share, find_revision, make_plan, parse_share, parse_size
 from gitllm_plugin.m3it.tree import find_tree
 from tests.m3it_tree import INSTRUCTIONS, encode, to_base64, write_lines
 from tests.photos import open_photo
@@ -182,7 +180,7 @@ def test_stopped_while_a_split_is_finished(root, made, tmp_path, monkeypatch, vi
         make_shards(find(root), tmp_path, SETTINGS, share=(index, 2))
     calls = {"n": 0}
     module, _, name = victim.rpartition(".")
-    owner = getattr(finish, module) if module else finish
+    owner = getattr(making, module) if module else making
     real = getattr(owner, name)
 
     def stop(*args, **kwargs):
@@ -312,7 +310,7 @@ def group(number: int, image: bytes, texts: int = 1) -> Group:
         "train",
         number,
         (image,) if image else (),
-        tuple(Text(f"{number}/{n}", "", "", ("",)) for n in range(texts)),
+        tuple(Text(f"{number}/{n}", "c", "", "", ("",)) for n in range(texts)),
     )
 
 

@@ -10,14 +10,11 @@ from pathlib import Path
 import pytest
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.examples import IndexedExamples
-from gitllm_plugin.m3it.files import find_sources
-from gitllm_plugin.m3it.index import open_split
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it.examples import IndexedExamples, JsonlExamples
 from gitllm_plugin.m3it.rows import RowReader
-from gitllm_plugin.m3it.scan import cut_file
+from gitllm_plugin.m3it.scan import cut_file, open_split
 from gitllm_plugin.m3it.tables import ArrowFolder, JsonlFile, ParquetFile, open_table
-from gitllm_plugin.m3it.tree import find_tree
+from gitllm_plugin.m3it.tree import find_sources, find_tree
 
 SAVED = Path(__file__).parents[1] / "data" / "saved_by_datasets"
 READER = RowReader("toy", "train", "uniform", "train")
@@ -93,17 +90,17 @@ def test_the_uniform_schema_gives_the_same_examples_in_every_form(tmp_path, lay,
     examples = IndexedExamples(open_split(tree, tree.splits[0], tmp_path / "index"))
     assert len(examples) == len(rows)
     for index, row in enumerate(rows):
-        example = examples[index]
+        (example,) = examples[index].texts
         assert (example.id, example.config) == (f"{name}/train/{index + 1}", name)
         assert (example.instruction, example.question) == (row["instruction"], row["inputs"])
-        assert (example.answers, list(example.images)) == ((row["outputs"],), decode(row))
+        assert (example.answers, list(examples[index].images)) == ((row["outputs"],), decode(row))
 
 
 @pytest.mark.parametrize("storage", ["parquet/*.parquet", "dict/train", "images"])
 def test_files_that_a_configuration_names_may_be_any_of_them(storage):
     rows = json.loads((SAVED / "rows.json").read_text(encoding="utf-8"))
     examples = JsonlExamples(find_sources({"toy": str(SAVED / storage)}))
-    assert [list(example.images) for example in examples] == [decode(row) for row in rows]
+    assert [list(group.images) for group in examples] == [decode(row) for row in rows]
 
 
 def write_jsonl(path: Path, rows: list) -> None:

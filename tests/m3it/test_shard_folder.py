@@ -15,9 +15,8 @@ import pytest
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards import folder as folder_module
-from gitllm_plugin.m3it.shards import open_files
 from gitllm_plugin.m3it.shards.folder import ShardFolder, default_cache
-from gitllm_plugin.m3it.shards.table import ItemTable
+from gitllm_plugin.m3it.shards.mixture import ItemTable
 from tests.m3it_shards import make_groups, write_shards
 
 
@@ -61,7 +60,7 @@ def url_of(server) -> str:
 
 
 def test_a_folder(shards, groups, monkeypatch):
-    monkeypatch.setattr(open_files, "MAX_OPEN_FILES", 1)
+    monkeypatch.setattr(folder_module, "MAX_OPEN_FILES", 1)
     folder = ShardFolder(str(shards))
     assert read_all(folder) == groups
     assert read_all(pickle.loads(pickle.dumps(folder))) == groups

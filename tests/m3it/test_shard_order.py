@@ -7,8 +7,7 @@ import pytest
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.shards.folder import ShardFolder
-from gitllm_plugin.m3it.shards.mixture import EpochOrder, choose_quotas
-from gitllm_plugin.m3it.shards.table import ItemTable
+from gitllm_plugin.m3it.shards.mixture import EpochOrder, ItemTable, choose_quotas
 from tests.m3it_shards import make_groups, write_shards
 
 

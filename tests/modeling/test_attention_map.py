@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from gitllm_plugin.modeling import GitLLM
-from gitllm_plugin.modeling.attention_map import attention_to_image
 from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model
 
@@ -17,7 +16,7 @@ def test_each_text_token_divides_its_attention(family):
     pixels = torch.rand(1, 3, 32, 32)
     before = model(IDS, None, pixels).logits
     kind = model.language_model.config._attn_implementation
-    weights = attention_to_image(model, IDS, pixels)
+    weights = model.attention_to_image(IDS, pixels)
     layers = model.language_model.config.num_hidden_layers
     assert weights.shape == (layers, 4, 17)
     shares = weights.sum(-1)
@@ -33,7 +32,7 @@ def test_equal_scores_give_equal_shares():
     layer = model.language_model.model.layers[0].self_attn
     with torch.no_grad():
         layer.q_proj.weight.zero_()
-    weights = attention_to_image(model, IDS, torch.rand(1, 3, 32, 32))
+    weights = model.attention_to_image(IDS, torch.rand(1, 3, 32, 32))
     # Equal scores: token t shares its attention among 17 image tokens and t + 1 of the text.
     for t in range(4):
         torch.testing.assert_close(weights[0, t], torch.full((17,), 1 / (17 + t + 1)), atol=1e-6, rtol=0)

@@ -50,7 +50,7 @@ def expected_masks(layout: Layout) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_attention_weights_are_zero_exactly_where_brute_force_says(family, shared):
     model, text_encoder = tiny_model(family)
-    if shared and not model.shares_rows:
+    if shared and not model.decoder.shares_rows:
         pytest.skip("positions come from slots: this family never shares rows")
     # Not by set_attn_implementation: Falcon refuses it, though it reads the configuration in each call.
     model.language_model.config._attn_implementation = "eager"
@@ -58,9 +58,10 @@ def test_attention_weights_are_zero_exactly_where_brute_force_says(family, share
     image_index = torch.tensor([0, 1, 0, 2, 0, 0])  # the last two images fit into one row
     image_embeds, image_valid = model.encode_images(pixels(3))
     layout = lay_out(image_valid, text.attention_mask, image_index, share_rows=shared)
-    rows = model._rows(layout, image_embeds if shared else image_embeds[image_index], text.input_ids)
+    if not shared:
+        image_embeds = image_embeds[image_index]
     with torch.no_grad():
-        out = model._decode(layout, rows, image_embeds if shared else image_embeds[image_index], output_attentions=True)
+        out = model.decoder.read(layout, image_embeds, text.input_ids, output_attentions=True)
     expected = expected_masks(layout)
     for weights in out.attentions:
         seen = (weights > 0).any(1)

@@ -11,9 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, set_trainable
+from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_folder, set_trainable
 from gitllm_plugin.modeling import folder as folder_module
-from gitllm_plugin.modeling.folder import load_folder
 from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.tiny import IMAGE_ENCODERS, tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from tests.modeling.batches import FAMILY_NAMES, pixels

@@ -7,8 +7,8 @@ import torch
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import LoraSettings, build_git_llm
-from gitllm_plugin.modeling.build import DTYPES
 from gitllm_plugin.modeling.families import FAMILIES
+from gitllm_plugin.modeling.loading import DTYPES
 from gitllm_plugin.modeling.lora import lora_merged, merge_lora
 from tests.modeling.batches import pixels
 

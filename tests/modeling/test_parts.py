@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling import build_git_llm, fused
+from gitllm_plugin.modeling import build, build_git_llm
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model
 
 
@@ -41,23 +41,23 @@ def test_fused_kernels_are_refused_where_they_cannot_be():
 
 
 def test_fused_kernels_are_asked_of_liger_without_its_loss(monkeypatch):
-    monkeypatch.setattr(fused.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(build.torch.cuda, "is_available", lambda: True)
     model = tiny_language_model("llama")
-    monkeypatch.setattr(fused, "find_spec", lambda name: None)
+    monkeypatch.setattr(build, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install liger-kernel"):
-        fused.use_fused_kernels(model)
+        build.use_fused_kernels(model)
 
-    monkeypatch.setattr(fused, "find_spec", lambda name: object())
+    monkeypatch.setattr(build, "find_spec", lambda name: object())
     liger, asked = ModuleType("liger_kernel.transformers.monkey_patch"), []
     liger.MODEL_TYPE_TO_APPLY_LIGER_FN = {"llama": None}
     liger._apply_liger_kernel_to_instance = lambda **arguments: asked.append(arguments)
     for name in ("liger_kernel", "liger_kernel.transformers"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "liger_kernel.transformers.monkey_patch", liger)
-    fused.use_fused_kernels(model)
+    build.use_fused_kernels(model)
     assert asked == [{"model": model, "cross_entropy": False, "fused_linear_cross_entropy": False}]
     with pytest.raises(ConfigError, match="Liger has none for a language model of type 'opt'.* It has them for llama"):
-        fused.use_fused_kernels(tiny_language_model("opt"))
+        build.use_fused_kernels(tiny_language_model("opt"))
 
 
 @pytest.mark.gpu
@@ -67,5 +67,5 @@ def test_fused_kernels_change_no_logit():
     ids = torch.arange(3, 40, device="cuda")[None]
     with torch.no_grad():
         expected = plain(ids).logits
-        fused.use_fused_kernels(plain)
+        build.use_fused_kernels(plain)
         torch.testing.assert_close(plain(ids).logits, expected, atol=1e-4, rtol=0)

@@ -71,7 +71,7 @@ def test_greedy_tokens_are_the_published_ones(case, cache):
         pytest.skip("generation was not recorded")
     given = inputs(reference, "full")
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 1}
-    if cache == "static" and model.family.name != "mpt":  # transformers' MPT has no static cache
+    if cache == "static" and model.decoder.family.name != "mpt":  # transformers' MPT has no static cache
         options["cache_implementation"] = "static"
     tokens = model.generate(given["input_ids"][:1, :4], None, given["pixel_values"][:1], **options)
     assert torch.equal(tokens, reference["generate/greedy"])

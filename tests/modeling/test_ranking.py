@@ -5,7 +5,6 @@ import torch
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.ranking import score_candidates
 from gitllm_plugin.modeling.self_test import make_probe
 from gitllm_plugin.modeling.tiny import sharpen, tiny_image_encoder, tiny_language_model
 from tests.modeling.batches import MEMBERS, pixels, shift_padding, tiny_model
@@ -39,8 +38,8 @@ def test_scores_are_those_of_separate_forward_passes(probe, padding, candidates)
         ids, mask = (shift_padding(tensor, torch.tensor(probe.lengths)) for tensor in (ids, mask))
     given = {"image_index": torch.tensor([0, 1, 0])}
     images = probe.pixel_values[:2]
-    scores = score_candidates(probe.model, ids, mask, images, candidates, **given)
-    means = score_candidates(probe.model, ids, mask, images, candidates, **given, mean=True, tokens_at_once=5)
+    scores = probe.model.score_candidates(ids, mask, images, candidates=candidates, **given)
+    means = probe.model.score_candidates(ids, mask, images, candidates=candidates, **given, mean=True, tokens_at_once=5)
     for row, (length, members) in enumerate(zip(probe.lengths, candidates, strict=True)):
         image = images[given["image_index"][row : row + 1]]
         expected = [separately(probe.model, probe.input_ids[row, :length], image, ids) for ids in members]

@@ -56,7 +56,7 @@ def with_dense_mask(model):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_model_says_which_path_it_takes(family):
     model, _ = tiny_model(family)
-    assert model.attention_path == ("mask" if family in WITH_MASK else "stream")
+    assert model.decoder.attention_path == ("mask" if family in WITH_MASK else "stream")
 
 
 @pytest.mark.parametrize("family", STREAMING)
@@ -64,7 +64,7 @@ def test_forward_and_gradients_are_those_of_the_dense_float_mask(family):
     """Images with four, one and one text; a row a text on the other side."""
     model, text_encoder = tiny_model(family)
     dense = with_dense_mask(model)
-    assert dense.attention_path == "mask"
+    assert dense.decoder.attention_path == "mask"
     inputs = batch(text_encoder)
     assert_same(model, inputs, dense, {**inputs, "pixel_values": pixels(3)[IMAGE_INDEX], "image_index": None})
 

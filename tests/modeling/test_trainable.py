@@ -53,7 +53,7 @@ def test_presets_train_in_float32_what_they_say_and_save_it_alone(parts, trained
 def test_gradients_reach_exactly_what_is_declared(family, parts):
     model = build(parts, family, dtype="float32").train()
     if parts == "proj+head" and family != "llama":
-        untie_head(model)
+        untie_head(model.language_model)
         set_trainable(model, parts)
     with torch.no_grad():  # LoRA starts at zero, where its first half has no gradient
         for name, parameter in model.named_parameters():
@@ -83,7 +83,7 @@ def test_patterns_select_by_dotted_name_and_parts_may_stand_beside_them():
     ("parts", "message"),
     [
         ("proj+lora", r"'lora' matches no parameter .*needs `lora:` set"),
-        ("proj+haed", "unknown part 'haed' in 'proj.haed'; parts: proj, lora, llm, vit, all, head"),
+        ("proj+haed", "unknown module 'haed' in 'proj.haed'; modules: proj, lora, llm, vit, all, head"),
         (["language_model.model.layers.9.*"], "'language_model.model.layers.9..' matches no parameter .*gitllm param"),
     ],
 )
@@ -111,7 +111,7 @@ def test_training_a_tied_head_says_what_else_it_trains_and_untying_ends_that(cap
     head, embedding = untied.language_model.lm_head.weight, untied.language_model.get_input_embeddings().weight
     assert head is not embedding and torch.equal(head.to(embedding.dtype), embedding)
     with pytest.raises(ConfigError, match="head is not tied"):
-        untie_head(untied)
+        untie_head(untied.language_model)
     assert isinstance(model, GitLLM)
 
 
@@ -132,8 +132,11 @@ def test_groups_cover_every_trained_parameter_once():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"lr_scale": {"vit": 2.0}}, "lr_scale: nothing of part 'vit' is trained"),
-        ({"part_weight_decay": {"lorra": 2.0}}, "weight_decay: nothing of part 'lorra' is trained; parts: proj, lora"),
+        ({"lr_scale": {"vit": 2.0}}, "lr_scale: nothing of module 'vit' is trained"),
+        (
+            {"module_weight_decay": {"lorra": 2.0}},
+            "weight_decay: nothing of module 'lorra' is trained; modules: proj, lora",
+        ),
     ],
 )
 def test_rates_of_parts_that_are_not_trained_are_an_error(given, message):

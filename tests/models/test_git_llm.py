@@ -231,11 +231,11 @@ def config(**changes):
     ("changes", "message"),
     [
         ({"trainabel": "proj"}, "did you mean 'trainable'"),
-        ({"trainable": "proj+lorra"}, "unknown part 'lorra' .*proj, lora, llm, vit"),
+        ({"trainable": "proj+lorra"}, "unknown module 'lorra' .*proj, lora, llm, vit"),
         ({"trainable": "lora", "lora": None}, "'lora' matches no parameter"),
         ({"lora": {"targets": ["q_porj"]}}, "'q_porj' matches no layer"),
         ({"lora": {"rnak": 4}}, "did you mean 'rank'"),
-        ({"lr_scale": {"vit": 2}}, "nothing of part 'vit' is trained"),
+        ({"lr_scale": {"vit": 2}}, "nothing of module 'vit' is trained"),
         ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: falcon, gemma, .*opt"),
         ({"image_encoder": "tiny:eye"}, "no tiny image encoder 'eye'"),
         ({"language_model": "/no/such/folder"}, "'/no/such/folder' cannot be loaded"),

@@ -18,7 +18,7 @@ from gitllm_plugin.cli.main import main
 gitllm_plugin.register()
 
 from gitllm_plugin.common import files  # noqa: E402
-from gitllm_plugin.runners import checkpoint_folder  # noqa: E402
+from gitllm_plugin.runners import checkpoints  # noqa: E402
 from gitllm_plugin.runners.loop import TrainingLoop  # noqa: E402
 from gitllm_plugin.tasks.m3it import M3ITTask  # noqa: E402
 
@@ -54,8 +54,8 @@ PLACES = {
     "step": lambda number: kill_at(TrainingLoop, "_step", number),
     "written half": lambda number: kill_at(torch, "save", number, before=write_half),
     "unnamed": lambda number: kill_at(files.os, "replace", number, is_checkpoint),
-    "unlinked": lambda number: kill_at(checkpoint_folder, "link_checkpoint", 4 * number - 3),
-    "between": lambda number: kill_at(checkpoint_folder, "link_checkpoint", 2 * number),
+    "unlinked": lambda number: kill_at(checkpoints, "link_checkpoint", 4 * number - 3),
+    "between": lambda number: kill_at(checkpoints, "link_checkpoint", 2 * number),
     "evaluation": lambda number: kill_at(M3ITTask, "after_evaluation", number),
 }
 

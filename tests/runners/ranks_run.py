@@ -18,7 +18,7 @@ from torch.utils.data import IterableDataset
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling import build_git_llm
 from gitllm_plugin.modeling.lora import LoraSettings
-from gitllm_plugin.runners.sharding import shard, whole_tensors
+from gitllm_plugin.runners.parallel import shard, whole_tensors
 
 FOLDER = Path(sys.argv[1])
 ALONE = {"valid_splits": [], "test_splits": []}
@@ -68,7 +68,7 @@ def streams_of_unequal_length(folder):
     try:
         run.train()
     except DataError as error:
-        return {"error": str(error), "steps": run.position.steps, "saved": run.checkpoints.latest.is_file()}
+        return {"error": str(error), "steps": run.position.steps, "saved": run.parts.checkpoints.latest.is_file()}
 
 
 def ranks_that_log_different_keys(folder):
@@ -146,7 +146,7 @@ class GitLLMWithDict(torch.nn.Module):
         self.model = model
 
     def blocks(self):
-        return self.model.blocks()
+        return self.model.decoder.blocks()
 
     def forward(self, batch):
         return {"loss": self.model(**batch, labels=batch["input_ids"], logits="none").loss}

@@ -6,8 +6,7 @@ from tiny_run import build_runner
 from torch import nn
 
 from gitllm_plugin.cli.main import main
-from gitllm_plugin.runners.dry_run import dry_run
-from gitllm_plugin.runners.estimate import describe_time, estimate_memory, measure_step
+from gitllm_plugin.runners.dry_run import describe_time, dry_run, estimate_memory, measure_step
 from gitllm_plugin.runners.length import RunLength
 from tests.small_run import write_small_run
 

@@ -10,11 +10,8 @@ from torch import nn
 
 from gitllm_plugin.common.weights import read_checkpoint, write_checkpoint
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.checkpoints import (
-    find_resume_point,
-    load_trainable_state,
-    trainable_state,
-)
+from gitllm_plugin.runners.checkpoints import find_resume_point
+from gitllm_plugin.runners.state import load_trainable_state, trainable_state
 
 
 class Bomb:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gitllm_plugin.runners.commands import evaluation_command, resume_command
+from gitllm_plugin.runners.messages import evaluation_command, resume_command
 
 CHECKPOINT = Path("out/checkpoint_latest.pth")
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2"}

@@ -9,8 +9,8 @@ from tiny_run import TinyModel, build_runner
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.curves.read import read_run
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.checkpoints import trainable_state
 from gitllm_plugin.runners.loop import NonFiniteLossError
+from gitllm_plugin.runners.state import trainable_state
 
 SETTINGS = {"valid_splits": [], "test_splits": [], "max_epoch": 2}
 
@@ -99,7 +99,7 @@ def test_fp16_trains_like_fp32_and_its_scale_is_saved(tmp_path):
 def test_a_scale_that_is_too_large_is_halved_and_no_fault(tmp_path, caplog):
     run = build_runner(tmp_path, precision="fp16", max_skipped_steps=0, tiny={"size": 48}, **SETTINGS)
     run.scaler  # noqa: B018 - it is built now
-    run._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, enabled=True)
+    run.parts.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, enabled=True)
     run.train()
     recorded = steps(run.output_dir)
     halved = [record for record in recorded if record["grad_norm"] is None]

@@ -41,7 +41,7 @@ def losses(output: Path) -> list[float]:
 def test_a_run_that_was_stopped_within_an_epoch_goes_on_with_the_next_sample(config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     runner = launch.train(config, [f"run.output_dir={whole}", "run.max_epoch=3"])
-    assert runner.length.iters_per_epoch == 3  # 12 pictures
+    assert runner.parts.length.iters_per_epoch == 3  # 12 pictures
     expected = losses(whole)
     assert len(expected) == 9
     launch.train(config, [f"run.output_dir={parts}", "run.max_epoch=3", "run.max_iters=4"])

@@ -11,9 +11,9 @@ from tiny_run import TinyModel, build_runner
 from gitllm_plugin.common.device import CPU_PRECISION
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.build import resolve_dtype
-from gitllm_plugin.runners.metrics_file import MetricsFile, take_out_lost_steps
+from gitllm_plugin.modeling.loading import resolve_dtype
 from gitllm_plugin.runners.precision import resolve_device, resolve_precision
+from gitllm_plugin.runners.records import RecordsFile, take_out_lost_steps
 
 CPU = torch.device("cpu")
 
@@ -94,7 +94,7 @@ def test_metrics_of_lost_steps_are_taken_out(tmp_path):
     steps = [{"epoch": 0, "step": 0}, {"epoch": 0, "step": 9}, {"epoch": 1, "step": 1}, {"epoch": 1, "step": 2}]
     path.write_text("".join(json.dumps(step) + "\n" for step in steps) + '{"ste')
     take_out_lost_steps(path, epoch=1, step=2)
-    metrics = MetricsFile(path)
+    metrics = RecordsFile(path)
     metrics.write({"epoch": 1, "step": 2, "again": True})
     metrics.close()
     found = [json.loads(line) for line in path.read_text().splitlines()]

@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 from tiny_run import RUN, TinyConfig, TinyData, TinyModel, build_runner
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.best_scores import BestScores
-from gitllm_plugin.runners.checkpoints import trainable_state
-from gitllm_plugin.runners.saving_times import SavingTimes
-from gitllm_plugin.runners.seeding import random_state, restore_random_state
+from gitllm_plugin.runners.checkpoints import SavingTimes
+from gitllm_plugin.runners.state import BestScores, random_state, restore_random_state, trainable_state
 
 NO_EVALUATION = {"valid_splits": [], "test_splits": []}
 
@@ -312,7 +310,7 @@ def test_a_stream_without_a_place_starts_over_and_says_so(tmp_path, caplog):
 def mixed(tmp_path, **changes):
     """A runner over a map-style data set and a stream."""
     runner = build_runner(tmp_path, data={"train": TinyData(12)}, **{**STREAM, **changes})
-    runner._datasets_by_name["stream"] = {"train": stream()}
+    runner.parts.datasets["stream"] = {"train": stream()}
     return runner
 
 

@@ -5,8 +5,7 @@ import torch
 from torch import nn
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.optimizer import build_optimizer, parameter_groups
-from gitllm_plugin.runners.schedule import StepSchedule, learning_rate
+from gitllm_plugin.runners.optimizer import StepSchedule, build_optimizer, learning_rate, parameter_groups
 
 SETTINGS = {"total_steps": 12, "warmup_steps": 2, "init_lr": 3.0, "min_lr": 1.0}
 

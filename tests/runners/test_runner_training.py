@@ -11,8 +11,8 @@ from lavis.tasks.base_task import BaseTask
 from tiny_run import TinyData, TinyModel, build_runner
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.runners.checkpoints import trainable_state
 from gitllm_plugin.runners.loop import NonFiniteLossError
+from gitllm_plugin.runners.state import trainable_state
 
 
 def steps(runner) -> list[dict]:
@@ -78,7 +78,7 @@ def test_resuming_gives_the_losses_of_the_uninterrupted_run(tmp_path):
     first._prepare_training()
     first.train_epoch(0)
     first.progress.validation_due = True
-    first._save()
+    first._save_checkpoint(0)
 
     resumed = build_runner(tmp_path / "parts", max_epoch=3, warmup_steps=2, resume_ckpt_path="auto")
     resumed.train()

@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import launch
 from gitllm_plugin.m3it.catalog import CATALOG
-from gitllm_plugin.m3it.files import find_sources
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.m3it.examples import JsonlExamples
+from gitllm_plugin.m3it.tree import find_sources
 from gitllm_plugin.metrics import METRICS, captions, metrics_by_config, score_captions
 from gitllm_plugin.metrics.captions import has_java
 from gitllm_plugin.tasks.m3it import EvaluationResult, M3ITTask
@@ -265,14 +265,15 @@ def test_the_page_of_pictures_holds_everything_itself(tmp_path):
     rows = JsonlExamples(find_sources(str(tmp_path / "a.jsonl")))
     examples = [
         {
-            "config": row.config,
-            "instance_id": row.id,
+            "config": text.config,
+            "instance_id": text.id,
             "prompt": "<what> color?",
             "prediction": "red & blue",
-            "references": list(row.answers),
+            "references": list(text.answers),
             "exact_match": 0.0,
         }
-        for row in rows
+        for group in rows
+        for text in group.texts
     ]
     shown = choose_examples(SimpleNamespace(examples=rows), examples, count=3)
     assert [entry.example["instance_id"] for entry in shown] == ["toy-0-0", "toy-0-4", "toy-0-8"]

@@ -1,172 +1,102 @@
-"""The builder of M3IT for LAVIS: reads the configuration of a data set and opens its files."""
+"""The builder of M3IT for LAVIS, registered once for each source that M3IT is read from."""
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import ClassVar
 
 from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, load_dataset_config
 from lavis.processors.base_processor import BaseProcessor
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from gitllm_plugin.config_keys import DATASET_KEYS, check_keys, type_faults
+from gitllm_plugin.config import read
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
-from gitllm_plugin.datasets.settings import M3ITSettings
-from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.examples import IndexedExamples
-from gitllm_plugin.m3it.files import find_sources
-from gitllm_plugin.m3it.grouping import ALL_TEXTS
-from gitllm_plugin.m3it.jsonl import JsonlExamples
+from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
+from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.settings import M3ITInstructSettings, M3ITSettings, M3ITWdsSettings, TextsSettings
+from gitllm_plugin.datasets.sources import FilesSource, ShardsSource, Source, TreeSource
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import config_path
 
-SPLIT_NAME = re.compile(r"train|(val|test)(_\w+)?")
 
-_TEXTS_KEYS = ("texts_per_image", "eval_texts_per_image")
-_NO_FILES = """The data set m3it names no files.
-Set datasets.m3it.build_info.annotations.<split>.storage (<split> is train, val or test) to a JSONL file,
-a list of files or a mapping from configuration names to those, for example
-  build_info: {annotations: {train: {storage: {coco: data/coco/train.jsonl}}}}"""
+class SourceBuilder(BaseDatasetBuilder):
+    """Builds the splits of one source; ``configs/datasets/<name>/defaults.yaml`` shows all that can be set.
 
-
-@registry.register_builder("m3it")
-class M3ITBuilder(BaseDatasetBuilder):
-    """Builds the splits that the configuration names.
-
-    ``configs/datasets/m3it/defaults.yaml`` shows all that can be set.
+    LAVIS makes a builder from its class alone, so each name has a class; they differ by their source.
 
     Args:
-        cfg: the node ``datasets.m3it`` of a configuration, a path of a YAML file that has it, or None for the
-            defaults, which name no files. What is not given is taken from the defaults.
+        cfg: the node of the data set in a configuration, a path of a YAML file that has it, or None for the defaults,
+            which name no data. What is not given is taken from the defaults.
+
+    Attributes:
+        source: where the data is read from.
 
     Raises:
         ConfigError: if a key or value is not known.
     """
 
-    train_dataset_cls = eval_dataset_cls = M3ITDataset
-    DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
-    Settings = M3ITSettings
-    CONFIG_KEYS = frozenset({"texts_per_image", "eval_texts_per_image", "allow_text_only"})
-    where = "datasets.m3it"
+    source: ClassVar[type[Source]]
+    Settings: ClassVar[type[TextsSettings]]
 
     def __init__(self, cfg: DictConfig | str | None = None):
+        # LAVIS merges defaults for itself where it builds data sets for a run, but not for `load_dataset`.
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
-        check_keys(self.where, self.config, self.CONFIG_KEYS | DATASET_KEYS)
-        for key in _TEXTS_KEYS:
-            if self.config[key] == "all":
-                self.config[key] = ALL_TEXTS
-            if not isinstance(self.config[key], int) or self.config[key] < 1:
-                raise ConfigError(f"{self.where}.{key} is {self.config[key]!r}, expected 1 or more, or all")
+        self.settings = read(self.Settings, self.source.where, self.config)
 
-    @classmethod
-    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
-        """What is wrong with the values of the node, files that are not there among it, before anything is built."""
-        yield from type_faults(cls.where, cfg, {key: int for key in _TEXTS_KEYS if cfg.get(key) != "all"})
-        yield from type_faults(cls.where, cfg, {"allow_text_only": bool})
-        for split, node in _annotations(cfg).items() if cls is M3ITBuilder else ():  # others read other files
-            if isinstance(node, Mapping) and _is_storage(node.get("storage")):
-                try:
-                    find_sources(node["storage"])
-                except DataError as error:
-                    yield f"{cls.where}.build_info.annotations.{split}.storage: {error}"
-
-    @classmethod
-    def config_splits(cls, cfg: Mapping[str, Any]) -> set[str]:
-        """The splits that the node names files for."""
-        return {split for split, node in _annotations(cfg).items() if node is not None}
-
-    def build_datasets(self) -> dict[str, M3ITDataset]:
-        """Opens and checks the files of every split; nothing is downloaded.
+    def build_datasets(self) -> dict[str, M3ITDataset | M3ITShards]:
+        """Find the data and open its splits; nothing is downloaded.
 
         Raises:
-            ConfigError: if no split names files, or a split is configured wrongly.
-            DataError: if files are missing, empty or hold bad rows.
+            ConfigError: if no data is named, or what is chosen of it does not exist.
+            DataError: if files are missing, empty or hold what cannot be used.
         """
-        splits = self._read_splits()
+        source = self.source(self.settings)
         self.build_processors()
-        datasets = {split: self._build_split(split, node) for split, node in splits.items()}
+        datasets = {split: source.open(split, self._make_items(split)) for split in source.splits}
         for split, dataset in datasets.items():
-            logging.info("M3IT %s: %s", split, dataset.describe())
+            logging.info("M3IT %s%s: %s", split, source.place, dataset.describe())
         return datasets
+
+    def _make_items(self, split: str) -> ItemMaker:
+        phase = "train" if split == "train" else "eval"
+        return ItemMaker(self.vis_processors[phase], self.text_processors[phase])
 
     @classmethod
     def _build_proc_from_cfg(cls, cfg: DictConfig | None) -> BaseProcessor:
+        # LAVIS's own answers an unknown name with a traceback about None.
         name = cfg.get("name") if cfg else None
         processor_class = registry.get_processor_class(name)
         if processor_class is None:
             known = ", ".join(sorted(registry.list_processors()))
-            raise ConfigError(f"{cls.where}: processor {name!r} is unknown; the processors are: {known}")
+            raise ConfigError(f"{cls.source.where}: processor {name!r} is unknown; the processors are: {known}")
         return processor_class.from_config(cfg)
 
-    def _names(self, key: str) -> list[str]:
-        """A list of names of ``build_info``; empty if it is not given."""
-        value = self.config.build_info.get(key)
-        if value is None:
-            return []
-        names = OmegaConf.to_container(value) if isinstance(value, ListConfig) else [value]
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-            raise ConfigError(f"{self.where}.build_info.{key} is {value!r}, expected a name or a list of names")
-        return [str(name) for name in names]
 
-    def _read_splits(self) -> dict[str, dict[str, Any]]:
-        """The nodes of the splits that are used, as plain mappings."""
-        check_keys("datasets.m3it.build_info", self.config.build_info or {}, {"annotations"})
-        annotations = (self.config.build_info or {}).get("annotations") or {}
-        wrong = [name for name in annotations if not SPLIT_NAME.fullmatch(name)]
-        if wrong:
-            raise ConfigError(
-                f"datasets.m3it.build_info.annotations has the split {wrong[0]!r}; splits are train, val, test, and "
-                "further sets to evaluate on named val_... and test_..."
-            )
-        splits = {name: _read_split(name, node) for name, node in annotations.items() if node is not None}
-        if not splits:
-            raise ConfigError(_NO_FILES)
-        return splits
+@registry.register_builder("m3it")
+class M3ITBuilder(SourceBuilder):
+    """M3IT from files that the configuration names."""
 
-    def _build_split(self, split: str, node: Mapping[str, Any]) -> M3ITDataset:
-        examples = JsonlExamples(
-            find_sources(node["storage"]),
-            allow_text_only=self.config.allow_text_only,
-            limit=node.get("limit"),
-        )
-        return self._make_dataset(split, examples)
-
-    def _make_dataset(self, split: str, examples: IndexedExamples) -> M3ITDataset:
-        is_train = split == "train"
-        phase = "train" if is_train else "eval"
-        return M3ITDataset(
-            vis_processor=self.vis_processors[phase],
-            text_processor=self.text_processors[phase],
-            examples=examples,
-            texts_per_image=self.config["texts_per_image" if is_train else "eval_texts_per_image"],
-            separate_configs=not is_train,
-        )
+    source = FilesSource
+    train_dataset_cls = eval_dataset_cls = M3ITDataset
+    DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
+    Settings = M3ITSettings
 
 
-def _annotations(cfg: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (cfg.get("build_info") or {}).get("annotations") or {}
+@registry.register_builder("m3it_instruct")
+class M3ITInstructBuilder(SourceBuilder):
+    """M3IT from the tree as it is downloaded, any mixture of it."""
+
+    source = TreeSource
+    train_dataset_cls = eval_dataset_cls = M3ITDataset
+    DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it_instruct", "defaults.yaml")}
+    Settings = M3ITInstructSettings
 
 
-def _read_split(name: str, node: Any) -> dict[str, Any]:
-    where = f"datasets.m3it.build_info.annotations.{name}"
-    if not isinstance(node, DictConfig):
-        raise ConfigError(f"{where} is {node!r}, expected a mapping with the key storage")
-    check_keys(where, node, {"storage", "limit"})
-    limit, storage = node.get("limit"), node.get("storage")
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ConfigError(f"{where}.limit is {limit!r}, expected 1 or more rows of each file")
-    if isinstance(storage, (DictConfig, ListConfig)):
-        storage = OmegaConf.to_container(storage, resolve=True)
-    if not _is_storage(storage):
-        raise ConfigError(
-            f"{where}.storage is {storage!r}, expected a path, a list of paths, "
-            "or a mapping from configuration names to those"
-        )
-    return {"storage": storage, "limit": limit}
+@registry.register_builder("m3it_wds")
+class M3ITWdsBuilder(SourceBuilder):
+    """M3IT from a folder of shards, as streams."""
 
-
-def _is_storage(storage: Any) -> bool:
-    values = list(storage.values()) if isinstance(storage, dict) else [storage]
-    paths = [path for value in values for path in (value if isinstance(value, list) else [value])]
-    return bool(paths) and all(isinstance(path, str) and path for path in paths)
+    source = ShardsSource
+    train_dataset_cls = eval_dataset_cls = M3ITShards
+    DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it_wds", "defaults.yaml")}
+    Settings = M3ITWdsSettings

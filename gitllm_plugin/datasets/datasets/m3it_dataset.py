@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.m3it.examples import IndexedExamples
-from gitllm_plugin.m3it.grouping import group_by_image
+from gitllm_plugin.m3it.group import group_by_image
 
 
 class M3ITDataset(Dataset):
@@ -37,6 +37,7 @@ class M3ITDataset(Dataset):
     ):
         self.set_processors(vis_processor, text_processor)
         self.examples = examples
+        # Images are told apart by their hashes, which are known since the files were scanned: nothing is read here.
         keys = [examples.image_key(index) for index in range(len(examples))]
         if separate_configs:
             keys = [key and f"{examples.config_of(index)} {key}" for index, key in enumerate(keys)]
@@ -46,14 +47,14 @@ class M3ITDataset(Dataset):
         return len(self.groups)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Reads the examples of an item and decodes their image.
+        """Read an item and decode its image, once for all its texts.
 
         Raises:
             DataError: if the image is broken.
         """
-        examples = [self.examples[member] for member in self.groups[index]]
-        place = f"example {examples[0].id!r} at {examples[0].location}"
-        return self._items.make(examples[0].images, examples, place)
+        members = self.groups[index]
+        group = self.examples.read(members)
+        return self._items.make(group, f"example {group.texts[0].id!r} at {self.examples.place_of(members[0])}")
 
     @property
     def num_examples(self) -> int:
@@ -61,7 +62,7 @@ class M3ITDataset(Dataset):
         return len(self.examples)
 
     def set_processors(self, vis_processor: Callable, text_processor: Callable) -> None:
-        """Replaces both processors."""
+        """Replace both processors."""
         self._items = ItemMaker(vis_processor, text_processor)
 
     @property
@@ -75,11 +76,11 @@ class M3ITDataset(Dataset):
         return self._items.text_processor
 
     def collater(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Makes a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
+        """Make a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
         return collate_groups(items)
 
     def describe(self) -> dict[str, Any]:
-        """Numbers for logs: items, examples, distinct images, and examples of each configuration."""
+        """Count for logs: items, examples, distinct images, and examples of each configuration."""
         keys = {self.examples.image_key(index) for index in range(len(self.examples))}
         configs = Counter(self.examples.config_of(index) for index in range(len(self.examples)))
         return {

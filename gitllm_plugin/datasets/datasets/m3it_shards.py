@@ -19,6 +19,7 @@ import hashlib
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,12 +31,12 @@ from webdataset.pipeline import DataPipeline
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import KINDS, RowError
 from gitllm_plugin.m3it.shards.features import FeatureReader
 from gitllm_plugin.m3it.shards.folder import ShardFolder
-from gitllm_plugin.m3it.shards.mixture import EpochOrder
-from gitllm_plugin.m3it.shards.table import ItemTable
+from gitllm_plugin.m3it.shards.mixture import EpochOrder, ItemTable
+from gitllm_plugin.protocols import FingerprintedModel, offers
 
 MAX_REPLACEMENTS = 1000
 MAX_WORKERS = 256
@@ -46,6 +47,7 @@ class ShardItem(dict):
     """An item, of a type for which torch's own collate function, which LAVIS uses for streams, makes right batches."""
 
 
+# LAVIS's loader of streams passes no collate function of the data set's.
 default_collate_fn_map[ShardItem] = lambda items, collate_fn_map=None: collate_groups(items)
 
 
@@ -115,11 +117,27 @@ class M3ITShards(DataPipeline):
         return self.items.text_processor
 
     def collater(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Makes a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
+        """Make a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
         return collate_groups(items)
 
+    def use_model(self, model: Any) -> None:
+        """Let a stream that reads features read those of the model's image encoder.
+
+        Args:
+            model: before its weights are shared out among processes.
+
+        Raises:
+            ConfigError: the model takes no features, trains its image encoder, or is not what made them.
+            DataError: some shards have no features of it.
+        """
+        # Weights that are shared out have no fingerprint, hence before.
+        if self.features is not None:
+            if not offers(model, FingerprintedModel):
+                raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
+            self.features.choose(model.encoder_fingerprint())
+
     def describe(self) -> dict[str, Any]:
-        """Numbers for logs: shards, records, items, examples, and of each configuration its items (of an epoch)."""
+        """Count for logs: shards, records, items, examples, and of each configuration its items (of an epoch)."""
         sizes = {name: len(self.table.config_items(name)) for name in self.table.config_shards}
         return {
             "shards": len(self.table.shards),
@@ -133,15 +151,15 @@ class M3ITShards(DataPipeline):
     # ------------------------------------------------------------------ the place in training
 
     def set_batch_size(self, batch_size: int) -> None:
-        """Says how many items the loader takes for a batch; to be called before its workers start."""
+        """Say how many items the loader takes for a batch; to be called before its workers start."""
         self.batch_size = batch_size
 
     def set_shared(self, shared: bool) -> None:
-        """Whether ranks share a split in evaluation, as they do unless told otherwise, or each reads all of it."""
+        """Say whether ranks share a split in evaluation, as they do unless told otherwise, or each reads all of it."""
         self.shared = shared
 
     def note_batch(self, batch: Mapping[str, Any]) -> None:
-        """Counts a batch that was trained on; every rank counts its own.
+        """Count a batch that was trained on; every rank counts its own.
 
         Raises:
             DataError: if the batch is not of the size that the stream was told.
@@ -153,17 +171,18 @@ class M3ITShards(DataPipeline):
                 "before the loader's iterator is made"
             )
         self._taken += self.batch_size * self._rank_and_world()[1]
+        # At each power of ten: a folder that is damaged all over does not fill the log.
         skipped = int(self._skipped.sum())
         if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
             logging.warning("So far this rank could not read %d items: %s", skipped, self.count_skipped())
             self._reported = skipped
 
     def state_dict(self) -> dict[str, Any]:
-        """Where training stands, the same on every rank: how many items all of them have taken, and of what order."""
+        """Say where training stands, the same on every rank: how many items all have taken, and of what order."""
         return {"items": self._taken, "order": self._describe_order()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on where :meth:`state_dict` was taken; to be called before a loader's iterator is made.
+        """Go on where :meth:`state_dict` was taken; to be called before a loader's iterator is made.
 
         With another number of workers or ranks, or another batch size, training goes on with the next item all the
         same. With other data, another mixture or seed there is no next item: training goes on at the same number in
@@ -181,11 +200,11 @@ class M3ITShards(DataPipeline):
             )
 
     def load_state_dicts(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """As :meth:`load_state_dict`, from the states of any number of ranks, which are all the same."""
+        """Go on as :meth:`load_state_dict` does, from the states of any number of ranks, which are all the same."""
         self.load_state_dict(states[0])
 
     def skip_batches(self, batches: int) -> None:
-        """Goes on as after so many batches from the start, for runners that keep no state of their data."""
+        """Go on as after so many batches from the start, for runners that keep no state of their data."""
         self._taken = batches * self.batch_size * self._rank_and_world()[1]
 
     def _describe_order(self) -> dict[str, Any]:
@@ -202,7 +221,7 @@ class M3ITShards(DataPipeline):
     # ------------------------------------------------------------------ reading
 
     def count_skipped(self) -> dict[str, int]:
-        """How often this rank could not read an item, by kind; in evaluation of the last pass."""
+        """Count how often this rank could not read an item, by kind; in evaluation of the last pass."""
         return _by_kind(self._skipped.sum(0))
 
     def _rank_and_world(self) -> tuple[int, int]:
@@ -213,10 +232,11 @@ class M3ITShards(DataPipeline):
         return self._ranks or (0, 1)
 
     def _positions(self) -> Iterator[int]:
-        """The positions of this rank and worker, whole batches at a time."""
+        """Deal out the positions of this rank and worker, whole batches at a time."""
         worker, workers = _worker_and_number()
         rank, world = self._rank_and_world()
         first, end = (0, len(self.table)) if self.order is None else (self._taken, None)
+        # Whole batches, since torch's loader takes one from each worker in turn.
         for batch in itertools.count(worker, workers):
             start = first + batch * self.batch_size * world + rank
             for position in range(start, start + self.batch_size * world, world):
@@ -226,6 +246,7 @@ class M3ITShards(DataPipeline):
 
     def _read(self, positions: Iterable[int]) -> Iterator[ShardItem]:
         worker, _ = _worker_and_number()
+        # An evaluation tells of itself; training adds up, since an epoch has no end here.
         if self.order is None:
             self._skipped[worker % MAX_WORKERS].zero_()
         for position in positions:
@@ -236,7 +257,9 @@ class M3ITShards(DataPipeline):
             logging.warning("Split %s: worker %d could not read items: %s", self.table.split, worker, skipped)
 
     def _make_or_replace(self, position: int) -> ShardItem | None:
-        """The item of a position; if it cannot be read, the next of the epoch in training and none in evaluation."""
+        """Make the item of a position; if it cannot be read, the next of the epoch, or in evaluation none."""
+        # The item behind a broken one comes twice then. To close the gap instead, every position after it would move,
+        # and ranks that cannot see each other's errors would no longer agree on them.
         for further in range(MAX_REPLACEMENTS):
             number = position if self.order is None else self.order.item_at(position, further)
             try:
@@ -255,13 +278,14 @@ class M3ITShards(DataPipeline):
     def _make(self, number: int, position: int) -> ShardItem:
         item = self.table[number]
         group = self.folder.read(item) if self.features is None else self.folder.read_texts(item)
-        texts = group.examples(item.shard.file)[item.texts]
-        place = f"example {texts[0].id!r} in {item.shard.file}"
+        group = replace(group, texts=group.texts[item.texts])
+        place = f"example {group.texts[0].id!r} in {item.shard.file}"
+        # The position seeds crops and flips: they are the same after resuming, on whichever rank and worker.
         seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
         if self.features is None:
-            return ShardItem(self.items.make(group.images, texts, place, seed))
+            return ShardItem(self.items.make(group, place, seed))
         features = torch.from_numpy(self.features.read(item).view(np.int16)).view(torch.bfloat16)
-        made = self.items.make(group.images, texts, place, features=features)
+        made = self.items.make(group, place, features=features)
         return ShardItem({**made, "image_encoder": self.features.image_encoder})
 
     def _note_skipped(self, error: RowError) -> None:

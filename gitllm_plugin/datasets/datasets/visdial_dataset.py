@@ -30,6 +30,7 @@ class VisDialDataset(BaseDataset):
     """
 
     def __init__(self, vis_processor: Callable, text_processor: Callable, vis_root: str, ann_paths: Sequence[str]):
+        # Without files: LAVIS would read them as a list of examples.
         super().__init__(vis_processor, text_processor, vis_root, [])
         self.root = Path(vis_root)
         self.annotation = [turn for path in ann_paths for turn in _read_turns(Path(path))]
@@ -37,7 +38,7 @@ class VisDialDataset(BaseDataset):
         self._add_instance_ids()
 
     def __getitem__(self: Any, index: int) -> dict[str, Any]:
-        """The image and the texts of one turn."""
+        """Read the image and the texts of one turn."""
         turn = self.annotation[index]
         with Image.open(self.root / turn["image"]) as file:
             image = self.vis_processor(file.convert("RGB"))
@@ -77,10 +78,11 @@ def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _turns(dialogue: Mapping[str, Any], questions: Any, answers: Any) -> Iterator[dict[str, Any]]:
-    """Each turn with what was said before it; texts may be given by their number. Without an answer there is none."""
+    """Read each turn with what was said before it, up to the first without an answer; texts may be numbers."""
     said = [dialogue["caption"].rstrip(".") + "."] if dialogue.get("caption") else []
     for turn in dialogue["dialog"]:
         question = (questions[turn["question"]] if questions else turn["question"]).rstrip("?") + "?"
+        # In the test split the last turn's answer is withheld, and nothing follows it.
         if "answer" not in turn:
             return
         answer = answers[turn["answer"]] if answers else turn["answer"]

@@ -24,9 +24,9 @@ from filelock import FileLock
 from gitllm_plugin.common.files import atomic_file, remove_unfinished, write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.shards.folder import OpenFiles
 from gitllm_plugin.m3it.shards.format import Shard
-from gitllm_plugin.m3it.shards.open_files import OpenFiles
-from gitllm_plugin.m3it.shards.table import Item
+from gitllm_plugin.m3it.shards.mixture import Item
 
 _BYTES = 2  # of a bfloat16, which numpy does not have: arrays are of its bits, uint16
 _MAKER_NAME = "maker.json"
@@ -72,7 +72,7 @@ class FeatureFile:
 
 
 def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
-    """What to hold while :func:`write_features` works."""
+    """Make what is to be held while :func:`write_features` works."""
     path = _path(folder, shard, maker)
     path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(path.with_name(f".{path.name}.lock"))
@@ -81,7 +81,7 @@ def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
 def write_features(
     folder: Path, shard: Shard, maker: Maker, dtype: str, records: Iterable[np.ndarray | RowError]
 ) -> FeatureFile:
-    """Writes the features of one shard, whole or not at all; the caller holds its lock.
+    """Write the features of one shard, whole or not at all; the caller holds its lock.
 
     Args:
         folder: of all features.
@@ -91,6 +91,7 @@ def write_features(
         records: uint16 [images, tokens, width] of each record, in order; or why its images could not be read.
     """
     path = _path(folder, shard, maker)
+    # What a process that was killed has left, gigabytes at worst; the lock says that no other writes it now.
     remove_unfinished(path.parent, path.name)
     write_atomically(folder / maker.folder_name / _MAKER_NAME, orjson.dumps(asdict(maker), option=orjson.OPT_INDENT_2))
     tokens = width = 0
@@ -104,14 +105,15 @@ def write_features(
                 count, tokens, width = features.shape
                 file.write(np.ascontiguousarray(features).data)
             first_image.append(first_image[-1] + count)
-        _description(path).unlink(missing_ok=True)  # it would vouch for what takes its file's place now
+        # Before the file takes its name: killed between, the old description would vouch for new features.
+        _description(path).unlink(missing_ok=True)
     written = FeatureFile(shard.sha256, dtype, tokens, width, tuple(first_image), tuple(unreadable))
     write_atomically(_description(path), orjson.dumps(asdict(written)))
     return written
 
 
 def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
-    """The description of a shard's features.
+    """Read the description of a shard's features.
 
     Raises:
         DataError: there are none, the description is not one, the file is not as long as it says, or is of another
@@ -129,6 +131,7 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
         raise DataError(f"{_description(path)} does not describe features ({error}); {_ADVICE}") from error
     if found.shard != shard.sha256:
         raise DataError(f"{shard.file} is another file than the one that {path} was made of; {_ADVICE}")
+    # The size stands for the content: hashing terabytes at every start would take longer than encoding saves.
     expected = found.first_image[-1] * found.tokens * found.width * _BYTES
     if not path.is_file() or path.stat().st_size != expected:
         raise DataError(f"{path} is missing or has not {expected:,} bytes; {_ADVICE}")
@@ -136,7 +139,7 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
 
 
 def find_makers(folder: Path) -> list[Maker]:
-    """What made the features in a folder, one for each sort of them.
+    """Read what made the features in a folder, one for each sort of them.
 
     Raises:
         DataError: a file does not say it.
@@ -151,7 +154,7 @@ def find_makers(folder: Path) -> list[Maker]:
 
 
 def other_encoder_error(made_by: Iterable[str], own: str) -> ConfigError:
-    """What to raise where no features are of this model's image encoder.
+    """Make the error for features of which none are of this model's image encoder.
 
     Args:
         made_by: fingerprints of the encoders that made those that there are.
@@ -166,7 +169,7 @@ def other_encoder_error(made_by: Iterable[str], own: str) -> ConfigError:
 
 
 class FeatureReader:
-    """Reads features of records.
+    """Features of records, read at random.
 
     Objects can be forked or pickled into the workers of a data loader: each process opens files for itself. Where the
     folder has features of several encoders, :meth:`choose` says which.
@@ -200,6 +203,7 @@ class FeatureReader:
             )
         if not found:
             raise DataError(f"{self._shards[0].file} has no features in {folder}; {_ADVICE}")
+        # With several, only the model can say which of them is its own; it calls `choose`.
         if len(self._makers) == 1:
             self._take(self._makers[0])
 
@@ -209,7 +213,7 @@ class FeatureReader:
         return None if self._maker is None else self._maker.image_encoder
 
     def choose(self, image_encoder: str) -> None:
-        """Reads the features that this encoder made.
+        """Read the features that this encoder made from now on.
 
         Raises:
             ConfigError: there are none.
@@ -222,7 +226,7 @@ class FeatureReader:
             self._take(mine[0])
 
     def read(self, item: Item) -> np.ndarray:
-        """Features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
+        """Read the features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
 
         Raises:
             RowError: of kind ``shard`` if the file is gone or was shortened; if there are none because the images
@@ -247,6 +251,7 @@ class FeatureReader:
             file = self._files.get(item.shard.file, lambda: _path(self.folder, item.shard, maker))
         except OSError as error:
             raise RowError("shard", f"its features cannot be opened ({error}); {_ADVICE}", item.shard.file) from error
+        # Straight into the array: features of a batch are tens of megabytes.
         if os.preadv(file, [features.data], start) < features.nbytes:
             raise RowError("shard", f"its features end before they should; {_ADVICE}", item.shard.file)
         return features
@@ -259,7 +264,7 @@ class FeatureReader:
             for record, kind, message in found.unreadable
         }
         self._maker = maker
-        self._files = OpenFiles()
+        self._files = OpenFiles()  # the others' files are known by the same names
 
 
 _ADVICE = "run `gitllm m3it features` with this configuration"

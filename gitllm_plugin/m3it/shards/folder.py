@@ -10,8 +10,9 @@ import hashlib
 import os
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import orjson
@@ -19,20 +20,58 @@ from filelock import FileLock
 
 from gitllm_plugin.common.files import atomic_file, remove_unfinished
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.example import Group
+from gitllm_plugin.m3it.group import Group
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, Shard, read_group, read_manifest
-from gitllm_plugin.m3it.shards.open_files import OpenFiles
-from gitllm_plugin.m3it.shards.table import TAR_BLOCK, Item
+from gitllm_plugin.m3it.shards.mixture import TAR_BLOCK, Item
 
 FETCH_ATTEMPTS = 3
-_CHUNK = 2**20
+MAX_OPEN_FILES = 256
+_CHUNK_BYTES = 2**20
 
 
 def default_cache() -> Path:
-    """Where shards are kept that were fetched, unless something else is asked for."""
+    """Return where shards are kept that were fetched, unless something else is asked for."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "gitllm" / "shards"
+
+
+class OpenFiles:
+    """File descriptors of the files that were opened last.
+
+    Reading at an offset moves no shared position, so forks may share them. Pickled, it is empty: a worker of a data
+    loader opens files for itself.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_files": {}}  # numbers of files that another process does not have
+
+    def __del__(self) -> None:
+        for file in self._files.values():
+            os.close(file)
+
+    def get(self, name: str, find: Callable[[], Path]) -> int:
+        """Return the descriptor of a file.
+
+        Args:
+            name: what it is known by.
+            find: gives its path, called where it is not open.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        if name not in self._files:
+            path = find()
+            if len(self._files) >= MAX_OPEN_FILES:
+                os.close(self._files.pop(next(iter(self._files))))  # the one that was opened first
+            self._files[name] = os.open(path, os.O_RDONLY)
+        return self._files[name]
 
 
 class ShardFolder:
@@ -49,12 +88,13 @@ class ShardFolder:
     def __init__(self, location: str, cache_dir: str | Path | None = None):
         self.is_remote = "://" in location
         self.location = location.rstrip("/") if self.is_remote else os.path.abspath(os.path.expanduser(location))
+        # A folder on slow network storage is worth a copy too, if one is asked for.
         copies = self.is_remote or cache_dir is not None
         self.cache_dir = Path(cache_dir or default_cache()).expanduser().absolute() if copies else None
         self._files = OpenFiles()
 
     def read_manifest(self) -> Manifest:
-        """Reads what the folder holds.
+        """Read what the folder holds.
 
         Raises:
             DataError: if there is no manifest, or not one of this format.
@@ -70,7 +110,7 @@ class ShardFolder:
         return read_manifest(content)
 
     def find_missing(self, shards: list[Shard]) -> list[str]:
-        """What is wrong with the files of a local folder, as far as their sizes show it; nothing is read."""
+        """Find what is wrong with the files of a local folder, as far as sizes show it; nothing is read."""
         problems = []
         for shard in [] if self.is_remote else shards:
             path = Path(self.location, shard.file)
@@ -80,7 +120,7 @@ class ShardFolder:
         return problems
 
     def read(self, item: Item) -> Group:
-        """Reads the record of an item.
+        """Read the record of an item.
 
         Raises:
             RowError: of kind ``shard`` if the file is missing, cannot be fetched or breaks off, of kind ``record`` if
@@ -91,7 +131,7 @@ class ShardFolder:
         return _read_record(_read(file, item.size, item.offset, place), place)
 
     def read_texts(self, item: Item) -> Group:
-        """As :meth:`read`, but the group has no images, whose bytes are not read.
+        """Read the record of an item without its images, whose bytes are not read; the group has none.
 
         Raises:
             RowError: as :meth:`read`.
@@ -99,6 +139,7 @@ class ShardFolder:
         place = _place(self.location, item)
         file = self._open(item.shard, place)
         offset, end = item.offset, item.offset + item.size
+        # The JSON stands last, behind images that are stepped over by their headers.
         while offset < end:
             member = _parse_header(_read(file, TAR_BLOCK, offset, place), place)
             offset += TAR_BLOCK
@@ -109,7 +150,7 @@ class ShardFolder:
         return _parse_record({}, place)  # raises
 
     def _open(self, shard: Shard, place: str) -> int:
-        """A file descriptor."""
+        """Open a shard, and return its file descriptor."""
 
         def find() -> Path:
             return Path(self.location, shard.file) if self.cache_dir is None else self._fetch(shard, place)
@@ -120,12 +161,13 @@ class ShardFolder:
             raise RowError("shard", f"the file cannot be opened ({error}); {_ADVICE}", place) from error
 
     def _fetch(self, shard: Shard, place: str) -> Path:
-        """Copies a shard into the cache unless it is there; one process of a machine does it for all."""
+        """Copy a shard into the cache unless it is there; one process of a machine does it for all."""
         assert self.cache_dir is not None
         path = self.cache_dir / f"{shard.sha256}.tar"
         if path.is_file():
             return path
         self.cache_dir.mkdir(parents=True, exist_ok=True)
+        # Processes that waited for the lock find the file there.
         with FileLock(path.with_suffix(".lock")):
             for attempt in range(FETCH_ATTEMPTS):
                 if path.is_file():
@@ -134,6 +176,7 @@ class ShardFolder:
                 try:
                     self._copy(shard, path)
                 except Exception as error:  # each file system has errors of its own
+                    # A library that is missing is missing at the next attempt too.
                     if attempt == FETCH_ATTEMPTS - 1 or isinstance(error, ImportError):
                         raise RowError("shard", f"the file cannot be fetched: {_describe(error)}", place) from error
                     time.sleep(2**attempt)
@@ -141,8 +184,9 @@ class ShardFolder:
 
     def _copy(self, shard: Shard, path: Path) -> None:
         digest = hashlib.sha256()
+        # A proxy's error page and a download that broke off have other hashes; nothing unchecked gets the file's name.
         with fsspec.open(f"{self.location}/{shard.file}", "rb") as source, atomic_file(path) as target:
-            while chunk := source.read(_CHUNK):  # pyright: ignore[reportAttributeAccessIssue]
+            while chunk := source.read(_CHUNK_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
                 digest.update(chunk)
                 target.write(chunk)
             if digest.hexdigest() != shard.sha256:
@@ -157,6 +201,7 @@ def _place(location: str, item: Item) -> str:
 
 
 def _read(file: int, size: int, offset: int, place: str) -> bytes:
+    # At an offset of its own: threads and forks that share the descriptor do not move each other's position.
     data = os.pread(file, size, offset)
     if len(data) < size:
         raise RowError("shard", f"the file ends before the record does; {_ADVICE}", place)
@@ -175,6 +220,7 @@ def _read_record(data: bytes, place: str) -> Group:
 
 def _parse_header(data: bytes, place: str) -> tarfile.TarInfo:
     try:
+        # Not tarfile.open: it reads headers up to a place, here the place is known.
         return tarfile.TarInfo.frombuf(data, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise RowError("record", f"not a record ({error}); {_ADVICE}", place) from error

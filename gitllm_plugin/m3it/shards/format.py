@@ -29,7 +29,7 @@ import orjson
 
 from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.example import Group, Text
+from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.problems import KINDS
 
 FORMAT = 1
@@ -44,6 +44,7 @@ _SIGNATURES = (
     (b"II*\0", "tiff"),
     (b"MM\0*", "tiff"),
 )
+_TEXT_KEYS = ("answers", "id", "instruction", "question")  # the configuration is that of the record
 _IMAGE_NAME = re.compile(r"(?:^|\.)(\d+)\.\w+$")  # with or without the key in front
 
 
@@ -118,17 +119,17 @@ class Manifest:
     configs: dict[str, dict[str, SplitManifest]]
 
     def to_json(self) -> dict[str, Any]:
-        """The manifest as its file holds it, with the sums that make it readable."""
+        """Make what the manifest's file holds, with the sums that make it readable."""
         return {
             "format": FORMAT,
             "configs": {
                 config: {
                     split: {
-                        **vars(part),
-                        "shards": [vars(shard) for shard in part.shards],
-                        **{name: getattr(part, name) for name in _SUMS},
+                        **vars(made),
+                        "shards": [vars(shard) for shard in made.shards],
+                        **{name: getattr(made, name) for name in _SUMS},
                     }
-                    for split, part in sorted(splits.items())
+                    for split, made in sorted(splits.items())
                 }
                 for config, splits in sorted(self.configs.items())
             },
@@ -139,13 +140,14 @@ _SUMS = ("groups", "texts", "images", "bytes")
 
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
-    """Writes ``manifest.json`` into a folder, whole or not at all, always the same bytes for the same manifest."""
+    """Write ``manifest.json`` into a folder, whole or not at all, always the same bytes for the same manifest."""
+    # Sorted and indented, so that two manifests can be compared as text.
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
     write_atomically(folder / MANIFEST_NAME, orjson.dumps(manifest.to_json(), option=options))
 
 
 def read_manifest(source: str | Path | Mapping[str, Any]) -> Manifest:
-    """Reads and checks a manifest.
+    """Read and check a manifest.
 
     Args:
         source: its path, the path of its folder, or what its JSON holds, for one that was fetched.
@@ -171,26 +173,26 @@ def read_manifest(source: str | Path | Mapping[str, Any]) -> Manifest:
 
 
 def group_key(config: str, split: str, number: int) -> str:
-    """The key of a record. A dot would end it: webdataset takes all behind the first one as the member's kind."""
+    """Make the key of a record. A dot would end it: webdataset takes all behind the first one as the member's kind."""
     return f"{config}-{split}-{number:08d}".replace(".", "_")
 
 
 def write_group(group: Group) -> list[tuple[str, bytes]]:
-    """Names and contents of a record's members, in order."""
+    """Make names and contents of a record's members, in order."""
     key = group_key(group.config, group.split, group.number)
     content = {
         "config": group.config,
         "split": group.split,
         "number": group.number,
         "images": len(group.images),
-        "texts": [vars(text) for text in group.texts],
+        "texts": [{name: getattr(text, name) for name in _TEXT_KEYS} for text in group.texts],
     }
     members = [(f"{key}.{place}.{image_extension(image)}", image) for place, image in enumerate(group.images)]
     return [*members, (f"{key}.json", orjson.dumps(content, option=orjson.OPT_SORT_KEYS))]
 
 
 def read_group(members: Mapping[str, Any], place: str, with_images: bool = True) -> Group:
-    """Reads a record.
+    """Read a record.
 
     Args:
         members: contents by name: whole names, or what webdataset leaves of them behind the key (``0.jpg``,
@@ -201,6 +203,7 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
     Raises:
         DataError: if a member is missing or is not what ``write_group`` writes.
     """
+    # By the number in the name, not by place: webdataset hands members over in a mapping.
     images, text = {}, None
     for name, data in members.items():
         number = _IMAGE_NAME.search(name)
@@ -217,13 +220,14 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
             split=content["split"],
             number=content["number"],
             images=tuple(images[index] for index in range(content["images"] if with_images else 0)),
-            texts=tuple(_read_text(item) for item in content["texts"]),
+            texts=tuple(_read_text(item, content["config"]) for item in content["texts"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{place}: not a record of this format ({type(error).__name__}: {error}); its members are "
             f"{', '.join(members)}. Make the shard again."
         ) from error
+    # More images than the JSON says would be another record's, whose own JSON was lost.
     if len(images) != len(group.images) or not group.texts:
         raise DataError(
             f"{place}: {len(images)} image files where the JSON says {len(group.images)}, and {len(group.texts)} "
@@ -233,24 +237,25 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
 
 
 def add_to_tar(tar: tarfile.TarFile, members: Sequence[tuple[str, bytes]]) -> int:
-    """Adds a record, with headers that depend on names and sizes alone. Returns how many tar blocks it takes."""
+    """Add a record, with headers that depend on names and sizes alone. Return how many tar blocks it takes."""
     before = tar.offset
+    # TarInfo's defaults stay, time 0, user 0, mode 0644: bytes that say when and by whom would differ at each making.
     for name, data in members:
-        member = tarfile.TarInfo(name)  # time 0, user 0, mode 0644
+        member = tarfile.TarInfo(name)
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
     return (tar.offset - before) // tarfile.BLOCKSIZE
 
 
 def image_extension(data: bytes) -> str:
-    """The extension that an encoded image should have, by its first bytes; ``bin`` where they are not known."""
+    """Choose the extension of an encoded image by its first bytes; ``bin`` where they are not known."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((extension for start, extension in _SIGNATURES if data.startswith(start)), "bin")
 
 
-def _read_text(item: Mapping[str, Any]) -> Text:
-    return Text(item["id"], item["instruction"], item["question"], tuple(item["answers"]))
+def _read_text(item: Mapping[str, Any], config: str) -> Text:
+    return Text(item["id"], config, item["instruction"], item["question"], tuple(item["answers"]))
 
 
 def _parse_manifest(content: Any, place: str) -> Manifest:
@@ -263,9 +268,9 @@ def _parse_manifest(content: Any, place: str) -> Manifest:
     problems: list[str] = []
     configs: dict[str, dict[str, SplitManifest]] = {}
     for config, splits in _items(content.get("configs"), "configs", problems):
-        for split, part in _items(splits, f"configs.{config}", problems):
+        for split, content_of_split in _items(splits, f"configs.{config}", problems):
             where = f"configs.{config}.{split}"
-            configs.setdefault(config, {})[split] = _parse_split(part, where, problems)
+            configs.setdefault(config, {})[split] = _parse_split(content_of_split, where, problems)
     if problems:
         raise DataError(f"{place} is not as `gitllm m3it shard` writes it:\n  " + "\n  ".join(problems))
     return Manifest(configs)
@@ -278,19 +283,20 @@ def _items(value: Any, where: str, problems: list[str]) -> list[tuple[str, Any]]
     return []
 
 
-def _parse_split(part: Any, where: str, problems: list[str]) -> SplitManifest:
-    part = dict(_items(part, where, problems))
-    shards = _parse_shards(part.get("shards"), f"{where}.shards", problems)
-    skips = dict(_items(part.get("skips", {}), f"{where}.skips", problems))
+def _parse_split(given: Any, where: str, problems: list[str]) -> SplitManifest:
+    given = dict(_items(given, where, problems))
+    shards = _parse_shards(given.get("shards"), f"{where}.shards", problems)
+    skips = dict(_items(given.get("skips", {}), f"{where}.skips", problems))
     unknown = sorted(set(skips) - set(KINDS))
     if unknown:
         problems.append(f"{where}.skips names {', '.join(unknown)}; the kinds are {', '.join(KINDS)}")
-    settings = dict(_items(part.get("settings", {}), f"{where}.settings", problems))
-    result = SplitManifest(shards, skips, tuple(part.get("sources", ())), settings)
+    settings = dict(_items(given.get("settings", {}), f"{where}.settings", problems))
+    # Sums say nothing that the shards do not; where they disagree somebody has edited the file.
+    result = SplitManifest(shards, skips, tuple(given.get("sources", ())), settings)
     problems += [
-        f"{where}.{name} is {part[name]!r}, but its shards have {getattr(result, name)} together"
+        f"{where}.{name} is {given[name]!r}, but its shards have {getattr(result, name)} together"
         for name in _SUMS
-        if name in part and part[name] != getattr(result, name)
+        if name in given and given[name] != getattr(result, name)
     ]
     return result
 
@@ -307,6 +313,7 @@ def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, 
             problems.append(f"{where}[{number}] lacks or has a wrong {', '.join(wrong)}")
             continue
         shard = Shard(**{each.name: values[each.name] for each in fields(Shard)})
+        # Records are found by these numbers alone, so a wrong one would be read as another record.
         texts = [int(count) for count in shard.record_texts.split()]
         blocks = [int(count) for count in shard.record_blocks.split()]
         if not len(texts) == len(blocks) == shard.groups or sum(texts) != shard.texts:

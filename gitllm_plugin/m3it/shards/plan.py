@@ -1,13 +1,14 @@
-"""Which part of which file goes into which shards: the same for every process on every machine.
+"""Which slice of which file goes into which shards: the same for every process on every machine.
 
 While shards are made, they lie in ``OUT/.work/<config>/<split>/``::
 
-    plan.json             settings, files and parts; the first process writes it, all others must agree
-    000003.000.tar, ...   the shards of part 3
-    000003.json           what part 3 is: its shards and what was left out; written last, it says that the part is done
+    plan.json             settings, files and slices ("parts"); the first process writes it, all others must agree
+    000003.000.tar, ...   the shards of slice 3
+    000003.json           what slice 3 is: its shards and what was left out; written last, it says that it is done
 
-A part is a range of a file, so that a process that was killed has lost one part and no more, and so that parts can be
-made on as many machines as there are. When all parts of a split are done, their shards are renamed to
+A slice is a range of a file, so that a process that was killed has lost one slice and no more, and so that slices can
+be made on as many machines as there are: each makes a share of them (``--part i/n``). When all slices of a split are
+done, their shards are renamed to
 ``OUT/<config>/<split>/000000.tar`` and so on, and the split is entered into the manifest.
 """
 
@@ -31,6 +32,7 @@ from gitllm_plugin.m3it.tables import JsonlFile, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
 
 WORK_NAME = ".work"
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
@@ -59,9 +61,9 @@ class SplitPlan:
 
     Attributes:
         files: the split's files.
-        ranges: each part: which file, its first position and the position behind its last one.
+        ranges: each slice: which file, its first position and the position behind its last one.
         facts: settings and files, as the manifest will have them.
-        work: where its parts are made.
+        work: where its slices are made.
         is_done: whether the manifest has it.
     """
 
@@ -73,27 +75,27 @@ class SplitPlan:
 
     @cached_property
     def weights(self) -> list[float]:
-        """About how many bytes of the files each part is."""
+        """About how many bytes of the files each slice is."""
         per_position = [size_of(table) / max(1, table.end) for table in self.files.tables()]
         return [(end - start) * per_position[number] for number, start, end in self.ranges]
 
     def unfinished(self) -> list[int]:
-        """The parts that are still to be made."""
+        """List the slices that are still to be made."""
         return [] if self.is_done else [n for n in range(len(self.ranges)) if not note_path(self.work, n).is_file()]
 
 
-def note_path(work: Path, part: int) -> Path:
-    """What a part is; it is there when the part is done."""
-    return work / f"{part:06d}.json"
+def note_path(work: Path, number: int) -> Path:
+    """Return the file that says what a slice is; it is there when the slice is done."""
+    return work / f"{number:06d}.json"
 
 
-def shard_path(work: Path, part: int, shard: int) -> Path:
-    """A shard of a part, until its split is done."""
-    return work / f"{part:06d}.{shard:03d}.tar"
+def shard_path(work: Path, number: int, shard: int) -> Path:
+    """Return the file of a shard of a slice, until its split is done."""
+    return work / f"{number:06d}.{shard:03d}.tar"
 
 
 def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
-    """Decides how all splits are made, and notes in ``OUT/.work`` what the manifest does not have yet.
+    """Decide how all splits are made, and note in ``OUT/.work`` what the manifest does not have yet.
 
     Raises:
         ConfigError: if ``OUT`` holds shards that were made with other settings or of other files.
@@ -106,7 +108,9 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
         plan = _plan_split(tree, files, out, settings)
         done = manifest.configs.get(files.config, {}).get(files.split)
         facts, before = plan.facts, _read_plan(plan.work)
-        if done is not None:  # by whichever versions
+        # A split that is finished stays as it is with whichever versions it was made; one that is under way must not be
+        # made by two of them.
+        if done is not None:
             before = {"settings": _without_versions(done.settings), "sources": list(done.sources)}
             facts = {**facts, "settings": _without_versions(facts["settings"])}
         plans.append(replace(plan, is_done=done is not None))
@@ -122,12 +126,13 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
         if plan.is_done:
             continue
         content = orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON)
-        write_atomically(plan.work / "plan.json", content, durable=False)  # it can be made again
+        # Not durable: it can be made again.
+        write_atomically(plan.work / "plan.json", content, durable=False)
     return plans
 
 
 def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tuple[SplitPlan, int]]:
-    """The parts that one of several processes makes: a stretch of the list of all, of about the same size for each.
+    """Choose the slices that one of several processes makes: a stretch of all, of about the same size for each.
 
     It does not depend on what is done already: a share is the same when it is made again.
 
@@ -140,6 +145,7 @@ def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tup
     chosen, before = [], 0.0
     for plan in plans:
         for number, weight in enumerate(plan.weights):
+            # By its middle: every slice is in exactly one share, wherever shares meet.
             middle = before + weight / 2
             if min(int(middle / total * count), count - 1) == index if total else index == 0:
                 chosen.append((plan, number))
@@ -148,7 +154,7 @@ def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tup
 
 
 def parse_share(text: str) -> tuple[int, int]:
-    """``3/16`` as (2, 16): the third of sixteen.
+    """Read ``3/16`` as (2, 16): the third of sixteen.
 
     Raises:
         ConfigError: if it is not of that form.
@@ -159,10 +165,24 @@ def parse_share(text: str) -> tuple[int, int]:
     return int(match[1]) - 1, int(match[2])
 
 
+def parse_size(text: str) -> int:
+    """Read ``512MB`` (millions of bytes), ``512MiB`` (2**20), or a plain number of bytes.
+
+    Raises:
+        ConfigError: if it is neither, or not above zero.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]I?)?B?\s*", text.upper())
+    size = int(float(match[1]) * _UNITS[match[2] or ""]) if match else 0
+    if size <= 0:
+        raise ConfigError(f"the size is {text!r}, expected a number with a unit such as 512MB, 1GB or 256MiB")
+    return size
+
+
 def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) -> SplitPlan:
     ranges, sources = [], []
     for number, (path, table) in enumerate(zip(files.paths, files.tables(), strict=True)):
-        # Base64 is a third longer than the bytes that it stands for.
+        # Base64 is a third longer than the bytes that it stands for, and a slice should fill one shard, not one and a
+        # bit: five quarters leave room for texts and headers.
         target = settings.max_size * 5 // 4 if isinstance(table, JsonlFile) else settings.max_size
         ranges += [(number, start, end) for start, end in table.cut(target)]
         revision = find_revision(tree.root, path)
@@ -186,7 +206,7 @@ def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) ->
 
 
 def find_revision(root: Path, path: Path) -> str | None:
-    """The hub's revision that a file was downloaded from, if the download left a trace of it.
+    """Find the hub's revision that a file was downloaded from, if the download left a trace of it.
 
     ``huggingface_hub`` notes it in ``.cache/huggingface/download/`` of a folder that it was told to fill, or in the
     name of its own cache's folder.
@@ -220,6 +240,7 @@ def _explain_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _check_name(config: str) -> None:
+    # It becomes a folder's name and the beginning of names in tar files, which have room for 100 bytes.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", config):
         raise ConfigError(
             f"the configuration's name is {config!r}; in shards a name has up to 60 letters (a-z), digits, '.', '-' "

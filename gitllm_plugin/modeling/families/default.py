@@ -28,7 +28,7 @@ _TINY_SIZES = {
 
 
 def default_family(config: PreTrainedConfig) -> Family:
-    """Facts that hold for most decoders: positions over image and text where it takes them, else from slots.
+    """Give facts that hold for most decoders: positions over image and text where it takes them, else from slots.
 
     Args:
         config: the decoder's configuration.

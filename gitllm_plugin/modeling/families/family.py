@@ -43,5 +43,5 @@ class Family:
     variants: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def positions_of(self, config: PreTrainedConfig) -> Positions:
-        """Where the positions of the decoder with this configuration come from."""
+        """Tell where the positions of the decoder with this configuration come from."""
         return self.positions(config) if callable(self.positions) else self.positions

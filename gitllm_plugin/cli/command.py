@@ -1,0 +1,110 @@
+"""How a command of ``gitllm`` is declared: its name, its words, its arguments, and the function that runs it."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Call = Callable[[argparse.Namespace], int | None]
+"""Runs a command; gives its exit status, None for 0.
+
+The namespace holds the command's arguments; besides, ``parser`` is the command's own and ``root`` that of ``gitllm``.
+"""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """What :meth:`argparse.ArgumentParser.add_argument` takes.
+
+    Attributes:
+        names: of the argument.
+        options: everything else.
+    """
+
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+    def add_to(self, parser: Any) -> None:
+        """Add it to a parser or a group of one."""
+        parser.add_argument(*self.names, **self.options)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Arguments of which at most one may be given."""
+
+    arguments: tuple[Argument, ...]
+
+    def add_to(self, parser: Any) -> None:
+        """Add them to a parser."""
+        group = parser.add_mutually_exclusive_group()
+        for each in self.arguments:
+            each.add_to(group)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, or with ``actions`` a group of them.
+
+    Attributes:
+        name: as it is typed.
+        help: a line of the list of commands.
+        description: the beginning of its own help.
+        arguments: in the order of its help.
+        call: what it does; not used where it has actions.
+        examples: lines for the end of its help; set in by as much as the least of them, they may have any margin.
+        actions: the commands below it.
+    """
+
+    name: str
+    help: str
+    description: str
+    arguments: Sequence[Argument | OneOf] = ()
+    call: Call | None = None
+    examples: str = ""
+    actions: Sequence[Command] = field(default=())
+
+    def add_to(self, subparsers: Any, root: argparse.ArgumentParser) -> None:
+        """Add the command's parser, and those of its actions.
+
+        Args:
+            subparsers: of ``root`` or, for an action, of its command.
+            root: the parser of ``gitllm``.
+        """
+        # Only a text that is drawn by hand is printed as it stands; argparse wraps the others.
+        form = argparse.RawDescriptionHelpFormatter if self.examples else argparse.HelpFormatter
+        parser = subparsers.add_parser(
+            self.name,
+            help=self.help,
+            description=self.description,
+            epilog=epilog(self.examples) if self.examples else None,
+            formatter_class=form,
+        )
+        for each in self.arguments:
+            each.add_to(parser)
+        if self.actions:
+            below = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
+            for action in self.actions:
+                action.add_to(below, root)
+        else:
+            parser.set_defaults(call=self.call, parser=parser, root=root)
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """Declare an argument as :meth:`argparse.ArgumentParser.add_argument` does."""
+    return Argument(names, options)
+
+
+def command(
+    name: str, help: str, description: str, *arguments: Argument | OneOf, examples: str = ""
+) -> Callable[[Call], Command]:
+    """Make a function the command that it runs, see :class:`Command`."""
+    return lambda call: Command(name, help, description, arguments, call, examples)
+
+
+def epilog(examples: str) -> str:
+    """Set examples under their heading."""
+    return "examples:\n" + textwrap.indent(textwrap.dedent(examples).strip("\n"), "  ") + "\n"

@@ -1,0 +1,63 @@
+"""The commands about this machine: what it lacks, LAVIS's own scripts on it, and its shell."""
+
+import argparse
+
+from gitllm_plugin.cli.command import argument, command
+
+
+@command(
+    "hook",
+    "let plain `python train.py` of LAVIS find the plugin (opt-in)",
+    "Write, delete or show the .pth file that registers the plugin when lavis is imported.",
+    argument("action", choices=("install", "remove", "status")),
+    examples="""
+        gitllm hook install            plain `python train.py --cfg-path my.yaml` now finds the plugin
+        GITLLM_HOOK=0 python train.py  not this time
+        gitllm hook remove
+    """,
+)
+def hook(args: argparse.Namespace) -> None:
+    """Change or show the hook."""
+    from gitllm_plugin.host import import_hook
+
+    actions = {"install": import_hook.install, "remove": import_hook.remove, "status": import_hook.status}
+    state = actions[args.action]()
+    print(f"{'installed' if state.installed else 'not installed'}: {state.path}")
+    if state.switched_off:
+        print(f"switched off here by {import_hook.KILL_SWITCH}=0")
+
+
+@command(
+    "doctor",
+    "say what this machine has, lacks, and which command helps",
+    "Say what this machine has, lacks and which command helps. Exit status 1: it cannot run.",
+    examples="""
+        gitllm doctor
+        gitllm doctor > report.txt; echo $?      0: ready, 1: something that every run needs is missing
+    """,
+)
+def doctor(args: argparse.Namespace) -> int:
+    """Examine the machine."""
+    from gitllm_plugin.host import doctor as examination
+    from gitllm_plugin.tables import show
+
+    found = examination.examine()
+    show(examination.describe(found))
+    return 0 if found.ok else 1
+
+
+@command(
+    "completion",
+    "print a script that completes commands and options in a shell",
+    "Print a script that completes commands and options in a shell.",
+    argument("shell", choices=("bash", "zsh", "tcsh")),
+    examples="""
+        gitllm completion bash > ~/.local/share/bash-completion/completions/gitllm
+        gitllm completion zsh > ~/.zfunc/_gitllm        with `fpath+=~/.zfunc` in front of `compinit` in ~/.zshrc
+    """,
+)
+def completion(args: argparse.Namespace) -> None:
+    """Print the script."""
+    import shtab
+
+    print(shtab.complete(args.root, args.shell))

@@ -1,0 +1,184 @@
+"""The commands about a model: what it consists of, its folders, and what it answers.
+
+A wrong path is told before the seconds that torch and a model take to load: hence the order of imports and checks.
+"""
+
+import argparse
+from pathlib import Path
+
+from gitllm_plugin.cli.command import argument, command
+from gitllm_plugin.cli.runs import CONFIG
+
+_DEMO_MODEL = "output/demo/train/latest"
+_MODEL = argument(
+    "--model",
+    default=_DEMO_MODEL,
+    metavar="FOLDER",
+    help=f"a folder of `gitllm export`, or of a training run (default {_DEMO_MODEL}, which `make demo` makes)",
+)
+
+
+@command(
+    "parameters",
+    "list a model's parameters: shape, count, what is trained",
+    "Build the model of a configuration and list its parameters, layers of one shape together.",
+    *CONFIG,
+    examples="""
+        gitllm parameters --cfg-path projects/git_llm/train/demo_easyvqa.yaml
+        gitllm parameters --cfg-path my.yaml --options model.trainable=proj+lora+vit
+    """,
+)
+def parameters(args: argparse.Namespace) -> None:
+    """List parameters."""
+    from gitllm_plugin.host.launch import list_parameters
+    from gitllm_plugin.tables import show
+
+    show(list_parameters(args.cfg_path, args.options))
+
+
+@command(
+    "export",
+    "write a training run's model as a folder that GitLLM.from_pretrained reads",
+    "Write a training run's model as a folder that GitLLM.from_pretrained reads.",
+    argument("run", help="a run's folder (its best weights) or one of its checkpoints"),
+    argument("target", help="folder to make"),
+    argument("--merge", action="store_true", help="add LoRA to the language model's weights"),
+    argument("--without-base", action="store_true", help="name the frozen parts instead of writing them"),
+    examples="""
+        gitllm export output/demo/train/latest my-model                  loads offline: weights, tokenizer, processor
+        gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
+        gitllm export output/demo/train/latest my-model --merge           LoRA added to the weights
+    """,
+)
+def export(args: argparse.Namespace) -> None:
+    """Export a run's model."""
+    from gitllm_plugin.host.export import export_run
+
+    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base)
+    print(f"written: {args.target}")
+
+
+@command(
+    "merge",
+    "add a folder's LoRA adapter to its language model",
+    "Add a folder's LoRA adapter to its language model: a plain model with the same answers, faster.",
+    argument("source", help="folder with an adapter"),
+    argument("target", help="folder to make"),
+    argument("--dtype", help="of what is written: float32, bfloat16 or float16; else as it was"),
+    examples="""
+        gitllm merge exported-folder merged-folder
+        gitllm export output/my-run merged-folder --merge      both steps at once, from a training run
+    """,
+)
+def merge(args: argparse.Namespace) -> None:
+    """Merge LoRA."""
+    from gitllm_plugin.common.files import check_new_folder
+
+    check_new_folder(args.target)
+    from gitllm_plugin.modeling.build import merge_folder
+
+    merge_folder(args.source, args.target, args.dtype)
+    print(f"written: {args.target}")
+
+
+@command(
+    "convert-checkpoint",
+    "turn a checkpoint of the published GIT-LLM implementation into a folder of this one",
+    "Turn a checkpoint of the published GIT-LLM implementation (config.json with safetensors or .bin shards) "
+    "into a folder that GitLLM.from_pretrained reads. LoRA is merged.",
+    argument("source", help="folder of the published checkpoint"),
+    argument("target", help="folder to make"),
+    argument("--lora-alpha", type=float, help="of unmerged LoRA, where the configuration does not say it"),
+    examples="""
+        gitllm convert-checkpoint heron-chat-git-Llama-2-7b my-folder
+        gitllm convert-checkpoint run-with-unmerged-lora my-folder --lora-alpha 32
+    """,
+)
+def convert_checkpoint(args: argparse.Namespace) -> None:
+    """Convert a published checkpoint."""
+    from gitllm_plugin.common.files import check_new_folder
+
+    check_new_folder(args.target)
+    from gitllm_plugin.modeling.published import convert_published
+
+    convert_published(args.source, args.target, args.lora_alpha)
+    print(f"written: {args.target}")
+
+
+@command(
+    "demo",
+    "serve a page on this machine to try a model on pictures",
+    "Serve a page on 127.0.0.1: drop a picture, ask, see the answer and where it looks.",
+    _MODEL,
+    argument("--port", type=int, help="default: the first free one from 7860 on"),
+    argument("--open", action="store_true", help="open the page in the browser"),
+    examples="""
+        gitllm demo                            the demonstration's model
+        gitllm demo --model my-model --port 8000 --open
+    """,
+)
+def demo(args: argparse.Namespace) -> None:
+    """Serve the page."""
+    from gitllm_plugin.host.open_model import open_pipeline
+
+    pipeline = open_pipeline(args.model)
+    from gitllm_plugin.web.page import serve
+
+    serve(pipeline, args.model, args.port, args.open)
+
+
+@command(
+    "words",
+    "show which words a model's image vectors are nearest to",
+    "Compare the projected image vectors of a picture with the language model's token embeddings, by cosine "
+    "similarity and by dot product; or, over many pictures, say whether they land on words of the captions.",
+    argument("image", nargs="?", metavar="IMAGE", help="a picture's file"),
+    argument(
+        "--images", metavar="PATH", help="statistics: JSONL of M3IT rows, or a folder of pictures with .txt beside them"
+    ),
+    _MODEL,
+    argument("--before-training", action="store_true", help="the run's model as it was before training"),
+    argument("--top-k", type=int, default=5, metavar="K", help="words a patch (default 5)"),
+    argument("--limit", type=int, default=200, metavar="N", help="most pictures of --images (default 200)"),
+    argument("--out", default="output/words", metavar="FOLDER", help="where to write (default output/words)"),
+    examples="""
+        gitllm words cat.jpg                                          the demonstration's model
+        gitllm words cat.jpg --model my-model --top-k 10
+        gitllm words --images 'data/test/*.jsonl' --model my-model    statistics over many pictures
+        gitllm words --images pictures/ --model output/my-run/latest --before-training
+    """,
+)
+def words(args: argparse.Namespace) -> None:
+    """Explain one picture, or many."""
+    if (args.image is None) == (args.images is None):
+        args.parser.error("give either IMAGE or --images")
+    files = _explain_one(args) if args.images is None else _explain_many(args)
+    print("\n".join(f"written: {file}" for file in files))
+
+
+def _explain_one(args: argparse.Namespace) -> list[Path]:
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.inference.pictures import open_picture
+
+    picture = open_picture(args.image)
+    pipeline = open_pipeline(args.model, trained=not args.before_training)
+    from gitllm_plugin.words.run import explain_picture
+
+    nearest, files = explain_picture(pipeline, picture, Path(args.image).stem, Path(args.out), args.top_k)
+    for measure in ("cosine", "dot"):
+        print(f"nearest by {measure}: " + ", ".join(f"{t.strip()} {n}" for t, n in nearest.counts(measure)[:10]))
+    return files
+
+
+def _explain_many(args: argparse.Namespace) -> list[Path]:
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.words.collection import check_collection
+
+    check_collection(args.images)
+    pipeline = open_pipeline(args.model, trained=not args.before_training)
+    from gitllm_plugin.tables import show
+    from gitllm_plugin.words.run import explain_pictures
+
+    blocks, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
+    show(blocks)
+    return files

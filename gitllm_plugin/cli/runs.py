@@ -1,0 +1,132 @@
+"""The commands that train, evaluate and compare."""
+
+import argparse
+from pathlib import Path
+
+from gitllm_plugin.cli.command import argument, command
+
+CONFIG = (
+    argument("--cfg-path", required=True, metavar="FILE", help="YAML file"),
+    argument(
+        "--options",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override settings of the file, such as run.max_epoch=2 model.model_type=tiny_opt",
+    ),
+)
+"""The arguments of LAVIS's own scripts."""
+
+
+@command(
+    "train",
+    "train as a configuration file says",
+    "Train as a configuration file says: LAVIS's train.py with the plugin in it.",
+    *CONFIG,
+    argument(
+        "--dry-run",
+        action="store_true",
+        help="train nothing: print the resolved configuration, the parameters, the first batch, memory and time",
+    ),
+    examples="""
+        gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
+        gitllm train --cfg-path my.yaml --options run.device=cpu run.batch_size_train=8
+        gitllm train --cfg-path my.yaml --dry-run
+        torchrun --nproc_per_node=2 -m gitllm_plugin train --cfg-path my.yaml
+    """,
+)
+def train(args: argparse.Namespace) -> None:
+    """Train, or say what would be trained."""
+    from gitllm_plugin.host import launch
+
+    if args.dry_run:
+        print(launch.dry_run(args.cfg_path, args.options))
+    else:
+        launch.train(args.cfg_path, args.options)
+
+
+@command(
+    "evaluate",
+    "evaluate as a configuration file says",
+    "Evaluate as a configuration file says, with the runner it names.",
+    *CONFIG,
+    examples="""
+        gitllm evaluate --cfg-path projects/git_llm/eval/demo_easyvqa.yaml
+        gitllm evaluate --cfg-path my.yaml --options run.batch_size_eval=64
+    """,
+)
+def evaluate(args: argparse.Namespace) -> None:
+    """Evaluate."""
+    from gitllm_plugin.host import launch
+
+    launch.evaluate(args.cfg_path, args.options)
+
+
+@command(
+    "run",
+    "run a script of LAVIS's, unmodified, with the plugin registered",
+    "Run a script of LAVIS's, such as its train.py, unmodified, with the plugin registered.",
+    argument("script", help="path of the script"),
+    argument("script_args", nargs=argparse.REMAINDER, metavar="...", help="its arguments"),
+    examples="""
+        gitllm run ../LAVIS/train.py --cfg-path my.yaml
+        gitllm run ../LAVIS/evaluate.py --cfg-path my.yaml --options run.device=cpu
+        torchrun --nproc_per_node=2 -m gitllm_plugin run ../LAVIS/train.py --cfg-path my.yaml
+    """,
+)
+def run_script(args: argparse.Namespace) -> None:
+    """Run a script of LAVIS's."""
+    from gitllm_plugin.host import launch
+
+    launch.run_script(args.script, args.script_args)
+
+
+@command(
+    "experiment",
+    "run a list of trainings, those that are missing, and compare them",
+    "Run a list of trainings one after another, those that are missing, and write a table and figures.",
+    argument("plan", help="YAML file with title, output_dir and runs"),
+    argument("--only", nargs="+", default=[], metavar="NAME", help="runs to start (default: all)"),
+    argument("--fresh", action="store_true", help="run again what is finished"),
+    argument("--dry-run", action="store_true", help="print the commands, run nothing"),
+    argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"),
+    examples="""
+        gitllm experiment projects/git_llm/experiments/demo_exp1.yaml
+        gitllm experiment projects/git_llm/experiments/exp1.yaml --only proj proj_lora
+        gitllm experiment my.yaml --options run.max_iters=20 run.device=cpu
+    """,
+)
+def experiment(args: argparse.Namespace) -> None:
+    """Run an experiment, or print its commands."""
+    from gitllm_plugin.common.processes import show_command
+    from gitllm_plugin.experiments.commands import train_command
+    from gitllm_plugin.experiments.plan import choose_runs, read_plan
+    from gitllm_plugin.experiments.run import run_experiment
+    from gitllm_plugin.tables import show
+
+    plan = read_plan(args.plan, args.options)
+    if args.dry_run:
+        for run in choose_runs(plan, args.only):
+            print(show_command(train_command(plan, run)))
+    else:
+        show(["", run_experiment(plan, args.only, args.fresh), f"report: {plan.output_dir / 'README.md'}"])
+
+
+@command(
+    "plot",
+    "draw the losses of runs beside each other",
+    "Draw the losses of runs beside each other, over optimizer steps, as PNG files.",
+    argument("runs", nargs="+", metavar="RUN", help="a run's folder, or the folder above for its latest run"),
+    argument("--output", type=Path, default=Path(), metavar="FOLDER", help="default: where you stand"),
+    examples="""
+        gitllm plot output/demo/train
+        gitllm plot output/a/latest output/b/latest --output figures
+    """,
+)
+def plot(args: argparse.Namespace) -> None:
+    """Draw losses."""
+    from gitllm_plugin.curves.draw import draw_runs
+    from gitllm_plugin.curves.read import read_run
+
+    for path in draw_runs([read_run(run) for run in args.runs], args.output):
+        print(path)

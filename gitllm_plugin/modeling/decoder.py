@@ -1,0 +1,379 @@
+"""A causal language model that reads images as GIT does: as a prefix that all text sees and that sees no text.
+
+transformers' model computes. Here is what makes a call of it a call of GIT's: rows, positions, rule, and what fits.
+Images come as vectors of the language model's width, however they were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Cache, DynamicCache, PreTrainedModel
+
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.modeling.attention import STREAM, PrefixRule, prefix_attention, use_streams
+from gitllm_plugin.modeling.contiguous import give_contiguous_input
+from gitllm_plugin.modeling.families import FAMILIES, Family
+from gitllm_plugin.modeling.last_layer import compute_at
+from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
+
+
+@dataclass
+class GitLLMOutput:
+    """What scoring texts gives.
+
+    Attributes:
+        loss: mean cross-entropy over supervised tokens, float32 scalar; None without labels.
+        logits: ``[N, T, V]`` at the text positions, zeros on padding; None with ``logits="none"``.
+        num_supervised_tokens: how many tokens the loss is the mean of.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    num_supervised_tokens: int = 0
+
+
+class Decoder:
+    """A language model under GIT's attention rule.
+
+    The language model is used as transformers made it: the rule reaches it through transformers' own mask
+    interface (:mod:`~gitllm_plugin.modeling.attention`) and positions through its own arguments.
+
+    No :class:`~torch.nn.Module`, because a model that has both would list every weight twice, and checkpoints know
+    them as ``language_model.*``.
+
+    Args:
+        language_model: a causal LM of transformers; LoRA, FSDP and compilation change it in place.
+        family: facts about it; None: those of :data:`~gitllm_plugin.modeling.families.FAMILIES`.
+
+    Attributes:
+        language_model: as given.
+        family: as given, or found.
+        positions: see :class:`~gitllm_plugin.modeling.families.family.Family`.
+
+    Raises:
+        ConfigError: the language model's family is not in the table and none is given.
+    """
+
+    def __init__(self, language_model: PreTrainedModel, family: Family | None = None) -> None:
+        self.language_model = language_model
+        self.family = family or _family_in_table(language_model.config.model_type)
+        self.positions = self.family.positions_of(language_model.config)
+        # ALiBi from slots counts over the whole row, so that a stream of many texts would count on.
+        if self.shares_rows:
+            use_streams(language_model)
+        # transformers hands the head the last position of each row: a slice.
+        if (head := language_model.get_output_embeddings()) is not None:
+            give_contiguous_input(head)
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether several texts can stand behind one image: positions must be free to restart."""
+        return self.positions != "slots"
+
+    @property
+    def attention_path(self) -> Literal["stream", "mask", "flex_attention"]:
+        """How :meth:`forward` attends: without a mask, with a dense one, or with FlexAttention's blocks of one.
+
+        Decoders that take registered attention functions attend without a mask;
+        ``language_model.set_attn_implementation("sdpa")`` gives them one, equal but slower.
+        """
+        # Asked at every call, because `set_attn_implementation` may be called at any time.
+        implementation = self.language_model.config._attn_implementation
+        if implementation == STREAM and self.shares_rows:
+            return "stream"
+        return "flex_attention" if implementation == "flex_attention" else "mask"
+
+    @property
+    def context_length(self) -> int | None:
+        """Most tokens, image and text, that the language model's positions allow; None where nothing limits them."""
+        config = self.language_model.config
+        return getattr(config, "max_position_embeddings", None) or getattr(config, "max_seq_len", None)
+
+    @property
+    def sliding_window(self) -> int | None:
+        """Most tokens that every layer attends to, where the decoder's attention is windowed."""
+        config = self.language_model.config
+        # Llama 4 attends in chunks, which bound a row as a window does.
+        chunk = getattr(config, "attention_chunk_size", None)
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        return min((size for size in (chunk, window) if size is not None), default=None)
+
+    @property
+    def longest_row(self) -> int | None:
+        """Most positions of a row: the context, or a shorter window of attention; None where nothing limits it."""
+        limits = [limit for limit in (self.context_length, self.sliding_window) if limit is not None]
+        return min(limits, default=None)
+
+    @property
+    def is_checkpointed(self) -> bool:
+        """Whether layers compute their activations again in the backward pass."""
+        return any(getattr(module, "gradient_checkpointing", False) for module in self.language_model.modules())
+
+    def blocks(self) -> list[nn.Module]:
+        """List the layers: every batch, with images or without, passes through them one after another."""
+        # transformers' list of what must not be cut, whatever a family calls its layers.
+        names = set(self.language_model._no_split_modules or ())
+        return [module for module in self.language_model.modules() if type(module).__name__ in names]
+
+    def forward(
+        self,
+        image_embeds: Tensor,
+        image_valid: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        weights: Tensor | None = None,
+        logits: Literal["all", "none"] = "all",
+    ) -> GitLLMOutput:
+        """Score texts about images.
+
+        Args:
+            image_embeds: float ``[U, P, D]``, D the language model's width; P = 0 for text alone.
+            image_valid: bool ``[U, P]``, which of them are real.
+            input_ids, attention_mask, labels, image_index, weights, logits: as for
+                :meth:`~gitllm_plugin.modeling.model.GitLLM.forward`.
+
+        Raises:
+            DataError: image and text are longer than the context.
+        """
+        text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        # Image rows that several texts share are not repeated, wherever the family can do without.
+        if self.attention_path == "stream":
+            layout = lay_out_stream(image_valid, text_valid, image_index, keeps_copies=self.is_checkpointed)
+        else:
+            shared = image_index is not None and self.shares_rows
+            layout = lay_out(image_valid, text_valid, image_index, share_rows=shared)
+            if image_index is not None and not shared:
+                image_embeds = image_embeds[image_index]
+        self.check_fits(layout)
+        keep, targets, texts = (None, None, None) if labels is None else layout.supervised(labels)
+        with self.head_on(keep if logits == "none" else None):
+            out = self.read(layout, image_embeds, input_ids, use_cache=False).logits
+        loss, count = None, 0
+        if keep is not None and targets is not None:
+            count = int(keep.sum())
+            scored = out if logits == "none" else out[keep]
+            loss = mean_loss(scored, targets, None if weights is None else weights[texts])
+        return GitLLMOutput(loss, layout.text_of(out) if logits == "all" else None, count)
+
+    def generate(
+        self,
+        image_embeds: Tensor,
+        image_valid: Tensor,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        **generation_kwargs: Any,
+    ) -> Any:
+        """Continue prompts about images, through the language model's own ``generate``.
+
+        Args:
+            image_embeds, image_valid: as for :meth:`forward`.
+            input_ids, attention_mask, image_index, **generation_kwargs: as for
+                :meth:`~gitllm_plugin.modeling.model.GitLLM.generate`, as is what it gives.
+
+        Raises:
+            DataError: image and prompt are longer than the context.
+        """
+        text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        cache = None
+        if image_index is not None and self._can_share_prefill(image_index, image_valid, generation_kwargs):
+            cache = self.prefill(image_embeds, image_valid)
+            # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
+            repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
+            cache.batch_select_indices(image_index.repeat_interleave(repeats))
+        align = "right" if cache is None else "blocks"
+        layout = lay_out(image_valid, text_valid.bool(), image_index, align=align)
+        if image_index is not None:
+            image_embeds = image_embeds[image_index]
+        # The last new token is not read again.
+        self.check_fits(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
+        with self._under_rule(layout, image_embeds):
+            return cast(Any, self.language_model).generate(
+                **self._inputs(layout, image_embeds, input_ids),
+                **({} if cache is None else {"past_key_values": cache}),
+                **generation_kwargs,
+            )
+
+    def prefill(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
+        """Compute keys and values of each image alone; exact, because image states never see text.
+
+        Args:
+            image_embeds, image_valid: as for :meth:`forward`, U images.
+
+        Returns:
+            A cache of U rows, with padding in front of the shorter images.
+        """
+        no_text = torch.zeros(len(image_valid), 0, dtype=torch.bool, device=image_valid.device)
+        layout = lay_out(image_valid, no_text, align="right")
+        cache = DynamicCache(config=self.language_model.config)
+        self.read(layout, image_embeds, no_text.long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def check_fits(self, layout: Layout, new_tokens: int = 0) -> None:
+        """Refuse what the decoder's positions, or its window, cannot hold.
+
+        Args:
+            layout: of image and text.
+            new_tokens: how many more will be read behind each row.
+
+        Raises:
+            DataError: too long; the message says by how much.
+        """
+        if self.positions == "slots":
+            needed = layout.attention_mask.shape[1]
+        else:
+            needed = int(self._positions_of(layout)["position_ids"].max()) + 1
+        limit = self.longest_row
+        if limit is not None and needed + new_tokens > limit:
+            raise DataError(
+                f"image, text and answer take {needed + new_tokens} positions, but the language model's context is "
+                f"{limit}: shorten the prompt or ask for a shorter answer"
+            )
+
+    def read(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor, **kwargs: Any) -> Any:
+        """Run the language model over laid out images and texts, as GIT.
+
+        Args:
+            layout: where they stand; in one with a row a text, ``image_embeds`` are those of each row.
+            image_embeds: float ``[U, P, D]`` or ``[R, P, D]``.
+            input_ids: long ``[N, T]``.
+            **kwargs: further arguments of transformers' model (``use_cache``, ``output_attentions``, ...).
+
+        Returns:
+            transformers' output; ``logits`` are ``[R, S, V]``, see :meth:`Layout.text_of`.
+        """
+        with self._under_rule(layout, image_embeds):
+            return self.language_model(**self._inputs(layout, image_embeds, input_ids), **kwargs)
+
+    def read_behind(
+        self, cache: Cache, rule: PrefixRule, input_ids: Tensor, attention_mask: Tensor, order: Tensor, before: Tensor
+    ) -> Any:
+        """Run the language model over more text behind cached rows.
+
+        Args:
+            cache: of R rows of C slots; the new ones are appended to it.
+            rule: who sees whom, for the cached slots and the new ones.
+            input_ids: long ``[R, Q]``.
+            attention_mask: long ``[R, C + Q]``, 1 on real tokens.
+            order: long ``[R, Q]``, the place of each new token in its own text, from 0.
+            before: long ``[R]``, see :meth:`end_of`.
+
+        Returns:
+            transformers' output.
+        """
+        positions = {} if self.positions == "slots" else {"position_ids": before[:, None] + order}
+        with prefix_attention(self.language_model.config, rule):
+            return self.language_model(
+                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
+            )
+
+    def end_of(self, layout: Layout) -> Tensor:
+        """Give the position behind each row of one text, long ``[R]``: of text alone, or of image and text."""
+        return layout.text_valid.sum(1) if self.positions == "text" else layout.attention_mask.sum(1)
+
+    @contextmanager
+    def head_on(self, keep: Tensor | None) -> Iterator[None]:
+        """Compute logits ``[n, V]``, and what they alone read, at some slots inside the block.
+
+        Args:
+            keep: bool ``[R, S]``, n of them True; None: at all slots, as always.
+        """
+        # Checkpointed layers are computed again in the backward pass, when these hooks are gone.
+        with compute_at(self.language_model, keep, in_last_layer=not self.is_checkpointed):
+            yield
+
+    def _can_share_prefill(self, image_index: Tensor, image_valid: Tensor, generation_kwargs: dict[str, Any]) -> bool:
+        # Asked for a cache of a certain kind, `generate` wants to make it itself.
+        usual = getattr(self.language_model.generation_config, "cache_implementation", None)
+        makes_own_cache = generation_kwargs.get("cache_implementation", usual) is not None
+        is_shared = len(image_index) > len(image_valid) and bool(image_valid.any())
+        return self.shares_rows and is_shared and not makes_own_cache
+
+    def _inputs(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
+        """Make the language model's arguments: ``inputs_embeds [R, S, D]``, mask and positions."""
+        text_embeds = self.language_model.get_input_embeddings()(input_ids)
+        # Zeros in slots of padding, and of images where they enter behind positions.
+        rows = text_embeds.new_zeros(*layout.attention_mask.shape, text_embeds.shape[-1])
+        if self.positions != "text":
+            rows = layout.place_image(rows, image_embeds)
+        rows = layout.place_text(rows, text_embeds)
+        return {"inputs_embeds": rows, "attention_mask": layout.attention_mask, **self._positions_of(layout)}
+
+    def _positions_of(self, layout: Layout) -> dict[str, Tensor]:
+        if self.positions == "slots":
+            return {}
+        return {"position_ids": layout.text_position_ids if self.positions == "text" else layout.position_ids}
+
+    @contextmanager
+    def _under_rule(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
+        """Set, inside the block, everything but arguments that makes a call of the language model a call of GIT's."""
+        with prefix_attention(self.language_model.config, layout.rule):
+            if self.positions != "text":
+                yield
+                return
+            with self._image_behind_positions(layout, image_embeds):
+                yield
+
+    @contextmanager
+    def _image_behind_positions(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
+        """Put image features where learned positions come out, instead of a position.
+
+        The decoder adds that module's output to (projected) token embeddings, which are zero on image
+        slots; so the sum is the image feature there, and token + position on text.
+        """
+        assert self.family.position_module is not None
+        module = self.language_model.get_submodule(self.family.position_module)
+        # Of every slot, and not only of the new ones, because `generate` calls again behind a cache.
+        is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
+        is_image[layout.image_row, layout.image_slot] = True
+        rows = image_embeds.new_zeros(*is_image.shape, image_embeds.shape[-1])
+        rows = layout.place_image(rows, image_embeds)
+
+        def replace(module: nn.Module, args: Any, positions: Tensor) -> Tensor:
+            # Beams are rows of their own, beside each other.
+            repeats = positions.shape[0] // is_image.shape[0]
+            # Behind a cache the decoder asks for the end of its rows alone.
+            length = positions.shape[1]
+            mask = is_image[:, -length:].repeat_interleave(repeats, dim=0)
+            image = rows[:, -length:].repeat_interleave(repeats, dim=0)
+            return torch.where(mask[..., None], image.to(positions.dtype), positions)
+
+        handle = module.register_forward_hook(replace)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Compute the mean cross-entropy of tokens, in float32; 0 where there is none.
+
+    Args:
+        logits: ``[n, V]``.
+        targets: long ``[n]``.
+        weights: float ``[n]``, for a weighted mean; None: all the same.
+    """
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets, reduction="sum") / max(len(targets), 1)
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def _family_in_table(model_type: str) -> Family:
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"language model of type {model_type!r} is in no family of the table ({', '.join(sorted(FAMILIES))}); "
+            "build_git_llm tests whether it fits, or give `family`"
+        )
+    return FAMILIES[model_type]

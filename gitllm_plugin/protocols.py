@@ -1,0 +1,239 @@
+"""What a model, a data set, a stream and a task may offer the runner, beyond what LAVIS asks of them.
+
+All of it is optional: LAVIS's own models, data sets and tasks offer none of it, and train all the same. Whoever offers
+one method of a protocol offers all of it, which :func:`offers` sees to.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from gitllm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from typing_extensions import TypeIs
+
+
+class LayeredModel(Protocol):
+    """A model whose layers are compiled, and spread over ranks (``run.sharding: fsdp``), one at a time."""
+
+    def blocks(self) -> list[nn.Module]:
+        """Give the layers that every batch runs through, first to last; without it the model is one whole."""
+        ...
+
+
+class GroupedModel(Protocol):
+    """A model that decides which of its parameters learn how fast."""
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Give torch's parameter groups (``params``, ``weight_decay``), where ``lr_scale`` is a factor on the rate.
+
+        Without it matrices decay, vectors do not, and all learn alike. ``weight_decay`` is that of ``run``.
+        """
+        ...
+
+
+class SelectiveModel(Protocol):
+    """A model that decides what of it a checkpoint holds."""
+
+    def trainable_state_dict(self) -> dict[str, Tensor]:
+        """Give the weights that training changes, by name; without it, all that are not frozen."""
+        ...
+
+    def load_trainable_state_dict(self, state: dict[str, Tensor], source: str) -> None:
+        """Check and load what the other method gave; ``source`` names the file in a :class:`ConfigError`."""
+        ...
+
+
+class MergingModel(Protocol):
+    """A model that answers faster when it knows that nothing is trained in between."""
+
+    def inference(self) -> AbstractContextManager[None]:
+        """Give the context that a whole evaluation runs in; behind it the weights are bit for bit those before."""
+        ...
+
+
+class FingerprintedModel(Protocol):
+    """A model that takes features of images, computed before, in the place of pixels."""
+
+    def encoder_fingerprint(self) -> str:
+        """Say what features have to be made by; a :class:`ConfigError` where the image encoder is trained."""
+        ...
+
+
+class TextsEncoder(Protocol):
+    """A model's ``text_encoder`` whose tokens ``gitllm train --dry-run`` shows."""
+
+    tokenizer: Any
+
+    def prompts_and_answers(self, prompts: list[str], answers: list[str], **settings: Any) -> Any:
+        """Give ``input_ids``, ``attention_mask`` and ``labels``, each long ``[N, T]``; -100 is not learnt."""
+        ...
+
+
+class CollatingData(Protocol):
+    """A data set that makes its own batches."""
+
+    def collater(self, items: list[Any]) -> dict[str, Any]:
+        """Make a batch of items; without it torch's ``default_collate`` does."""
+        ...
+
+
+class CountedData(Protocol):
+    """A split that knows how many examples an evaluation of it has."""
+
+    @property
+    def num_examples(self) -> int:
+        """Of all ranks together; the task ``m3it`` warns where so many were not evaluated."""
+        ...
+
+
+class ModelReadingData(Protocol):
+    """A data set whose items depend on the model, as features of images do."""
+
+    def use_model(self, model: Any) -> None:
+        """Look at the model; called once, before it is moved, wrapped or spread over ranks."""
+        ...
+
+
+class BatchingStream(Protocol):
+    """A stream that deals whole batches to worker processes, so that their number changes nothing."""
+
+    def set_batch_size(self, batch_size: int) -> None:
+        """Learn how many items a loader takes for a batch of one rank; called before its workers start."""
+        ...
+
+
+class SharedStream(Protocol):
+    """A stream that can be evaluated on by all ranks together, or by each alone."""
+
+    def set_shared(self, shared: bool) -> None:
+        """Give each rank its share of the split (as without this call), or the whole of it to every rank."""
+        ...
+
+
+class CountingStream(Protocol):
+    """A stream that wants to know what was trained on: worker processes read ahead."""
+
+    def note_batch(self, batch: dict[str, Any]) -> None:
+        """Learn that a batch is trained on now; called on every rank for its own batches, in their order."""
+        ...
+
+
+class ResumableStream(Protocol):
+    """A stream with a place to go on from; without it a resumed run reads from the beginning, with a warning."""
+
+    def state_dict(self) -> Any:
+        """Give this rank's place as plain values and tensors; called when a checkpoint is written."""
+        ...
+
+    def load_state_dict(self, state: Any) -> None:
+        """Go on there; called before a loader's iterator is made, where the number of ranks is the same."""
+        ...
+
+
+class RescalableStream(ResumableStream, Protocol):
+    """A resumable stream that also goes on with another number of ranks."""
+
+    def load_state_dicts(self, states: Sequence[Any]) -> None:
+        """Go on from the places of all ranks that there were, in their order."""
+        ...
+
+
+class HostStream(BatchingStream, Protocol):
+    """A stream for LAVIS's own runners, which keep no state of their data; the runner ``git_llm`` does not ask."""
+
+    def skip_batches(self, number: int) -> None:
+        """Go on as after so many batches of this rank; called after ``set_batch_size``."""
+        ...
+
+
+class CountingTask(Protocol):
+    """A task that counts what it trains on, so that every token weighs the same in whatever batch or rank it is."""
+
+    def train_outputs(self, model: nn.Module, samples: dict[str, Any]) -> Mapping[str, Any]:
+        """Give ``loss``, a scalar, the mean over ``num_supervised_tokens``; in the place of LAVIS's ``train_step``."""
+        ...
+
+
+PROTOCOLS: dict[str, tuple[type, ...]] = {
+    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, FingerprintedModel),
+    "text encoder": (TextsEncoder,),
+    "data set": (CollatingData, CountedData, ModelReadingData),
+    "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),
+    "task": (CountingTask,),
+}
+"""All protocols, by what they are about."""
+
+Offered = TypeVar("Offered")
+
+
+def offers(thing: Any, protocol: type[Offered]) -> TypeIs[Offered]:
+    """Tell whether an object offers all of a protocol.
+
+    Unlike ``isinstance``, it refuses half of one, and takes no attribute (such as the ``blocks`` of a vision
+    transformer, a list of modules) for a method.
+
+    Args:
+        thing: an object of any class.
+        protocol: one of :data:`PROTOCOLS`.
+
+    Returns:
+        False where it has nothing of what the protocol adds to those it extends. Plain attributes, which many
+        classes have by chance, are asked for only beside a method.
+
+    Raises:
+        ConfigError: it has some of it and not all; the message names the class, what it has and what is missing.
+    """
+    needed = members(protocol)
+    has = [name for name in needed if _has(thing, name, needed[name])]
+    own = [name for name in has if name in vars(protocol)]
+    if not own:
+        return False
+    if missing := [name for name in needed if name not in has]:
+        raise ConfigError(
+            f"{type(thing).__name__} has {_listed(own, needed)}, but not {_listed(missing, needed)}: a "
+            f"{protocol.__name__} (gitllm_plugin.protocols) has all of them; add what is missing, or take the rest away"
+        )
+    return True
+
+
+def check_offers(thing: Any, *kinds: str) -> None:
+    """Refuse an object that offers half of a protocol.
+
+    Args:
+        thing: the object.
+        kinds: keys of :data:`PROTOCOLS`.
+
+    Raises:
+        ConfigError: see :func:`offers`.
+    """
+    for kind in kinds:
+        for protocol in PROTOCOLS[kind]:
+            offers(thing, protocol)
+
+
+def members(protocol: type) -> dict[str, bool]:
+    """Name what a protocol and those it extends ask for, and whether each is a method."""
+    found: dict[str, bool] = {}
+    for cls in reversed(protocol.__mro__):
+        if getattr(cls, "_is_protocol", False):
+            found |= {name: False for name in vars(cls).get("__annotations__", {})}
+            found |= {name: inspect.isfunction(value) for name, value in vars(cls).items() if name[0] != "_"}
+    return found
+
+
+def _has(thing: Any, name: str, is_method: bool) -> bool:
+    if not is_method:
+        return hasattr(thing, name)
+    method = getattr(thing, name, None)
+    return inspect.isroutine(method) or isinstance(method, functools.partial)
+
+
+def _listed(names: list[str], is_method: Mapping[str, bool]) -> str:
+    return ", ".join(f"{name}()" if is_method[name] else name for name in names)

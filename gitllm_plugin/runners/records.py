@@ -1,0 +1,255 @@
+"""The numbers of a run: one line per optimizer step or evaluation, for loss curves, and trackers beside the files."""
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.runners.length import Position
+
+if TYPE_CHECKING:
+    from gitllm_plugin.common.progress import Progress
+
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+TESTED = "tested.json"
+
+
+@dataclass
+class StepRecord:
+    """What one optimizer step did, over all ranks; a line of ``metrics.jsonl``.
+
+    Attributes:
+        step: counted from 0 over the run.
+        epoch: counted from 0.
+        iter: iterations done since the start of the run, this step's included.
+        loss: mean over the step's supervised tokens (over its batches where the task counts no tokens); None where it
+            was not finite.
+        lr: learning rate of the first parameter group.
+        grad_norm: norm of the gradient before clipping; None where it was not finite.
+        samples: number of examples.
+        tokens: number of supervised tokens, or of batches where the task counts no tokens.
+        seconds: time from the end of the step before.
+        skipped: the ids of the step's examples where its gradient could not be used and the weights were left as they
+            were; None for all other steps.
+    """
+
+    step: int
+    epoch: int
+    iter: int
+    loss: float | None
+    lr: float
+    grad_norm: float | None
+    samples: int
+    tokens: int
+    seconds: float
+    skipped: list[str] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the record as plain values, without ``skipped`` where nothing was."""
+        values = asdict(self)
+        if self.skipped is None:
+            del values["skipped"]
+        return values
+
+
+class RecordsFile:
+    """Appends records, each flushed at once, so that a run that is killed loses none.
+
+    Args:
+        path: the file; made if it does not exist.
+    """
+
+    def __init__(self, path: Path):
+        self.file = open(path, "a")  # noqa: SIM115 - open as long as the epoch lasts
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        try:
+            self.file.write(json.dumps(record) + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise StorageError(f"{self.file.name} cannot be written: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Close the file; what could not be written was reported when it was tried."""
+        # Closing flushes once more what a full disk refused: the same error would hide the one that says so.
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+class StepLog:
+    """Shows and keeps the steps of an epoch: in a file, in trackers and on the terminal. A context manager.
+
+    Args:
+        path: the file of the steps, None on other ranks than the first.
+        trackers: where numbers are sent to.
+        bar: the epoch's progress.
+    """
+
+    def __init__(self, path: Path | None, trackers: "Trackers", bar: "Progress"):
+        self.file = None if path is None else RecordsFile(path)
+        self.trackers = trackers
+        self.bar = bar
+
+    def __enter__(self) -> "StepLog":
+        """Begin."""
+        self.bar.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close the file, and leave the bar as it is."""
+        self.bar.__exit__(*exception)
+        if self.file is not None:
+            self.file.close()
+
+    def add(self, record: StepRecord, epoch_iter: int) -> None:
+        """Note a step, after which ``epoch_iter`` iterations of the epoch are done.
+
+        Raises:
+            StorageError: the disk is full.
+        """
+        self.trackers.log(record.step + 1, "train", record.as_dict())
+        if self.file is not None:
+            self.file.write(record.as_dict())
+        loss = "skipped" if record.loss is None else f"{record.loss:.4f}"
+        iterations = epoch_iter - self.bar.done
+        self.bar.update(iterations, record.samples, record.tokens, loss=loss, lr=f"{record.lr:.2e}")
+
+
+def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
+    """Leave each step once in the records of a run to be resumed.
+
+    Taken out are the records that a checkpoint does not hold, and a line cut off by a crash.
+
+    Args:
+        path: the file; nothing is done where it does not exist.
+        epoch: the epoch in which the checkpoint stands.
+        step: the steps that were done when it was written. Only in its epoch are they compared: another batch size
+            numbers later epochs differently.
+    """
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step):
+            kept.append(line + "\n")
+    write_atomically(path, "".join(kept).encode())
+
+
+def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping[str, Any]) -> None:
+    """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was."""
+    place = {"split": split, "step": position.steps, "iter": position.iters, "epoch": position.last_epoch}
+    with contextlib.closing(RecordsFile(folder / EVALUATIONS_FILE)) as evaluations:
+        evaluations.write({**place, **stats})
+
+
+def note_tested(folder: Path, position: Position, splits: Sequence[str]) -> None:
+    """Let a run that was interrupted in its test be told from one that is done."""
+    (folder / TESTED).write_text(json.dumps({"iters": position.iters, "splits": list(splits)}) + "\n")
+
+
+def is_tested(folder: Path, position: Position, splits: Sequence[str]) -> bool:
+    """Tell whether the end of the run, as far as it is trained now, was evaluated on all of ``splits``."""
+    try:
+        tested = json.loads((folder / TESTED).read_text())
+    except (OSError, json.JSONDecodeError):  # none yet, or cut off by a crash
+        return not splits
+    done = tested.get("splits", []) if tested.get("iters") == position.iters else []
+    return set(splits) <= set(done)
+
+
+class Tracker:
+    """One place that numbers are sent to.
+
+    Args:
+        log: takes a step, counted from 1, and numbers by name.
+        close: writes what is left.
+    """
+
+    def __init__(self, log: Callable[[int, Mapping[str, Any]], None], close: Callable[[], None]):
+        self.log = log
+        self.close = close
+
+
+def _tensorboard(folder: Path, config: Mapping[str, Any]) -> Tracker:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(step: int, numbers: Mapping[str, Any]) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+
+    return Tracker(log, writer.close)
+
+
+def _wandb(folder: Path, config: Mapping[str, Any]) -> Tracker:
+    import wandb
+
+    # The folder's name, so that a resumed run goes on in its own page. Project and account are W&B's own
+    # environment variables.
+    run = wandb.init(dir=str(folder), name=folder.name, id=folder.name, resume="allow", config=dict(config))
+    return Tracker(lambda step, numbers: run.log(dict(numbers), step=step), run.finish)
+
+
+_OPEN = {"tensorboard": _tensorboard, "wandb": _wandb}
+TRACKERS = tuple(_OPEN)
+"""What ``run.trackers`` may name; each is also the package that it needs."""
+
+
+def missing_packages(names: Sequence[str]) -> list[str]:
+    """Name, one message each, the trackers that are asked for and not installed."""
+    return [
+        f"run.trackers has {name!r}, which is not installed: pip install {name}"
+        for name in names
+        if name in TRACKERS and find_spec(name) is None
+    ]
+
+
+class Trackers:
+    """All that a run sends numbers to.
+
+    Args:
+        names: of :data:`TRACKERS`; may be empty.
+        folder: the run's.
+        config: the resolved configuration.
+
+    Raises:
+        ConfigError: a package is missing.
+    """
+
+    def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]):
+        missing = missing_packages(names)
+        if missing:
+            raise ConfigError("\n".join(missing))
+        self.trackers = [_OPEN[name](folder, config) for name in names]
+
+    def log(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
+        """Send the numbers among ``values``, each as ``prefix/name``; ``step`` counts from 1."""
+        numbers = {
+            f"{prefix}/{name}": value
+            for name, value in values.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool)
+        }
+        for tracker in self.trackers:
+            tracker.log(step, numbers)
+
+    def close(self) -> None:
+        """Write what is left."""
+        for tracker in self.trackers:
+            tracker.close()
+        self.trackers = []

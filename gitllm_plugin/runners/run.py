@@ -1,0 +1,251 @@
+"""What a run is made of: each part is built once, from those before it."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from lavis.datasets.data_utils import reorg_datasets_by_split
+from omegaconf import OmegaConf
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import Loader
+from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.runners import parallel, precision
+from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point, run_folder_of
+from gitllm_plugin.runners.length import RunLength
+from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
+from gitllm_plugin.runners.loop import TrainingLoop
+from gitllm_plugin.runners.optimizer import Schedule, build_optimizer, build_schedule
+from gitllm_plugin.runners.run_folder import create_run_folder
+from gitllm_plugin.runners.state import Saving, TrainingState
+from gitllm_plugin.runners.training_data import TrainingData, training_data
+
+
+class RunParts:
+    """The parts of a run, in the order in which they depend on each other.
+
+    Each is built when it is first asked for: an evaluation has no optimizer and no training data, and what is wrong
+    with a part is said before the next one takes its time.
+
+    Args:
+        config: LAVIS's ``Config``; its ``run_cfg`` with all defaults filled in.
+        model: on any device; moved to the run's.
+        datasets: by data set name, then by split.
+
+    Attributes:
+        saving_times: when a checkpoint is due within an epoch.
+    """
+
+    def __init__(self, config: Any, model: nn.Module, datasets: Mapping[str, Mapping[str, Any]]):
+        self.config = config
+        self.datasets = datasets
+        self._model = model
+        self.saving_times = SavingTimes(self.run_cfg.get("save_every_steps"), self.run_cfg.get("save_every_minutes"))
+
+    @property
+    def run_cfg(self) -> Any:
+        """The configuration's ``run``."""
+        return self.config.run_cfg
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """The resolved configuration as plain values."""
+        return OmegaConf.to_container(self.config.config, resolve=True)  # type: ignore[return-value]
+
+    # ------------------------------------------------------------------ the folder, which the ranks share
+
+    @cached_property
+    def _opened(self) -> tuple[Path | None, Path]:
+        # Rank 0 alone looks and makes: the clocks of others would name another folder.
+        return ranks.from_first_rank(self._open_folder)
+
+    def _open_folder(self) -> tuple[Path | None, Path]:
+        output_dir = Path(self.run_cfg.output_dir).expanduser().absolute()
+        resume = self.run_cfg.get("resume_ckpt_path") if not self.run_cfg.evaluate else None
+        resume_from = find_resume_point(str(resume), output_dir) if resume else None
+        folder = run_folder_of(resume_from) if resume_from else create_run_folder(output_dir)
+        (folder / "result").mkdir(exist_ok=True)
+        return resume_from, folder
+
+    @property
+    def resume_from(self) -> Path | None:
+        """The checkpoint that the run goes on from, if any."""
+        return self._opened[0]
+
+    @property
+    def folder(self) -> Path:
+        """The run's own: a new one, or that of the run which goes on."""
+        return self._opened[1]
+
+    @cached_property
+    def checkpoints(self) -> CheckpointFolder:
+        """The run's checkpoints on disk."""
+        return CheckpointFolder(self.folder, int(self.run_cfg.keep_last))
+
+    # ------------------------------------------------------------------ where and how it computes
+
+    @cached_property
+    def device(self) -> torch.device:
+        """This rank's device."""
+        local_rank = self.run_cfg.get("gpu") if ranks.is_distributed() else None
+        return precision.resolve_device(self.run_cfg.device, local_rank)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """What matrices are multiplied in. LAVIS's ``amp: False`` means fp32."""
+        name = self.run_cfg.precision
+        if name == "auto" and self.run_cfg.get("amp") is False:
+            name = "fp32"
+        dtype = precision.resolve_precision(name, self.device)
+        logging.info("Computing on %s in %s.", self.device, dtype)
+        return dtype
+
+    def autocast(self) -> AbstractContextManager:
+        """Give the context of forward passes, in training and evaluation alike."""
+        return precision.autocast(self.device, self.dtype)
+
+    @cached_property
+    def scaler(self) -> torch.amp.GradScaler:
+        """Of gradients; disabled where they are not in fp16."""
+        return precision.gradient_scaler(self.device, self.dtype)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model on its device, as the ranks share it.
+
+        Where the run computes in fp32 the model is fp32, frozen weights included, however they were loaded.
+        """
+        model, sharding = self._model, self.run_cfg.sharding
+        if self.dtype == torch.float32:
+            model = precision.compute_in_float32(model)
+        if sharding == "none":  # else it may be too large for the device before it is spread
+            model = model.to(self.device)
+        if self.run_cfg.compile:
+            parallel.compile_blocks(model)
+        return parallel.share(model, self.device, sharding)
+
+    @property
+    def bare_model(self) -> nn.Module:
+        """The model on its device, not wrapped."""
+        return parallel.unwrap(self.model)
+
+    # ------------------------------------------------------------------ what is trained on, and for how long
+
+    def _loader_settings(self, batch_size: Any) -> LoaderSettings:
+        return LoaderSettings(int(batch_size), int(self.run_cfg.num_workers), self.device.type == "cuda")
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The training batches."""
+        ratios, settings = (
+            self.run_cfg.get("train_dataset_ratios"),
+            self._loader_settings(self.run_cfg.batch_size_train),
+        )
+        return training_data(self.datasets, self.run_cfg.train_splits, ratios, settings, int(self.run_cfg.seed))
+
+    @cached_property
+    def length(self) -> RunLength:
+        """How long training is."""
+        return RunLength.of(self.run_cfg, self.data.batches_per_epoch, self.data.streaming)
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """Over the trained parameters."""
+        run_cfg = self.run_cfg
+        optimizer = build_optimizer(
+            self.bare_model, float(run_cfg.init_lr), float(run_cfg.weight_decay), float(run_cfg.beta2)
+        )
+        count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
+        logging.info("Trainable parameters: %s", f"{count:,}")
+        return optimizer
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Of the learning rates."""
+        return build_schedule(self.run_cfg, self.optimizer, self.length)
+
+    @cached_property
+    def state(self) -> TrainingState:
+        """What a checkpoint holds besides the progress."""
+        return TrainingState(
+            model=self.bare_model,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            schedule=self.schedule,
+            length=self.length,
+            data=self.data,
+            config=self.plain_config,
+        )
+
+    @cached_property
+    def saving(self) -> Saving:
+        """What writes and reads the run's checkpoints."""
+        return Saving(self.state, self.checkpoints, self.saving_times)
+
+    def build_loop(self, task: Any, at: Callable[[str], None]) -> TrainingLoop:
+        """Make the training loop, one for all epochs.
+
+        Args:
+            task: LAVIS's task.
+            at: is told what this rank does.
+        """
+        run_cfg = self.run_cfg
+        return TrainingLoop(
+            task=task,
+            model=self.model,
+            optimizer=self.optimizer,
+            schedule=self.schedule,
+            scaler=self.scaler,
+            device=self.device,
+            autocast=self.autocast,
+            seed=int(run_cfg.seed),
+            accum_grad_iters=int(run_cfg.accum_grad_iters),
+            max_grad_norm=float(run_cfg.max_grad_norm),
+            max_skipped_steps=int(run_cfg.max_skipped_steps),
+            at=at,
+        )
+
+    # ------------------------------------------------------------------ what is evaluated on
+
+    @cached_property
+    def splits(self) -> dict[str, Any]:
+        """The data set of each split, the first where several have it.
+
+        Raises:
+            ConfigError: several data sets have a split that is evaluated on.
+        """
+        by_split = reorg_datasets_by_split(self.datasets)
+        for split in {*self.run_cfg.valid_splits, *self.run_cfg.test_splits}:
+            if len(by_split.get(split, [])) > 1:
+                raise ConfigError(f"Several data sets have a split {split!r}: only one can be evaluated on")
+        return {split: found[0] for split, found in by_split.items()}
+
+    @cached_property
+    def loaders(self) -> dict[str, Loader]:
+        """A loader for evaluation of each split."""
+        # Ranks that spread a model between them gather it together, so that each has to compute as often as the others.
+        shared = bool(self.run_cfg.get("use_dist_eval_sampler", True)) and self.run_cfg.sharding == "none"
+        settings = self._loader_settings(self.run_cfg.batch_size_eval)
+        return {split: evaluation_loader(self.splits[split], settings, shared) for split in sorted(self.splits)}
+
+    def check_splits(self, names: Sequence[str]) -> None:
+        """Refuse splits that cannot be read, before anything is computed.
+
+        Raises:
+            ConfigError: a split that no data set has.
+            DataError: a split without examples.
+        """
+        for split in names:
+            if split not in self.loaders:
+                known = ", ".join(sorted(self.loaders))
+                raise ConfigError(f"run names the split {split!r}, but the data sets have: {known or 'none'}")
+            dataset = self.splits[split]
+            if not isinstance(dataset, IterableDataset) and len(dataset) == 0:
+                storage = f"build_info.annotations.{split}.storage"
+                raise DataError(f"Split {split!r} has no examples; check the data set's {storage}")
