@@ -142,7 +142,7 @@ def test_refuses_what_is_no_video(item):
         make()(item)
 
 
-@pytest.mark.parametrize("num_frames", [0, "8", 2.5])
+@pytest.mark.parametrize("num_frames", [0, "eight", 2.5])
 def test_wrong_number_of_frames(num_frames):
     with pytest.raises(ConfigError, match="num_frames is .*, expected 1 or more"):
         make(num_frames=num_frames)
