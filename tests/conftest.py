@@ -25,8 +25,12 @@ def pytest_terminal_summary(terminalreporter):
 def cpu_precision(request):
     """What ``auto`` chooses on a CPU, here and in child processes: tests whose outcome depends on it run both ways.
 
-    Of the module's scope, so that fixtures that train can ask for it; what trains must not be shared across modules.
+    Of the module's scope, so that fixtures that train a model for several tests can ask for it.
     """
+    from tests.small_run import ENVIRONMENT
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GITLLM_CPU_PRECISION", request.param)
+        # A copy of the environment from when it was imported.
+        patch.setitem(ENVIRONMENT, "GITLLM_CPU_PRECISION", request.param)
         yield request.param

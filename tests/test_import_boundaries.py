@@ -139,11 +139,14 @@ def circles(arrows: dict[str, set[str]]) -> list[tuple[str, ...]]:
 
 # What is still to be mended; nothing may be added.
 UNFINISHED = {
-    "modeling/model.py",
     "models/image_text.py",
+<<<<<<< HEAD
     "modeling/attention_map.py",
     "modeling/ranking.py",
     "modeling/self_test.py",
+=======
+    "runners/dry_run.py",
+>>>>>>> main
 }
 
 
@@ -181,8 +184,7 @@ def imports():
 
 
 def test_no_modules_import_each_other(imports):
-    found = [circle for circle in circles(imports) if "gitllm_plugin.modeling.model" not in circle]
-    assert found == []
+    assert circles(imports) == []
 
 
 def test_no_rooms_import_each_other(imports):

@@ -1,4 +1,4 @@
-"""Encodes the images of shards once, for training that does not change the encoder."""
+"""The images of shards, encoded once, for training that does not change the encoder."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def encode_shards(
         stream: the split; its ``on_error`` says whether what cannot be read is left out.
         folder: where features go.
         num_workers: processes that decode; 0: this one.
-        share: number k of n equal parts of the shards, from 0.
+        share: which of how many processes this is, from 0: each takes every n-th shard.
         batch_size: images that are encoded at a time, or a few more.
         on_progress: called with the number of images that are done.
 
@@ -116,6 +116,7 @@ def encode_shards(
         if not shard.images:
             encoded.without_images += 1
             continue
+        # Several machines may work on one folder; each shard is encoded by whoever comes first.
         with lock_features(folder, shard, maker):
             if _is_done(folder, shard, maker, stream.on_error):
                 encoded.found += 1
@@ -135,6 +136,7 @@ def _is_done(folder: Path, shard: Shard, maker: Maker, on_error: str) -> bool:
         found: FeatureFile = find_features(folder, shard, maker)
     except DataError:
         return False
+    # A broken image stays broken, a shard that was missing may have come.
     kinds = {kind for _, kind, _ in found.unreadable}
     return not kinds or (on_error == "skip" and "shard" not in kinds)
 
@@ -184,6 +186,7 @@ def _encode(
         features: Iterator[np.ndarray] = iter(())
         if pixels:
             encoded = encoder(normalize_pixels(torch.cat(pixels).to(device), mean, std)).to(torch.bfloat16).cpu()
+            # numpy has no bfloat16: what is written are its bits.
             bits = encoded.view(torch.int16).numpy().view(np.uint16)
             features = iter(np.split(bits, np.cumsum([len(images) for images in pixels])[:-1]))
             on_progress(len(bits))
@@ -198,6 +201,7 @@ def _encode(
     for record in records:
         waiting.append(record)
         images += 0 if isinstance(record, RowError) else len(record)
+        # A record is never cut, so that its features are written in one piece; a batch may be a few images larger.
         if images >= batch_size:
             yield from encode(waiting)
             waiting, images = [], 0

@@ -70,7 +70,7 @@ class Source:
 
     def __init__(self, config: DictConfig):
         self.config = config
-        self.info: Any = config.build_info or {}
+        self.info: Any = config.build_info or {}  # LAVIS allows a node without one
         check_keys(f"{self.where}.build_info", self.info, self.build_info_keys)
 
     def open(self, split: str, items: ItemMaker) -> M3ITDataset | M3ITShards:
@@ -111,6 +111,7 @@ class _Examples(Source):
 
     def open(self, split: str, items: ItemMaker) -> M3ITDataset:
         """Open a split."""
+        # In evaluation answers of one length come together, since generation runs as long as a batch's longest answer.
         return M3ITDataset(
             vis_processor=items.vis_processor,
             text_processor=items.text_processor,
@@ -190,6 +191,7 @@ class TreeSource(_Examples):
         )
         if self.tree.missing:
             self._tell_missing()
+        # A preset's configurations do not all have every split; what none has is not opened.
         there = {files.split for files in self.tree.splits}
         self.splits = [split for split in SPLITS if split in there]
         self.place = f" of {self.tree.root}"
@@ -199,6 +201,7 @@ class TreeSource(_Examples):
         info, tree = self.info, self.tree
         folder = Path(info.index_folder).expanduser() if info.index_folder else default_index_folder()
         of_split = [files for files in tree.splits if files.split == split]
+        # Of all configurations in one: texts about one image share an item whichever of them they belong to.
         examples = IndexedExamples(file for files in of_split for file in open_split(tree, files, folder, info.limit))
         if examples.problems:
             logging.warning("M3IT %s: %s", split, summarize_problems(examples.problems))
@@ -272,6 +275,7 @@ class ShardsSource(Source):
     def _choose_configs(self) -> list[str]:
         """Choose the configurations by a preset, or by names and wildcards; all where nothing is said."""
         known = list(self.manifest.configs)
+        # In the order of the manifest, which is that of the items: names in another order are the same data.
         patterns = self.names("configs") or ["*"]
         if self.info.get("preset") is not None:
             if self.info.get("configs") is not None:
@@ -312,6 +316,7 @@ class ShardsSource(Source):
         return EpochOrder(table, quotas, self.config.seed, self.config.shuffle_shards)
 
     def _check_files(self, table: ItemTable) -> None:
+        # Now rather than in the middle of training; of a server nothing is asked, which would take a request a shard.
         problems = self.folder.find_missing(table.shards)
         if not problems:
             return

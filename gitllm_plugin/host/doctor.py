@@ -133,7 +133,7 @@ def _examine_precision(diagnosis: Diagnosis) -> None:
         diagnosis.problems.append((str(error), f"unset {CPU_PRECISION}"))
         return
     meaning = "fast, precision auto uses it" if fast else "not known to be fast, precision auto computes in fp32"
-    if CPU_PRECISION in os.environ:
+    if os.environ.get(CPU_PRECISION):
         meaning += f" ({CPU_PRECISION} says so)"
     diagnosis.facts.append(("bf16 on CPU", meaning))
 

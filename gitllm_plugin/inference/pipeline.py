@@ -89,7 +89,7 @@ class Pipeline:
 
     @classmethod
     def from_folder(cls, folder: str | Path, dtype: str = "auto", device: str | torch.device | None = None) -> Pipeline:
-        """Read a folder that `gitllm export` wrote.
+        """Read a folder that ``gitllm export`` wrote.
 
         Args:
             folder: with tokenizer and image processor.

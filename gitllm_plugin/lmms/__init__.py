@@ -1,4 +1,4 @@
-"""A model for lmms-eval, found by it through the entry points of the group `lmms_eval.models`."""
+"""A model for lmms-eval, found by it through the entry points of the group ``lmms_eval.models``."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`python -m gitllm_plugin.lmms ...`: the command `lmms_eval`, also beside a CPU-only torch.
+"""``python -m gitllm_plugin.lmms ...``: the command ``lmms_eval``, also beside a CPU-only torch.
 
 There torchvision, which lmms-eval imports first of all, does not load until it is repaired.
 """

@@ -50,10 +50,10 @@ class GitLLMForLmmsEval(lmms):
     """A GIT-LLM.
 
     Args:
-        pretrained: a folder that `gitllm export` or `gitllm convert-checkpoint` wrote.
+        pretrained: a folder that ``gitllm export`` or ``gitllm convert-checkpoint`` wrote.
         batch_size: requests a batch.
         device: None: a GPU if there is one.
-        dtype: of language model and image encoder, see `gitllm_plugin.modeling.load_folder`.
+        dtype: of language model and image encoder, see ``gitllm_plugin.modeling.load_folder``.
         template: of prompts; None: the one that the model was trained with.
         instruction: stands in every prompt; None: the folder's own, else the usual one for questions and for none.
         max_batch_size: lmms-eval's; not used.
@@ -139,7 +139,7 @@ class GitLLMForLmmsEval(lmms):
         raise NotImplementedError("git_llm answers one question at a time; choose tasks with a single round")
 
     def _join_processes(self, device: str | None) -> None:
-        """Take this process's share of the requests, where `accelerate launch` started several."""
+        """Take this process's share of the requests, where ``accelerate launch`` started several."""
         from accelerate import Accelerator
 
         accelerator = Accelerator()

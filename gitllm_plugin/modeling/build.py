@@ -39,8 +39,7 @@ class BuildSettings:
         load_in_4bit: hold the frozen language model in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA.
         untie: give the head a weight of its own where it shares the input embedding's.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
-        fused_kernels: Liger's kernels in the language model, see
-            :func:`use_fused_kernels`; needs CUDA.
+        fused_kernels: Liger's kernels in the language model, see :func:`use_fused_kernels`; needs CUDA.
         self_test: whether a tiny copy of the language model is tested first, see
             :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
     """
@@ -156,7 +155,11 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
 
 
 def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
-    """Add LoRA (where there is none yet) and choose what is trained; gives the model in evaluation mode."""
+    """Add LoRA (where there is none yet) and choose what is trained, in place; gives it in evaluation mode.
+
+    Raises:
+        ConfigError: a setting that matches nothing in this model, or that it cannot have.
+    """
     if settings.fused_kernels:
         use_fused_kernels(model.language_model)
     # Before anything is chosen as trained: what was one weight are two then.
@@ -186,7 +189,11 @@ def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> st
 
 
 def enable_gradient_checkpointing(model: GitLLM) -> None:
-    """Let the language model, and the encoder where it is trained, compute activations twice and keep few."""
+    """Let the language model, and the encoder where it is trained, compute activations twice and keep few.
+
+    Raises:
+        ConfigError: one of them is of a class that cannot.
+    """
     towers = [model.language_model] if model.image_encoder.frozen else [model.language_model, model.image_encoder.tower]
     for tower in towers:
         if not tower.supports_gradient_checkpointing:
@@ -207,7 +214,8 @@ def _load_language_model(
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
     tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    family = resolve_family(config, GitLLM, settings.self_test)  # before gigabytes are read
+    # Before gigabytes are read.
+    family = resolve_family(config, GitLLM, settings.self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
     return decoder, tokenizer, family
 

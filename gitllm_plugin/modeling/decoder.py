@@ -100,7 +100,8 @@ class Decoder:
     def sliding_window(self) -> int | None:
         """Most tokens that every layer attends to, where the decoder's attention is windowed."""
         config = self.language_model.config
-        chunk = getattr(config, "attention_chunk_size", None)  # Llama 4's
+        # Llama 4 attends in chunks, which bound a row as a window does.
+        chunk = getattr(config, "attention_chunk_size", None)
         window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
         return min((size for size in (chunk, window) if size is not None), default=None)
 
@@ -145,6 +146,7 @@ class Decoder:
             DataError: image and text are longer than the context.
         """
         text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        # Image rows that several texts share are not repeated, wherever the family can do without.
         if self.attention_path == "stream":
             layout = lay_out_stream(image_valid, text_valid, image_index, keeps_copies=self.is_checkpointed)
         else:
@@ -194,7 +196,8 @@ class Decoder:
         layout = lay_out(image_valid, text_valid.bool(), image_index, align=align)
         if image_index is not None:
             image_embeds = image_embeds[image_index]
-        self.check_fits(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))  # the last is not read
+        # The last new token is not read again.
+        self.check_fits(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
         with self._under_rule(layout, image_embeds):
             return cast(Any, self.language_model).generate(
                 **self._inputs(layout, image_embeds, input_ids),
@@ -300,6 +303,7 @@ class Decoder:
     def _inputs(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
         """Make the language model's arguments: ``inputs_embeds [R, S, D]``, mask and positions."""
         text_embeds = self.language_model.get_input_embeddings()(input_ids)
+        # Zeros in slots of padding, and of images where they enter behind positions.
         rows = text_embeds.new_zeros(*layout.attention_mask.shape, text_embeds.shape[-1])
         if self.positions != "text":
             rows = layout.place_image(rows, image_embeds)
@@ -337,8 +341,10 @@ class Decoder:
         rows = layout.place_image(rows, image_embeds)
 
         def replace(module: nn.Module, args: Any, positions: Tensor) -> Tensor:
-            repeats = positions.shape[0] // is_image.shape[0]  # beams
-            length = positions.shape[1]  # of a row's end: what is in the cache already is not asked again
+            # Beams are rows of their own, beside each other.
+            repeats = positions.shape[0] // is_image.shape[0]
+            # Behind a cache the decoder asks for the end of its rows alone.
+            length = positions.shape[1]
             mask = is_image[:, -length:].repeat_interleave(repeats, dim=0)
             image = rows[:, -length:].repeat_interleave(repeats, dim=0)
             return torch.where(mask[..., None], image.to(positions.dtype), positions)

@@ -172,6 +172,7 @@ def read_folder(
     trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
+    # Beside the encoder also where the encoder itself is named and not written.
     preprocessor = folder / IMAGE_ENCODER / PREPROCESSOR
     return LoadedFolder(
         model=model.eval(),
@@ -301,7 +302,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _open_weights(folder: Path, like: Path) -> None:
-    """Let weights be read by whom `like` may be read by: safetensors writes for the owner alone, whatever the umask."""
+    """Let weights be read by whom ``like`` may be read by: safetensors writes for the owner alone."""
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(like.stat().st_mode)
 
@@ -325,6 +326,7 @@ def _place(folder: Path, description: Mapping[str, Any], base: str) -> str:
 
 
 def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
+    # Saved with the model, or else the one that goes with the language model's name.
     inside = folder / LANGUAGE_MODEL
     if not inside.is_dir() and name.startswith(str(folder)):
         return None

@@ -91,7 +91,8 @@ class Git(nn.Module):
     def __init__(self, causal_lm: GitForCausalLM) -> None:
         super().__init__()
         self.causal_lm = causal_lm
-        give_contiguous_input(causal_lm.output)  # it reads text behind images, a slice of the states
+        # The head reads text behind images, a slice of the states.
+        give_contiguous_input(causal_lm.output)
 
     @property
     def max_images(self) -> int:
@@ -331,6 +332,7 @@ def pad_left(input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]
     Returns:
         Both with their padding on the left.
     """
-    order = attention_mask.argsort(dim=1, stable=True)  # padding first, then tokens in their order
+    # Padding first, then tokens in their order.
+    order = attention_mask.argsort(dim=1, stable=True)
     mask = attention_mask.gather(1, order)
     return torch.where(mask.bool(), input_ids.gather(1, order), input_ids[:, :1]), mask

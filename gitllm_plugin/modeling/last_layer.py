@@ -63,7 +63,8 @@ def at_slots(span: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
 
     def take(module: nn.Module, args: Any) -> Any:
         nonlocal shape
-        shape = args[0].shape[:-1]  # some decoders flatten rows here, others count on three dimensions
+        # Some decoders flatten rows here, others count on three dimensions.
+        shape = args[0].shape[:-1]
         as_one_row = [1] * (len(shape) - 1)
         return tuple(
             states.reshape(-1, states.shape[-1]).index_select(0, slots).view(*as_one_row, len(slots), -1)
@@ -71,7 +72,8 @@ def at_slots(span: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
         )
 
     def put_back(module: nn.Module, args: Any, output: Any) -> Any:
-        states, *others = output if isinstance(output, tuple) else (output,)  # some experts give their routing too
+        # Some experts give their routing too.
+        states, *others = output if isinstance(output, tuple) else (output,)
         states = states.flatten(0, -2)
         rows = states.new_zeros(keep.numel(), states.shape[-1]).index_copy_(0, slots, states).view(*shape, -1)
         return (rows, *others) if isinstance(output, tuple) else rows

@@ -39,6 +39,7 @@ def load_by_name(name: str, what: str, loader: Any, **kwargs: Any) -> Any:
     """
     try:
         return loader(name, **kwargs)
+    # Some loaders of ours have said it better already.
     except ConfigError:
         raise
     except ValueError as error:  # transformers' word for a model_type that it does not have

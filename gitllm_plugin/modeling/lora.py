@@ -72,7 +72,8 @@ def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets
         target_modules=targets,
         use_rslora=settings.rslora,
         use_dora=settings.dora,
-        fan_in_fan_out=transposed,  # GPT-2's layers hold their weights the other way round
+        # GPT-2's layers hold their weights the other way round.
+        fan_in_fan_out=transposed,
         task_type="CAUSAL_LM",
     )
 

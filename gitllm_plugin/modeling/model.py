@@ -33,7 +33,8 @@ class Projection(nn.Sequential):
     def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5) -> None:
         # The article's order; LLaVA and its kin have no norm behind theirs.
         super().__init__(nn.Linear(vision_dim, llm_dim), nn.LayerNorm(llm_dim, eps=eps))
-        give_contiguous_input(self[0])  # timm's grids come as transposed views
+        # timm's grids come as transposed views.
+        give_contiguous_input(self[0])
 
     @property
     def weight(self) -> Tensor:

@@ -86,6 +86,7 @@ def load_published(
     family = resolve_family(decoder_config, GitLLM)
     weights = _merge_lora(_plain_names(state_dict), config, lora_alpha)
     by_module = _split(weights, decoder_config.model_type)
+    # The class itself, because its `from_pretrained` takes weights without a folder.
     model_class = AutoModelForCausalLM._model_mapping[type(decoder_config)]
     decoder = _load(model_class, decoder_config, by_module["language_model"])
     vision_config = CLIPVisionConfig.from_dict(dict(config["vision_config"]))
@@ -240,6 +241,7 @@ def _split(weights: dict[str, Tensor], model_type: str) -> dict[str, dict[str, T
 
 def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]) -> PreTrainedModel:
     """Make a model of transformers with exactly these weights; transformers knows the names of its older releases."""
+    # The checkpoint's own, because `from_pretrained` would otherwise go by its configuration, or float32.
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
     model, info = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True

@@ -165,7 +165,8 @@ def score_candidates(
     if image_index is not None:
         image_embeds = image_embeds[image_index]
     longest = max(len(ids) for members in candidates for ids in members)
-    decoder.check_fits(layout, longest - 1)  # the last token is not read
+    # The last token of a candidate is not read.
+    decoder.check_fits(layout, longest - 1)
     cache = DynamicCache(config=decoder.language_model.config)
     prefix = decoder.read(layout, image_embeds, input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     tally = Tally(candidates, prefix.logits[:, -1].float().log_softmax(-1), shortlist)
@@ -259,7 +260,8 @@ def _pad(runs: Sequence[Sequence[int]], counts: Sequence[int], fill: int, device
 def _of_prompts(cache: Cache, prompts: Tensor, num_prompts: int) -> Cache:
     """Select the cache's rows of ``prompts``; what is appended to them does not change ``cache``."""
     selected = copy.copy(cache)
-    selected.layers = [copy.copy(layer) for layer in cache.layers]  # layers replace their tensors, they do not write
+    # A shallow copy is enough: layers replace their tensors, they do not write into them.
+    selected.layers = [copy.copy(layer) for layer in cache.layers]
     if prompts.tolist() != list(range(num_prompts)):
         selected.batch_select_indices(prompts)
     return selected

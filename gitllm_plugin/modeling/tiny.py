@@ -157,7 +157,8 @@ def _without_factor_lists(rope: object) -> object:
     """Drop, from rotary settings, lists of one factor a channel, which are made for the true size."""
     if not isinstance(rope, dict):
         return None
-    if any(isinstance(value, dict) for value in rope.values()):  # by the type of the layer
+    # Some decoders have other rotary settings for layers of other types.
+    if any(isinstance(value, dict) for value in rope.values()):
         return {kind: _without_factor_lists(value) for kind, value in rope.items()}
     if not any(isinstance(value, list) for value in rope.values()):
         return rope

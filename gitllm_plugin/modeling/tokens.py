@@ -176,7 +176,8 @@ class TextEncoder:
                 f"{max(max_tokens, 0)} allowed beside image and answer; shorten the instruction or the answer "
                 f"(the prompt begins {prompt[:60]!r})"
             )
-        low, high = 0, len(question)  # characters of the question: `low` fit, `high` do not
+        # By halving, in characters: `low` of them fit and `high` do not. Tokens cannot be cut without changing others.
+        low, high = 0, len(question)
         while high - low > 1:
             middle = (low + high) // 2
             fits = len(self._prompt_ids(before + question[:middle] + after)) <= max_tokens

@@ -194,6 +194,7 @@ def load_trainable_state_dict(
         ConfigError: names are missing or unknown, or shapes differ; the message lists them.
     """
     check_same_weights(trainable_state_dict(model), state_dict, source)
+    # In place: the optimizer, FSDP and tied names hold the same tensors.
     with torch.no_grad():
         for name, parameter in model.named_parameters(remove_duplicate=False):
             if name in state_dict:

@@ -172,7 +172,8 @@ class ImageEncoder(nn.Module):
         in bfloat16 have the same fingerprint; float16 rounds them otherwise.
         """
         config = self.tower.config
-        says_nothing = PreTrainedConfig().to_dict()  # the path, versions, the dtype, names of classes
+        # What every configuration has tells no encoders apart: paths, versions, the dtype, names of classes.
+        says_nothing = PreTrainedConfig().to_dict()
         settings = {name: value for name, value in config.to_dict().items() if name not in says_nothing}
         weights = hashlib.sha256()
         for name, weight in sorted(self.tower.state_dict().items()):
@@ -261,7 +262,8 @@ def _is_unused(name: str, model_type: str) -> bool:
 def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
     """Let the tower's last hidden state be that of ``layer``, in place: behind it stands neither layer nor norm."""
     if facts.final_norm is not None:
-        tower.get_submodule(facts.final_norm)  # an error here means that transformers moved it
+        # An error here means that transformers moved the norm, and that features would pass it.
+        tower.get_submodule(facts.final_norm)
         tower.set_submodule(facts.final_norm, nn.Identity())
     layers = cast(nn.ModuleList, tower.get_submodule(facts.layers))
     if not -len(layers) <= layer <= -1:
@@ -275,7 +277,8 @@ def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
     del layers[len(layers) + layer + 1 :]
     config: Any = tower.config
     config.num_hidden_layers = len(layers)
-    if hasattr(config, "stage_names"):  # DINOv2 names its layers, to be a backbone of other models
+    # DINOv2 names its layers, to be a backbone of other models.
+    if hasattr(config, "stage_names"):
         config.stage_names = config.stage_names[: len(layers) + 1]
         config.out_features = config.stage_names[-1:]
 
@@ -284,7 +287,8 @@ def _timm_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:
     """Compute a map ``[n, channels, rows, columns]`` or, of transformers, tokens ``[n, P, channels]``."""
     features = tower.timm_model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
     if features.ndim == 4 and features.shape[1] != channels:
-        return features.permute(0, 3, 1, 2)  # Swin and its kin have channels last
+        # Swin and its kin have channels last.
+        return features.permute(0, 3, 1, 2)
     return features
 
 

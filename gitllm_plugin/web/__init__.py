@@ -1,1 +1,1 @@
-"""`gitllm demo`: a page to try a model on one's own pictures, on this machine alone."""
+"""``gitllm demo``: a page to try a model on one's own pictures, on this machine alone."""

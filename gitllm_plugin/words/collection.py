@@ -35,7 +35,7 @@ def read_collection(storage: str, limit: int) -> Iterator[CaptionedPicture]:
 
     Args:
         storage: JSONL files of M3IT rows (wildcards allowed), of which the answers are the captions; rows about one
-            picture are put together. Or a folder of pictures, the caption of `cat.png` in `cat.txt` beside it.
+            picture are put together. Or a folder of pictures, the caption of ``cat.png`` in ``cat.txt`` beside it.
         limit: most pictures.
 
     Raises:

@@ -12,7 +12,7 @@ from gitllm_plugin.words.vocabulary import Vocabulary
 
 Measure = Literal["cosine", "dot"]
 MEASURES: tuple[Measure, ...] = ("cosine", "dot")
-"""`cosine` is what the article says, `dot` what its code computes: long embeddings win there."""
+"""``cosine`` is what the article says, ``dot`` what its code computes: long embeddings win there."""
 
 _ROWS = 256
 

@@ -75,7 +75,7 @@ def _vectors_table(statistics: WordStatistics) -> Table:
 
 
 def write_statistics(statistics: WordStatistics, folder: Path) -> list[Path]:
-    """Write `statistics.json` and `statistics.png` into a folder; gives their paths."""
+    """Write ``statistics.json`` and ``statistics.png`` into a folder; gives their paths."""
     content = asdict(statistics)
     del content["nearest_cosines"]
     data, figure = folder / "statistics.json", folder / "statistics.png"

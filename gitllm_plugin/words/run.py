@@ -1,4 +1,4 @@
-"""`gitllm words`: a picture, or many, in words, as files in a folder."""
+"""``gitllm words``: a picture, or many, in words, as files in a folder."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Vocabulary:
 
     @cached_property
     def words(self) -> list[str]:
-        """The tokens without outer space, in lower case, so that `" Dog"` and `"dog"` are one word."""
+        """The tokens without outer space, in lower case, so that ``" Dog"`` and ``"dog"`` are one word."""
         return [as_word(text) for text in self.texts]
 
     def of_words(self, words: Collection[str]) -> Vocabulary:

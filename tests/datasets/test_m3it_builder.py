@@ -81,6 +81,21 @@ def test_texts_about_one_image_share_an_item(tmp_path):
     assert ids == [f"toy-0-{index}" for index in range(12)]
 
 
+def test_texts_of_several_configurations_about_one_image_share_an_item_in_training(tmp_path):
+    rows = write_m3it_jsonl(tmp_path / "caption.jsonl", rows=2, config="caption")
+    asked = [{**row, "id": f"{row['id']}-asked", "config": "vqa", "inputs": "which?"} for row in reversed(rows)]
+    (tmp_path / "vqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    storage = {"storage": [str(tmp_path / "caption.jsonl"), str(tmp_path / "vqa.jsonl")]}
+    splits = load(tmp_path, {"train": storage, "val": storage}, texts_per_image=4)
+
+    def configs(split):
+        return [[text["config"] for text in splits[split][item]["texts"]] for item in range(len(splits[split]))]
+
+    assert configs("train") == [["caption", "vqa"]] * 2
+    assert configs("val") == [["caption"], ["caption"], ["vqa"], ["vqa"]]
+    assert [text["instance_id"] for text in splits["train"][0]["texts"]] == ["caption-0-0", "caption-0-0-asked"]
+
+
 def test_all_texts_about_an_image_share_an_item(tmp_path):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=12, texts_per_image=5)
     splits = load(tmp_path, {"train": {"storage": str(tmp_path / "a.jsonl")}}, texts_per_image="all")

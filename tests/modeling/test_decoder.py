@@ -1,20 +1,16 @@
-"""The decoder by itself: images as vectors, one name a weight, and a house without circles around it."""
+"""The decoder by itself: images as vectors, and one name a weight."""
 
-import ast
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 
-import gitllm_plugin
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling import Decoder
 from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.tiny import tiny_language_model
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, tiny_model
 
-PACKAGE = Path(gitllm_plugin.__file__).parent
 IMAGE_INDEX = torch.tensor([0, 1, 0])
 
 
@@ -73,33 +69,3 @@ def test_what_is_too_long_says_by_how_much():
     decoder.check_fits(layout, new_tokens=6)
     with pytest.raises(DataError, match="take 257 positions, but the language model's context is 256"):
         decoder.check_fits(layout, new_tokens=7)
-
-
-def imports_of(path: Path, modules: set[str]) -> set[str]:
-    """The package's modules that a file imports, wherever in it it does."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (names & modules) or {node.module} & modules
-    return found
-
-
-def test_imports_in_modeling_go_one_way():
-    """Also those in functions and for type checkers."""
-    files = {
-        ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path
-        for path in (PACKAGE / "modeling").rglob("*.py")
-        if path.name != "__init__.py"
-    }
-    left = {name: imports_of(path, set(files)) for name, path in files.items()}
-    while leaves := {name for name, wanted in left.items() if not wanted & left.keys()}:
-        left = {name: wanted for name, wanted in left.items() if name not in leaves}
-    assert not left, f"these import each other in a circle: {left}"
-
-
-def test_no_file_of_modeling_uses_another_ones_private_names():
-    for path in (PACKAGE / "modeling").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gitllm_plugin"):
-                assert not [alias.name for alias in node.names if alias.name.startswith("_")], path

@@ -41,6 +41,7 @@ class SourceBuilder(BaseDatasetBuilder):
     CONFIG_KEYS: ClassVar[frozenset[str]]
 
     def __init__(self, cfg: DictConfig | str | None = None):
+        # LAVIS merges defaults for itself where it builds data sets for a run, but not for `load_dataset`.
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
         where = self.source.where
