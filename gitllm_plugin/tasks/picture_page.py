@@ -55,7 +55,6 @@ def choose_examples(dataset: Any, examples: Sequence[Mapping[str, Any]], count: 
     for place in places:
         group = rows[place]
         (text,) = group.texts
-        # A run with several ranks or data sets may have evaluated others than these.
         example = by_id.get((text.config, text.id))
         if example is not None:
             where = f"example {text.id!r} at {rows.place_of(place)}"
