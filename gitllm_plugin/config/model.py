@@ -21,7 +21,7 @@ def _known_modules(value: Any) -> Any:
         for name in value.split("+"):
             if name not in MODULES:
                 raise ValueError(
-                    f"unknown part {name!r} in {value!r}; parts: {', '.join(MODULES)}, joined by '+'; "
+                    f"unknown module {name!r} in {value!r}; modules: {', '.join(MODULES)}, joined by '+'; "
                     "patterns over parameter names go into a list"
                 )
     return value
