@@ -19,10 +19,10 @@ class RunCurves:
 
     Attributes:
         name: in legends and tables.
-        steps: optimizer steps in their order: `step`, `epoch`, `iter`, `loss`, `lr`, `samples`, `seconds`, ...; without
-            those that had no finite loss and were skipped.
-        evaluations: of splits during and after training, in their order: `split`, `step`, `epoch`, `loss` where it
-            was computed, and each metric.
+        steps: optimizer steps in their order: ``step``, ``epoch``, ``iter``, ``loss``, ``lr``, ``samples``,
+            ``seconds``, ...; without those that had no finite loss and were skipped.
+        evaluations: of splits during and after training, in their order: ``split``, ``step``, ``epoch``, ``loss``
+            where it was computed, and each metric.
     """
 
     name: str

@@ -122,7 +122,7 @@ def _examine_extras(diagnosis: Diagnosis) -> None:
 
 
 def _examine_precision(diagnosis: Diagnosis) -> None:
-    """Say what a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
+    """Say what ``precision: auto`` decides by. Imports transformers, so everything required must be there."""
     import torch
 
     from gitllm_plugin.common.device import CPU_PRECISION, has_fast_bf16

@@ -125,7 +125,7 @@ def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
 
 
 def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
-    """Give a table of the parameters of the model that a configuration describes, by the names that `trainable` takes.
+    """Tabulate the parameters of the model that a configuration describes, by the names that ``trainable`` takes.
 
     Raises:
         ConfigError: the file, an option or a name in them is wrong; all such errors at once.
