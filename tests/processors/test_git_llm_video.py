@@ -14,7 +14,8 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.processors import video_frames
 from gitllm_plugin.processors.git_llm_video import GitLLMVideoEvalProcessor, GitLLMVideoTrainProcessor
 from gitllm_plugin.processors.video_frames import spread_evenly
-from tests.photos import encode, open_photo
+from tests.m3it_files import encode
+from tests.photos import open_photo
 
 PLAIN = {"image_size": 16, "mean": [0, 0, 0], "std": [1, 1, 1]}
 
