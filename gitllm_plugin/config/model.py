@@ -41,7 +41,7 @@ _WITHOUT_FOLDER = ReadIf(("folder",), lambda folder: not folder, "without a fold
 
 
 def missing_path(key: str, path: str) -> str | None:
-    """The fault of a file or folder that is not there; ``key`` begins with a dot, see :class:`Rule`."""
+    """Find whether a file or folder is not there, and say so; ``key`` begins with a dot, see :class:`Rule`."""
     if not Path(path).expanduser().exists():
         return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
     return None
