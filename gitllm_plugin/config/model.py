@@ -23,6 +23,7 @@ def check_modules(trainable: Any) -> Any:
     Raises:
         ConfigError: a text that names an unknown module; in a list it may be a pattern over parameter names.
     """
+    # Patterns stand in lists, and any text may be one: a list is looked at when there is a model.
     for name in trainable.split("+") if isinstance(trainable, str) else ():
         if name not in MODULES:
             raise ConfigError(
