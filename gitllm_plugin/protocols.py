@@ -93,6 +93,15 @@ class CountedData(Protocol):
         ...
 
 
+class NumberedData(Protocol):
+    """A split whose examples can be looked up, for the task ``m3it``'s page of pictures."""
+
+    @property
+    def examples(self) -> Any:
+        """A sequence of groups of one text (:mod:`gitllm_plugin.m3it.group`), with ``place_of(number)`` for errors."""
+        ...
+
+
 class ModelReadingData(Protocol):
     """A data set whose items depend on the model, as features of images do."""
 
@@ -164,7 +173,7 @@ class CountingTask(Protocol):
 PROTOCOLS: dict[str, tuple[type, ...]] = {
     "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, FingerprintedModel),
     "text encoder": (TextsEncoder,),
-    "data set": (CollatingData, CountedData, ModelReadingData),
+    "data set": (CollatingData, CountedData, NumberedData, ModelReadingData),
     "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),
     "task": (CountingTask,),
 }

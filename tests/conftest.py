@@ -1,8 +1,13 @@
 """What test runs share, and what each says at its end."""
 
+import signal
 import sys
 
 import pytest
+
+# Processes inherit an ignored Ctrl-C, as of tests in the background of a script: those that are sent it would not end.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):

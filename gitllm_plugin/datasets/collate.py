@@ -29,6 +29,7 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ``image_encoder``: what made the features that stand in the place of images, only where they do;
         and for each of TEXT_KEYS a list of N.
     """
+    # Images are stacked once per item, and texts say which is theirs: the model encodes each once.
     image_index = [row for row, item in enumerate(items) for _ in item["texts"]]
     texts = [text for item in items for text in item["texts"]]
     batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
@@ -45,8 +46,10 @@ def _stack_images(items: Sequence[Mapping[str, Any]]) -> dict[str, Tensor | None
     raw = [image is not None and image.dtype == torch.uint8 for image in images]
     if not any(raw):
         return _stack(images)
-    if not all(raw[row] or image is None for row, image in enumerate(images)):  # data sets with unlike processors
+    # Data sets of a mixture with unlike processors, this package's and LAVIS's own: then all become floats here.
+    if not all(raw[row] or image is None for row, image in enumerate(images)):
         return _stack([_as_float(item) for item in items])
+    # An item without an image is normalised like its neighbour: its zeros are never looked at.
     like = items[raw.index(True)]
     return {
         **_stack(images),
@@ -75,6 +78,7 @@ def _stack(images: Sequence[Tensor | None]) -> dict[str, Tensor | None]:
     for row, (image, count) in enumerate(zip(images, counts, strict=True)):
         if image is not None:
             stacked[row, :count] = image
+    # Without frames the batch has the shape that it has in every other data set of LAVIS.
     if frames == 1:
         stacked = stacked.squeeze(1)
     if min(counts) == frames:

@@ -1,6 +1,6 @@
-"""Encodes the images of shards once, for training that does not change the encoder."""
+"""The images of shards, encoded once, for training that does not change the encoder."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,17 @@ def describe_processor(processor: Any) -> str:
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
 
 
-def features_folder(build_info: Mapping[str, Any]) -> Path:
-    """Find where the features are that ``build_info.features`` names: a folder; ``true``, or nothing, the shards' own.
+def features_folder(shards: str, features: str | bool | None) -> Path:
+    """Find where features are.
+
+    Args:
+        shards: folder or URL of the shards.
+        features: ``build_info.features``: a folder; true, or nothing, for that of the shards.
 
     Raises:
         ConfigError: the shards are not in a folder, so features need one.
     """
-    given = build_info.get("features")
-    place = str(given if isinstance(given, str) else build_info["shards"])
+    place = features if isinstance(features, str) else shards
     if "://" in place:
         raise ConfigError(
             f"datasets.m3it_wds.build_info.features: features are read from a folder of this machine, "
@@ -92,7 +95,7 @@ def encode_shards(
         stream: the split; its ``on_error`` says whether what cannot be read is left out.
         folder: where features go.
         num_workers: processes that decode; 0: this one.
-        share: number k of n equal parts of the shards, from 0.
+        share: which of how many processes this is, from 0: each takes every n-th shard.
         batch_size: images that are encoded at a time, or a few more.
         on_progress: called with the number of images that are done.
 
@@ -116,6 +119,7 @@ def encode_shards(
         if not shard.images:
             encoded.without_images += 1
             continue
+        # Several machines may work on one folder; each shard is encoded by whoever comes first.
         with lock_features(folder, shard, maker):
             if _is_done(folder, shard, maker, stream.on_error):
                 encoded.found += 1
@@ -135,6 +139,7 @@ def _is_done(folder: Path, shard: Shard, maker: Maker, on_error: str) -> bool:
         found: FeatureFile = find_features(folder, shard, maker)
     except DataError:
         return False
+    # A broken image stays broken, a shard that was missing may have come.
     kinds = {kind for _, kind, _ in found.unreadable}
     return not kinds or (on_error == "skip" and "shard" not in kinds)
 
@@ -184,6 +189,7 @@ def _encode(
         features: Iterator[np.ndarray] = iter(())
         if pixels:
             encoded = encoder(normalize_pixels(torch.cat(pixels).to(device), mean, std)).to(torch.bfloat16).cpu()
+            # numpy has no bfloat16: what is written are its bits.
             bits = encoded.view(torch.int16).numpy().view(np.uint16)
             features = iter(np.split(bits, np.cumsum([len(images) for images in pixels])[:-1]))
             on_progress(len(bits))
@@ -198,6 +204,7 @@ def _encode(
     for record in records:
         waiting.append(record)
         images += 0 if isinstance(record, RowError) else len(record)
+        # A record is never cut, so that its features are written in one piece; a batch may be a few images larger.
         if images >= batch_size:
             yield from encode(waiting)
             waiting, images = [], 0

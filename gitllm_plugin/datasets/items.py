@@ -31,6 +31,7 @@ class ItemMaker:
         own = isinstance(vis_processor, PictureProcessor)
         self._mean = torch.tensor(vis_processor.transform.mean) if own else None
         self._std = torch.tensor(vis_processor.transform.std) if own else None
+        # LAVIS's own processors take one text; whether one knows instructions shows in its signature only.
         self._takes_two = len(inspect.signature(text_processor).parameters) > 1
 
     def make(self, group: Group, place: str, seed: int | None = None, features: Tensor | None = None) -> dict:
@@ -51,8 +52,9 @@ class ItemMaker:
         Raises:
             DataError: if an image is broken.
         """
+        # As images of one channel, so that they travel the way that pixels do; only the image encoder tells them apart.
         if features is not None and len(features):
-            image = features[:, None] if len(features) > 1 else features  # as images of one channel
+            image = features[:, None] if len(features) > 1 else features
         else:
             image = self._load(group.images, place, seed) if group.images else None
         return {
@@ -91,6 +93,7 @@ def _drawing_from(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    # All three are put back: what the process draws for anything else must not depend on the item.
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -44,7 +44,7 @@ class Draft:
         question: may be empty.
         answers: as the row has them: a text or a list of texts, checked later.
         instruction: the row's own; None where one is drawn from the configuration's.
-        complete: changes the instruction, where a part of the row belongs in it.
+        complete: changes the instruction, where something of the row belongs in it.
     """
 
     question: Any
@@ -130,6 +130,7 @@ def plain(row: Mapping[str, Any], beside: Beside) -> Parsed:
 def caption(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read an image and one or several texts about it, each an example; often there is no question."""
     question = _question(row) if any(key in row for key in QUESTION_KEYS) else ""
+    # An empty list stays one text without an answer, so that the row is told and not passed over.
     captions = get(row, ANSWER_KEYS)
     if not isinstance(captions, list) or not captions:
         captions = [captions]
@@ -158,6 +159,7 @@ def coco(row: Mapping[str, Any], beside: Beside) -> Parsed:
 def vqa_v2(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read the answer in a sentence of its own, or the bare answer where that sentence says there is none."""
     answer = get(row, ("paraphrased_answer",))
+    # Whoever rephrased the answers found some questions unanswerable; their original answers are good all the same.
     if isinstance(answer, str) and "not answerable" in answer.lower():
         answer = f"The answer is {get(row, ('original_answer', 'answer'))}"
     return Parsed(get(row, ("img_str",)), [Draft(get(row, ("question",)), answer)])
@@ -174,6 +176,7 @@ def paraphrased(row: Mapping[str, Any], beside: Beside) -> Parsed:
     else:
         answer = f"The answer is {get(row, ('answer',))}."
         if row.get("rationale"):
+            # The reason first, and the answer's sentence follows from it.
             answer = f"{row['rationale']} So t{answer[1:]}"
     return Parsed(get(row, IMAGE_KEYS), [Draft(_question(row), answer)])
 
@@ -193,6 +196,7 @@ def answer_sentence(row: Mapping[str, Any], beside: Beside) -> Parsed:
 )
 def shapes(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read whether a statement is true, in words."""
+    # The bare `answer` before a paraphrase of it, since it is put into a sentence here.
     answer = get(row, ("answer", *ANSWER_KEYS))
     words = {"true": "yes", "false": "no"}
     answer = words.get(str(answer).lower(), answer)
@@ -214,12 +218,12 @@ def snli_ve(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read whether an image entails a hypothesis, and why. The hypothesis stands in the instruction."""
     hypothesis = get(row, ("hypothesis",))
     label = next((row[key] for key in ("answer", "label", "gold_label") if row.get(key) is not None), None)
-    parts = [] if label is None else [_ENTAILMENT.get(str(label).lower(), str(label))]
+    lines = [] if label is None else [_ENTAILMENT.get(str(label).lower(), str(label))]
     if row.get("rationale"):
-        parts.append(f"Rationale: {row['rationale']}" if parts else row["rationale"])
-    elif not parts:
-        get(row, ("rationale",))
-    draft = Draft("", "\n".join(map(str, parts)), complete=lambda text: _insert_hypothesis(text, hypothesis))
+        lines.append(f"Rationale: {row['rationale']}" if lines else row["rationale"])
+    elif not lines:
+        get(row, ("rationale",))  # raises: a row with neither says nothing
+    draft = Draft("", "\n".join(map(str, lines)), complete=lambda text: _insert_hypothesis(text, hypothesis))
     return Parsed(get(row, IMAGE_KEYS), [draft])
 
 
@@ -290,6 +294,7 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
     A parquet conversion has ``image`` in the place of ``image_base64_str``, with the file's bytes or a mapping that
     has them.
     """
+    # All that is missing at once: these are the rows that people write themselves.
     missing = [repr(key) for key in UNIFORM_KEYS if key not in row and not (key == UNIFORM_IMAGE and "image" in row)]
     if missing:
         raise RowError("missing_key", f"missing {', '.join(missing)}; the row has {_list_keys(row)}")
@@ -332,11 +337,13 @@ def _as_text(answer: Any) -> Any:
 def _insert_hypothesis(instruction: str, hypothesis: Any) -> str:
     if HYPOTHESIS in instruction:
         return instruction.replace(HYPOTHESIS, str(hypothesis))
+    # Not all of the configuration's instructions have the mark, and without the hypothesis there is no question.
     return f"{instruction} {hypothesis}"
 
 
 def _class_name(row: Mapping[str, Any], beside: Beside) -> str:
     label = get(row, ("label",))
+    # Some files have the number of the class as text.
     name = beside.labels.get(label, beside.labels.get(str(label)))
     if name is None:
         known = len(set(beside.labels.values()))

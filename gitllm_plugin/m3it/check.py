@@ -120,12 +120,14 @@ def check_tree(
         index_folder: where to keep what was found, for training from the tree; None for nowhere.
         on_progress: is told how many bytes more were read.
     """
-    found = {  # one file may belong to two configurations
+    # By configuration too: one file may belong to two, each with its own form of rows.
+    found = {
         (reader.config, path): ScannedFile(path, reader, get_version(open_table(path)), Scan())
         for split in tree.splits
         for path, reader in zip(split.paths, split.readers, strict=True)
     }
     scan = partial(_scan, look, max_pixels)
+    # In order, since what is found is put together slice by slice as it comes.
     for key, size, result in map_in_order(scan, _cut_all(tree), workers):
         found[key].scan.add(result)
         on_progress(size)

@@ -85,7 +85,7 @@ class IndexedExamples:
         for index in indices:
             wanted, number = self._find(index)
             if wanted != row:
-                # Found once for all rows: what the images are in JSON, as good as always.
+                # Encoded once for all rows; nearly always it is to the letter what stands in them.
                 encoded = encoded or [pybase64.b64encode(image) for image in group.images]
                 row, of_row = wanted, self._read_texts(wanted, encoded)
             texts.append(of_row[number])
@@ -140,16 +140,18 @@ class IndexedExamples:
         """Read what stands in the file; that it is the file that was opened is looked at each time."""
         number = self._file_of[row]
         file = self._files[number]
+        # Arrow and parquet files keep what they have open or read last.
         if number not in self._tables:
             self._tables[number] = open_table(file.path)
         table = self._tables[number]
+        # Positions hold for one version of a file; the row of another would be half of two rows, or the wrong one.
         if get_version(table) != file.version:
             raise DataError(f"{file.path} changed after it was opened. Start again to read the new file.")
         return table.read(self._positions[row])
 
     def _append(self, file: ScannedFile) -> None:
         scan = file.scan
-        # What was found is kept here once, not with the file.
+        # What was found is kept here once, not with the file: it goes to every worker.
         self._files.append(ScannedFile(file.path, file.reader, file.version, Scan()))
         self._file_of.extend([len(self._files) - 1] * len(scan.lines))
         self._lines.extend(scan.lines)
@@ -210,7 +212,7 @@ def _scan_file(source: Source, label: str, allow_text_only: bool, limit: int | N
     version = get_version(open_table(source.path))
     scan = Scan()
     for piece in cut_file(source.path, str(source.path), reader, STEP_BYTES):
-        # Images are not looked at: with base64 in order, a broken one is told when it is read.
+        # Images are not looked at, for a file is read at every start: a broken one is told when its item is read.
         scan.add(scan_slice(piece, look="base64", limit=None if limit is None else limit - scan.rows))
         progress.update(piece.end - piece.start)
     return ScannedFile(source.path, reader, version, scan)
@@ -234,6 +236,7 @@ def _raise_if_any(problems: Sequence[Problem]) -> None:
 
 def _progress(sources: Sequence[Source]) -> tqdm:
     total = sum(open_table(source.path).end for source in sources)
+    # A bar that is gone at once only flickers, and one in a log file fills it.
     hidden = total < _PROGRESS_FROM_BYTES or not sys.stderr.isatty()
     return tqdm(total=total, unit="B", unit_scale=True, desc="Checking M3IT files", disable=hidden, file=sys.stderr)
 
@@ -244,6 +247,7 @@ def _label_sources(sources: Sequence[Source]) -> list[str]:
     for source in sources:
         stem = source.path.stem
         label, repeat = stem, 2
+        # Two files of one name lie in different folders, and their rows must not share ids.
         while label in labels:
             label, repeat = f"{stem}-{repeat}", repeat + 1
         labels.append(label)

@@ -81,6 +81,7 @@ def convert_table(table: str | Path, output: Path, settings: FromTable) -> dict[
         opened: dict[str, Any] = {}
         for place, record in _read_records(table):
             row = reader.read(place, record)
+            # From the first fault on nothing is written any more, but all other rows are still looked at.
             if row is None or reader.problems:
                 continue
             split, content = row
@@ -95,7 +96,7 @@ def convert_table(table: str | Path, output: Path, settings: FromTable) -> dict[
 
 
 class _RowReader:
-    """Reads records and collects what is wrong with them."""
+    """What reads records and collects what is wrong with them."""
 
     def __init__(self, table: Path, settings: FromTable) -> None:
         self.table, self.settings = table, settings
@@ -105,7 +106,7 @@ class _RowReader:
         self.place_of_id: dict[str, str] = {}
 
     def read(self, place: str, record: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """Split and row of a record; None where it cannot be used."""
+        """Make split and row of a record; None where it cannot be used."""
         try:
             return self._read(place, record)
         except RowError as error:
@@ -174,6 +175,7 @@ class _RowReader:
             if given not in SPLITS:
                 raise RowError("wrong_value", f"the split is {given!r}, expected one of {', '.join(SPLITS)}", place)
             return given
+        # Of the bytes and not of the row: a picture that is asked about twice must not be in train and in val.
         digest = hashlib.sha256(b"".join(images)).digest()
         place_in_unit = int.from_bytes(digest[:8], "big") / 2**64
         if place_in_unit < self.settings.test:
@@ -182,7 +184,7 @@ class _RowReader:
 
 
 def _read_records(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Place and record of each row.
+    """Read place and record of each row.
 
     Raises:
         DataError: the file cannot be read as a table.
@@ -190,6 +192,7 @@ def _read_records(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     suffix = table.suffix.lower()
     if suffix not in (*_DELIMITERS, ".jsonl"):
         raise DataError(f"{table}: a table is a file that ends in .csv, .tsv or .jsonl")
+    # Spreadsheets write a byte order mark, and line breaks inside of cells.
     try:
         with open(table, newline="", encoding="utf-8-sig") as file:
             if suffix == ".jsonl":

@@ -31,7 +31,7 @@ _BROKEN = (OSError, SyntaxError, ValueError, EOFError)
 
 
 def decode_base64(text: str, place: str = "") -> bytes:
-    """Decodes an image's base64 text.
+    """Decode an image's base64 text.
 
     Args:
         text: plain base64, padded, without line breaks.
@@ -52,7 +52,7 @@ def decode_base64(text: str, place: str = "") -> bytes:
 
 
 def check_header(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> None:
-    """Reads an image's header: whether it is an image, and how large. The pixels are not looked at.
+    """Read an image's header: whether it is an image, and how large. The pixels are not looked at.
 
     Raises:
         RowError: of kind ``image`` or ``image_too_large``.
@@ -61,10 +61,10 @@ def check_header(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> 
 
 
 def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes one picture (any format that Pillow reads) to RGB.
+    """Decode one picture (any format that Pillow reads) to RGB.
 
-    The EXIF orientation is applied. Transparent parts are laid on white, as a page would show them. Of
-    16-bit grey pictures the upper eight bits are kept.
+    The EXIF orientation is applied. What is transparent is laid on white, as a page would show it. Of 16-bit grey
+    pictures the upper eight bits are kept.
 
     Args:
         data: an encoded image file.
@@ -78,7 +78,7 @@ def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> 
 
 
 def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decodes one picture to an array, the pixels of :func:`decode_image` in less time.
+    """Decode one picture to an array, the pixels of :func:`decode_image` in less time.
 
     Args:
         data: an encoded image file.
@@ -95,6 +95,7 @@ def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixe
     """
     if _is_plain_jpeg(data, max_pixels):
         with suppress(ValueError):  # broken, or only odd: Pillow decides
+            # Neither fast option: the pixels have to be those of Pillow, which decodes what is not a plain JPEG.
             return simplejpeg.decode_jpeg(
                 data, "RGB", fastdct=False, fastupsample=False, min_height=least_side, min_width=least_side
             )
@@ -119,10 +120,12 @@ def prepare_image(
     Raises:
         RowError: if the image cannot be used.
     """
+    # Twice the result's side: the bicubic filter, not the decoder, decides how the smaller picture looks.
     least_side = 0 if short_side is None else 2 * short_side
     pixels = decode_pixels(data, place, least_side=least_side, max_pixels=max_pixels)
     if short_side is None or min(pixels.shape[:2]) <= short_side:
         return data
+    # Pixels that were turned already: the file that is written has no EXIF.
     image = Image.fromarray(pixels)
     scale = short_side / min(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -133,7 +136,7 @@ def prepare_image(
 
 
 def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
-    """Whether it is a JPEG, grey or in colour, not too large, that nothing asks to be turned."""
+    """Tell whether it is a JPEG, grey or in colour, not too large, that nothing asks to be turned."""
     if not data.startswith(_JPEG):
         return False
     head = data[len(_JPEG) : data.find(_JPEG_SCAN)]  # with thumbnails, it would end in the first of them
@@ -147,7 +150,7 @@ def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
 
 
 def _is_upright(image: Image.Image) -> bool:
-    """Whether EXIF asks for no rotation; EXIF that cannot be read asks for none."""
+    """Tell whether EXIF asks for no rotation; EXIF that cannot be read asks for none."""
     try:
         return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     except (*_BROKEN, struct.error):
@@ -167,10 +170,9 @@ def _load(image: Image.Image, place: str) -> Image.Image:
 
 @contextmanager
 def _refuse_truncated_files() -> Iterator[None]:
-    """Lets Pillow raise on files that break off.
-
-    Importing LAVIS tells Pillow, for the whole process, to fill what is missing with grey.
-    """
+    """Let Pillow raise on files that break off."""
+    # Importing LAVIS tells Pillow, for the whole process, to fill what is missing with grey: a model would be trained
+    # on half a picture. It is put back, since other code of the process may count on it.
     before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         yield
@@ -179,7 +181,7 @@ def _refuse_truncated_files() -> Iterator[None]:
 
 
 def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
-    """Reads a picture's header."""
+    """Read a picture's header."""
     try:
         with warnings.catch_warnings():
             # Pillow warns from the bound on that is enforced here.

@@ -18,7 +18,7 @@ def _article(instruction: str, question: str) -> str:
 
 def _plain(instruction: str, question: str) -> str:
     # No markers: half the tokens where questions are short.
-    return " ".join(part for part in (instruction, question, "Answer:") if part)
+    return " ".join(words for words in (instruction, question, "Answer:") if words)
 
 
 def _question(instruction: str, question: str) -> str:
@@ -30,12 +30,12 @@ TEMPLATES: dict[str, Callable[[str, str], str]] = {"article": _article, "plain":
 
 
 def default_instruction(question: str) -> str:
-    """What a question, or no question, is asked with where no instruction is given."""
+    """Choose what a question, or no question, is asked with where no instruction is given."""
     return WITH_QUESTION if question.strip() else WITHOUT_QUESTION
 
 
 def build_prompt(template: str, instruction: str | None, question: str) -> str:
-    """Fills a template.
+    """Fill a template.
 
     Args:
         template: a name of :data:`TEMPLATES`.
@@ -52,7 +52,11 @@ def build_prompt(template: str, instruction: str | None, question: str) -> str:
 
 
 def check_template(template: str) -> None:
-    """Raises ConfigError, with the names that exist, unless ``template`` is one of :data:`TEMPLATES`."""
+    """Check a template's name.
+
+    Raises:
+        ConfigError: if it is none of :data:`TEMPLATES`, which are named.
+    """
     if template not in TEMPLATES:
         known = ", ".join(map(repr, sorted(TEMPLATES)))
         raise ConfigError(f"unknown prompt template {template!r}; the templates are {known}")

@@ -99,9 +99,11 @@ class RowReader:
             row = parse_line(content) if isinstance(content, bytes) else content
             config = self._config_of(row)
             row_id = f"{config}/{self.label}/{line}"
+            # The place of the row, not its own id, seeds what is drawn: shards that were made before hold these draws.
             beside = Beside(self.labels, random.Random(draw(row_id, self.seed, 2**63)))
             parsed = self.form.read(row, beside)
             images = self._read_images(parsed.images) if with_images else ()
+            # Before the texts: where an image is broken the row is told once, whatever is wrong with its texts.
             if image_step is not None:
                 images = tuple(map(image_step, images))
         except RowError as error:
@@ -110,6 +112,7 @@ class RowReader:
         for number, draft in enumerate(parsed.drafts, start=1):
             try:
                 text_id = _own_id(row) if self.form.has_ids and "id" in row else row_id
+                # Numbered by all drafts, those that cannot be used included: ids stay when a caption is mended.
                 text_id = text_id if len(parsed.drafts) == 1 else f"{row_id}/{number}"
                 texts.append(self._make_text(text_id, config, draft))
             except RowError as error:
@@ -197,6 +200,7 @@ def describe(value: Any) -> str:
 
 def draw(text_id: str, seed: int, choices: int) -> int:
     """Draw a number below ``choices``, the same for the same text and seed. Each is about equally likely."""
+    # Not Python's hash(), which is another one in each process.
     digest = hashlib.sha256(f"{seed}/{text_id}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % choices
 
@@ -225,6 +229,7 @@ def read_instructions(folder: Path) -> tuple[str, ...]:
 
 
 def _explain_line(line: bytes, error: orjson.JSONDecodeError) -> RowError:
+    # orjson tells of bytes that are not UTF-8 as of any other fault; Python says which byte.
     try:
         line.decode("utf-8")
     except UnicodeDecodeError as broken:
@@ -260,6 +265,7 @@ def _read_answers(answers: Any) -> tuple[str, ...]:
 
 def _own_id(row: Mapping[str, Any]) -> str:
     row_id = row["id"]
+    # A bool is an int to Python.
     if isinstance(row_id, bool) or not isinstance(row_id, (str, int)) or row_id == "":
         raise RowError("wrong_value", f"'id' is {describe(row_id)}, expected text or an integer")
     return str(row_id)

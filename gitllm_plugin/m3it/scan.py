@@ -82,6 +82,7 @@ class Scan:
         problems: all that cannot be used.
     """
 
+    # Arrays, since a list of numbers takes five times the memory and trees have millions of rows.
     lines: array = field(default_factory=lambda: array("q"))
     positions: array = field(default_factory=lambda: array("q"))
     texts: array = field(default_factory=lambda: array("l"))
@@ -166,6 +167,7 @@ def scan_slice(piece: Slice, *, look: Look = "header", limit: int | None = None,
         scan.lines.append(row.line)
         scan.positions.append(row.position)
         scan.texts.append(len(group.texts))
+        # Hashed now, when the bytes are at hand: grouping texts by image reads no file again.
         scan.keys += hash_images(group.images)
         scan.configs.append(group.config)
         if piece.reader.form.has_ids:
@@ -198,6 +200,7 @@ def find_duplicates(scans: Sequence[tuple[str, Scan]]) -> list[Problem]:
     first: dict[str, str] = {}
     problems = []
     for name, scan in scans:
+        # Of a file whose rows have no ids of their own there are none: these are unique as they are made.
         for line, row_id in zip(scan.lines, scan.ids, strict=bool(scan.ids)):
             place = f"{name}:{line}"
             other = first.setdefault(row_id, place)
@@ -241,10 +244,11 @@ def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> Scann
     """Load what was found in a file, if that is kept, the file is the same, and images were looked at as far."""
     version = get_version(open_table(path))
     stored = index_path(folder, path, reader.config)
+    # Without pickled objects, which could run anything: others may have put the file there.
     try:
         arrays = np.load(stored, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile):  # there is none, or it is damaged
-        return None
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return None  # there is none, or it is damaged: reading the file again is all that it costs
     with arrays:
         facts = json.loads(arrays["facts"].tobytes())
         if facts["key"] != _make_key(path, reader, version) or _LOOKS.index(facts["look"]) < _LOOKS.index(look):
@@ -280,6 +284,7 @@ def open_split(tree: Tree, split: SplitFiles, folder: Path, limit: int | None = 
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DataError(f"{folder} cannot be made ({error}). Name another build_info.index_folder.") from error
+        # All ranks of a run come here at once; hundreds of gigabytes are read by one of them.
         with FileLock(index_path(folder, path, reader.config).with_suffix(".lock")):
             file = load_index(folder, path, reader, _DEFAULT_LOOK)
             if file is None:
@@ -291,7 +296,7 @@ def open_split(tree: Tree, split: SplitFiles, folder: Path, limit: int | None = 
 
 def _scan_file(tree: Tree, path: Path, reader: RowReader, limit: int | None) -> ScannedFile:
     name, table, scan = tree.relative(path), open_table(path), Scan()
-    version = get_version(table)
+    version = get_version(table)  # before reading: a file that changes meanwhile is found out at the first row
     hidden = not sys.stderr.isatty()
     with tqdm(total=size_of(table), unit="B", unit_scale=True, desc=f"reading {name}", disable=hidden) as bar:
         for piece in cut_file(path, name, reader, STEP_BYTES):
@@ -304,6 +309,7 @@ def _scan_file(tree: Tree, path: Path, reader: RowReader, limit: int | None) -> 
 
 def _drop_duplicates(tree: Tree, files: list[ScannedFile]) -> list[ScannedFile]:
     names = [tree.relative(file.path) for file in files]
+    # Not kept in the index: whether an id repeats depends on the other files of the split.
     duplicates = find_duplicates(list(zip(names, (file.scan for file in files), strict=True)))
     if not duplicates:
         return files
@@ -318,5 +324,6 @@ def _drop_duplicates(tree: Tree, files: list[ScannedFile]) -> list[ScannedFile]:
 def _make_key(path: Path, reader: RowReader, version: list[tuple[int, int]]) -> list:
     """List all that what was found depends on."""
     how = [reader.config, reader.label, reader.adapter, reader.text_only, reader.row_config]
+    # Which instructions there are, and the seed, change what is drawn but not what is found.
     beside = [len(reader.instructions) > 0, len(reader.labels)]
     return [_VERSION, READING_VERSION, str(path), [list(each) for each in version], how, beside]

@@ -77,6 +77,8 @@ class JsonlFile:
         """Read the rows that begin in a slice."""
         with open(self.path, "rb") as file:
             position = start
+            # From the byte before: if that ends a line, the slice begins with a line of its own, else the line that
+            # it cuts belongs to the slice before.
             if start > 0:
                 file.seek(start - 1)
                 position += len(file.readline()) - 1
@@ -168,6 +170,7 @@ class ArrowFolder(_Table):
         """Cut it into slices of about so many bytes: first position, and the position behind the last one."""
         if not self.end:
             return []
+        # Rows are taken to be of one size: to know their sizes, all would have to be read.
         size = sum(path.stat().st_size for path in self.files)
         rows = max(1, self.end * target_bytes // max(1, size))
         return [(start, min(start + rows, self.end)) for start in range(0, self.end, rows)]
@@ -229,6 +232,7 @@ class ParquetFile(_Table):
         """Read the rows of a slice; a few are in memory at a time."""
         groups = [group for group, first in enumerate(self._group_starts[:-1]) if start <= first < end]
         position = start
+        # Rows have images of up to a megabyte, and every process reads a slice at the same time: few in memory.
         for batch in self._file.iter_batches(batch_size=16, row_groups=groups):
             for row in batch.to_pylist():
                 yield RawRow(first_line + position - start, position, row)
@@ -238,6 +242,7 @@ class ParquetFile(_Table):
         """Read the row at a position."""
         group = next(number for number, end in enumerate(self._group_starts[1:]) if position < end)
         cached = self.__dict__.get("_last_group")
+        # Rows of a group can only be read together; texts of neighbouring rows are asked for one after another.
         if cached is None or cached[0] != group:
             cached = self.__dict__["_last_group"] = (group, self._file.read_row_group(group))
         return cached[1].slice(position - self._group_starts[group], 1).to_pylist()[0]
@@ -265,10 +270,12 @@ def get_version(table: Table) -> list[tuple[int, int]]:
 
 def _without_mark(content: bytes, position: int) -> bytes:
     """Remove the byte order mark that some editors put at the start of a file."""
+    # Anywhere else these bytes are a character, if an invisible one.
     return content.removeprefix(b"\xef\xbb\xbf") if position == 0 else content
 
 
 def _import_pyarrow(path: Path) -> Any:
+    # Not a requirement: JSONL, which the hub has, needs none.
     try:
         import pyarrow
     except ImportError as error:

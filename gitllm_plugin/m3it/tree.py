@@ -120,7 +120,8 @@ def find_sources(storage: Storage) -> list[Source]:
 def expand_path(path: str) -> list[Path]:
     """List the files that a path or wildcard names, absolute and in alphabetical order; empty if there is none."""
     absolute = os.path.abspath(os.path.expanduser(path))
-    if _is_table(absolute):  # also a file whose name holds a wildcard character
+    # First as it is: a file's name may hold a wildcard's character, as `a[1].jsonl` does.
+    if _is_table(absolute):
         return [Path(absolute)]
     return [Path(match) for match in sorted(glob.glob(absolute, recursive=True)) if _is_table(match)]
 
@@ -179,11 +180,13 @@ def _find_none_of(root: Path, names: Sequence[str], found: list[SplitFiles]) -> 
 
 
 def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> SplitFiles | None:
+    # Raw files go before: a folder may hold both, where somebody converted what was downloaded.
     paths = _find_raw(root, entry, split)
     adapter = entry.adapter
     if not paths:
         paths, adapter = _find_uniform(root / entry.name, split), "uniform"
     if not paths:
+        # Nobody knows whether there should be one where the number of rows is not known.
         if entry.rows(split) is not None:
             missing.append(f"{entry.name}/{split}: {_expected_path(root, entry, split)}")
         return None
@@ -201,6 +204,7 @@ def _find_split(root: Path, entry: Entry, split: str, missing: list[str]) -> Spl
             split=split,
             adapter=adapter,
             label=split if len(paths) == 1 else f"{split}/{path.stem}",
+            # Groups of a split are numbered by line, and lines of each file begin at 1.
             first_number=number * _NUMBERS_PER_FILE,
             instructions=instructions,
             labels=labels,
@@ -218,6 +222,7 @@ def _find_raw(root: Path, entry: Entry, split: str) -> list[Path]:
     for base in (root / "data", root):
         for name in entry.file_names(split):
             matches = sorted(path for path in (base / entry.folder).glob(name) if path.is_file())
+            # Two downloads of different dates: which of them is meant cannot be guessed.
             if len(matches) > 1:
                 raise DataError(
                     f"{entry.name}/{split}: {len(matches)} files match {base / entry.folder / name}: "

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from lavis.models.base_model import BaseModel
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from gitllm_plugin.common.weights import read_checkpoint, without_known
-from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
+from gitllm_plugin.config import read
+from gitllm_plugin.config.model import ImageTextSettings
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.shards.features import other_encoder_error
 from gitllm_plugin.modeling import (
@@ -44,9 +44,7 @@ class ImageTextModel(BaseModel):
         num_truncated_prompts: how many prompts did not fit into the context and lost the end of their question.
     """
 
-    CONFIG_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"load_finetuned", "finetuned", "prompt", "rank_by", "class_names"}
-    )
+    Settings: ClassVar[type[ImageTextSettings]] = ImageTextSettings
 
     def __init__(
         self,
@@ -58,7 +56,7 @@ class ImageTextModel(BaseModel):
     ) -> None:
         super().__init__()
         if rank_by not in ("sum", "mean"):
-            raise ConfigError(f"model.rank_by is {rank_by!r}; it may be 'sum' or 'mean'")
+            raise ConfigError(f"model.rank_by is {rank_by!r}, expected one of sum, mean")
         self.model = model
         self.text_encoder = text_encoder
         self.prompt = prompt
@@ -69,40 +67,27 @@ class ImageTextModel(BaseModel):
         self._classes_of_data: list[str] | None = None
 
     @classmethod
-    def read_config(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The ``model`` node of a configuration as a plain dictionary.
+    def read_config(cls, cfg: Mapping[str, Any]) -> Any:
+        """Read the ``model`` node of a configuration; gives an object of ``Settings``.
 
         Raises:
-            ConfigError: a key that this model does not read.
+            ConfigError: naming everything in it that is wrong.
         """
-        cfg = cast(dict, OmegaConf.to_container(cfg, resolve=True)) if OmegaConf.is_config(cfg) else dict(cfg)
-        check_keys("model", cfg, cls.CONFIG_KEYS | {"arch", "model_type"})
-        return cfg
+        return read(cls.Settings, "model", cfg)
 
     @staticmethod
-    def answer_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The keys of a ``model`` node that say how it is asked, as arguments of this class."""
-        return {name: cfg[name] for name in ("prompt", "rank_by", "class_names") if cfg.get(name) is not None}
+    def answer_settings(settings: ImageTextSettings) -> dict[str, Any]:
+        """What of a ``model`` node says how the model is asked, as arguments of this class."""
+        return {name: getattr(settings, name) for name in ("prompt", "rank_by", "class_names")}
 
-    @classmethod
-    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
-        """What is wrong with the values of the ``model`` node, before anything is built."""
-        yield from type_faults("model", cfg, {"load_finetuned": bool, "finetuned": str})
-        if cfg.get("load_finetuned") is True and not cfg.get("finetuned"):
-            yield "model.load_finetuned is true, but model.finetuned names no checkpoint"
-        if isinstance(finetuned := cfg.get("finetuned"), str) and cfg.get("load_finetuned") is True:
-            yield from missing_file("model.finetuned", finetuned)
-
-    def load_finetuned(self, cfg: Mapping[str, Any]) -> None:
+    def load_finetuned(self, settings: ImageTextSettings) -> None:
         """Load the checkpoint that the ``model`` node names, where ``load_finetuned`` is true.
 
         Raises:
-            ConfigError: it names none, or see :meth:`load_checkpoint`.
+            ConfigError: see :meth:`load_checkpoint`.
         """
-        if cfg.get("load_finetuned", False):
-            if not cfg.get("finetuned"):
-                raise ConfigError("model.load_finetuned is true, but model.finetuned names no checkpoint")
-            self.load_checkpoint(cfg["finetuned"])
+        if settings.load_finetuned and settings.finetuned:
+            self.load_checkpoint(settings.finetuned)
 
     @property
     def device(self) -> torch.device:

@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from gitllm_plugin.m3it.images import decode_image
+from gitllm_plugin.protocols import NumberedData, offers
 
 _SIDE = 320  # pixels of a picture's longer side
 _STYLE = """
@@ -37,16 +38,16 @@ class Shown:
 
 
 def choose_examples(dataset: Any, examples: Sequence[Mapping[str, Any]], count: int = 32) -> list[Shown]:
-    """Examples at equal distances through the data set, with their pictures.
+    """Choose examples at equal distances through the data set, with their pictures.
 
     Args:
-        dataset: has `examples`, which are read by number; where it has none (streams), nothing is chosen.
+        dataset: nothing is chosen of one that is no :class:`~gitllm_plugin.protocols.NumberedData`, such as a stream.
         examples: the evaluated ones.
         count: how many, at most.
     """
-    rows = getattr(dataset, "examples", None)
-    if rows is None:
+    if not offers(dataset, NumberedData):
         return []
+    rows = dataset.examples
     by_id = {(str(example["config"]), str(example["instance_id"])): example for example in examples}
     count = min(count, len(rows))
     places = [round(step * (len(rows) - 1) / max(count - 1, 1)) for step in range(count)]

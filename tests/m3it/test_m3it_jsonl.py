@@ -8,8 +8,11 @@ import pickle
 import pytest
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it import rows as rows_module
+from gitllm_plugin.m3it import tables
 from gitllm_plugin.m3it.examples import JsonlExamples
 from gitllm_plugin.m3it.group import Text, hash_images
+from gitllm_plugin.m3it.rows import cut_images
 from gitllm_plugin.m3it.tree import Source, find_sources
 from tests.m3it_files import write_m3it_jsonl
 
@@ -201,3 +204,64 @@ def test_pickles_and_notices_a_changed_file(tmp_path):
     os.utime(tmp_path / "a.jsonl", (0, 0))
     with pytest.raises(DataError, match="changed after it was opened"):
         examples[0]
+
+
+LARGE = base64.b64encode(bytes(range(256)) * 32).decode()  # so long that it is worth leaving out
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        json.dumps(make_row(image_base64_str=LARGE, inputs="second?")),
+        json.dumps(make_row(image_base64_str=[LARGE], inputs="second?")),
+        json.dumps(make_row(image_base64_str=LARGE, inputs="second?"), separators=(",", ":")),
+        json.dumps(make_row(image_base64_str=LARGE, inputs="second?")).replace("/", "\\/"),  # base64 in another form
+        json.dumps({"other": LARGE[:-4], "more": LARGE[:-4] + "AAAA", **make_row(inputs="second?")}).replace(
+            PIXEL, LARGE
+        ),
+    ],
+)
+def test_texts_about_one_image_are_read_with_it_once(tmp_path, monkeypatch, row):
+    examples = open_rows(tmp_path, make_row(image_base64_str=LARGE), row, make_row(image_base64_str=LARGE, id="c"))
+    assert len({examples.image_key(index) for index in range(3)}) == 1
+    decoded = []
+    real = rows_module.decode_base64
+    monkeypatch.setattr(rows_module, "decode_base64", lambda text: decoded.append(text) or real(text))
+    group = examples.read([0, 1, 2])
+    assert len(decoded) == 1
+    assert group.images == (bytes(range(256)) * 32,)
+    assert [text.question for text in group.texts] == ["why?", "second?", "why?"]
+    assert [text.id for text in group.texts] == [f"{tmp_path.name}/train/1", f"{tmp_path.name}/train/2", "c"]
+    assert [text for index in (2, 1) for text in examples[index].texts] == [group.texts[2], group.texts[1]]
+
+
+def test_images_of_several_rows_come_in_the_order_of_the_first(tmp_path):
+    other = base64.b64encode(bytes(range(255, -1, -1)) * 32).decode()
+    examples = open_rows(tmp_path, *[make_row(image_base64_str=[LARGE, other, LARGE])] * 2)
+    group = examples.read([1, 0])
+    assert group.images == tuple(map(base64.b64decode, (LARGE, other, LARGE)))
+    assert [text.id.rpartition("/")[2] for text in group.texts] == ["2", "1"]
+
+
+def test_what_is_cut_out_of_a_line_is_the_image_and_nothing_else():
+    encoded = LARGE.encode()
+    for before, after in (
+        (b'{"a": "%s"}' % encoded, b'{"a": ""}'),
+        (b'{"a": "x%s"}' % encoded, b'{"a": "x%s"}' % encoded),
+        (b'{"a": "%sx"}' % encoded, b'{"a": "%sx"}' % encoded),
+        (b'{"a": "%s"}' % encoded[:-4], b'{"a": "%s"}' % encoded[:-4]),
+        (b"{}", b"{}"),
+        (b"", b""),
+    ):
+        assert cut_images(before, [encoded]) == after
+    assert cut_images(b'{"a": "aGVsbG8="}', [b"aGVsbG8="]) == b'{"a": "aGVsbG8="}'  # nothing is gained
+
+
+def test_lines_of_any_length_are_read_at_their_positions(tmp_path, monkeypatch):
+    rows = [make_row(inputs="q" * length) for length in (0, 1, 500, 3000)]
+    monkeypatch.setattr(tables, "_LINE_BYTES", 128)
+    examples = open_rows(tmp_path, *rows)
+    assert [text.question for text in texts_of(examples)] == [row["inputs"] for row in rows]
+    path = tmp_path / "last.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(rows[3]).encode())  # with a mark, and without a line break
+    assert texts_of(JsonlExamples(find_sources(str(path))))[0].question == rows[3]["inputs"]

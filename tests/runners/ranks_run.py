@@ -146,7 +146,7 @@ class GitLLMWithDict(torch.nn.Module):
         self.model = model
 
     def blocks(self):
-        return self.model.blocks()
+        return self.model.decoder.blocks()
 
     def forward(self, batch):
         return {"loss": self.model(**batch, labels=batch["input_ids"], logits="none").loss}

@@ -143,10 +143,18 @@ def test_ranks_that_are_stuck_end_and_say_where(two_ranks):
     assert places - {waiting} == {("1", "step 1, reading batches")}, two_ranks.errors
 
 
-def start_and_signal(arguments: list[str], number: int, after_steps: int, folder: Path) -> subprocess.Popen:
-    """Start a run, send its processes a signal once it has done `after_steps` steps, and wait for its end."""
+def start_and_signal(
+    arguments: list[str], number: int, after_steps: int, folder: Path, ignored: bool = False
+) -> subprocess.Popen:
+    """Start a run, send its processes a signal once it has done `after_steps` steps, and wait for its end.
+
+    `ignored`: the run is started by a shell that ignores the signal, as for commands in the background.
+    """
+    command = [sys.executable, str(SCRIPT), *arguments]
+    if ignored:
+        command = ["sh", "-c", f"trap '' {number}; exec \"$@\"", "sh", *command]
     run = subprocess.Popen(
-        [sys.executable, str(SCRIPT), *arguments],
+        command,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -163,16 +171,21 @@ def start_and_signal(arguments: list[str], number: int, after_steps: int, folder
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, -signal.SIGINT), pytest.param(signal.SIGTERM, 0, marks=pytest.mark.slow)]
+    ("number", "status", "ignored"),
+    [
+        (signal.SIGINT, -signal.SIGINT, False),
+        pytest.param(signal.SIGINT, -signal.SIGINT, True, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 0, False, marks=pytest.mark.slow),
+    ],
 )
-def test_a_signal_leaves_a_usable_folder_and_says_how_to_resume(tmp_path, number, status):
+def test_a_signal_leaves_a_usable_folder_and_says_how_to_resume(tmp_path, number, status, ignored):
     """Interrupted in the second epoch, with worker processes; resumed, it ends like an uninterrupted run."""
     tiny = {"size": 24, "dropout": 0.1}
     settings = {"max_epoch": 2, "num_workers": 1}
     arguments = [f"output_dir={tmp_path / 'cut'}", "tiny.seconds=0.05"]
     arguments += [f"{key}={value}" for key, value in settings.items()]
     arguments += [f"tiny.{key}={value}" for key, value in tiny.items()]
-    run = start_and_signal(arguments, number, after_steps=7, folder=tmp_path / "cut")
+    run = start_and_signal(arguments, number, after_steps=7, folder=tmp_path / "cut", ignored=ignored)
     output = run.communicate(timeout=60)[0].decode()
     assert run.returncode == status, output
 

@@ -37,6 +37,7 @@ class M3ITDataset(Dataset):
     ):
         self.set_processors(vis_processor, text_processor)
         self.examples = examples
+        # Images are told apart by their hashes, which are known since the files were scanned: nothing is read here.
         keys = [examples.image_key(index) for index in range(len(examples))]
         if separate_configs:
             keys = [key and f"{examples.config_of(index)} {key}" for index, key in enumerate(keys)]

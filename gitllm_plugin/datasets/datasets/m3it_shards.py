@@ -47,6 +47,7 @@ class ShardItem(dict):
     """An item, of a type for which torch's own collate function, which LAVIS uses for streams, makes right batches."""
 
 
+# LAVIS's loader of streams passes no collate function of the data set's.
 default_collate_fn_map[ShardItem] = lambda items, collate_fn_map=None: collate_groups(items)
 
 
@@ -129,6 +130,7 @@ class M3ITShards(DataPipeline):
             ConfigError: the model takes no features, trains its image encoder, or is not what made them.
             DataError: some shards have no features of it.
         """
+        # Weights that are shared out have no fingerprint, hence before.
         if self.features is not None:
             if not offers(model, FingerprintedModel):
                 raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
@@ -169,6 +171,7 @@ class M3ITShards(DataPipeline):
                 "before the loader's iterator is made"
             )
         self._taken += self.batch_size * self._rank_and_world()[1]
+        # At each power of ten: a folder that is damaged all over does not fill the log.
         skipped = int(self._skipped.sum())
         if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
             logging.warning("So far this rank could not read %d items: %s", skipped, self.count_skipped())
@@ -233,6 +236,7 @@ class M3ITShards(DataPipeline):
         worker, workers = _worker_and_number()
         rank, world = self._rank_and_world()
         first, end = (0, len(self.table)) if self.order is None else (self._taken, None)
+        # Whole batches, since torch's loader takes one from each worker in turn.
         for batch in itertools.count(worker, workers):
             start = first + batch * self.batch_size * world + rank
             for position in range(start, start + self.batch_size * world, world):
@@ -242,6 +246,7 @@ class M3ITShards(DataPipeline):
 
     def _read(self, positions: Iterable[int]) -> Iterator[ShardItem]:
         worker, _ = _worker_and_number()
+        # An evaluation tells of itself; training adds up, since an epoch has no end here.
         if self.order is None:
             self._skipped[worker % MAX_WORKERS].zero_()
         for position in positions:
@@ -253,6 +258,8 @@ class M3ITShards(DataPipeline):
 
     def _make_or_replace(self, position: int) -> ShardItem | None:
         """Make the item of a position; if it cannot be read, the next of the epoch, or in evaluation none."""
+        # The item behind a broken one comes twice then. To close the gap instead, every position after it would move,
+        # and ranks that cannot see each other's errors would no longer agree on them.
         for further in range(MAX_REPLACEMENTS):
             number = position if self.order is None else self.order.item_at(position, further)
             try:
@@ -273,6 +280,7 @@ class M3ITShards(DataPipeline):
         group = self.folder.read(item) if self.features is None else self.folder.read_texts(item)
         group = replace(group, texts=group.texts[item.texts])
         place = f"example {group.texts[0].id!r} in {item.shard.file}"
+        # The position seeds crops and flips: they are the same after resuming, on whichever rank and worker.
         seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
         if self.features is None:
             return ShardItem(self.items.make(group, place, seed))

@@ -30,6 +30,7 @@ class VisDialDataset(BaseDataset):
     """
 
     def __init__(self, vis_processor: Callable, text_processor: Callable, vis_root: str, ann_paths: Sequence[str]):
+        # Without files: LAVIS would read them as a list of examples.
         super().__init__(vis_processor, text_processor, vis_root, [])
         self.root = Path(vis_root)
         self.annotation = [turn for path in ann_paths for turn in _read_turns(Path(path))]
@@ -81,6 +82,7 @@ def _turns(dialogue: Mapping[str, Any], questions: Any, answers: Any) -> Iterato
     said = [dialogue["caption"].rstrip(".") + "."] if dialogue.get("caption") else []
     for turn in dialogue["dialog"]:
         question = (questions[turn["question"]] if questions else turn["question"]).rstrip("?") + "?"
+        # In the test split the last turn's answer is withheld, and nothing follows it.
         if "answer" not in turn:
             return
         answer = answers[turn["answer"]] if answers else turn["answer"]

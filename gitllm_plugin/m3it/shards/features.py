@@ -91,6 +91,7 @@ def write_features(
         records: uint16 [images, tokens, width] of each record, in order; or why its images could not be read.
     """
     path = _path(folder, shard, maker)
+    # What a process that was killed has left, gigabytes at worst; the lock says that no other writes it now.
     remove_unfinished(path.parent, path.name)
     write_atomically(folder / maker.folder_name / _MAKER_NAME, orjson.dumps(asdict(maker), option=orjson.OPT_INDENT_2))
     tokens = width = 0
@@ -104,7 +105,8 @@ def write_features(
                 count, tokens, width = features.shape
                 file.write(np.ascontiguousarray(features).data)
             first_image.append(first_image[-1] + count)
-        _description(path).unlink(missing_ok=True)  # it would vouch for what takes its file's place now
+        # Before the file takes its name: killed between, the old description would vouch for new features.
+        _description(path).unlink(missing_ok=True)
     written = FeatureFile(shard.sha256, dtype, tokens, width, tuple(first_image), tuple(unreadable))
     write_atomically(_description(path), orjson.dumps(asdict(written)))
     return written
@@ -129,6 +131,7 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
         raise DataError(f"{_description(path)} does not describe features ({error}); {_ADVICE}") from error
     if found.shard != shard.sha256:
         raise DataError(f"{shard.file} is another file than the one that {path} was made of; {_ADVICE}")
+    # The size stands for the content: hashing terabytes at every start would take longer than encoding saves.
     expected = found.first_image[-1] * found.tokens * found.width * _BYTES
     if not path.is_file() or path.stat().st_size != expected:
         raise DataError(f"{path} is missing or has not {expected:,} bytes; {_ADVICE}")
@@ -200,6 +203,7 @@ class FeatureReader:
             )
         if not found:
             raise DataError(f"{self._shards[0].file} has no features in {folder}; {_ADVICE}")
+        # With several, only the model can say which of them is its own; it calls `choose`.
         if len(self._makers) == 1:
             self._take(self._makers[0])
 
@@ -247,6 +251,7 @@ class FeatureReader:
             file = self._files.get(item.shard.file, lambda: _path(self.folder, item.shard, maker))
         except OSError as error:
             raise RowError("shard", f"its features cannot be opened ({error}); {_ADVICE}", item.shard.file) from error
+        # Straight into the array: features of a batch are tens of megabytes.
         if os.preadv(file, [features.data], start) < features.nbytes:
             raise RowError("shard", f"its features end before they should; {_ADVICE}", item.shard.file)
         return features
@@ -259,7 +264,7 @@ class FeatureReader:
             for record, kind, message in found.unreadable
         }
         self._maker = maker
-        self._files = OpenFiles()
+        self._files = OpenFiles()  # the others' files are known by the same names
 
 
 _ADVICE = "run `gitllm m3it features` with this configuration"

@@ -88,6 +88,7 @@ class ShardFolder:
     def __init__(self, location: str, cache_dir: str | Path | None = None):
         self.is_remote = "://" in location
         self.location = location.rstrip("/") if self.is_remote else os.path.abspath(os.path.expanduser(location))
+        # A folder on slow network storage is worth a copy too, if one is asked for.
         copies = self.is_remote or cache_dir is not None
         self.cache_dir = Path(cache_dir or default_cache()).expanduser().absolute() if copies else None
         self._files = OpenFiles()
@@ -138,6 +139,7 @@ class ShardFolder:
         place = _place(self.location, item)
         file = self._open(item.shard, place)
         offset, end = item.offset, item.offset + item.size
+        # The JSON stands last, behind images that are stepped over by their headers.
         while offset < end:
             member = _parse_header(_read(file, TAR_BLOCK, offset, place), place)
             offset += TAR_BLOCK
@@ -174,6 +176,7 @@ class ShardFolder:
                 try:
                     self._copy(shard, path)
                 except Exception as error:  # each file system has errors of its own
+                    # A library that is missing is missing at the next attempt too.
                     if attempt == FETCH_ATTEMPTS - 1 or isinstance(error, ImportError):
                         raise RowError("shard", f"the file cannot be fetched: {_describe(error)}", place) from error
                     time.sleep(2**attempt)
@@ -181,6 +184,7 @@ class ShardFolder:
 
     def _copy(self, shard: Shard, path: Path) -> None:
         digest = hashlib.sha256()
+        # A proxy's error page and a download that broke off have other hashes; nothing unchecked gets the file's name.
         with fsspec.open(f"{self.location}/{shard.file}", "rb") as source, atomic_file(path) as target:
             while chunk := source.read(_CHUNK_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
                 digest.update(chunk)
@@ -197,6 +201,7 @@ def _place(location: str, item: Item) -> str:
 
 
 def _read(file: int, size: int, offset: int, place: str) -> bytes:
+    # At an offset of its own: threads and forks that share the descriptor do not move each other's position.
     data = os.pread(file, size, offset)
     if len(data) < size:
         raise RowError("shard", f"the file ends before the record does; {_ADVICE}", place)
@@ -215,6 +220,7 @@ def _read_record(data: bytes, place: str) -> Group:
 
 def _parse_header(data: bytes, place: str) -> tarfile.TarInfo:
     try:
+        # Not tarfile.open: it reads headers up to a place, here the place is known.
         return tarfile.TarInfo.frombuf(data, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         raise RowError("record", f"not a record ({error}); {_ADVICE}", place) from error

@@ -141,6 +141,7 @@ _SUMS = ("groups", "texts", "images", "bytes")
 
 def write_manifest(manifest: Manifest, folder: Path) -> None:
     """Write ``manifest.json`` into a folder, whole or not at all, always the same bytes for the same manifest."""
+    # Sorted and indented, so that two manifests can be compared as text.
     options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
     write_atomically(folder / MANIFEST_NAME, orjson.dumps(manifest.to_json(), option=options))
 
@@ -202,6 +203,7 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
     Raises:
         DataError: if a member is missing or is not what ``write_group`` writes.
     """
+    # By the number in the name, not by place: webdataset hands members over in a mapping.
     images, text = {}, None
     for name, data in members.items():
         number = _IMAGE_NAME.search(name)
@@ -225,6 +227,7 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
             f"{place}: not a record of this format ({type(error).__name__}: {error}); its members are "
             f"{', '.join(members)}. Make the shard again."
         ) from error
+    # More images than the JSON says would be another record's, whose own JSON was lost.
     if len(images) != len(group.images) or not group.texts:
         raise DataError(
             f"{place}: {len(images)} image files where the JSON says {len(group.images)}, and {len(group.texts)} "
@@ -236,8 +239,9 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
 def add_to_tar(tar: tarfile.TarFile, members: Sequence[tuple[str, bytes]]) -> int:
     """Add a record, with headers that depend on names and sizes alone. Return how many tar blocks it takes."""
     before = tar.offset
+    # TarInfo's defaults stay, time 0, user 0, mode 0644: bytes that say when and by whom would differ at each making.
     for name, data in members:
-        member = tarfile.TarInfo(name)  # time 0, user 0, mode 0644
+        member = tarfile.TarInfo(name)
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
     return (tar.offset - before) // tarfile.BLOCKSIZE
@@ -287,6 +291,7 @@ def _parse_split(given: Any, where: str, problems: list[str]) -> SplitManifest:
     if unknown:
         problems.append(f"{where}.skips names {', '.join(unknown)}; the kinds are {', '.join(KINDS)}")
     settings = dict(_items(given.get("settings", {}), f"{where}.settings", problems))
+    # Sums say nothing that the shards do not; where they disagree somebody has edited the file.
     result = SplitManifest(shards, skips, tuple(given.get("sources", ())), settings)
     problems += [
         f"{where}.{name} is {given[name]!r}, but its shards have {getattr(result, name)} together"
@@ -308,6 +313,7 @@ def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, 
             problems.append(f"{where}[{number}] lacks or has a wrong {', '.join(wrong)}")
             continue
         shard = Shard(**{each.name: values[each.name] for each in fields(Shard)})
+        # Records are found by these numbers alone, so a wrong one would be read as another record.
         texts = [int(count) for count in shard.record_texts.split()]
         blocks = [int(count) for count in shard.record_blocks.split()]
         if not len(texts) == len(blocks) == shard.groups or sum(texts) != shard.texts:

@@ -106,6 +106,7 @@ def make_shards(
         ConfigError: if ``out`` holds shards that were made with other settings.
         DataError: if a file cannot be read at all.
     """
+    # First, since what is left of a finished split would look like one that is under way.
     drop_finished(out)
     plans = make_plan(tree, out, settings)
     unfinished = {id(plan): set(plan.unfinished()) for plan in plans}
@@ -117,7 +118,8 @@ def make_shards(
     for (plan, number), done in zip(todo, results, strict=True):
         on_progress(done)
         unfinished[id(plan)].discard(number)
-        while waiting and not unfinished[id(waiting[0])]:  # slices end in order, so splits do too
+        # Slices end in order, so splits do too, and each is finished as soon as it can be: killed later, it is there.
+        while waiting and not unfinished[id(waiting[0])]:
             _finish(out, waiting.pop(0), finished)
     for plan in waiting:
         _finish(out, plan, finished)
@@ -136,6 +138,7 @@ def merge(out: Path) -> dict[tuple[str, str], SplitManifest]:
     splits = unfinished_splits(out)
     if not splits and not (out / MANIFEST_NAME).is_file():
         raise DataError(f"there are no shards below {out}. Make them with `gitllm m3it shard ROOT {out} --part i/n`.")
+    # All that are whole are finished before anything is said of the others: a share that is missing is made alone.
     for config, split in splits:
         try:
             finished[config, split] = finish_split(out, config, split)
@@ -164,6 +167,7 @@ def finish_split(out: Path, config: str, split: str) -> SplitManifest:
     notes = [orjson.loads(note_path(work, number).read_bytes()) for number in numbers]
     _check_ids(f"{config}/{split}", notes)
     shards = tuple(_name_shards(out, config, split, notes))
+    # Not durable: it is for people, and no shard depends on it.
     with atomic_file(out / config / split / SKIPS_NAME, durable=False) as file:
         for note in notes:
             for name, line, kind, message in note["problems"]:
@@ -174,6 +178,7 @@ def finish_split(out: Path, config: str, split: str) -> SplitManifest:
     result = SplitManifest(shards, dict(sorted(skips.items())), tuple(plan["sources"]), plan["settings"])
     manifest = read_manifest(out) if (out / MANIFEST_NAME).is_file() else Manifest({})
     manifest.configs.setdefault(config, {})[split] = result
+    # The manifest before the notes go: whatever kills the process, one of them says what the shards are.
     write_manifest(manifest, out)
     shutil.rmtree(work)
     return result
@@ -199,6 +204,7 @@ def make_slice(task: SliceTask) -> int:
         "problems": [[each.file, each.line, each.kind, each.message] for each in problems],
         "ids": own_ids,
     }
+    # Last: the note is what says that the slice is done.
     write_atomically(note_path(task.work, task.number), orjson.dumps(note))
     return task.slice.bytes
 
@@ -233,7 +239,8 @@ def _name_shards(out: Path, config: str, split: str, notes: list[dict[str, Any]]
     for slice_number, note in enumerate(notes):
         for index, facts in enumerate(note["shards"]):
             source, path = shard_path(work, slice_number, index), target / f"{number:06d}.tar"
-            if source.is_file():  # else it was renamed by a process that was killed before the manifest was written
+            # Where it is not there, a process has renamed it and was killed before the manifest was written.
+            if source.is_file():
                 os.replace(source, path)
             if not path.is_file() or path.stat().st_size != facts["bytes"]:
                 raise DataError(
@@ -277,6 +284,7 @@ def _make_tasks(tree: Tree, todo: list[tuple[SplitPlan, int]], settings: Setting
         same = list(of_file)
         plan, file = same[0][0], same[0][0].ranges[same[0][1]][0]
         path, reader = plan.files.paths[file], plan.files.readers[file]
+        # Counting lines reads the file up to the last slice, so it is done once for all of a file's slices.
         first_lines = open_table(path).first_lines([plan.ranges[number][1] for _, number in same])
         for (_, number), first_line in zip(same, first_lines, strict=True):
             _, start, end = plan.ranges[number]
@@ -286,6 +294,7 @@ def _make_tasks(tree: Tree, todo: list[tuple[SplitPlan, int]], settings: Setting
 
 def _read_groups(task: SliceTask, problems: list[Problem], own_ids: list[tuple[int, str]]) -> Iterator[Group]:
     piece, settings = task.slice, task.settings
+    # Images are decoded even where they stay as they are: what is broken would else be found in the middle of training.
     prepare = partial(prepare_image, short_side=settings.resize_short_side, max_pixels=settings.max_pixels)
     for row in open_table(piece.path).rows(piece.start, piece.end, piece.first_line):
         group, errors = piece.reader.read(row.content, row.line, prepare)
@@ -308,6 +317,7 @@ def _write_shard(
         with tarfile.open(fileobj=hashed, mode="w", format=tarfile.GNU_FORMAT) as tar:  # type: ignore[arg-type]
             while following is not None:
                 members = write_group(following)
+                # A record that is larger than a shard may be gets one of its own.
                 if counts.records and _file_size(tar.offset + _record_size(members)) > max_size:
                     break
                 counts.records.append(add_to_tar(tar, members))
@@ -327,7 +337,7 @@ def _write_shard(
 
 
 class _HashedFile:
-    """A file that is written once from start to end, and its SHA-256."""
+    """A file that is written once from start to end, and its SHA-256, without reading it again."""
 
     def __init__(self, file: BinaryIO):
         self._file = file

@@ -110,6 +110,7 @@ class ItemTable:
         return len(self._size)
 
     def _index(self) -> None:
+        # Sizes of all records come before their places; a record begins where those before it in its file end.
         blocks = [_numbers(shard.record_blocks) for shard in self.shards]
         items = [-(-_numbers(shard.record_texts) // self.texts_per_image) for shard in self.shards]  # rounded up
         self._size = np.concatenate(blocks) * TAR_BLOCK
@@ -160,12 +161,15 @@ def choose_quotas(
     if weights is not None:
         _check_weights(counts, weights)
     sizes = np.array(list(counts.values()), dtype=np.float64)
+    # Divided by the largest first: with a temperature near 0 the power of a count would be infinite.
     raw = (sizes / sizes.max()) ** (1 / temperature) if weights is None else [weights[name] for name in counts]
     shares = np.array(raw, dtype=np.float64)
     exact = shares / shares.sum() * (items_per_epoch or sizes.sum())
+    # A share that is whole but for rounding is whole: an epoch over everything takes each item exactly once.
     quotas = np.floor(exact + 1e-9).astype(int)
     left = int(round(exact.sum())) - int(quotas.sum())
-    quotas[np.argsort(quotas - exact, kind="stable")[:left]] += 1  # to those that were cut most
+    # To those that were cut most; stable, so that equal ones come out alike everywhere.
+    quotas[np.argsort(quotas - exact, kind="stable")[:left]] += 1
     return dict(zip(counts, quotas.tolist(), strict=True))
 
 
@@ -187,7 +191,7 @@ class EpochOrder:
         self._epoch, self._order = -1, np.empty(0, dtype=np.int32)
 
     def __len__(self) -> int:
-        """The number of items of an epoch."""
+        """Return the number of items of an epoch."""
         return sum(self.quotas.values())
 
     def item_at(self, position: int, further: int = 0) -> int:
@@ -197,6 +201,7 @@ class EpochOrder:
             position: from 0.
             further: so many places behind it, from the epoch's end on to its beginning.
         """
+        # One epoch is kept: positions rise, and an order of millions of items takes a while to make.
         epoch, place = divmod(position, len(self))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self.of_epoch(epoch)
@@ -206,6 +211,7 @@ class EpochOrder:
         """Put the items of an epoch in order: their numbers, int32."""
         names = list(self.quotas)
         labels = np.repeat(np.arange(len(names), dtype=np.int16), list(self.quotas.values()))
+        # Which configuration comes when is drawn apart from which of its items: both must be as in every run before.
         np.random.default_rng([self.seed, epoch]).shuffle(labels)
         order = np.empty(len(labels), dtype=np.int32)
         for label, name in enumerate(names):
@@ -223,6 +229,7 @@ class EpochOrder:
     def _pass(self, config: str, number: int) -> np.ndarray:
         """Shuffle all items of a configuration, each once."""
         shards = self.table.config_shards[config]
+        # The first shard's number tells configurations apart, so that two of one size get orders of their own.
         generator = np.random.default_rng([self.seed, number, shards.start])
         bounds = self.table.shard_items.tolist()
         order = generator.permutation(np.array(shards)).tolist()

@@ -108,7 +108,9 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
         plan = _plan_split(tree, files, out, settings)
         done = manifest.configs.get(files.config, {}).get(files.split)
         facts, before = plan.facts, _read_plan(plan.work)
-        if done is not None:  # by whichever versions
+        # A split that is finished stays as it is with whichever versions it was made; one that is under way must not be
+        # made by two of them.
+        if done is not None:
             before = {"settings": _without_versions(done.settings), "sources": list(done.sources)}
             facts = {**facts, "settings": _without_versions(facts["settings"])}
         plans.append(replace(plan, is_done=done is not None))
@@ -124,7 +126,8 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
         if plan.is_done:
             continue
         content = orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON)
-        write_atomically(plan.work / "plan.json", content, durable=False)  # it can be made again
+        # Not durable: it can be made again.
+        write_atomically(plan.work / "plan.json", content, durable=False)
     return plans
 
 
@@ -142,6 +145,7 @@ def choose_share(plans: Sequence[SplitPlan], share: tuple[int, int]) -> list[tup
     chosen, before = [], 0.0
     for plan in plans:
         for number, weight in enumerate(plan.weights):
+            # By its middle: every slice is in exactly one share, wherever shares meet.
             middle = before + weight / 2
             if min(int(middle / total * count), count - 1) == index if total else index == 0:
                 chosen.append((plan, number))
@@ -177,7 +181,8 @@ def parse_size(text: str) -> int:
 def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) -> SplitPlan:
     ranges, sources = [], []
     for number, (path, table) in enumerate(zip(files.paths, files.tables(), strict=True)):
-        # Base64 is a third longer than the bytes that it stands for.
+        # Base64 is a third longer than the bytes that it stands for, and a slice should fill one shard, not one and a
+        # bit: five quarters leave room for texts and headers.
         target = settings.max_size * 5 // 4 if isinstance(table, JsonlFile) else settings.max_size
         ranges += [(number, start, end) for start, end in table.cut(target)]
         revision = find_revision(tree.root, path)
@@ -235,6 +240,7 @@ def _explain_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _check_name(config: str) -> None:
+    # It becomes a folder's name and the beginning of names in tar files, which have room for 100 bytes.
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", config):
         raise ConfigError(
             f"the configuration's name is {config!r}; in shards a name has up to 60 letters (a-z), digits, '.', '-' "
