@@ -60,7 +60,7 @@ class Article:
 
 
 def float32_encoder(model: GitLLM) -> ImageEncoder:
-    """The model's image encoder, or a copy of it in float32 where it has fewer digits."""
+    """Give the model's image encoder, or a copy of it in float32 where it has fewer digits."""
     encoder = model.image_encoder
     return encoder if encoder.dtype in (torch.float32, torch.float64) else copy.deepcopy(encoder).float()
 

@@ -48,7 +48,7 @@ class Batch:
 
 
 def random_batch(model: GitLLM, images: int, texts_per_image: int, seed: int = 0) -> Batch:
-    """A batch for ``model``, on its device; the same one for the same arguments.
+    """Give a batch for ``model``, on its device; the same one for the same arguments.
 
     Args:
         model: gives image size, vocabulary and device.

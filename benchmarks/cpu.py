@@ -99,7 +99,7 @@ def measure_memory(shape: str, images: int) -> list[dict[str, Any]]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Give the results as Markdown."""
     parts = [
         results.heading(f"Training on a CPU, {found['shape']}", found["where"]),
         "One training step (forward, backward, clipping, AdamW), float32, LoRA and projection trained, all ways in "

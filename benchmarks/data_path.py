@@ -47,7 +47,7 @@ BATCH = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of :func:`run`."""
+    """Give the arguments of :func:`run`."""
     parser.add_argument("--rows", type=int, default=24, help="rows of each way in a round")
     parser.add_argument("--rounds", type=int, default=60)
 
@@ -86,7 +86,7 @@ def write_data(folder: Path, rows: int) -> float:
 
 
 def make_photo(number: int) -> bytes:
-    """A part of a photograph that comes with scikit-image, as a JPEG file; no two are alike."""
+    """Give a part of a photograph that comes with scikit-image, as a JPEG file; no two are alike."""
     picture = Image.open(Path(skimage.__file__).parent / "data" / PHOTOS[number % len(PHOTOS)]).convert("RGB")
     part = 0.98 ** (number // len(PHOTOS))
     width = part * min(picture.width, picture.height * WIDTH / HEIGHT)
@@ -118,20 +118,20 @@ def make_ways(folder: Path) -> dict[str, Callable[[], Iterator[Any]]]:
 
 
 def node_of(build_info: dict, **processor: Any) -> dict:
-    """The configuration of a data set."""
+    """Give the configuration of a data set."""
     vis = {"train": {"resize": "shortest_edge", **processor}}
     return {"vis_processor": vis, "build_info": build_info}
 
 
 def open_shards(folder: Path, **processor: Any) -> Any:
-    """The training split of a folder of shards."""
+    """Give the training split of a folder of shards."""
     node = node_of({"shards": str(folder)}, **processor)
     OmegaConf.save(OmegaConf.create({"datasets": {"m3it_wds": node}}), folder / "config.yaml")
     return load_dataset("m3it_wds", str(folder / "config.yaml"))["train"]
 
 
 def read_plainly(jsonl: Path, processor: Any) -> Iterator[torch.Tensor]:
-    """The way of the article: a row's image through Pillow and transformers, with its prompt."""
+    """Give the way of the article: a row's image through Pillow and transformers, with its prompt."""
     for row in read_rows(jsonl):
         image = Image.open(io.BytesIO(base64.b64decode(row["image_base64_str"][0]))).convert("RGB")
         build_prompt("article", row["instruction"], row["inputs"])
@@ -146,7 +146,7 @@ def read_rows(jsonl: Path) -> Iterator[dict]:
 
 
 def take_epoch(stream: Any) -> Iterator[dict]:
-    """An epoch of a stream that has no end."""
+    """Give an epoch of a stream that has no end."""
     for item, _ in zip(stream, range(len(stream)), strict=False):
         yield item
 
@@ -160,7 +160,7 @@ def in_batches(items: Iterator[dict]) -> Iterator[dict]:
 
 
 def normalize(batch: dict) -> torch.Tensor:
-    """What is left for the device to do."""
+    """Say what is left for the device to do."""
     return normalize_pixels(batch["image"], batch["image_mean"], batch["image_std"])
 
 

@@ -114,7 +114,7 @@ def _decoder(model: GitLLM, name: str, size: int, new_tokens: int) -> Callable[[
 
 
 def page(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Give the results as Markdown."""
     parts = [
         results.heading(f"Decoding, {found['shape']}", found["where"]),
         "Encoding and prefill included. Times are seconds of the processor in one process, with LoRA merged in turns: "

@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 def largest_differences(
     model: GitLLM, ways: Mapping[str, Callable[[GitLLM], Loss]], batch: Batch
 ) -> dict[str, dict[str, float]]:
-    """How far each way is from the first.
+    """Say how far each way is from the first.
 
     Args:
         model: in float32, whose trained parameters are compared.
@@ -40,7 +40,7 @@ def largest_differences(
 
 
 def differences_to_the_first(model: GitLLM, losses: Mapping[str, Loss], batch: Batch) -> dict[str, dict[str, float]]:
-    """The same in the model's own precision, in which ways differ by rounding."""
+    """Give the same in the model's own precision, in which ways differ by rounding."""
     found: dict[str, dict[str, float]] = {}
     expected_loss, expected = 0.0, torch.empty(0)
     for name, loss in losses.items():
@@ -76,7 +76,7 @@ def assert_equal(differences: Mapping[str, Mapping[str, float]], tolerance: floa
 
 
 def _loss_and_gradient(model: GitLLM, loss: Loss, batch: Batch) -> tuple[float, Tensor]:
-    """The loss, and the gradients of all trained parameters one after another."""
+    """Give the loss, and the gradients of all trained parameters one after another."""
     model.zero_grad(set_to_none=True)
     value = loss(batch)
     value.backward()

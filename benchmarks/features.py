@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def make_streams(folder: Path, model: Any) -> dict[str, Any]:
-    """The training split with images, and with the features that are written here."""
+    """Give the training split with images, and with the features that are written here."""
     from omegaconf import OmegaConf
 
     from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
@@ -109,7 +109,7 @@ def measure(arguments: argparse.Namespace, model: Any, streams: dict[str, Any]) 
 
 
 def page(found: dict[str, Any]) -> str:
-    """What was found, as Markdown: best rounds, and the median, least and most of the rounds' ratios."""
+    """Say what was found, as Markdown: best rounds, and the median, least and most of the rounds' ratios."""
     header = ["of an image", "images, ms", "features, ms", "times as fast", "from", "to"]
     rows = []
     for part in ("read", "read and encode", "training step"):

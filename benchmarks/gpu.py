@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _parts(
     arguments: argparse.Namespace, device: str, found: dict[str, Any]
 ) -> Iterable[tuple[str, Callable[[], Any]]]:
-    """What is measured, in order of what one would miss most."""
+    """Say what is measured, in order of what one would miss most."""
     shapes = TINY if arguments.dry_run else SHAPES
     ablated = shapes[1]
     peak = found["peaks"]["matmul_tflops"]
@@ -84,7 +84,7 @@ def _parts(
 
 
 def peaks(device: str, size: int) -> dict[str, float]:
-    """What the device reaches: a square bf16 matrix product, and a copy (bytes read and written)."""
+    """Say what the device reaches: a square bf16 matrix product, and a copy (bytes read and written)."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(size * size * 4, device=device, dtype=torch.uint8)
@@ -97,7 +97,7 @@ def peaks(device: str, size: int) -> dict[str, float]:
 
 
 def equality(shape: str, device: str) -> dict[str, Any]:
-    """All ways on a tiny shape in float64: equal, or nothing is timed."""
+    """Give all ways on a tiny shape in float64: equal, or nothing is timed."""
     model = build(shape, device)
     differences = largest_differences(model, {**WAYS, **ABLATION}, random_batch(model, 3, 3))
     assert_equal(differences)
@@ -238,7 +238,7 @@ def decode(shape: str, device: str, dtype: torch.dtype, arguments: argparse.Name
 
 
 def page(found: dict[str, Any]) -> str:
-    """The results as Markdown."""
+    """Give the results as Markdown."""
     peaks = found["peaks"]
     parts = [
         results.heading("One GPU", found["where"]),

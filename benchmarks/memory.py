@@ -37,7 +37,7 @@ def peak_memory(shape: str, way: str, images: int, texts_per_image: int) -> dict
 
 
 def _gib(field: str) -> float:
-    """A line of Linux' account of this process. (`getrusage` gives a child the peak of its parent too.)"""
+    """Give a line of Linux' account of this process. (``getrusage`` gives a child the peak of its parent too.)"""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field):
             return int(line.split()[1]) / 2**20

@@ -42,7 +42,7 @@ def write(name: str, found: Mapping[str, Any], page: str, folder: Path = FOLDER)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table of Markdown; all columns but the first are numbers."""
+    """Give a table of Markdown; all columns but the first are numbers."""
     return Table(header, [list(map(str, row)) for row in rows], numbers=range(1, len(header))).markdown()
 
 

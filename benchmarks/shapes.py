@@ -119,7 +119,7 @@ SHAPES = {
 
 
 def build(name: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> GitLLM:
-    """A GIT-LLM of this shape with LoRA on query, key and value, as the article trains it, in training mode.
+    """Give a GIT-LLM of this shape with LoRA on query, key and value, as the article trains it, in training mode.
 
     Args:
         name: a key of :data:`SHAPES`.

@@ -38,7 +38,7 @@ ABLATION: dict[str, Callable[[GitLLM], Loss]] = {
 
 
 def ours(model: GitLLM, batch: Batch, logits: Literal["all", "none"] = "none") -> Tensor:
-    """The loss as training computes it."""
+    """Give the loss as training computes it."""
     out = model(
         batch.input_ids,
         batch.attention_mask,
@@ -52,7 +52,7 @@ def ours(model: GitLLM, batch: Batch, logits: Literal["all", "none"] = "none") -
 
 
 def ours_with_masks(model: GitLLM, batch: Batch) -> Tensor:
-    """The same through SDPA with dense masks, several images with their texts in a row."""
+    """Give the same through SDPA with dense masks, several images with their texts in a row."""
     implementation = cast(str, model.language_model.config._attn_implementation)
     model.language_model.set_attn_implementation(implementation if implementation == "eager" else "sdpa")
     try:

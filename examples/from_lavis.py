@@ -1,4 +1,4 @@
-"""Use a GIT-LLM from code that is written for LAVIS: registries, processors, `generate`, `predict_answers`.
+"""Use a GIT-LLM from code that is written for LAVIS: registries, processors, ``generate``, ``predict_answers``.
 
 python examples/from_lavis.py cat.jpg "what is the cat doing?" --model-type tiny_opt
 """

@@ -1,6 +1,6 @@
 """GIT-LLM for Salesforce LAVIS.
 
-Importing this package is cheap: neither torch nor lavis is imported before `register` is called.
+Importing this package is cheap: neither torch nor lavis is imported before ``register`` is called.
 """
 
 __version__ = "0.1.0"
@@ -27,8 +27,8 @@ REGISTERED_MODULES = (
 def register() -> None:
     """Make LAVIS importable on this machine's libraries and add everything of GIT-LLM to its registries.
 
-    Afterwards LAVIS's own functions know the names: `load_model_and_preprocess("git_llm", ...)`,
-    `load_dataset("m3it")`, `model_zoo`, `dataset_zoo`. Calling it again does nothing.
+    Afterwards LAVIS's own functions know the names: ``load_model_and_preprocess("git_llm", ...)``,
+    ``load_dataset("m3it")``, ``model_zoo``, ``dataset_zoo``. Calling it again does nothing.
 
     Raises:
         gitllm_plugin.errors.HostError: LAVIS, or a package it cannot do without, is missing.

@@ -32,7 +32,7 @@ class LostProcessError(GitLLMError, RuntimeError):
 
 
 def exit_status(call: Callable[[], int]) -> int:
-    """The exit status of a command or script: what ``call`` gives, or 2 or 130 and one line instead of a traceback."""
+    """Give a command's exit status: what ``call`` gives, or 2 or 130 and one line instead of a traceback."""
     try:
         return call()
     except GitLLMError as error:

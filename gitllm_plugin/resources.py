@@ -1,6 +1,6 @@
 """Finds the YAML files that come with the package.
 
-An installed package holds the folders `configs/` and `projects/` itself; in a source checkout they lie beside it.
+An installed package holds the folders ``configs/`` and ``projects/`` itself; in a source checkout they lie beside it.
 """
 
 from importlib.resources import files
@@ -10,13 +10,13 @@ from gitllm_plugin.errors import ConfigError
 
 
 def config_path(*parts: str) -> str:
-    """The absolute path of a file or folder under ``configs/``.
+    """Give the absolute path of a file or folder under ``configs/``.
 
     Args:
         parts: the path below ``configs/``, as in ``config_path("datasets", "m3it", "defaults.yaml")``.
 
     Raises:
-        FileNotFoundError: if neither place has it.
+        FileNotFoundError: when neither place has it.
     """
     places = _places("configs", *parts)
     for place in places:
@@ -29,7 +29,7 @@ def config_path(*parts: str) -> str:
 
 
 def find_config(path: str | Path) -> Path:
-    """The configuration file that a user named.
+    """Give the configuration file that a user named.
 
     Args:
         path: a file; one that begins with ``projects/`` may also be the package's own, from any folder.

@@ -27,7 +27,7 @@ class Table:
         return "\n".join("  ".join(cells).rstrip() for cells in self._padded([self.header, rules, *self.rows]))
 
     def markdown(self) -> str:
-        """A table of Markdown that is also readable as it stands."""
+        """Give a table of Markdown that is also readable as it stands."""
         header, *rows = ("| " + " | ".join(cells) + " |" for cells in self._padded([self.header, *self.rows]))
         rules = (
             "-" * (width + 1) + ":" if column in self.numbers else "-" * (width + 2)

@@ -5,6 +5,7 @@ from ``web`` to ``inference``. What all rooms use is a bar at the bottom.
 """
 
 from html import escape
+from itertools import pairwise
 from pathlib import Path
 
 import grimp
@@ -24,15 +25,22 @@ ROOMS = {
     "models": (4.2, 2, "git_llm and git for LAVIS"),
     "words": (5.6, 2, "image vectors in words"),
     "inference": (5.6, 3, "a model as a person uses it"),
-    "processors": (3.9, 3, "images and prompts"),
-    "curves": (0, 4, "losses, read and drawn"),
+    "processors": (4.1, 3, "images and prompts"),
+    "curves": (0.0, 4, "losses, read and drawn"),
     "protocols": (1.2, 4, "what runners ask of others"),
     "metrics": (2.4, 4, "answers to scores"),
     "m3it": (3.6, 4, "rows, groups, shards"),
     "modeling": (5.0, 4, "the rule, decoder, model"),
-    "config": (3.0, 5, "keys, types, meanings"),
 }
-EVERYWHERE = ("common", "errors", "resources", "tables")
+# Arrows that would run behind a box: a point that they go through.
+VIA = {
+    ("host", "inference"): (4.9, 1.85),
+    ("lmms", "inference"): (4.95, 2),
+    ("models", "m3it"): (3.45, 3),
+    ("models", "modeling"): (4.75, 3),
+    ("runners", "modeling"): (3.1, 3.35),
+}
+EVERYWHERE = ("common", "config", "errors", "resources", "tables")
 KNOW_LAVIS = ("host", "runners", "tasks", "datasets", "models", "processors")
 
 COLUMN, ROW, WIDTH, HEIGHT, MARGIN = 172, 112, 158, 52, 30
@@ -101,7 +109,10 @@ def drawing() -> str:
 
 
 def _middle(room: str) -> tuple[float, float]:
-    column, row, _ = ROOMS[room]
+    return _place(*ROOMS[room][:2])
+
+
+def _place(column: float, row: float) -> tuple[float, float]:
     return MARGIN + WIDTH / 2 + column * COLUMN, MARGIN + HEIGHT / 2 + row * ROW
 
 
@@ -116,21 +127,22 @@ def _box(x: float, y: float, width: float, name: str, purpose: str, knows_lavis:
 
 def _arrow(start: str, end: str) -> str:
     (x0, y0), (x1, y1) = _middle(start), _middle(end)
-    down = HEIGHT / 2 if y1 > y0 else -HEIGHT / 2
     if y0 == y1:
         side = WIDTH / 2 if x1 > x0 else -WIDTH / 2
-        return _line(x0 + side, y0, x1 - side, y1)
+        return _line([(x0 + side, y0), (x1 - side, y1)])
     # Towards the other room, so that arrows of one box do not leave it at one point.
     lean = max(-0.4, min(0.4, (x1 - x0) / (4 * COLUMN))) * WIDTH
-    return _line(x0 + lean, y0 + down, x1 - lean, y1 - down)
+    between = [_place(*VIA[start, end])] if (start, end) in VIA else []
+    return _line([(x0 + lean, y0 + HEIGHT / 2), *between, (x1 - lean, y1 - HEIGHT / 2)])
 
 
-def _line(x0: float, y0: float, x1: float, y1: float) -> str:
-    bend = (y1 - y0) / 2
-    return (
-        f'<path d="M{x0:.1f} {y0:.1f} C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1:.1f}" '
-        f'fill="none" stroke="{LINE}" stroke-width="1.4" marker-end="url(#tip)"/>'
-    )
+def _line(points: list[tuple[float, float]]) -> str:
+    """Draw a curve that is upright at each of its points."""
+    path = "M{:.1f} {:.1f}".format(*points[0])
+    for (x0, y0), (x1, y1) in pairwise(points):
+        bend = (y1 - y0) / 2
+        path += f" C{x0:.1f} {y0 + bend:.1f} {x1:.1f} {y1 - bend:.1f} {x1:.1f} {y1:.1f}"
+    return f'<path d="{path}" fill="none" stroke="{LINE}" stroke-width="1.4" marker-end="url(#tip)"/>'
 
 
 if __name__ == "__main__":

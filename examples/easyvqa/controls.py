@@ -7,7 +7,7 @@ from examples.easyvqa.data import Row
 
 
 def learn_best_guesses(rows: Iterable[Row]) -> dict[str, str]:
-    """The most frequent answer to each question text; of equally frequent ones, the first in the alphabet.
+    """Give the most frequent answer to each question text; of equally frequent ones, the first in the alphabet.
 
     Args:
         rows: what may be learnt from, that is, the train split.
@@ -19,12 +19,12 @@ def learn_best_guesses(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def score_best_guesses(train: Iterable[Row], test: Iterable[Row]) -> float:
-    """The part of `test` that the best guess from `train` gets right.
+    """Give the part of ``test`` that the best guess from ``train`` gets right.
 
-    A question that `train` does not have counts as wrong.
+    A question that ``train`` does not have counts as wrong.
 
     Raises:
-        ValueError: `test` is empty.
+        ValueError: ``test`` is empty.
     """
     guesses: Mapping[str, str] = learn_best_guesses(train)
     right = [guesses.get(row["inputs"]) == row["outputs"] for row in test]

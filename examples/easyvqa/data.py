@@ -33,7 +33,7 @@ Row = dict[str, str]
 
 
 class Question(NamedTuple):
-    """A line of easy-VQA's `questions.json`."""
+    """A line of easy-VQA's ``questions.json``."""
 
     text: str
     answer: str
@@ -41,11 +41,11 @@ class Question(NamedTuple):
 
 
 def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_images: int = SHUFFLED_IMAGES) -> None:
-    """Writes `{train,train_short,val,test}/{caption,open,yesno}.jsonl`, `test_sample/yesno.jsonl` and the control
-    `test_shuffled/{caption,open}_shuffled.jsonl`.
+    """Write ``{train,train_short,val,test}/{caption,open,yesno}.jsonl``, ``test_sample/yesno.jsonl`` and the control
+    ``test_shuffled/{caption,open}_shuffled.jsonl``.
 
     Args:
-        source: easy-VQA's folder `data`, with `{train,test}/questions.json` and `{train,test}/images/*.png`.
+        source: easy-VQA's folder ``data``, with ``{train,test}/questions.json`` and ``{train,test}/images/*.png``.
         target: the folder to make; it appears only when it is complete.
         val_images: how many train pictures become the validation split, with all their texts.
         shuffled_images: how many test pictures the control has.
@@ -69,7 +69,7 @@ def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_i
 
 
 def read_questions(split: Path) -> list[Question]:
-    """The questions of a split.
+    """Give the questions of a split.
 
     Raises:
         DemoError: the file is missing.
@@ -86,7 +86,7 @@ def choose_images(questions: Iterable[Question], count: int) -> list[int]:
 
 
 def describe_images(questions: Iterable[Question]) -> dict[int, str]:
-    """Captions, such as `a teal rectangle`, of the pictures whose colour and shape the questions both give.
+    """Captions, such as ``a teal rectangle``, of the pictures whose colour and shape the questions both give.
 
     A picture has one object. Its colour or shape is the answer to a question or part of one ("what is the
     color of the triangle?"); of some pictures only one of the two is asked.
@@ -123,7 +123,7 @@ def make_rows(questions: Sequence[Question]) -> dict[str, list[tuple[int, Row]]]
 
 
 def choose_short_course(rows: Mapping[str, Sequence[tuple[int, Row]]]) -> dict[str, list[tuple[int, Row]]]:
-    """What two CPU cores learn most from in minutes: many pictures, few texts about each.
+    """Say what two CPU cores learn most from in minutes: many pictures, few texts about each.
 
     Of each picture the caption (two open questions where there is none), of every second one open question and of
     every fourth one yes/no question besides. A caption tells both colour and shape; a question about the same
@@ -200,12 +200,12 @@ def _write(path: Path, rows: Iterable[Row]) -> None:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSONL file."""
+    """Give the rows of a JSONL file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def count_rows(folder: Path) -> dict[str, dict[str, int]]:
-    """The number of rows by split and configuration, for messages."""
+    """Give the number of rows by split and configuration, for messages."""
     counts: dict[str, dict[str, int]] = {}
     for path in sorted(folder.glob("*/*.jsonl")):
         counts.setdefault(path.parent.name, {})[path.stem] = len(read_rows(path))

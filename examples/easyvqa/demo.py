@@ -1,4 +1,4 @@
-"""The demonstration from beginning to end: `python -m examples.easyvqa.demo`, from the checkout's root."""
+"""The demonstration from beginning to end: ``python -m examples.easyvqa.demo``, from the checkout's root."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ _MODULES = ("torch", "transformers", "timm", "gguf", "matplotlib")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demonstration.
+    """Run the demonstration.
 
     Returns:
         Exit status: 0 done, 1 after an error that was printed, 130 interrupted.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_demo(cache: Cache, output: Path, fresh: bool = False) -> None:
-    """Runs the steps that are not finished, and the report.
+    """Run the steps that are not finished, and the report.
 
     Args:
         cache: where weights and data are kept.
@@ -88,7 +88,7 @@ def run_demo(cache: Cache, output: Path, fresh: bool = False) -> None:
 
 
 def check_surroundings() -> None:
-    """Finds out before the first download what would stop the demonstration later.
+    """Find out before the first download what would stop the demonstration later.
 
     Raises:
         DemoError: it is not run from the checkout's root, or a library is missing.
@@ -123,7 +123,7 @@ def _make_data(record: StepRecord, cache: Cache, fresh: bool) -> None:
 
 
 def _report(record: StepRecord, cache: Cache, output: Path, training: Path, evaluation: Path) -> str:
-    """Writes the report; gives its table."""
+    """Write the report; gives its table."""
     from examples.easyvqa.report import format_table, write_report
 
     results = write_report(

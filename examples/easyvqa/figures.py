@@ -32,11 +32,11 @@ def choose_examples(examples: Sequence[Mapping[str, Any]]) -> list[Mapping[str, 
 
 
 def draw_predictions(examples: Sequence[Mapping[str, Any]], images: Mapping[str, str], path: Path) -> None:
-    """Draws images with question, answer and truth; right answers green, wrong ones red.
+    """Draw images with question, answer and truth; right answers green, wrong ones red.
 
     Args:
-        examples: with `instance_id`, `config`, `question`, `prediction`, `references`, `exact_match`.
-        images: base64 text of the picture by `instance_id`.
+        examples: with ``instance_id``, ``config``, ``question``, ``prediction``, ``references``, ``exact_match``.
+        images: base64 text of the picture by ``instance_id``.
         path: the PNG to write.
     """
     rows = -(-len(examples) // COLUMNS)
@@ -60,5 +60,5 @@ def _below(axis: Any) -> dict[str, Any]:
 
 
 def _one_line(text: str) -> str:
-    """An answer of an untrained model can have several lines."""
+    """Give an answer of an untrained model can have several lines."""
     return textwrap.shorten(text, 36, placeholder=" ...")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """An empty folder that is gone after the block; what a killed process left in it goes first."""
+    """Give an empty folder that is gone after the block; what a killed process left in it goes first."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)
     try:
@@ -20,9 +20,9 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """An empty folder to fill, which becomes `target` at the end of the block; a `target` from before goes.
+    """Give an empty folder to fill, which becomes ``target`` at the end of the block; a ``target`` from before goes.
 
-    When the block fails, or the process is killed in it, `target` is as before.
+    When the block fails, or the process is killed in it, ``target`` is as before.
     """
     with scratch_folder(target.with_name(f".{target.name}.partial")) as partial:
         yield partial

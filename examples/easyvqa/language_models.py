@@ -1,6 +1,6 @@
 """Makes two variants of the demonstration's language model, for the second experiment at a laptop's size.
 
-Run it after `make demo`: `python -m examples.easyvqa.language_models`.
+Run it after ``make demo``: ``python -m examples.easyvqa.language_models``.
 """
 
 import sys
@@ -16,7 +16,7 @@ FIRST_LAYERS, RANDOM = f"smollm2-first-{LAYERS}-layers", "smollm2-random"
 
 
 def make_variants(source: Path, target: Path) -> None:
-    """Writes the variants that do not exist yet.
+    """Write the variants that do not exist yet.
 
     Args:
         source: the language model's folder.
@@ -53,7 +53,7 @@ def make_variants(source: Path, target: Path) -> None:
 
 
 def main() -> int:
-    """Writes into the cache folder that the environment names.
+    """Write into the cache folder that the environment names.
 
     Returns:
         Exit status: 0 done, 1 after an error that was printed.

@@ -76,7 +76,7 @@ PACKAGES = (EASY_VQA, SMOLLM2, EFFICIENTNET)
 def fetch_packages(cache: Cache, packages: Sequence[Package] = PACKAGES) -> None:
     """Downloads, checks and unpacks what is not there yet.
 
-    A good wheel that lies in `cache.wheels`, put there by an interrupted run or by hand, is not downloaded.
+    A good wheel that lies in ``cache.wheels``, put there by an interrupted run or by hand, is not downloaded.
 
     Raises:
         DemoError: a package cannot be had or is not the one expected; the message names it.
@@ -99,7 +99,7 @@ def fetch_packages(cache: Cache, packages: Sequence[Package] = PACKAGES) -> None
 
 
 def _download(package: Package, wheels: Path) -> None:
-    """Lets this interpreter's pip fetch the wheel, which gets into `wheels` whole and checked or not at all."""
+    """Let this interpreter's pip fetch the wheel, which gets into ``wheels`` whole and checked or not at all."""
     with scratch_folder(wheels / f".{package.name}.download") as folder:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), package.requirement]
@@ -116,7 +116,7 @@ def _download(package: Package, wheels: Path) -> None:
 
 
 def _run_showing_errors(command: Sequence[str]) -> tuple[int, str]:
-    """Runs a command with its output shown.
+    """Run a command with its output shown.
 
     Returns:
         Exit status, and what the command said on stderr.
@@ -147,7 +147,7 @@ def _sha256(path: Path) -> str:
 
 
 def _keep_license(archive: zipfile.ZipFile, folder: Path) -> None:
-    """Copies the package's licence and description to where they are easily found."""
+    """Copy the package's licence and description to where they are easily found."""
     folder.mkdir(parents=True, exist_ok=True)
     for member in archive.namelist():
         name = Path(member).name

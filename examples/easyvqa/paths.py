@@ -24,7 +24,7 @@ class Cache:
 
     @classmethod
     def from_environment(cls) -> "Cache":
-        """`$GITLLM_CACHE`, or `~/.cache/gitllm`, as the configurations have it."""
+        """``$GITLLM_CACHE``, or ``~/.cache/gitllm``, as the configurations have it."""
         given = os.environ.get(CACHE_VARIABLE)
         return cls(Path(given).expanduser().absolute() if given else Path.home() / ".cache" / "gitllm")
 

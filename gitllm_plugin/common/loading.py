@@ -44,14 +44,14 @@ class Loader(DataLoader):
     """A loader whose workers end with the interpreter."""
 
     def __iter__(self) -> _BaseDataLoaderIter:
-        """An iterator, whose workers are known to :func:`end_workers`."""
+        """Give an iterator, whose workers are known to :func:`end_workers`."""
         iterator = super().__iter__()
         _running.add(iterator)
         return iterator
 
 
 def num_batches(loader: Any) -> int | None:
-    """How many batches a loader gives; None where it does not know."""
+    """Say how many batches a loader gives; None where it does not know."""
     try:
         return len(loader)
     except TypeError:
@@ -59,7 +59,7 @@ def num_batches(loader: Any) -> int | None:
 
 
 def move_to_device(value: Any, device: torch.device) -> Any:
-    """`value` with every tensor in it, at any depth of dicts, lists and tuples, on `device`."""
+    """``value`` with every tensor in it, at any depth of dicts, lists and tuples, on ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
@@ -70,7 +70,7 @@ def move_to_device(value: Any, device: torch.device) -> Any:
 
 
 def num_samples(batch: dict[str, Any]) -> int:
-    """How many examples a batch of LAVIS's form holds: its texts, or the first thing that has a length."""
+    """Say how many examples a batch of LAVIS's form holds: its texts, or the first thing that has a length."""
     if "text_input" in batch:
         return len(batch["text_input"])
     return next((len(value) for value in batch.values() if hasattr(value, "__len__")), 0)

@@ -38,8 +38,8 @@ def map_in_order(function: Callable[[Task], Result], tasks: Iterable[Task], work
         workers: number of processes; 1 works in this one.
 
     Raises:
-        ConfigError: if the number of workers is below 1.
-        DataError: if a process was killed, as the system does when memory runs out.
+        ConfigError: when the number of workers is below 1.
+        DataError: when a process was killed, as the system does when memory runs out.
     """
     if workers < 1:
         raise ConfigError(f"the number of workers is {workers}, expected 1 or more")
@@ -120,7 +120,7 @@ def describe_end(status: int) -> str:
 
 
 def was_killed(status: int) -> bool:
-    """Whether a process was ended by SIGKILL, see :func:`describe_end`."""
+    """Say whether a process was ended by SIGKILL, see :func:`describe_end`."""
     return status in (-signal.SIGKILL, 128 + signal.SIGKILL)
 
 

@@ -10,7 +10,7 @@ from gitllm_plugin.errors import GitLLMError, StorageError
 
 
 def is_distributed() -> bool:
-    """Whether this process belongs to a process group."""
+    """Say whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
@@ -20,7 +20,7 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes the group has, 1 where there is none."""
+    """Say how many processes the group has, 1 where there is none."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -31,7 +31,7 @@ def barrier() -> None:
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Element-wise sum of `values` over the ranks, in double precision; `device` must suit the backend."""
+    """Element-wise sum of ``values`` over the ranks, in double precision; ``device`` must suit the backend."""
     if not is_distributed():
         return values
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
@@ -40,7 +40,7 @@ def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's `value`, in the order of the ranks, on every rank. Must be picklable."""
+    """Every rank's ``value``, in the order of the ranks, on every rank. Must be picklable."""
     if not is_distributed():
         return [value]
     gathered: list[Any] = [None] * world_size()
@@ -49,7 +49,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's `value`, on every rank. Must be picklable."""
+    """Rank 0's ``value``, on every rank. Must be picklable."""
     if not is_distributed():
         return value
     box = [value]
@@ -58,10 +58,10 @@ def broadcast_object(value: Any) -> Any:
 
 
 def from_first_rank(action: Callable[[], Any]) -> Any:
-    """What `action`, which rank 0 alone runs, gives; or its error, on every rank, so that none waits for another.
+    """Give what ``action``, which rank 0 alone runs, gives; or raise its error on every rank, so that none waits.
 
     Raises:
-        GitLLMError: What `action` raised.
+        GitLLMError: what ``action`` raised.
         StorageError: A file could not be written or read.
     """
     result, error = None, None

@@ -1,7 +1,7 @@
 """Repair: torchvision's binary wheel does not load beside a torch build of another kind.
 
 PyPI's torchvision is built for CUDA; beside a CPU-only torch its C++ library cannot be loaded, and
-`import torchvision` fails with "operator torchvision::nms does not exist", because it attaches Python code
+``import torchvision`` fails with "operator torchvision::nms does not exist", because it attaches Python code
 to operators that only the library declares. LAVIS, timm, peft and transformers use torchvision's Python
 parts alone, so declaring those operators is enough.
 """
@@ -32,12 +32,12 @@ class TorchvisionWarning(RuntimeWarning):
 
 
 def warn(fault: str) -> None:
-    """A warning of Python's, without a line of source: none of the user's is to blame."""
+    """Give a warning of Python's, without a line of source: none of the user's is to blame."""
     warnings.warn_explicit(fault, TorchvisionWarning, "<torchvision>", 0)
 
 
 def note(fault: str) -> None:
-    """A line on the first rank."""
+    """Give a line on the first rank."""
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {fault}", file=sys.stderr)
 
@@ -58,7 +58,7 @@ def repair_torchvision() -> bool:
     Where torchvision loads by itself nothing is changed.
 
     Returns:
-        True if operators had to be declared (a `TorchvisionWarning` says so by default), False if nothing was wrong.
+        True if operators had to be declared (a ``TorchvisionWarning`` says so by default), False if nothing was wrong.
 
     Raises:
         HostError: torchvision is not installed.

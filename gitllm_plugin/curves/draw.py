@@ -42,21 +42,21 @@ def draw_validation_loss(
 
 
 def smooth(values: Sequence[float], width: int) -> list[float]:
-    """Means of each value and up to `width - 1` before it."""
+    """Means of each value and up to ``width - 1`` before it."""
     return [sum(values[max(0, i - width + 1) : i + 1]) / min(i + 1, width) for i in range(len(values))]
 
 
 def draw_run(folder: Path) -> list[Path]:
-    """Draw a run's losses into its own folder: `train_loss.png`, and `<split>_loss.png` for each validation split.
+    """Draw a run's losses into its own folder: ``train_loss.png``, and ``<split>_loss.png`` for each validation split.
 
     Raises:
-        ConfigError: It is not a run's folder.
+        ConfigError: it is not a run's folder.
     """
     return draw_runs([read_run(folder)], folder)
 
 
 def draw_runs(runs: Sequence[RunCurves], folder: Path) -> list[Path]:
-    """Draw runs beside each other, as `draw_run` does a single one; gives the figures' paths.
+    """Draw runs beside each other, as ``draw_run`` does a single one; gives the figures' paths.
 
     A split that was evaluated once only, as in a final test, has no curve.
     """

@@ -30,7 +30,7 @@ class RunCurves:
     evaluations: list[dict[str, Any]]
 
     def evaluations_of(self, split: str) -> list[dict[str, Any]]:
-        """A split's evaluations during training, one a step."""
+        """Give a split's evaluations during training, one a step."""
         by_step = {entry["step"]: entry for entry in self.evaluations if entry["split"] == split}
         return [by_step[step] for step in sorted(by_step)]
 
@@ -39,7 +39,7 @@ def read_run(folder: str | Path, name: str | None = None) -> RunCurves:
     """Read a run's folder.
 
     Args:
-        folder: the run's folder, or the folder above with its link `latest`.
+        folder: the run's folder, or the folder above with its link ``latest``.
         name: None: the folder's own name.
 
     Raises:

@@ -44,7 +44,7 @@ def explain_end(arguments: Sequence[str], status: int) -> str:
 
 
 def _run_section(arguments: Sequence[str], cfg_path: str) -> Mapping[str, Any]:
-    """The section ``run`` that the command reads; empty where it cannot be read, which is not the failure here."""
+    """Give the section ``run`` that the command reads; empty where it cannot be read, which is not the failure here."""
     from omegaconf import OmegaConf
 
     options = arguments[arguments.index("--options") + 1 :] if "--options" in arguments else ()

@@ -22,7 +22,7 @@ class PlannedRun:
     Attributes:
         name: its name in tables and figures, and of its output folder.
         cfg_path: configuration file, as the user wrote it.
-        options: overrides, each `key.subkey=value`.
+        options: overrides, each ``key.subkey=value``.
     """
 
     name: str
@@ -35,7 +35,7 @@ class PlannedRun:
         return re.sub(r"[^\w+.-]+", "_", self.name)
 
     def fingerprint(self) -> str:
-        """A hash of what the run is made from: the file's content and the options."""
+        """Give a hash of what the run is made from: the file's content and the options."""
         content = find_config(self.cfg_path).read_bytes()
         return hashlib.sha256(content + json.dumps(self.options).encode()).hexdigest()[:16]
 
@@ -59,8 +59,8 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
     """Read an experiment's YAML file.
 
     Args:
-        path: has `title`, `output_dir` and `runs`, a list of `name`, `cfg_path` and optionally `options`.
-            `options` at the top go to every run.
+        path: has ``title``, ``output_dir`` and ``runs``, a list of ``name``, ``cfg_path`` and optionally ``options``.
+            ``options`` at the top go to every run.
         options: further overrides for every run, which win.
 
     Raises:
@@ -84,7 +84,7 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
 
 
 def choose_runs(plan: Plan, only: Sequence[str]) -> list[PlannedRun]:
-    """The runs that are named, or all.
+    """Give the runs that are named, or all.
 
     Raises:
         ConfigError: a name that the plan does not have.

@@ -20,7 +20,7 @@ _LAST_STEPS = 20
 
 
 def write_report(plan: Plan, record: StepRecord) -> Table:
-    """Write page, figures and `results.json` of the runs that are finished; gives the table."""
+    """Write page, figures and ``results.json`` of the runs that are finished; gives the table."""
     finished = [run for run in plan.runs if record.get(run.name, "folder")]
     runs = [read_run(record.get(run.name, "folder"), run.name) for run in finished]
     results = [_result(run, record.get(run.name, "seconds"), record.get(run.name, "folder")) for run in runs]
@@ -45,7 +45,7 @@ def write_report(plan: Plan, record: StepRecord) -> Table:
 
 
 def results_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each run."""
+    """Give a row for each run."""
     header = ("run", "trained parameters", "steps", "training loss", "validation loss", "exact match", "minutes")
     rows = [
         (

@@ -74,5 +74,5 @@ def _train(plan: Plan, run: PlannedRun, record: StepRecord) -> bool:
 
 
 def _newest(folder: Path) -> Path:
-    """The folder of the run that was trained last below ``folder``."""
+    """Give the folder of the run that was trained last below ``folder``."""
     return (folder / "latest").resolve()

@@ -1,6 +1,6 @@
-"""What the `.pth` line of `gitllm hook install` runs at every start of Python: keep it tiny, stdlib only.
+"""What the ``.pth`` line of ``gitllm hook install`` runs at every start of Python: keep it tiny, stdlib only.
 
-It adds a finder that does nothing until `lavis` is imported for the first time.
+It adds a finder that does nothing until ``lavis`` is imported for the first time.
 """
 
 import os
@@ -10,13 +10,13 @@ KILL_SWITCH = "GITLLM_HOOK"
 
 
 def arm() -> None:
-    """Wait for the first `import lavis`, unless the environment says GITLLM_HOOK=0."""
+    """Wait for the first ``import lavis``, unless the environment says GITLLM_HOOK=0."""
     if os.environ.get(KILL_SWITCH) != "0":
         sys.meta_path.insert(0, LavisWatcher())
 
 
 class LavisWatcher:
-    """Acts once: prepares the libraries before the body of `lavis` runs, registers the plugin after.
+    """Acts once: prepares the libraries before the body of ``lavis`` runs, registers the plugin after.
 
     Whatever fails in the plugin becomes a warning on stderr; LAVIS is then imported as if there were no hook.
     """
@@ -24,9 +24,9 @@ class LavisWatcher:
     looking = False
 
     def find_spec(self, name, path=None, target=None):
-        """The spec of `lavis` with a loader that registers the plugin; None for any other module.
+        """Give the spec of ``lavis`` with a loader that registers the plugin; None for any other module.
 
-        Looking for `lavis` without importing it has no effect.
+        Looking for ``lavis`` without importing it has no effect.
         """
         if name != "lavis" or self.looking:
             return None
@@ -63,7 +63,7 @@ def _register() -> None:
 
 
 def _warn_of_failure(step) -> bool:
-    """Whether `step()` went well; a plugin must never break the host."""
+    """Say whether ``step()`` went well; a plugin must never break the host."""
     try:
         step()
     except Exception as error:  # noqa: BLE001

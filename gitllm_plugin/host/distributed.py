@@ -15,14 +15,14 @@ DEFAULT_PORT = 29500
 
 
 def replace_init_distributed_mode() -> None:
-    """Put `init_distributed_mode` in the place of LAVIS's; scripts that import it afterwards get this one."""
+    """Put ``init_distributed_mode`` in the place of LAVIS's; scripts that import it afterwards get this one."""
     from lavis.common import dist_utils
 
     dist_utils.init_distributed_mode = init_distributed_mode
 
 
 def repair_metric_sync() -> None:
-    """Let `SmoothedValue.synchronize_between_processes` sum on the device its process group works on."""
+    """Let ``SmoothedValue.synchronize_between_processes`` sum on the device its process group works on."""
     from lavis.common.logger import SmoothedValue
 
     SmoothedValue.synchronize_between_processes = _synchronize_between_processes
@@ -32,11 +32,11 @@ def init_distributed_mode(args) -> None:
     """Join the process group that torchrun or SLURM describes in the environment, if there is one.
 
     Args:
-        args: LAVIS's run configuration; `device` and `dist_url` are read. Set on it: `distributed`, `rank`,
-            `world_size`, `gpu` (local rank) and, where distributed, `dist_backend` ("nccl" or "gloo").
+        args: LAVIS's run configuration; ``device`` and ``dist_url`` are read. Set on it: ``distributed``, ``rank``,
+            ``world_size``, ``gpu`` (local rank) and, where distributed, ``dist_backend`` ("nccl" or "gloo").
 
     Raises:
-        ConfigError: The environment describes a group only in part, or there are more processes than GPUs.
+        ConfigError: the environment describes a group only in part, or there are more processes than GPUs.
     """
     import torch
     import torch.distributed as dist
@@ -89,7 +89,7 @@ def _torchrun_place() -> tuple[int, int, int] | None:
 
 
 def _slurm_place() -> tuple[int, int, int] | None:
-    """(rank, world size, local rank) from SLURM's environment, or None; sets what `env://` reads.
+    """(rank, world size, local rank) from SLURM's environment, or None; sets what ``env://`` reads.
 
     A shell inside an allocation has SLURM's variables too, with one task: that is no distributed run.
     """
@@ -101,12 +101,12 @@ def _slurm_place() -> tuple[int, int, int] | None:
 
 
 def first_slurm_node(nodelist: str) -> str:
-    """The first host of a SLURM node list: `gpu[03-05,9],cpu1` -> `gpu03`."""
+    """Give the first host of a SLURM node list: ``gpu[03-05,9],cpu1`` -> ``gpu03``."""
     return re.sub(r"\[(\w+)[^\]]*\].*", r"\1", re.split(r",(?![^\[]*\])", nodelist)[0])
 
 
 def _synchronize_between_processes(self) -> None:
-    """Sum `count` and `total` over all processes; the window of recent values stays each process's own."""
+    """Sum ``count`` and ``total`` over all processes; the window of recent values stays each process's own."""
     import torch
     import torch.distributed as dist
     from lavis.common import dist_utils

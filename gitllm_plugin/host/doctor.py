@@ -31,7 +31,7 @@ OWN_REQUIREMENTS = {"peft": "peft", "rouge_score": "rouge-score", "safetensors":
 
 @dataclasses.dataclass
 class Diagnosis:
-    """What `examine` found, ready to be printed.
+    """What ``examine`` found, ready to be printed.
 
     Attributes:
         facts: (what, value), in the order to show them.
@@ -122,7 +122,7 @@ def _examine_extras(diagnosis: Diagnosis) -> None:
 
 
 def _examine_precision(diagnosis: Diagnosis) -> None:
-    """What a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
+    """Say what a run with `precision: auto` decides by. Imports transformers, so everything required must be there."""
     import torch
 
     from gitllm_plugin.common.device import CPU_PRECISION, has_fast_bf16

@@ -23,7 +23,7 @@ def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with
         with_base: whether frozen parts are written; else they are named.
 
     Raises:
-        ConfigError: no such run, a run of another model than `git_llm`, or the target is in use.
+        ConfigError: no such run, a run of another model than ``git_llm``, or the target is in use.
     """
     if merge and not with_base:
         raise ConfigError("a merged language model is no longer its base: export it with the base")
@@ -53,7 +53,7 @@ def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with
 
 
 def find_run(run: str | Path) -> tuple[Path, Any]:
-    """The checkpoint that is meant by a run's folder or file, and the run's resolved configuration.
+    """Give the checkpoint that is meant by a run's folder or file, and the run's resolved configuration.
 
     Raises:
         ConfigError: there is none.
@@ -76,10 +76,10 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
 
 
 def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
-    """The registered model that a run trained, with the checkpoint's weights; None: as before training.
+    """Give the registered model that a run trained, with the checkpoint's weights; None: as before training.
 
     Raises:
-        ConfigError: it is not `git_llm`, or the checkpoint does not fit.
+        ConfigError: it is not ``git_llm``, or the checkpoint does not fit.
     """
     from omegaconf import OmegaConf
 
@@ -93,7 +93,7 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
 
 
 def eval_processors(config: Any) -> dict[str, Any]:
-    """The evaluation processors of the run's first data set: they are the same for all in a sensible run."""
+    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run."""
     from omegaconf import OmegaConf
 
     dataset = next(iter(config.datasets.values()))

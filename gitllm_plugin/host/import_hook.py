@@ -1,6 +1,6 @@
-"""The opt-in import hook: after `gitllm hook install`, plain `python train.py` of LAVIS finds the plugin.
+"""The opt-in import hook: after ``gitllm hook install``, plain ``python train.py`` of LAVIS finds the plugin.
 
-One line in a `.pth` file of this environment's site-packages, which Python runs at start.
+One line in a ``.pth`` file of this environment's site-packages, which Python runs at start.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class HookStatus:
 
 
 def status(site_packages: str | Path | None = None) -> HookStatus:
-    """State of the hook in `site_packages` (this environment's by default)."""
+    """State of the hook in ``site_packages`` (this environment's by default)."""
     path = Path(site_packages or sysconfig.get_path("purelib")) / FILE_NAME
     return HookStatus(path, path.is_file(), os.environ.get(KILL_SWITCH) == "0")
 
@@ -46,7 +46,7 @@ def install(site_packages: str | Path | None = None) -> HookStatus:
     """Write the hook's file; writing it again changes nothing.
 
     Raises:
-        HookError: The folder cannot be written to.
+        HookError: the folder cannot be written to.
     """
     path = status(site_packages).path
     try:
@@ -60,7 +60,7 @@ def remove(site_packages: str | Path | None = None) -> HookStatus:
     """Delete the hook's file if it is there.
 
     Raises:
-        HookError: The file cannot be deleted.
+        HookError: the file cannot be deleted.
     """
     path = status(site_packages).path
     try:

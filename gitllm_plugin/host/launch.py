@@ -1,4 +1,4 @@
-"""LAVIS's main sequence, as in its `train.py` and `evaluate.py`, and its scripts run unmodified."""
+"""LAVIS's main sequence, as in its ``train.py`` and ``evaluate.py``, and its scripts run unmodified."""
 
 import argparse
 import ctypes
@@ -25,14 +25,14 @@ def train(cfg_path: str | Path, options: Sequence[str] = ()):
     """Train as the configuration says.
 
     Args:
-        cfg_path: YAML file with the sections `model`, `datasets` and `run`.
-        options: Overrides, each `key.subkey=value`.
+        cfg_path: YAML file with the sections ``model``, ``datasets`` and ``run``.
+        options: Overrides, each ``key.subkey=value``.
 
     Returns:
         The runner, after training.
 
     Raises:
-        ConfigError: The file, an option or a name in them is wrong; all such errors at once.
+        ConfigError: the file, an option or a name in them is wrong; all such errors at once.
         HostError: LAVIS, or a library that it cannot do without, is missing.
         LostProcessError: when a data loader's worker was killed, or another rank is gone.
     """
@@ -47,10 +47,10 @@ def train(cfg_path: str | Path, options: Sequence[str] = ()):
 def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
     """Describe a training without doing it: configuration, parameters, first batch, memory and time.
 
-    The only file written is a figure of the first batch's images, below `run.output_dir` in `dry_run`.
+    The only file written is a figure of the first batch's images, below ``run.output_dir`` in ``dry_run``.
 
     Raises:
-        ConfigError: As `train`, or another runner than `git_llm`.
+        ConfigError: as ``train``, or another runner than ``git_llm``.
     """
     cfg = _read_config(cfg_path, options)
     if cfg.run_cfg.get("runner") != "git_llm":
@@ -66,15 +66,15 @@ def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
 
 
 def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
-    """Evaluate the model that the configuration describes on `run.test_splits`; see `train`.
+    """Evaluate the model that the configuration describes on ``run.test_splits``; see ``train``.
 
-    Unlike LAVIS's `evaluate.py`, it uses the runner named by `run.runner`.
+    Unlike LAVIS's ``evaluate.py``, it uses the runner named by ``run.runner``.
 
     Returns:
         The runner, after evaluation.
 
     Raises:
-        ConfigError: As `train`, and for `run.resume_ckpt_path`, which an evaluation does not read.
+        ConfigError: as ``train``, and for ``run.resume_ckpt_path``, which an evaluation does not read.
     """
     cfg = _read_config(cfg_path, options, evaluating=True)
     runner = _build_runner(cfg, evaluating=True)
@@ -85,14 +85,14 @@ def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
 
 
 def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
-    """Run a script of LAVIS's, such as its `train.py`, unmodified, with the plugin registered before.
+    """Run a script of LAVIS's, such as its ``train.py``, unmodified, with the plugin registered before.
 
     Args:
         path: The script.
-        argv: Its arguments. A configuration given by `--cfg-path` is found and checked before the script starts.
+        argv: Its arguments. A configuration given by ``--cfg-path`` is found and checked before the script starts.
 
     Raises:
-        ConfigError: No such script, or its configuration is wrong.
+        ConfigError: no such script, or its configuration is wrong.
         HostError: LAVIS, or a library that it cannot do without, is missing.
     """
     path = Path(path)
@@ -106,7 +106,7 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
 
 
 def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
-    """The script's arguments, with its configuration checked and named by where it was found."""
+    """Give the script's arguments, with its configuration checked and named by where it was found."""
     from gitllm_plugin.host.config_check import check_config
 
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
@@ -125,10 +125,10 @@ def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
 
 
 def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
-    """A table of the parameters of the model that a configuration describes, by the names that `trainable` takes.
+    """Give a table of the parameters of the model that a configuration describes, by the names that `trainable` takes.
 
     Raises:
-        ConfigError: The file, an option or a name in them is wrong; all such errors at once.
+        ConfigError: the file, an option or a name in them is wrong; all such errors at once.
         HostError: LAVIS, or a library that it cannot do without, is missing.
     """
     cfg = _read_config(cfg_path, options)
@@ -159,7 +159,7 @@ def write_features(
         What was done, in a line a split.
 
     Raises:
-        ConfigError: The file, an option or a name in them is wrong, or an image has no one set of features.
+        ConfigError: the file, an option or a name in them is wrong, or an image has no one set of features.
         HostError: LAVIS, or a library that it cannot do without, is missing.
     """
     cfg = _read_config(cfg_path, options)
@@ -208,7 +208,7 @@ def _lost_processes_explained(run_cfg: Mapping[str, Any], batch_sizes: Sequence[
 
 
 def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
-    """LAVIS's `Config`, checked."""
+    """LAVIS's ``Config``, checked."""
     gitllm_plugin.register()
     from gitllm_plugin.host.config_check import check_config
 

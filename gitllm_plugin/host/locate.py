@@ -40,7 +40,7 @@ class Host:
     """A LAVIS that was found.
 
     Attributes:
-        folder: Folder of the package `lavis`.
+        folder: Folder of the package ``lavis``.
         version: Version of the distribution that owns it, or None for a checkout on the path.
         variant: "1.0.2" (the release on PyPI) or "git main" (has modules the release lacks).
     """
@@ -54,7 +54,7 @@ def locate() -> Host:
     """Find LAVIS without importing it.
 
     Raises:
-        HostError: There is none, or the folder that Python would import as `lavis` is not LAVIS.
+        HostError: there is none, or the folder that Python would import as ``lavis`` is not LAVIS.
     """
     folder = _package_folder()
     if folder is None:
@@ -122,7 +122,7 @@ def prepare() -> Host:
         The LAVIS that was imported. Calling it again does nothing and returns the same.
 
     Raises:
-        HostError: No LAVIS, or a library that it cannot do without is missing.
+        HostError: no LAVIS, or a library that it cannot do without is missing.
     """
     host = locate()
     prepare_libraries()

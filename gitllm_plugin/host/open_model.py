@@ -15,7 +15,7 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
     """Load a model with its processors.
 
     Args:
-        path: a folder of `gitllm export`, which needs no LAVIS; or a run's folder or checkpoint.
+        path: a folder of ``gitllm export``, which needs no LAVIS; or a run's folder or checkpoint.
         trained: False: the run's model as it was before training, its projection drawn with the run's seed.
 
     Raises:

@@ -1,11 +1,11 @@
 """Heavy packages that LAVIS imports at the top of its modules and a GIT-LLM run never uses.
 
-While the body of a LAVIS module runs, an import of one of `PACKAGES` that cannot be satisfied is answered
-with a `Placeholder`; using it raises an ImportError that names the package to install.
+While the body of a LAVIS module runs, an import of one of ``PACKAGES`` that cannot be satisfied is answered
+with a ``Placeholder``; using it raises an ImportError that names the package to install.
 
-The placeholder goes to LAVIS only. It never enters `sys.modules`, so `importlib.util.find_spec` and
-`try: import cv2` in other libraries (transformers, peft, timm probe so) keep telling the truth. That is why
-this is an override of `__import__` that looks at who imports, and not an entry of `sys.meta_path`.
+The placeholder goes to LAVIS only. It never enters ``sys.modules``, so ``importlib.util.find_spec`` and
+``try: import cv2`` in other libraries (transformers, peft, timm probe so) keep telling the truth. That is why
+this is an override of ``__import__`` that looks at who imports, and not an entry of ``sys.meta_path``.
 """
 
 import builtins
@@ -51,7 +51,7 @@ class Placeholder(types.ModuleType):
     """Stands in for an absent module or for something inside it; only looking up names in it works."""
 
     def __getattr__(self, name: str):
-        """The placeholder of `name` inside this one; special names are absent, as in any module."""
+        """Give the placeholder of ``name`` inside this one; special names are absent, as in any module."""
         if name.startswith("__") and name.endswith("__"):
             raise AttributeError(f"placeholder of '{self.__name__}' has no attribute '{name}'")
         inner = Placeholder(f"{self.__name__}.{name}")
@@ -76,18 +76,18 @@ class Placeholder(types.ModuleType):
         return False
 
     def __or__(self, other):
-        """Let an annotation such as `placeholder | None` be evaluated."""
+        """Let an annotation such as ``placeholder | None`` be evaluated."""
         return self
 
     __ror__ = __or__
 
     def __getitem__(self, item):
-        """Let an annotation such as `placeholder[int]` be evaluated."""
+        """Let an annotation such as ``placeholder[int]`` be evaluated."""
         return self
 
 
 def missing_package_error(dotted_name: str) -> ImportError:
-    """The error for a use of `dotted_name`, naming the package that has it and why it is not there."""
+    """Give the error for a use of ``dotted_name``, naming the package that has it and why it is not there."""
     top = dotted_name.partition(".")[0]
     return ImportError(
         f"LAVIS uses '{dotted_name}' here, and '{top}' is not available ({standing_in[top]}). "
@@ -129,7 +129,7 @@ def _find_elsewhere(name, path, target):
 
 
 class _PlaceholderImports:
-    """While entered, `import` statements of LAVIS's modules get a placeholder for an absent package."""
+    """While entered, ``import`` statements of LAVIS's modules get a placeholder for an absent package."""
 
     def __enter__(self):
         # LAVIS's modules import one another: the outermost body installs the override for all of them.

@@ -12,7 +12,7 @@ import types
 
 
 def find_pruneable_heads_and_indices(heads, n_heads: int, head_size: int, already_pruned_heads: set):
-    """Which attention heads are still to be pruned, and which rows of the projection stay.
+    """Say which attention heads are still to be pruned, and which rows of the projection stay.
 
     Args:
         heads: Heads to prune, numbered as in the unpruned layer.
@@ -33,10 +33,10 @@ def find_pruneable_heads_and_indices(heads, n_heads: int, head_size: int, alread
 
 
 def prune_linear_layer(layer, index, dim: int = 0):
-    """A new `torch.nn.Linear` with only the rows (dim 0) or columns (dim 1) of `layer` listed in `index`.
+    """Give a new ``torch.nn.Linear`` with only the rows (dim 0) or columns (dim 1) of ``layer`` listed in ``index``.
 
     Args:
-        layer: `torch.nn.Linear` with weight [out, in].
+        layer: ``torch.nn.Linear`` with weight [out, in].
         index: int64 tensor of the rows or columns that stay.
         dim: 0 keeps outputs, 1 keeps inputs.
     """
@@ -53,10 +53,10 @@ def prune_linear_layer(layer, index, dim: int = 0):
 
 
 def apply_chunking_to_forward(forward_fn, chunk_size: int, chunk_dim: int, *input_tensors):
-    """`forward_fn(*input_tensors)`, computed in chunks of `chunk_size` along `chunk_dim` (0: all at once).
+    """``forward_fn(*input_tensors)``, computed in chunks of ``chunk_size`` along ``chunk_dim`` (0: all at once).
 
     Raises:
-        ValueError: The inputs differ in length along `chunk_dim`, or `chunk_size` does not divide it.
+        ValueError: the inputs differ in length along ``chunk_dim``, or ``chunk_size`` does not divide it.
     """
     import torch
 
@@ -73,7 +73,7 @@ def apply_chunking_to_forward(forward_fn, chunk_size: int, chunk_dim: int, *inpu
 
 
 def get_device_map(n_layers: int, devices) -> dict:
-    """`n_layers` layer numbers spread evenly, in order, over `devices`: {device: [layer, ...]}."""
+    """``n_layers`` layer numbers spread evenly, in order, over ``devices``: {device: [layer, ...]}."""
     devices = list(devices)
     per_device = math.ceil(n_layers / len(devices))
     layers = list(range(n_layers))
@@ -81,7 +81,7 @@ def get_device_map(n_layers: int, devices) -> dict:
 
 
 def assert_device_map(device_map: dict, num_blocks: int) -> None:
-    """Check that `device_map` ({device: [layer, ...]}) places each of `num_blocks` layers exactly once.
+    """Check that ``device_map`` ({device: [layer, ...]}) places each of ``num_blocks`` layers exactly once.
 
     Raises:
         ValueError: A layer is missing, placed twice, or does not exist.
@@ -97,7 +97,7 @@ def assert_device_map(device_map: dict, num_blocks: int) -> None:
 
 
 def expand_mask(mask, dtype, tgt_len: int | None = None):
-    """A padding mask as an additive attention mask.
+    """Give a padding mask as an additive attention mask.
 
     Args:
         mask: [batch, source], 1 for a real token and 0 for padding.
@@ -105,7 +105,7 @@ def expand_mask(mask, dtype, tgt_len: int | None = None):
         tgt_len: Number of queries; the source length by default.
 
     Returns:
-        [batch, 1, target, source]: 0 where a token may be attended to, the least value of `dtype` elsewhere.
+        [batch, 1, target, source]: 0 where a token may be attended to, the least value of ``dtype`` elsewhere.
     """
     import torch
 

@@ -59,7 +59,7 @@ def score_captions(
 
 
 def has_java() -> bool:
-    """Whether COCO's tokenizer, METEOR and SPICE can be run."""
+    """Say whether COCO's tokenizer, METEOR and SPICE can be run."""
     return shutil.which("java") is not None
 
 

@@ -1,5 +1,6 @@
 """The documentation is true: links lead somewhere, snippets run, references are what the code says."""
 
+import ast
 import os
 import re
 import runpy
@@ -11,6 +12,7 @@ import pytest
 from tests.docs.pages import MARK, PAGES, REPOSITORY, anchors, links, name_of, runnable_snippets
 
 RUNNABLE = [page for page in PAGES if runnable_snippets(page)]
+ROOMS = ("common", "host", "m3it", "metrics", "modeling", "runners")
 LONG = {"docs/tutorial.md"}
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1500))
 PRELUDE = f'set -euo pipefail; gitllm() {{ "{sys.executable}" -W ignore -m gitllm_plugin "$@"; }}\n'
@@ -62,6 +64,36 @@ def test_the_reference_is_what_the_code_says(page, monkeypatch):
     reference = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "reference.py"))
     written = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8")
     assert written == reference[page](), "run: python docs/_build/reference.py"
+
+
+@pytest.mark.parametrize("page", ["architecture", "rooms", "method"])
+def test_what_a_page_says_stands_where_is_there(page):
+    """`file.py` below the package, and `file.py:Name.method` in it."""
+    text = (REPOSITORY / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    missing = []
+    for path, name in re.findall(r"`((?:\w+/)*\w+\.py)(?::([\w.]+))?`", text):
+        file = next((f for f in (REPOSITORY / "gitllm_plugin" / path, REPOSITORY / path) if f.is_file()), None)
+        names = name.split(".") if name else []
+        body = ast.parse(file.read_text(encoding="utf-8")).body if file else []
+        while names and body is not None:
+            wanted = names.pop(0)
+            body = next((node.body for node in body if getattr(node, "name", None) == wanted), None)
+        if file is None or body is None:
+            missing.append(f"{path}:{name}")
+    assert missing == []
+
+
+def test_every_file_has_its_owner_in_a_page():
+    """Small files of families, processors and the like stand for themselves."""
+    page = (REPOSITORY / "docs" / "rooms.md").read_text(encoding="utf-8")
+    files = [file for room in ROOMS for file in (REPOSITORY / "gitllm_plugin" / room).glob("*.py")]
+    named = [f"{file.parent.name}/{file.name}" for file in files if file.name != "__init__.py"]
+    assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_the_code():
+    drawn = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "rooms.py"))
+    assert drawn["DRAWING"].read_text(encoding="utf-8") == drawn["drawing"](), "run: python docs/_build/rooms.py"
 
 
 def test_every_family_is_in_the_table_of_models():
