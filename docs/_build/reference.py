@@ -26,7 +26,7 @@ def main() -> int:
 
 
 def configuration() -> str:
-    """The page of all keys.
+    """Make the page of all keys.
 
     Raises:
         SystemExit: a key is declared without a text below it.
@@ -45,7 +45,7 @@ def configuration() -> str:
 
 
 def registered() -> Iterator[tuple[str, list[str], type]]:
-    """Kind, names and declaration of the classes of this package that LAVIS's registry has; the same one once."""
+    """List kind, names and declaration of the classes of this package that LAVIS's registry has; the same one once."""
     import gitllm_plugin
 
     gitllm_plugin.register()
@@ -60,7 +60,7 @@ def registered() -> Iterator[tuple[str, list[str], type]]:
 
 
 def _tables(settings: type) -> list[str]:
-    """A table of a node's keys, and below it those of the nodes inside."""
+    """Make a table of a node's keys, and below it those of the nodes inside."""
     from gitllm_plugin.config import describe
 
     keys = describe(settings)
@@ -96,7 +96,7 @@ def _in_table(text: str) -> str:
 
 
 def commands() -> str:
-    """The page of all commands and options."""
+    """Make the page of all commands and options."""
     from gitllm_plugin.cli.main import build_parser
 
     page = [_MADE, "# Commands\n", "`gitllm COMMAND --help` says the same, with more examples.\n"]

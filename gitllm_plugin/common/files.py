@@ -28,10 +28,13 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         durable: wait until the disk has it, so that it outlasts a loss of power too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, since only within a file system is renaming one step; named by host and process, since
+    # several may write the same file, on a disk that several machines share.
     partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
     try:
         partial.unlink(missing_ok=True)
         yield partial
+        # Without it a journal may have the new name before the data: after a power cut the file would be empty.
         if durable:
             with open(partial, "rb+") as file:
                 os.fsync(file.fileno())
@@ -44,7 +47,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
-    """Give a file open for writing; see :func:`atomic_path`."""
+    """Open a file for writing; see :func:`atomic_path`."""
     with atomic_path(path, durable) as partial, open(partial, "wb") as file:
         yield file
 
@@ -80,7 +83,7 @@ def check_new_folder(folder: str | Path) -> Path:
     """Give the folder's path, if nothing is there or an empty folder.
 
     Raises:
-        ConfigError: something is.
+        ConfigError: something is there.
     """
     folder = Path(folder).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -89,7 +92,8 @@ def check_new_folder(folder: str | Path) -> Path:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a renaming survive a power cut; systems that cannot open folders do it themselves."""
+    """Make a renaming survive a power cut."""
+    # Systems that cannot open folders (Windows) see to it themselves.
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -22,6 +22,7 @@ def leave_signals_to_the_main_process(worker_id: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
+# Weakly: an iterator that nobody holds any more ends its workers by itself.
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -44,22 +45,22 @@ class Loader(DataLoader):
     """A loader whose workers end with the interpreter."""
 
     def __iter__(self) -> _BaseDataLoaderIter:
-        """Give an iterator, whose workers are known to :func:`end_workers`."""
+        """Make an iterator, whose workers are known to :func:`end_workers`."""
         iterator = super().__iter__()
         _running.add(iterator)
         return iterator
 
 
 def num_batches(loader: Any) -> int | None:
-    """Say how many batches a loader gives; None where it does not know."""
+    """Count the batches that a loader gives; None where it does not know."""
     try:
         return len(loader)
-    except TypeError:
+    except TypeError:  # torch's loaders have a __len__ even where the stream behind them has none
         return None
 
 
 def move_to_device(value: Any, device: torch.device) -> Any:
-    """``value`` with every tensor in it, at any depth of dicts, lists and tuples, on ``device``."""
+    """Move every tensor in ``value``, at any depth of dicts, lists and tuples, to ``device``."""
     if isinstance(value, torch.Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, dict):
@@ -70,7 +71,7 @@ def move_to_device(value: Any, device: torch.device) -> Any:
 
 
 def num_samples(batch: dict[str, Any]) -> int:
-    """Say how many examples a batch of LAVIS's form holds: its texts, or the first thing that has a length."""
+    """Count the examples of a batch in LAVIS's form: its texts, or the first thing that has a length."""
     if "text_input" in batch:
         return len(batch["text_input"])
     return next((len(value) for value in batch.values() if hasattr(value, "__len__")), 0)

@@ -15,10 +15,10 @@ class Progress:
     """Shows how far a loop is. A context manager; other ranks show nothing.
 
     Args:
-        description: What is going on, such as ``epoch 1/3``.
-        total: Number of iterations, or None where it is not known.
-        start: Iterations already done.
-        log_freq: Iterations between two lines where there is no terminal.
+        description: what is going on, such as ``epoch 1/3``.
+        total: number of iterations, or None where it is not known.
+        start: iterations already done.
+        log_freq: iterations between two lines where there is no terminal.
     """
 
     def __init__(self, description: str, total: int | None, start: int = 0, log_freq: int = 50):
@@ -35,7 +35,7 @@ class Progress:
             self.bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
-        """Itself."""
+        """Begin."""
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -65,7 +65,7 @@ class Progress:
         return {**rates, "memory": f"{peak_memory() / 2**30:.1f}G"}
 
     def _is_due(self, iterations: int) -> bool:
-        """Say whether a line is due: every ``log_freq`` iterations and at the end."""
+        """Tell whether a line is due: every ``log_freq`` iterations and at the end."""
         crossed = self.done // self.log_freq > (self.done - iterations) // self.log_freq
         return crossed or self.done == self.total
 
@@ -79,8 +79,10 @@ class Progress:
 
 
 def peak_memory() -> int:
-    """Give the most bytes that this process has used so far: of its GPU where torch uses one, else of the machine."""
+    """Give the most bytes that this process has used so far, of its GPU where torch uses one, else of the machine."""
+    # Not only is_available: of a process that computes on the CPU beside a GPU, that would be 0.
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
+    # Kilobytes, but for macOS.
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -10,17 +10,17 @@ from gitllm_plugin.errors import GitLLMError, StorageError
 
 
 def is_distributed() -> bool:
-    """Say whether this process belongs to a process group."""
+    """Tell whether this process belongs to a process group."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """This process's number in the group, 0 where there is none."""
+    """Give this process's number in the group, 0 where there is none."""
     return dist.get_rank() if is_distributed() else 0
 
 
 def world_size() -> int:
-    """Say how many processes the group has, 1 where there is none."""
+    """Count the processes of the group, 1 where there is none."""
     return dist.get_world_size() if is_distributed() else 1
 
 
@@ -31,16 +31,17 @@ def barrier() -> None:
 
 
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Element-wise sum of ``values`` over the ranks, in double precision; ``device`` must suit the backend."""
+    """Sum ``values`` over the ranks, one by one; ``device`` must suit the backend: NCCL knows only GPUs."""
     if not is_distributed():
         return values
+    # Double precision: counts of tokens stay whole numbers.
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     dist.all_reduce(tensor)
     return tensor.tolist()
 
 
 def gather_objects(value: Any) -> list[Any]:
-    """Every rank's ``value``, in the order of the ranks, on every rank. Must be picklable."""
+    """Give every rank's ``value``, which must be picklable, in the order of the ranks, on every rank."""
     if not is_distributed():
         return [value]
     gathered: list[Any] = [None] * world_size()
@@ -49,7 +50,7 @@ def gather_objects(value: Any) -> list[Any]:
 
 
 def broadcast_object(value: Any) -> Any:
-    """Rank 0's ``value``, on every rank. Must be picklable."""
+    """Give rank 0's ``value``, which must be picklable, on every rank."""
     if not is_distributed():
         return value
     box = [value]
@@ -58,11 +59,11 @@ def broadcast_object(value: Any) -> Any:
 
 
 def from_first_rank(action: Callable[[], Any]) -> Any:
-    """Give what ``action``, which rank 0 alone runs, gives; or raise its error on every rank, so that none waits.
+    """Run ``action`` on rank 0 alone, and give its result, or raise its error, on every rank.
 
     Raises:
         GitLLMError: what ``action`` raised.
-        StorageError: A file could not be written or read.
+        StorageError: a file could not be written or read.
     """
     result, error = None, None
     if rank() == 0:
@@ -72,6 +73,7 @@ def from_first_rank(action: Callable[[], Any]) -> Any:
             error = raised
         except OSError as raised:
             error = StorageError(f"{raised.filename}: {raised.strerror}")
+    # The error travels as the result does: ranks that are not told would wait in the next exchange for ever.
     result, error = broadcast_object((result, error))
     if error is not None:
         raise error

@@ -50,11 +50,11 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, running nothing that it may contain.
 
     Args:
-        path: A ``.pth`` file, or weights alone as ``.safetensors``.
-        mmap: Read tensors only when they are used.
+        path: a ``.pth`` file, or weights alone as ``.safetensors``.
+        mmap: read tensors only when they are used.
 
     Raises:
-        ConfigError: no such file, or not a checkpoint that is plain data.
+        ConfigError: there is no such file, or it is not a checkpoint that is plain data.
     """
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}")
@@ -76,7 +76,7 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
 
 
 def _load_plain_data(path: Path, mmap: bool) -> Any:
-    """Say what torch saved; files older than torch 1.6, which LAVIS's hub has some of, cannot be mapped."""
+    # Files older than torch 1.6, which LAVIS's hub has some of, are no zip files and cannot be mapped.
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
@@ -102,7 +102,8 @@ def _storage_error(path: Path, error: Exception) -> StorageError:
 
 
 def is_readable(path: Path) -> bool:
-    """Say whether ``path`` is a whole checkpoint, without reading all of it."""
+    """Tell whether ``path`` is a whole checkpoint, without reading all of it."""
+    # A zip file's table of contents is its end: where that can be read, nothing was cut off.
     try:
         read_checkpoint(path, mmap=True)
     except ConfigError:
@@ -111,7 +112,7 @@ def is_readable(path: Path) -> bool:
 
 
 def without_known(model: nn.Module, wanted: Collection[str], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Give the given weights without those that are not wanted and that the model has already, number for number.
+    """Leave out of the given weights those that are not wanted and that the model has already, number for number.
 
     LAVIS's ``runner_iter`` saves frozen weights too. A frozen weight that differs stays: it is of another model.
 

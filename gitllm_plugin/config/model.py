@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config.node import ReadIf, Rule, node
 from gitllm_plugin.config.values import Says
+from gitllm_plugin.errors import ConfigError
 
 MODULES = ("proj", "lora", "llm", "vit", "all", "head")
 """Modules that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
@@ -16,15 +17,20 @@ MODULES = ("proj", "lora", "llm", "vit", "all", "head")
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
 
 
-def _known_modules(value: Any) -> Any:
-    if isinstance(value, str):  # patterns over parameter names stand in lists, so any text may be right there
-        for name in value.split("+"):
-            if name not in MODULES:
-                raise ValueError(
-                    f"unknown module {name!r} in {value!r}; modules: {', '.join(MODULES)}, joined by '+'; "
-                    "patterns over parameter names go into a list"
-                )
-    return value
+def check_modules(trainable: Any) -> Any:
+    """Give back what ``trainable`` says.
+
+    Raises:
+        ConfigError: a text that names an unknown module; in a list it may be a pattern over parameter names.
+    """
+    # Patterns stand in lists, and any text may be one: a list is looked at when there is a model.
+    for name in trainable.split("+") if isinstance(trainable, str) else ():
+        if name not in MODULES:
+            raise ConfigError(
+                f"unknown module {name!r} in {trainable!r}; modules: {', '.join(MODULES)}, joined by '+'; "
+                "patterns over parameter names go into a list"
+            )
+    return trainable
 
 
 def _may_train_lora(trainable: str | tuple[str, ...]) -> bool:
@@ -36,7 +42,7 @@ _WITHOUT_FOLDER = ReadIf(("folder",), lambda folder: not folder, "without a fold
 
 
 def missing_path(key: str, path: str) -> str | None:
-    """The fault of a file or folder that is not there; ``key`` begins with a dot, see :class:`Rule`."""
+    """Find whether a file or folder is not there, and say so; ``key`` begins with a dot, see :class:`Rule`."""
     if not Path(path).expanduser().exists():
         return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
     return None
@@ -79,7 +85,7 @@ class BuildSettings:
 
     trainable: Annotated[
         str | tuple[str, ...],
-        AfterValidator(_known_modules),
+        AfterValidator(check_modules),
         Says(f"modules ({', '.join(MODULES)}) joined by '+', or a list of those and of patterns over parameter names"),
     ] = "proj+lora"
     """What is trained: ``proj``, ``lora``, ``llm``, ``vit``, ``head`` or ``all``, joined by ``+``, or a list of those

@@ -139,12 +139,12 @@ def read(settings: type[T], where: str, given: Mapping[str, Any] | None, closed:
 
 
 def changed(settings: T, **changes: Any) -> T:
-    """A copy with other values; a wrong one raises what making it would."""
+    """Copy with other values; a wrong one raises what making it would."""
     return dataclasses.replace(cast(Any, settings), **changes)
 
 
 def faults(settings: type, where: str, given: Mapping[str, Any] | None, closed: bool = True) -> list[str]:
-    """What :func:`read` would complain of; empty where all is right."""
+    """List what :func:`read` would complain of; empty where all is right."""
     return check(settings, where, given or {}, closed=closed).faults
 
 
@@ -186,7 +186,7 @@ def check(
 
 
 def describe(settings: type) -> list[Key]:
-    """What a declaration says of its keys, in their order."""
+    """List what a declaration says of its keys, in their order."""
     return [
         Key(
             name,
@@ -202,13 +202,13 @@ def describe(settings: type) -> list[Key]:
 
 @functools.cache
 def fields_of(settings: type) -> dict[str, Any]:
-    """The types of a declaration's fields, with what is annotated."""
+    """List the types of a declaration's fields, with what is annotated."""
     hints = get_type_hints(settings, include_extras=True)
     return {name: hints[name] for name in cast(Any, settings).__dataclass_fields__}
 
 
 def unknown_key(where: str, key: Any, known: Collection[str], what: str = "Keys") -> str:
-    """The fault of a key that nothing reads: its nearest name, and all that there are."""
+    """Say that nothing reads a key, with its nearest name and all that there are."""
     near = difflib.get_close_matches(str(key), known, n=1)
     hint = f" (did you mean '{near[0]}'?)" if near else ""
     place = f"{where}.{key}" if where else key
@@ -216,7 +216,7 @@ def unknown_key(where: str, key: Any, known: Collection[str], what: str = "Keys"
 
 
 def plain(value: Any) -> Any:
-    """A value of OmegaConf's, or any other, as dictionaries and lists."""
+    """Turn a value, OmegaConf's for one, into dictionaries and lists."""
     if isinstance(value, Mapping):
         return {str(key): plain(value[key]) for key in value}
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
@@ -328,7 +328,7 @@ def _ask_effects(
 
 
 def _nested(hint: Any) -> tuple[type | None, bool]:
-    """The node that a type holds, if any, and whether it holds several by name."""
+    """Find the node that a type holds, if any, and whether it holds several by name."""
     bare = _bare(hint)
     if isinstance(bare, type) and hasattr(bare, "WHERE"):
         return bare, False
@@ -341,7 +341,7 @@ def _nested(hint: Any) -> tuple[type | None, bool]:
 
 
 def _key_hint(hint: Any) -> Any:
-    """The type of the names in a mapping, which may also be null."""
+    """Find the type of the names in a mapping, which may also be null."""
     members = get_args(_bare(hint)) if get_origin(_bare(hint)) in (Union, types.UnionType) else [hint]
     return next(get_args(_bare(member))[0] for member in members if get_origin(_bare(member)) is dict)
 
@@ -363,7 +363,7 @@ def _default_of(settings: type, name: str) -> Any:
 
 
 def _meaning_of(settings: type, name: str) -> str:
-    """The text below a field, which pydantic keeps at the class that declares it and not at derived ones."""
+    """Find the text below a field, which pydantic keeps at the class that declares it and not at derived ones."""
     for base in settings.__mro__:
         found = getattr(base, "__pydantic_fields__", {}).get(name)
         if found is not None and found.description:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def as_assignments(options: Sequence[str]) -> list[str]:
-    """``--options`` in one form: LAVIS also takes pairs, as in ``--options run.seed 1 run.device cpu``.
+    """Bring ``--options`` into one form: LAVIS also takes pairs, as in ``--options run.seed 1 run.device cpu``.
 
     Args:
         options: each ``key.subkey=value``, or keys and values in turn.

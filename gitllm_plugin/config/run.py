@@ -44,7 +44,7 @@ def _warm_up_fault(lr_sched: str, warmup_lr: float | None) -> str | None:
 
 
 def _resume_fault(resume: str | None, training: bool) -> str | None:
-    """Only training reads it: other weights than those meant would be evaluated."""
+    """Refuse it in an evaluation, which does not read it: other weights than those meant would be evaluated."""
     if resume is None or training:
         return None
     path = resume if Path(resume).is_file() else "PATH"
@@ -68,7 +68,7 @@ def _missing_trackers(trackers: tuple[str, ...]) -> Iterable[str]:
 
 
 def _split_faults(training: bool, splits: Iterable[str], *named: tuple[str, ...]) -> Iterable[str]:
-    """A split that no data set has files for would be found only when its turn comes."""
+    """Find splits that no data set has files for, else found only when their turn comes."""
     for key, names in zip(("train_splits", "valid_splits", "test_splits"), named, strict=True):
         for name in names if training or key != "train_splits" else ():
             if name not in splits:

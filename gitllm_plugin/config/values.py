@@ -74,7 +74,7 @@ class OneOf:
 
 
 def unexpected() -> Exception:
-    """What a validator raises where the words of :class:`Says` tell what is wrong."""
+    """Make what a validator raises where the words of :class:`Says` tell what is wrong."""
     return PydanticCustomError("unexpected", "not allowed")
 
 
@@ -100,13 +100,13 @@ def fit(hint: Any, place: str, value: Any) -> tuple[Any, list[str]]:
 
 
 def explain(hint: Any) -> str:
-    """What a type allows, in words."""
+    """Put in words what a type allows."""
     says = _says(hint)
     return says if says is not None else _words(_adapter(hint)[1])
 
 
 def schema_of(hint: Any) -> Mapping[str, Any]:
-    """What a type allows, as JSON Schema says it."""
+    """Give what a type allows as JSON Schema says it."""
     return _adapter(hint)[1]
 
 
@@ -125,12 +125,12 @@ def _says(hint: Any) -> str | None:
 
 
 def _members(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The alternatives of a schema but null."""
+    """List the alternatives of a schema but null."""
     return [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
 
 
 def _numbers(value: Any, schema: Mapping[str, Any]) -> Any:
-    """The value with numbers in the place of their texts, where numbers are allowed and any text is not."""
+    """Put numbers in the place of their texts, where numbers are allowed and any text is not."""
     members = _members(schema)
     kinds = {member.get("type") for member in members if "enum" not in member and "const" not in member}
     if isinstance(value, (str, float)) and kinds & {"integer", "number"} and "string" not in kinds:
@@ -171,7 +171,7 @@ def _faults(hint: Any, place: str, value: Any, error: ValidationError, schema: M
 
 
 def _fault(place: str, value: Any, error: Any, schema: Mapping[str, Any]) -> str:
-    """One fault of a value, a list's item or a mapping's entry."""
+    """Say what is wrong with a value, a list's item or a mapping's entry."""
     is_inside = False
     for step in error["loc"]:
         if step == "[key]":

@@ -39,7 +39,7 @@ _Splits = Annotated[
 
 
 def as_list(names: str | tuple[str, ...] | None) -> list[str]:
-    """One name or several as a list; empty for none."""
+    """Make a list of one name or several; empty for none."""
     return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
@@ -130,7 +130,7 @@ class M3ITSettings(TextsSettings):
 
     @staticmethod
     def named_splits(values: Mapping[str, Any]) -> set[str] | None:
-        """The splits that the values of a node name files for."""
+        """List the splits that the values of a node name files for; None where those are wrong."""
         info = values.get("build_info")
         return set(info.annotations or ()) if info else None
 

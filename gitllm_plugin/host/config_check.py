@@ -51,7 +51,7 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
 
 
 def _check(given: Mapping[str, Any], evaluating: bool) -> Checked:
-    """What is wrong, in the order of the sections."""
+    """Find what is wrong, in the order of the sections."""
     model, datasets, run = (_section(given, name) for name in _SECTIONS)
     known: dict[str, Any] = {"run.training": not (evaluating or run.get("evaluate") is True), **_machine()}
     # Each of these may be asked for by the rules of the next.
@@ -103,7 +103,7 @@ def _parse_options(options: Sequence[str]):
 
 
 def _resolved(config, cfg_path: str | Path) -> Any:
-    """The configuration as plain dictionaries, interpolations (``${run.seed}``) replaced by their values."""
+    """Turn the configuration into plain dictionaries, interpolations (``${run.seed}``) replaced by their values."""
     from omegaconf import OmegaConf
 
     try:
@@ -113,7 +113,7 @@ def _resolved(config, cfg_path: str | Path) -> Any:
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
-    """What OmegaConf raises for text that it cannot read."""
+    """List what OmegaConf raises for text that it cannot read."""
     import yaml
     from omegaconf.errors import OmegaConfBaseException
 
@@ -121,7 +121,7 @@ def _unreadable() -> tuple[type[Exception], ...]:
 
 
 def _machine() -> dict[str, Any]:
-    """What rules may ask of this machine: whether it has a GPU, and that files may be looked for."""
+    """Say what rules may ask of this machine: whether it has a GPU, and that files may be looked for."""
     import torch
 
     return {"machine.gpu": torch.cuda.is_available(), "machine.files": True}
@@ -141,14 +141,14 @@ def _check_sections(config: Any) -> Iterable[str]:
 
 
 def _registered(kind: str) -> Mapping[Any, Any]:
-    """LAVIS's registry of one kind ("model", "task", ...): name -> class."""
+    """Look up LAVIS's registry of one kind ("model", "task", ...): name -> class."""
     from lavis.common.registry import registry
 
     return registry.mapping[f"{kind}_name_mapping"]
 
 
 def _settings_of(owner: Any) -> type | None:
-    """What a registered class declares that it reads; None for LAVIS's own."""
+    """Find what a registered class declares that it reads; None for LAVIS's own."""
     return getattr(owner, "Settings", None)
 
 
@@ -172,7 +172,7 @@ def _check_model(model: Mapping, known: Mapping[str, Any]) -> Checked:
 
 
 def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:
-    """What is wrong of all data sets; as values their ``count``, ``splits``, and whether one ``streams``."""
+    """Check all data sets; the values are their ``count``, ``splits``, and whether one ``streams``."""
     builders = _registered("builder")
     found = Checked(values={"count": len(datasets)})
     splits: list[set[str] | None] = []
@@ -215,7 +215,7 @@ def _check_dataset(name: str, node: Mapping, builder: Any, known: Mapping[str, A
 
 
 def _check_processor(where: str, node: Mapping, given: set[str]) -> Iterable[str]:
-    """Faults of a processor, the data set's defaults among its values, where the user gave something of it."""
+    """Check a processor, the data set's defaults among its values, where a user gave something of it."""
     processors = _registered("processor")
     if not given or "name" not in node:
         return
@@ -227,7 +227,7 @@ def _check_processor(where: str, node: Mapping, given: set[str]) -> Iterable[str
 
 
 def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
-    """``run`` is shared by runner and task: keys are unknown only where both say what they read."""
+    """Check what runner and task share: keys are unknown only where both say what they read."""
     tasks, runners, schedules = _registered("task"), _registered("runner"), _registered("lr_scheduler")
     task, runner = run.get("task"), run.get("runner") or "runner_base"
     found = Checked()
@@ -253,7 +253,7 @@ def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
 
 
 def _defaults(path: str | None) -> Mapping[str, Any]:
-    """A file of defaults of a model type or data set; empty where there is none that can be read."""
+    """Read a file of defaults of a model type or data set; empty where there is none that can be read."""
     from lavis.common.utils import get_abs_path
     from omegaconf import OmegaConf
 
@@ -267,7 +267,7 @@ def _defaults(path: str | None) -> Mapping[str, Any]:
 
 
 def _unknown(where: str, given: Any, known: Iterable[str], what: str) -> str:
-    """One error: what was given, the nearest name, and all that exist."""
+    """Say that a name is not registered, with the nearest and all that are."""
     known = sorted(known)
     if given is None:
         return f"{where} is missing; {what} there are: {', '.join(known)}"

@@ -1,7 +1,7 @@
 """Repairs: LAVIS's Config takes defaults by the types in the file, whatever the options say.
 
-`Config.build_model_config` looks for the key "model.model_type" in a nested mapping, where it never is, so
-`--options model.model_type=other` gives the other type's name with this type's defaults. `build_dataset_config` is
+``Config.build_model_config`` looks for the key "model.model_type" in a nested mapping, where it never is, so
+``--options model.model_type=other`` gives the other type's name with this type's defaults. ``build_dataset_config`` is
 not told the options at all.
 """
 
@@ -9,7 +9,7 @@ import functools
 
 
 def honour_model_type_option() -> None:
-    """Make `--options model.model_type=...` choose the defaults too. Calling it again does nothing."""
+    """Make ``--options model.model_type=...`` choose the defaults too. Calling it again does nothing."""
     from lavis.common.config import Config
     from omegaconf import OmegaConf
 
@@ -27,7 +27,7 @@ def honour_model_type_option() -> None:
 
 
 def honour_dataset_type_option() -> None:
-    """Make `--options datasets.NAME.type=...` choose the defaults too, and options alone add a data set.
+    """Make ``--options datasets.NAME.type=...`` choose the defaults too, and options alone add a data set.
 
     Calling it again does nothing.
     """

@@ -262,6 +262,7 @@ def check_names(given: Iterable[str], known: Iterable[str], what: str) -> None:
     Raises:
         ConfigError: if one of ``given`` is not among ``known``, all of which are named.
     """
+    # All that are wrong at once, and in one order whatever they were given in.
     known = sorted(known)
     unknown = sorted(set(given) - set(known))
     if unknown:

@@ -148,6 +148,7 @@ def tree_bytes(tree: Tree) -> int:
 
 def _keep(folder: Path, file: ScannedFile, look: Look) -> None:
     """Keep what was found, if that can be done: a check of hours is not lost for it."""
+    # A disk that is full or read-only makes the next start slower and the check no less true.
     try:
         save_index(folder, file, look)
     except OSError as error:
@@ -169,6 +170,7 @@ def _report_split(tree: Tree, split: SplitFiles, files: list[ScannedFile]) -> Sp
     report = SplitReport(
         split.config, split.split, names, sum(size for file in files for size, _ in file.version), split.expected
     )
+    # Only now, since an id may repeat in another slice or file of the split.
     duplicates = find_duplicates(list(zip(names, (file.scan for file in files), strict=True)))
     for file in files:
         report.rows += file.scan.rows

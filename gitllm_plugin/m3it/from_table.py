@@ -126,6 +126,7 @@ class _RowReader:
         images = [self._read_image(name, place) for name in self._list(record, "image", place)]
         answers = self._list(record, "answer", place)
         question = self._text(record, "question")
+        # The line's number, which people find again in their table.
         row_id = self._text(record, "id") or place.rpartition(":")[2]
         if row_id in self.place_of_id:
             raise RowError("duplicate_id", f"the id {row_id!r} is that of {self.place_of_id[row_id]} too", place)
@@ -167,6 +168,7 @@ class _RowReader:
             data = path.read_bytes()
         except OSError as error:
             raise RowError("no_image", f"{path} cannot be read ({error.strerror})", place) from error
+        # Decoded even where it stays as it is: a broken picture is told here, beside its row, not in training.
         return prepare_image(data, f"{place}: {path}", short_side=self.settings.short_side)
 
     def _choose_split(self, record: Mapping[str, Any], images: list[bytes], place: str) -> str:
@@ -201,6 +203,7 @@ def _read_records(table: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                         yield f"{table}:{line}", _parse(text, f"{table}:{line}")
                 return
             reader = csv.DictReader(file, delimiter=_DELIMITERS[suffix])
+            # `line_num`, for a cell with line breaks makes a record longer than a line.
             for record in reader:
                 yield f"{table}:{reader.line_num}", {str(key): value for key, value in record.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:

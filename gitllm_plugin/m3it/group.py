@@ -56,7 +56,8 @@ def hash_images(images: Sequence[bytes]) -> bytes:
     """Return a 16-byte hash of encoded images and their order; zeros where there are none."""
     if not images:
         return bytes(16)
-    digest = hashlib.sha1(usedforsecurity=False)  # the fastest one where processors have it built in
+    # The fastest one where processors have it built in. Indexes on disk hold its values: another needs a new version.
+    digest = hashlib.sha1(usedforsecurity=False)
     for image in images:
         digest.update(len(image).to_bytes(8, "little"))  # ["ab", "c"] and ["a", "bc"] differ
         digest.update(image)
@@ -78,6 +79,7 @@ def group_by_image(image_keys: Iterable[str], texts_per_image: int) -> list[list
     groups: list[list[int]] = []
     open_group: dict[str, list[int]] = {}
     for index, key in enumerate(image_keys):
+        # One that is full is left where it stands, and the next text about its image opens another.
         group = open_group.get(key) if key else None
         if group is not None and len(group) < texts_per_image:
             group.append(index)
@@ -130,6 +132,7 @@ def join_groups(groups: Iterable[Group], window_bytes: int = WINDOW_BYTES) -> It
             if open_groups.get(oldest.key) is oldest:
                 del open_groups[oldest.key]
             yield oldest.group
+    # In the order in which they came, as if the window had moved on: slices give the same shards at every making.
     for last in waiting:
         yield last.group
 

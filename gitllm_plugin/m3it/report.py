@@ -51,6 +51,7 @@ def describe_report(report: TreeReport) -> list[Block]:
     blocks: list[Block] = [Table(header, rows, numbers=(2, 3, 4, 5, 6))]
     if report.missing:
         blocks.append("\n".join(["missing:", *(f"  {missing}" for missing in report.missing)]))
+    # Some of each kind: a download that broke off has thousands alike, and the report's file has them all.
     for kind, meaning in KINDS.items():
         problems = [problem for split in report.splits for problem in split.problems if problem.kind == kind]
         if problems:

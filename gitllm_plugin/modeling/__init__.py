@@ -13,6 +13,7 @@ from gitllm_plugin.modeling.build import (
     find_chat_template,
     load_folder,
     merge_folder,
+    resolve_family,
 )
 from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
 from gitllm_plugin.modeling.folder import save_folder
@@ -46,6 +47,7 @@ __all__ = [
     "load_trainable_state_dict",
     "merge_folder",
     "parameter_groups",
+    "resolve_family",
     "save_folder",
     "set_trainable",
     "trainable_state_dict",

@@ -8,7 +8,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings
@@ -18,7 +25,7 @@ from gitllm_plugin.modeling.folder import BASES, LANGUAGE_MODEL, LoadedFolder, r
 from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.self_test import resolve_family
+from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -59,7 +66,7 @@ def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True)
     Args:
         folder: the folder.
         dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.loading.resolve_dtype`.
-        self_test: see :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
+        self_test: see :func:`resolve_family`.
 
     Raises:
         ConfigError: not such a folder, one of its bases is missing or does not fit, or its adapter was trained on
@@ -124,6 +131,19 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
     )
 
 
+def resolve_family(config: PreTrainedConfig, self_test: bool = True) -> Family:
+    """Find the facts about a decoder, confirmed on a tiny copy of it.
+
+    Args:
+        config: the decoder's configuration.
+        self_test: whether to ask the copy; without it an unknown decoder is taken at its word.
+
+    Raises:
+        ConfigError: the copy lacks a property, or cannot be made; the message says which.
+    """
+    return confirm_family(config, GitLLM, self_test)
+
+
 def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
     """Add LoRA (where there is none yet) and choose what is trained, in place; gives it in evaluation mode.
 
@@ -185,7 +205,7 @@ def _load_language_model(
     tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
     # Before gigabytes are read.
-    family = resolve_family(config, GitLLM, settings.self_test)
+    family = resolve_family(config, settings.self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
     return decoder, tokenizer, family
 

@@ -32,7 +32,7 @@ from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import ADAPTER
-from gitllm_plugin.modeling.self_test import resolve_family
+from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
 
@@ -155,7 +155,7 @@ def read_folder(
     name, encoder_name = (_place(folder, description, base) for base in BASES)
     config = load_by_name(name, "language model", AutoConfig.from_pretrained)
     # Before gigabytes are read.
-    family = resolve_family(config, model_class, self_test)
+    family = confirm_family(config, model_class, self_test)
     decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
     encoder = load_by_name(
         encoder_name, "image encoder", ImageEncoder.from_pretrained, layer=_layer_to_cut(description), dtype=frozen

@@ -27,9 +27,9 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _PREFIX = "git_"
@@ -83,7 +83,7 @@ def load_published(
             lists them.
     """
     decoder_config = _decoder_config(config)
-    family = resolve_family(decoder_config, GitLLM)
+    family = resolve_family(decoder_config)
     weights = _merge_lora(_plain_names(state_dict), config, lora_alpha)
     by_module = _split(weights, decoder_config.model_type)
     # The class itself, because its `from_pretrained` takes weights without a folder.

@@ -228,7 +228,7 @@ def examine(model: Any, properties: Sequence[Callable[[Probe], None]] = PROPERTI
     return verdict
 
 
-def resolve_family(config: PreTrainedConfig, model_class: Callable[..., Any], self_test: bool = True) -> Family:
+def confirm_family(config: PreTrainedConfig, model_class: Callable[..., Any], self_test: bool = True) -> Family:
     """Find the facts about a decoder, confirmed on a tiny copy of it.
 
     Args:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from gitllm_plugin.common.weights import check_same_weights
+from gitllm_plugin.config.model import MODULES, check_modules
 from gitllm_plugin.errors import ConfigError
 
 #: Module -> does it hold this parameter? Names are dotted names below GitLLM.
@@ -26,8 +27,6 @@ _BY_NAME: dict[str, Callable[[str], bool]] = {
     "vit": lambda name: name.startswith("image_encoder."),
     "all": lambda name: True,
 }
-MODULES = (*_BY_NAME, "head")
-"""Modules that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
 
 
 def names_of_module(model: nn.Module, module: str) -> set[str]:
@@ -54,16 +53,12 @@ def select(model: nn.Module, trainable: str | Sequence[str]) -> set[str]:
     Raises:
         ConfigError: an unknown module, or one or a pattern that matches nothing.
     """
+    check_modules(trainable)
     chosen = trainable.split("+") if isinstance(trainable, str) else list(trainable)
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     selected: set[str] = set()
     for entry in chosen:
-        is_pattern = not isinstance(trainable, str) and entry not in MODULES
-        if not is_pattern and entry not in MODULES:
-            raise ConfigError(
-                f"trainable: unknown module {entry!r} in {trainable!r}; modules: {', '.join(MODULES)}, joined by '+'; "
-                "patterns over parameter names go into a list"
-            )
+        is_pattern = entry not in MODULES
         found = set(fnmatch.filter(names, entry)) if is_pattern else names_of_module(model, entry)
         if not found:
             hint = " (lora needs `lora:` set)" if entry == "lora" else ""

@@ -10,13 +10,13 @@ from gitllm_plugin.processors.settings import RandomPictureSettings
 
 @registry.register_processor("git_llm_image_eval")
 class GitLLMImageEvalProcessor(PictureProcessor):
-    """Makes pixel values of a picture, always the same ones. Arguments as of :class:`PictureProcessor`."""
+    """Make pixel values of a picture, always the same ones. Arguments as of :class:`PictureProcessor`."""
 
     def __call__(self, item: Image.Image) -> Tensor:
-        """Makes pixel values: float32 [3, image_size, image_size].
+        """Make pixel values, float32 ``[3, image_size, image_size]``.
 
         Raises:
-            TypeError: if the item is not a PIL image.
+            TypeError: the item is not a PIL image.
         """
         if not isinstance(item, Image.Image):
             raise TypeError(

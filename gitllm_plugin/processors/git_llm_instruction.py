@@ -13,7 +13,7 @@ from gitllm_plugin.processors.settings import InstructionSettings
 
 @registry.register_processor("git_llm_instruction")
 class GitLLMInstructionProcessor(BaseProcessor):
-    """Makes prompts, the same in training and at inference.
+    """Make prompts, the same in training and at inference.
 
     Args:
         template: a name of :data:`gitllm_plugin.m3it.prompts.TEMPLATES`.
@@ -21,7 +21,7 @@ class GitLLMInstructionProcessor(BaseProcessor):
             and one for no question, see :func:`gitllm_plugin.m3it.prompts.default_instruction`.
 
     Raises:
-        ConfigError: if there is no such template.
+        ConfigError: there is no such template.
     """
 
     Settings = InstructionSettings

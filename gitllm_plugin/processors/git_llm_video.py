@@ -18,7 +18,7 @@ from gitllm_plugin.processors.video_frames import read_frames, spread_evenly
 
 @registry.register_processor("git_llm_video_eval")
 class GitLLMVideoEvalProcessor(PictureProcessor):
-    """Takes frames evenly spread over a video and makes pixel values of them.
+    """Take frames evenly spread over a video and make pixel values of them.
 
     Args:
         transform: what to do with a frame.
@@ -33,15 +33,15 @@ class GitLLMVideoEvalProcessor(PictureProcessor):
         self.num_frames = num_frames
 
     def __call__(self, item: str | Path | Sequence[Image.Image] | np.ndarray | Tensor) -> Tensor:
-        """Makes pixel values: float32 [F, 3, image_size, image_size], F at most ``num_frames``.
+        """Make pixel values, float32 ``[F, 3, image_size, image_size]``, F at most ``num_frames``.
 
         Args:
             item: a video's path (needs PyAV), PIL images, or uint8 [F, H, W, 3].
 
         Raises:
-            TypeError: if the item is none of these.
-            ConfigError: if a path is given and PyAV is not installed.
-            DataError: if the file cannot be decoded.
+            TypeError: the item is none of these.
+            ConfigError: a path is given and PyAV is not installed.
+            DataError: the file cannot be decoded.
         """
         if isinstance(item, (str, Path)):
             frames = read_frames(item, self.num_frames)
@@ -51,7 +51,7 @@ class GitLLMVideoEvalProcessor(PictureProcessor):
         return self.transform.normalize(torch.stack(self.fit_alike(frames)))
 
     def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
-        """As :meth:`PictureProcessor.load`, of frames evenly spread over ``images``."""
+        """Do as :meth:`PictureProcessor.load`, of frames evenly spread over ``images``."""
         chosen = spread_evenly(len(images), self.num_frames)
         return super().load([images[index] for index in chosen], place, seed)
 

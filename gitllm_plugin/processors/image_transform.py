@@ -26,7 +26,7 @@ RESAMPLINGS = ("bicubic", "bilinear", "lanczos")
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """Resizes a picture to a square, antialiased, and normalises it.
+    """Resizing of a picture to a square, antialiased, and normalising it.
 
     Attributes:
         image_size: height and width of the result, in pixels.
@@ -63,24 +63,24 @@ class ImageTransform:
         return self.crop_scale is not None or self.horizontal_flip
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Makes pixel values; what is random is drawn from torch's generator.
+        """Make pixel values; what is random is drawn from torch's generator.
 
         Args:
             image: a picture of any size and mode.
 
         Returns:
-            float32 [3, image_size, image_size].
+            float32 ``[3, image_size, image_size]``.
         """
         return self.normalize(self.fit(np.array(image.convert("RGB"))))
 
     def fit(self, picture: np.ndarray) -> Tensor:
-        """Cuts and resizes, with the pixels of Pillow within one grey level; random as in :meth:`__call__`.
+        """Cut and resize, with the pixels of Pillow within one grey level; random as in :meth:`__call__`.
 
         Args:
-            picture: uint8 [height, width, 3].
+            picture: uint8 ``[height, width, 3]``.
 
         Returns:
-            uint8 [3, image_size, image_size].
+            uint8 ``[3, image_size, image_size]``.
         """
         size = (self.image_size, self.image_size)
         if self.crop_scale is not None:
@@ -94,7 +94,7 @@ class ImageTransform:
         return pixels.contiguous()
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 [..., 3, H, W] to float32 of the same shape."""
+        """Normalise uint8 ``[..., 3, H, W]`` to float32 of the same shape."""
         return normalize_pixels(pixels, torch.tensor(self.mean), torch.tensor(self.std))
 
     def as_preprocessor_config(self) -> dict[str, Any]:

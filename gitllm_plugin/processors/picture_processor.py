@@ -17,7 +17,7 @@ from gitllm_plugin.processors.transform_config import make_transform
 
 
 class PictureProcessor(BaseProcessor):
-    """Makes pixels of encoded pictures; a registered processor adds what it takes when it is called.
+    """Make pixels of encoded pictures; a registered processor adds what it takes when it is called.
 
     Called, processors give normalised floats, as LAVIS's do. The data sets of this package call :meth:`load`, which
     takes encoded files and gives uint8: a quarter of the bytes to move, normalised where the model is, with
@@ -37,7 +37,7 @@ class PictureProcessor(BaseProcessor):
         self.scaled_decode = scaled_decode
 
     def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
-        """Decodes and resizes the images of one example, all in the same way where that is random.
+        """Decode and resize the images of one example, all in the same way where that is random.
 
         Args:
             images: encoded image files, at least one.
@@ -45,17 +45,17 @@ class PictureProcessor(BaseProcessor):
             seed: of what is random; None: drawn from torch's generator.
 
         Returns:
-            uint8 [3, image_size, image_size], or [F, 3, image_size, image_size] of several.
+            uint8 ``[3, image_size, image_size]``, or ``[F, 3, image_size, image_size]`` of several.
 
         Raises:
-            DataError: if a file is broken or too large.
+            DataError: a file is broken or too large.
         """
         least_side = self.transform.least_side if self.scaled_decode else 0
         pixels = self.fit_alike((decode_pixels(image, place, least_side=least_side) for image in images), seed)
         return pixels[0] if len(pixels) == 1 else torch.stack(pixels)
 
     def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> list[Tensor]:
-        """As :meth:`load`, of decoded pictures, uint8 [height, width, 3] each, to uint8 [3, H, W] each."""
+        """Do as :meth:`load`, of decoded pictures, uint8 ``[height, width, 3]`` each, to uint8 ``[3, H, W]`` each."""
         if self.transform.is_random and seed is None:
             seed = int(torch.randint(2**62, ()))
         pixels = []
@@ -75,13 +75,13 @@ class PictureProcessor(BaseProcessor):
 
     @classmethod
     def arguments(cls, settings: Any) -> dict[str, Any]:
-        """The arguments of the class that its settings mean."""
+        """Make the arguments of the class of its settings."""
         return {"transform": make_transform(settings), "scaled_decode": settings.scaled_decode}
 
 
 @contextmanager
 def _drawing_from(seed: int | None) -> Iterator[None]:
-    """Seeds torch's CPU generator for a while; None leaves it alone."""
+    """Seed torch's CPU generator for a while; None leave it alone."""
     if seed is None:
         yield
         return

@@ -11,7 +11,7 @@ from gitllm_plugin.processors.settings import PictureSettings
 
 
 def make_transform(settings: PictureSettings) -> ImageTransform:
-    """The transform that a processor's settings describe.
+    """Make the transform that a processor's settings describe, from what they say or their encoder's own processor.
 
     Raises:
         ConfigError: the encoder that they name cannot be read.
@@ -40,7 +40,7 @@ def make_transform(settings: PictureSettings) -> ImageTransform:
 
 
 def read_encoder(name: str) -> dict[str, Any]:
-    """What an encoder's image processor does, as arguments of :class:`ImageTransform`.
+    """Find what an encoder's image processor does, as arguments of :class:`ImageTransform`.
 
     Args:
         name: hub name, or a folder with ``preprocessor_config.json`` (of timm's models: ``config.json``).

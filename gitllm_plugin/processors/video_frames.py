@@ -10,25 +10,25 @@ from gitllm_plugin.m3it.images import MAX_PIXELS
 
 
 def spread_evenly(count: int, wanted: int) -> list[int]:
-    """The middles of ``wanted`` equal parts of ``range(count)``; all of it where ``count`` is not more."""
+    """Find the middles of ``wanted`` equal stretches of ``range(count)``; all of it where ``count`` is not more."""
     if count <= wanted:
         return list(range(count))
     return [(2 * part + 1) * count // (2 * wanted) for part in range(wanted)]
 
 
 def read_frames(path: str | Path, num_frames: int) -> list[np.ndarray]:
-    """Decodes a video with PyAV.
+    """Decode a video with PyAV.
 
     Args:
         path: a file of any format that FFmpeg reads.
         num_frames: how many frames, or as many as it has.
 
     Returns:
-        uint8 [height, width, 3] each.
+        uint8 ``[height, width, 3]`` each.
 
     Raises:
-        ConfigError: if PyAV is not installed.
-        DataError: if the file cannot be decoded, has no frames, or larger ones than a picture may be.
+        ConfigError: PyAV is not installed.
+        DataError: the file cannot be decoded, has no frames, or larger ones than a picture may be.
     """
     try:
         import av

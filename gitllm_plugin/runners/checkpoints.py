@@ -37,7 +37,7 @@ def find_resume_point(value: str, output_dir: Path) -> Path | None:
         output_dir: ``run.output_dir``.
 
     Returns:
-        The file, or None when ``auto`` finds none.
+        the file, or None when ``auto`` finds none.
 
     Raises:
         ConfigError: the path has no checkpoint.
@@ -50,6 +50,7 @@ def find_resume_point(value: str, output_dir: Path) -> Path | None:
                 "give a checkpoint, a run's folder, 'auto', or leave it out"
             )
         return path.resolve()
+    # Links such as `latest` lead to folders that are found anyway.
     folders = [path] if value != "auto" else [f for f in output_dir.glob("*") if not f.is_symlink()]
     found = [file for folder in folders for file in _checkpoints_in(folder)]
     for file in sorted(found, key=_age, reverse=True):
@@ -141,6 +142,7 @@ class CheckpointFolder:
     @staticmethod
     def _name(path: Path, name: Path) -> None:
         """Give both files of a checkpoint another name."""
+        # The resumable file last, as when writing.
         for ending in (WEIGHTS_ENDING, path.suffix):
             link_checkpoint(path.with_suffix(ending), name.with_suffix(ending))
 

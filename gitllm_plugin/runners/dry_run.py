@@ -116,10 +116,12 @@ def measure_step(model: nn.Module, loss_of_batch: Callable[[], Tensor]) -> tuple
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
+    # By storage and not by tensor: views of one tensor are kept once. Weights are counted elsewhere.
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         loss_of_batch().backward()
     began = time.perf_counter()
     loss_of_batch().backward()
+    # A GPU works on while Python has gone ahead.
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
@@ -205,7 +207,7 @@ def _text(batch: Mapping[str, Any], encoded: Any, tokenizer: Any, row: int) -> s
 
 
 def draw_images(batch: Mapping[str, Any], path: Path) -> bool:
-    """Write the images of a batch, as the model gets them, beside each other as PNG; False where it has none.
+    """Write the images of a batch, as the model gets them, beside each other as PNG, and tell whether it has any.
 
     Each is stretched to its own darkest and lightest value: what is shown is normalised already.
     """

@@ -28,7 +28,7 @@ def evaluate_split(parts: RunParts, task: Any, split: str, epoch: int | str, ski
         skip_reload: whether an ``epoch`` of ``best`` is only a name: the weights are those that were given.
 
     Returns:
-        The task's metrics; None where the task has none, or gives them to rank 0 only.
+        the task's metrics; None where the task has none, or gives them to rank 0 only.
     """
     model = parts.bare_model
     model.eval()

@@ -1,4 +1,4 @@
-"""Runner `git_llm`: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
+"""Runner ``git_llm``: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
 
 import contextlib
 import datetime
@@ -57,11 +57,11 @@ class GitLLMRunner(RunnerBase):
         parts: what the run is made of.
         progress: how far training is.
         stop: signals that end the run.
-        trackers: where numbers are sent to, besides the run's own files.
+        trackers: where numbers are sent to as well.
 
     Raises:
-        ConfigError: the output folder or the checkpoint to resume from cannot be had, the data brings features that
-            another image encoder made, or model, data or task offers half of a protocol.
+        ConfigError: the output folder or the checkpoint to resume from cannot be had, or model, data and task do not
+            fit the runner or each other.
     """
 
     Settings = RunSettings
@@ -69,6 +69,7 @@ class GitLLMRunner(RunnerBase):
     def __init__(self, cfg: Any, task: Any, model: torch.nn.Module, datasets: dict, job_id: str):
         check_offers(model, "model")
         check_offers(task, "task")
+        # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
         for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
             check_offers(dataset, "data set", "stream")
             if offers(dataset, ModelReadingData):
@@ -175,15 +176,14 @@ class GitLLMRunner(RunnerBase):
             KeyboardInterrupt: after Ctrl-C, with all saved and said how to resume.
         """
         if self.evaluate_only:
-            self._evaluate_only()
-            return
+            return self._evaluate_only()
         began = time.monotonic()
         with self._until_stopped():
             with self.stop.at_once():
                 self._prepare_training()
             if self._is_done():
-                messages.say_nothing_to_do(self.parts, self.position)
-                return
+                return messages.say_nothing_to_do(self.parts, self.position)
+            # A run that was stopped in its last evaluation has that one left.
             self._validate_if_due()
             while not self.parts.length.is_finished(self.position):
                 self._note_epoch(self.train_epoch(self.position.epoch))
@@ -250,7 +250,7 @@ class GitLLMRunner(RunnerBase):
         drops the last of them, and averages means of unequal weight.
 
         Returns:
-            Averages in LAVIS's form, as texts.
+            averages in LAVIS's form, as texts.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C, with a checkpoint written.
@@ -272,6 +272,7 @@ class GitLLMRunner(RunnerBase):
                         self._watchdog.at("saving")
                         self._save_checkpoint(epoch)
         except (NonFiniteLossError, DataEndedError):
+            # All ranks raise it after the same step, and no weight was changed by what was wrong.
             self._save_checkpoint(epoch)
             raise
         averages = self.progress.end_epoch(parts.length.iters_per_epoch, loop.stopped)
@@ -290,8 +291,8 @@ class GitLLMRunner(RunnerBase):
     def _step_log(self, last_iter: int) -> records.StepLog:
         title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
         bar = Progress(title, last_iter, self.position.epoch_iter, self.log_freq)
-        path = self.output_dir / records.METRICS_FILE if ranks.rank() == 0 else None
-        return records.StepLog(path, self.trackers, bar)
+        path = self.output_dir / records.METRICS_FILE
+        return records.StepLog(path if ranks.rank() == 0 else None, self.trackers, bar)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -370,6 +371,7 @@ class GitLLMRunner(RunnerBase):
         if not self.progress.validation_due:
             return
         epoch = self.position.last_epoch
+        # LAVIS chooses the best epoch by "val", whatever other splits are named.
         deciding = "val" if "val" in self.valid_splits else self.valid_splits[0]
         with self.stop.at_once():
             for split in self.valid_splits:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from types import FrameType
 
 PREEMPTION = (signal.SIGTERM, signal.SIGUSR1)
-"""What schedulers send before they take a machine away: SLURM's time limit, Kubernetes, `kill`."""
+"""What schedulers send before they take a machine away: SLURM's time limit, Kubernetes, ``kill``."""
 
 
 class Preempted(BaseException):
-    """The run was asked to make room. Like KeyboardInterrupt, no error."""
+    """The run was asked to make room. Like :class:`KeyboardInterrupt`, no error, and not caught as one."""
 
 
 class StopRequest:
@@ -21,7 +21,7 @@ class StopRequest:
     A second Ctrl-C raises. Outside the main thread, where Python allows no handlers, nothing is changed.
 
     Attributes:
-        number: The signal that came, None before.
+        number: the signal that came, None before.
     """
 
     def __init__(self) -> None:
@@ -36,6 +36,7 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         """Take over the signals."""
+        # Also where a shell has them ignored, as for commands in the background: a run has something to save.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *PREEMPTION):
                 self._previous[number] = signal.signal(number, self._handle)
@@ -49,14 +50,15 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """A block in which a signal ends the run at once, because nothing in it would be lost.
+        """Let a signal inside the block end the run at once, because nothing in it would be lost.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C.
-            Preempted: After another signal.
+            KeyboardInterrupt: after Ctrl-C.
+            Preempted: after another signal.
         """
         self._at_once = True
         try:
+            # One that came before the block has not ended anything yet.
             if self.number is not None:
                 self._raise(self.number)
             yield
@@ -67,9 +69,10 @@ class StopRequest:
         """End the run as the signal that came asks for; on a rank that got none, as for a preemption.
 
         Raises:
-            KeyboardInterrupt: After Ctrl-C.
-            Preempted: After another signal.
+            KeyboardInterrupt: after Ctrl-C.
+            Preempted: after another signal.
         """
+        # Another rank got the signal: only that one knows which.
         self._raise(self.number or signal.SIGTERM)
 
     @staticmethod
@@ -79,6 +82,7 @@ class StopRequest:
         raise Preempted(signal.Signals(number).name)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # Whoever presses Ctrl-C twice wants out; schedulers send their signal more than once as a matter of course.
         again = number == signal.SIGINT and self.number == signal.SIGINT
         self.number = number
         if self._at_once or again:

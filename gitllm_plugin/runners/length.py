@@ -11,13 +11,13 @@ from gitllm_plugin.errors import ConfigError
 
 @dataclass
 class Position:
-    """Where a run stands; the next iteration is `epoch_iter` of `epoch`.
+    """Where a run stands; the next iteration is ``epoch_iter`` of ``epoch``.
 
     Attributes:
-        epoch: Counted from 0.
-        epoch_iter: Iterations (batches) of this epoch that are done.
-        iters: Iterations of the whole run that are done.
-        steps: Optimizer steps of the whole run that are done.
+        epoch: counted from 0.
+        epoch_iter: iterations (batches) of this epoch that are done.
+        iters: iterations of the whole run that are done.
+        steps: optimizer steps of the whole run that are done.
     """
 
     epoch: int = 0
@@ -36,10 +36,10 @@ class RunLength:
     """How long a run is.
 
     Attributes:
-        iters_per_epoch: Batches per epoch and rank.
-        max_epoch: Number of epochs.
-        total_iters: Iterations of the whole run.
-        accum_grad_iters: Batches per optimizer step.
+        iters_per_epoch: batches per epoch and rank.
+        max_epoch: number of epochs.
+        total_iters: iterations of the whole run.
+        accum_grad_iters: batches per optimizer step.
     """
 
     iters_per_epoch: int
@@ -49,16 +49,16 @@ class RunLength:
 
     @classmethod
     def of(cls, run_cfg: Mapping[str, Any], batches_per_epoch: int | None, streaming: bool) -> "RunLength":
-        """The length that `run.max_epoch` and `run.max_iters` give: what is reached first ends the run.
+        """Compute the length that ``run.max_epoch`` and ``run.max_iters`` give: what is reached first ends the run.
 
         Args:
-            run_cfg: The configuration's `run`.
-            batches_per_epoch: Of the data; None where it has no end.
-            streaming: Whether an epoch may be as long as `run.iters_per_inner_epoch` says. Without that and an
-                end it is `run.max_iters` long.
+            run_cfg: the configuration's ``run``.
+            batches_per_epoch: of the data; None where it has no end.
+            streaming: whether an epoch may be as long as ``run.iters_per_inner_epoch`` says. Without that and an
+                end it is ``run.max_iters`` long.
 
         Raises:
-            ConfigError: Nothing says how long an epoch of streaming data is.
+            ConfigError: nothing says how long an epoch of streaming data is.
         """
         max_iters, max_epoch = run_cfg.get("max_iters"), run_cfg.get("max_epoch")
         chosen = run_cfg.get("iters_per_inner_epoch") if streaming else None
@@ -73,24 +73,29 @@ class RunLength:
         return cls(iters_per_epoch, int(max_epoch), total, int(run_cfg.get("accum_grad_iters", 1)))
 
     def steps_until(self, iters: int) -> int:
-        """Optimizer steps of a run's first `iters` iterations; an epoch's last may accumulate fewer batches."""
+        """Count the optimizer steps of a run's first ``iters`` iterations."""
+        # Batches are not accumulated across epochs: an epoch's last step may have fewer.
         epochs, rest = divmod(iters, self.iters_per_epoch)
         steps_per_epoch = math.ceil(self.iters_per_epoch / self.accum_grad_iters)
         return epochs * steps_per_epoch + math.ceil(rest / self.accum_grad_iters)
 
     def last_iter(self, position: Position) -> int:
-        """The iteration at which training of the position's epoch ends."""
+        """Give the iteration of the position's epoch at which its training ends: its last, or that of the run."""
         return min(self.iters_per_epoch, position.epoch_iter + self.total_iters - position.iters)
 
     def is_finished(self, position: Position) -> bool:
-        """Whether there is nothing left to train."""
+        """Tell whether there is nothing left to train."""
         return position.epoch >= self.max_epoch or position.iters >= self.total_iters
 
     def continue_from(self, content: Mapping[str, Any], streaming: bool) -> Position:
-        """Where a checkpoint stands; files of the host's runners say only the epoch, or only the iterations.
+        """Find where a checkpoint stands; files of the host's runners say only the epoch, or only the iterations.
 
         Iterations and steps are counted as if epochs always had this run's length, so that schedule and end of
         the run fit its batch size and number of processes. Streams have no epochs: their iterations count on.
+
+        Args:
+            content: the checkpoint's.
+            streaming: whether the data has no epochs.
         """
         before = int(content.get("iters_per_epoch", self.iters_per_epoch))
         if "epoch" not in content or (streaming and before != self.iters_per_epoch):
@@ -106,6 +111,7 @@ class RunLength:
                     epoch + 1,
                     ", which is started anew" if epoch_iter else "",
                 )
+                # Half an epoch of other batches is no place in this one's order.
                 epoch_iter = 0
         iters = epoch * self.iters_per_epoch + epoch_iter
         return Position(epoch=epoch, epoch_iter=epoch_iter, iters=iters, steps=self.steps_until(iters))

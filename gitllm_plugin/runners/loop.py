@@ -24,7 +24,7 @@ from gitllm_plugin.runners.parallel import gradients_exchanged, whole
 from gitllm_plugin.runners.records import StepRecord
 from gitllm_plugin.runners.training_data import TrainingData
 
-_SHOWN_IDS = 32
+_SHOWN_IDS = 32  # a log stays readable; metrics.jsonl has all of them
 
 
 class NonFiniteLossError(GitLLMError):
@@ -162,6 +162,7 @@ class TrainingLoop:
         requests = requests or Requests()
         batches = data.batches(position)
         began = time.monotonic()
+        # Before the first step too: a rank without data would leave the others waiting in their first exchange.
         window = self._read(batches, position.epoch_iter, last_iter, position.steps + 1)
         self.at(f"step {position.steps + 1}, waiting for the batches of the other ranks")
         missing = ranks.sum_over_ranks([float(window is None)], self.device)[0]
@@ -183,6 +184,7 @@ class TrainingLoop:
             position.iters += done - position.epoch_iter
             position.epoch_iter = done
             position.steps += 1
+            # Sums over the ranks: what one of them is asked for, all do after the same step.
             self.stopped, self.save_requested = sums.stop > 0, sums.save > 0
             now = time.monotonic()
             yield self._record(sums, position, grad_norm, now - began, skipped)
@@ -218,6 +220,8 @@ class TrainingLoop:
             }
             # Afresh for every batch: what evaluations and workers drew in between must not show in the next one.
             seed_everything(self.seed, ranks.rank(), position.epoch, position.epoch_iter + index)
+            # The sum over tokens and not their mean: batches of the step weigh by their tokens, which are counted at
+            # its end, over all ranks.
             with gradients_exchanged(self.model, index == len(batches) - 1):
                 loss, weight = self._forward(samples)
                 self.scaler.scale(loss * weight).backward()
@@ -236,7 +240,7 @@ class TrainingLoop:
         """Turn the sum's gradient into the mean's, clip it, change the weights.
 
         Returns:
-            The unclipped norm, and whether the weights were changed.
+            the unclipped norm, and whether the weights were changed.
         """
         self.scaler.unscale_(self.optimizer)
         # Averaging the gradients has divided the sum over ranks by their number.
@@ -244,11 +248,13 @@ class TrainingLoop:
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
+        # Of sharded gradients the norm is spread over the ranks, too.
         grad_norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)).item()
         used = math.isfinite(grad_norm) and math.isfinite(window.loss)
         if used:
             self.scaler.step(self.optimizer)
             self._skipped_in_a_row = 0
+        # After a skipped step too: that is how the scaler finds a smaller scale.
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return grad_norm, used

@@ -70,6 +70,7 @@ def launch_command() -> list[str]:
 
     A program that is not given ``--cfg-path``, such as a notebook, gets ``gitllm train``.
     """
+    # Not sys.argv, which says nothing of `-m` and of the interpreter.
     words = sys.orig_argv
     end = next((i for i, word in enumerate(words) if word.partition("=")[0] in ("--cfg-path", "--options")), 0)
     # Before the program come Python and its own arguments.
@@ -77,6 +78,7 @@ def launch_command() -> list[str]:
     if start is None:
         return ["gitllm", "train"]
     program = words[start:end]
+    # torchrun starts each rank with a command of its own: repeating that would start a single one.
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return [*_torchrun(), *program]
     if program[0] == "-m" or program[0].endswith(".py"):

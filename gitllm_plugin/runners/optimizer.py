@@ -76,6 +76,7 @@ def learning_rate(
     ``warmup_steps`` uses; from there it decays towards ``min_lr``, reached at step ``total_steps``, and stays.
     """
     if step < warmup_steps:
+        # Not from step 0 at warmup_lr itself: that is 0 by default, and the step would be lost.
         return warmup_lr + (init_lr - warmup_lr) * (step + 1) / (warmup_steps + 1)
     progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
     return min_lr + (init_lr - min_lr) * DECAYS[decay](progress)
@@ -157,6 +158,7 @@ class HostSchedule:
 
     def set_for(self, step: int, epoch: int, epoch_iter: int) -> None:
         """Let the host's scheduler set every group alike, then apply each group's own ``lr_scale``."""
+        # It sets one rate for all groups, from scratch at each call: the scales do not pile up.
         self.scheduler.step(cur_epoch=epoch, cur_step=epoch_iter)
         for group in self.optimizer.param_groups:
             group["lr"] *= group["lr_scale"]

@@ -81,7 +81,7 @@ def gradients_exchanged(model: nn.Module, exchange: bool) -> Iterator[None]:
 
 
 def shard(model: nn.Module, device: torch.device) -> nn.Module:
-    """Spread the parameters of `model` over the ranks, in place; each layer is whole only while it computes.
+    """Spread the parameters of ``model`` over the ranks, in place; each layer is whole only while it computes.
 
     The layers of a :class:`~gitllm_plugin.protocols.LayeredModel` are gathered one at a time, all else (embeddings,
     head, projection, image encoder) at once. The ranks start from rank 0's trained weights.

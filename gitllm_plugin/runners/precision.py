@@ -14,14 +14,14 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
-    """The device meant by `run.device`.
+    """Find the device meant by ``run.device``.
 
     Args:
-        name: `auto` (a GPU if there is one), `cpu`, or `cuda`, as `cuda:1` also with an index.
-        local_rank: This process's number on its machine when several run, which then chooses the GPU.
+        name: ``auto`` (a GPU if there is one), ``cpu``, or ``cuda``, as ``cuda:1`` also with an index.
+        local_rank: this process's number on its machine when several run, which then chooses the GPU.
 
     Raises:
-        ConfigError: Unknown name, or `cuda` where torch finds no GPU.
+        ConfigError: the name is not known, or is ``cuda`` where torch finds no GPU.
     """
     kind, _, index = name.partition(":")
     if kind not in DEVICES:
@@ -38,13 +38,13 @@ def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
 
 
 def resolve_precision(name: str, device: torch.device) -> torch.dtype:
-    """The number format meant by `run.precision`: `auto` is bf16 where the hardware has it, else fp32.
+    """Find the number format meant by ``run.precision``: ``auto`` is bf16 where the hardware has it, else fp32.
 
     Returns:
-        `torch.float32`, `torch.bfloat16` or `torch.float16`.
+        ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
 
     Raises:
-        ConfigError: Unknown name.
+        ConfigError: the name is not known.
     """
     if name not in PRECISIONS:
         raise ConfigError(f"run.precision is {name!r}; it may be one of {', '.join(PRECISIONS)}")
@@ -61,7 +61,7 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
 
 
 def compute_in_float32(model: nn.Module) -> nn.Module:
-    """Turn every floating parameter and buffer of `model`, in place, into float32; in the log if any was not."""
+    """Turn every floating parameter and buffer of ``model``, in place, into float32; in the log if any was not."""
     others = {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32}
     if others:
         logging.info(
@@ -73,13 +73,11 @@ def compute_in_float32(model: nn.Module) -> nn.Module:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager:
-    """A context in which matrix products run in `dtype`; in fp32 it changes nothing."""
+    """Give a context in which matrix products run in ``dtype``; in fp32 it changes nothing."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def gradient_scaler(device: torch.device, dtype: torch.dtype) -> torch.amp.GradScaler:
-    """A scaler that keeps gradients in float16's range; disabled, changing nothing, where none are computed in it.
-
-    It starts lower than torch's default, because the loop's loss is a sum over tokens and not their mean.
-    """
+    """Make a scaler that keeps gradients in float16's range; it changes nothing where none are computed in it."""
+    # Lower than torch's default: what the loop propagates backward is a sum over tokens and not their mean.
     return torch.amp.GradScaler(device.type, init_scale=2.0**8, enabled=dtype == torch.float16)

@@ -137,6 +137,7 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
         step: the steps that were done when it was written. Only in its epoch are they compared: another batch size
             numbers later epochs differently.
     """
+    # A checkpoint is older than the last steps before a kill: the resumed run does and writes these again.
     if not path.is_file():
         return
     kept = []
@@ -243,6 +244,7 @@ class Trackers:
         numbers = {
             f"{prefix}/{name}": value
             for name, value in values.items()
+            # Python's bools are ints; None stands for a step without a finite loss.
             if isinstance(value, (int, float)) and not isinstance(value, bool)
         }
         for tracker in self.trackers:

@@ -67,6 +67,7 @@ class RunParts:
 
     def _open_folder(self) -> tuple[Path | None, Path]:
         output_dir = Path(self.run_cfg.output_dir).expanduser().absolute()
+        # An evaluation has a folder of its own: it must not write over what the training evaluated.
         resume = self.run_cfg.get("resume_ckpt_path") if not self.run_cfg.evaluate else None
         resume_from = find_resume_point(str(resume), output_dir) if resume else None
         folder = run_folder_of(resume_from) if resume_from else create_run_folder(output_dir)
@@ -100,6 +101,7 @@ class RunParts:
     def dtype(self) -> torch.dtype:
         """What matrices are multiplied in. LAVIS's ``amp: False`` means fp32."""
         name = self.run_cfg.precision
+        # LAVIS's own configurations say `amp: False` where they want float32.
         if name == "auto" and self.run_cfg.get("amp") is False:
             name = "fp32"
         dtype = precision.resolve_precision(name, self.device)

@@ -30,6 +30,7 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Any other OSError, of a data set say, is no matter of the disk that the run writes to.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
             raise
         raise StorageError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}") from error
@@ -46,6 +47,7 @@ def create_run_folder(output_dir: Path) -> Path:
     while True:
         folder = output_dir / (stamp if number == 1 else f"{stamp}_{number}")
         try:
+            # mkdir itself decides who is first, of runs that start in the same second.
             folder.mkdir(parents=True)
             return folder
         except FileExistsError:
@@ -66,6 +68,7 @@ def point_to(folder: Path, name: str) -> None:
         temporary.symlink_to(folder.name, target_is_directory=True)
     except OSError:
         temporary.write_text(f"{folder}\n")
+    # A link cannot be changed in place: replacing it leaves no moment without one.
     os.replace(temporary, link)
 
 

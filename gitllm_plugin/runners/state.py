@@ -16,7 +16,7 @@ and those of this runner:
     iters             iterations done since the start of the run
     steps             optimizer steps done since the start of the run
     totals            sums over this epoch's steps, for LAVIS's log
-    validated         whether `epoch` was also evaluated
+    validated         whether ``epoch`` was also evaluated
     best              the best validation scores, best first, each with its epoch and steps
     best_agg_metric   the first of them, or None
     best_epoch        its epoch, or None
@@ -180,6 +180,7 @@ class TrainingState:
             "optimizer": whole_optimizer_state(self.optimizer),
             "config": self.config,
             "scaler": self.scaler.state_dict() if self.scaler.is_enabled() else None,
+            # As LAVIS counts: its runners go on with the epoch after this one.
             "epoch": position.epoch - 1,
             "epoch_iters": position.epoch_iter,
             "iters_per_epoch": self.length.iters_per_epoch,
@@ -209,6 +210,7 @@ class TrainingState:
         if "optimizer" not in content or not {"epoch", "iters"} & content.keys():
             raise ConfigError(f"{source} holds weights but no training state; give it as model.finetuned")
         load_trainable_state(self.model, content["model"], source)
+        # After the weights, whose errors name what differs; torch's about an optimizer does not.
         try:
             load_optimizer_state(self.optimizer, content["optimizer"])
         except ValueError as error:
@@ -305,6 +307,7 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     """
     if offers(model, SelectiveModel):
         return model.trainable_state_dict()
+    # With all names of tied weights: state_dict has them all.
     named = model.named_parameters(remove_duplicate=False)
     frozen = {name for name, parameter in named if not parameter.requires_grad}
     return {name: value for name, value in model.state_dict().items() if name not in frozen}
@@ -329,6 +332,7 @@ def load_trainable_state(model: nn.Module, state: dict[str, Tensor], source: str
         model.load_trainable_state_dict(state, source)
     else:
         check_same_weights(wanted, state, source)
+        # Not strict: frozen weights are in the model and not in the checkpoint. Names were checked above.
         model.load_state_dict(state, strict=False)
 
 
@@ -338,6 +342,7 @@ def random_state() -> dict[str, Any]:
     name, keys, *rest = np.random.get_state()
     state = {
         "python": [version, torch.tensor(python), gauss],
+        # As a tensor: torch.load(weights_only=True) reads no arrays.
         "numpy": [str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
         "torch": torch.get_rng_state(),
     }

@@ -71,6 +71,7 @@ class MapData:
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
         """Give the rest of the position's epoch."""
+        # Before the iterator is made: worker processes get a copy of data set and sampler as they are then.
         self.dataset.epoch = position.epoch
         self.sampler.set_position(position.epoch, position.epoch_iter * (self.loader.batch_size or 1))
         self._iterator = iter(self.loader)
@@ -113,6 +114,7 @@ class StreamData:
 
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
         """Give the batches that follow those given before."""
+        # One iterator for all epochs: a new one would begin the stream again, and start workers anew.
         if self._iterator is None:
             self._iterator = iter(self.loader)
         return self._iterator
@@ -221,6 +223,7 @@ class Mixture:
     def _next_of(self, name: str) -> dict[str, Any] | None:
         """Read the member's next batch; None where a stream has ended. A map-style member begins its next epoch."""
         member = self.members[name]
+        # A member's iterator is made when it is first drawn, so that no workers wait for one of small weight.
         batch = next(self._iterators[name], None) if name in self._iterators else None
         if batch is None and not (member.streaming and name in self._iterators):
             epoch, epoch_iter = (

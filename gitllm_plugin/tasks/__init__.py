@@ -1,1 +1,1 @@
-"""The registered task (`m3it`)."""
+"""The registered task (``m3it``)."""

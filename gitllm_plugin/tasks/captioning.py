@@ -1,4 +1,4 @@
-"""LAVIS's task `captioning`, for COCO, NoCaps, Flickr30k and any data set with captions."""
+"""LAVIS's task ``captioning``, for COCO, NoCaps, Flickr30k and any data set with captions."""
 
 import json
 import logging
@@ -68,7 +68,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
     def valid_step(self: Any, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Caption a batch.
 
-        Repairs: images must have numbers, and samples an `image_id` (those of `flickr30k` do not).
+        Repairs: images must have numbers, and samples an ``image_id`` (those of ``flickr30k`` do not).
         """
         captions = model.generate(
             samples,
@@ -90,7 +90,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
         """Write the captions in COCO's format, and score them.
 
         Returns:
-            On every rank: LAVIS's names of the metrics -> scores, and `agg_metrics`, CIDEr + BLEU-4.
+            on every rank, LAVIS's names of the metrics -> scores, and ``agg_metrics``, CIDEr + BLEU-4.
         """
         row_of = {row["image_id"]: row.pop("row") for row in val_result}
         row_of = {image: row for part in ranks.gather_objects(row_of) for image, row in part.items()}
@@ -99,6 +99,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
         )
         if not self.report_metric:
             return {"agg_metrics": 0.0}
+        # Words are split and scored once: the tokenizer is a process of its own, and scores need all captions.
         metrics = None
         if ranks.rank() == 0:
             results = json.loads(Path(path).read_text())
@@ -128,13 +129,13 @@ class CaptioningTask(RepairedTask, CaptionTask):
 
 
 def _plain(ids: Any) -> list[Any]:
-    """Ids of a batch as numbers where they are written as such."""
+    """Give the ids of a batch, as numbers where they are written as such."""
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
     return [int(value) if str(value).isdigit() else value for value in values]
 
 
 def _read_coco_annotations(path: Path) -> dict[Any, list[str]]:
-    """Captions by image, from a file in COCO's format."""
+    """Read captions by image from a file in COCO's format."""
     if not path.is_file():
         raise ConfigError(f"run.annotation_file: there is no file {path}")
     try:

@@ -1,4 +1,4 @@
-"""LAVIS's task `dialogue`: how well the answers of a dialogue are predicted."""
+"""LAVIS's task ``dialogue``: how well the answers of a dialogue are predicted."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,21 @@ class AnswersOfDialogueTask(RepairedTask, DialogueTask):
     Settings = DialogueSettings
 
     def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[tuple[float, float]]:
-        """The loss of a batch and what it weighs. Repairs: batches of few tokens weigh as much as those of many."""
+        """Compute a batch's loss and weight. Repairs: batches of few tokens weigh as much as those of many."""
         outputs = model(samples)
         return [(float(outputs["loss"]), float(outputs.get("num_supervised_tokens", 1)))]
 
     def after_evaluation(
         self, val_result: Sequence[tuple[float, float]], split_name: str, epoch: Any, **kwargs: Any
     ) -> dict[str, float]:
-        """The mean over all tokens of all ranks.
+        """Average over all tokens of all ranks.
 
         Repairs: each rank reports its own part, and the epoch of the highest loss is the best.
         """
         pairs = [pair for part in ranks.gather_objects(list(val_result)) for pair in part]
         weight = sum(weight for _, weight in pairs)
         loss = sum(loss * weight for loss, weight in pairs) / weight if weight else math.nan
+        # LAVIS chooses the highest.
         metrics = {"loss": loss, "agg_metrics": -loss}
         if ranks.rank() == 0:
             note_scores({split_name: metrics})

@@ -22,6 +22,7 @@ def replaces(name: str) -> Callable[[type], type]:
     """Let configurations that name LAVIS's task ``name`` get the decorated class, a subclass of it."""
 
     def replace(cls: type) -> type:
+        # Not registry.register_task, which refuses a name that is taken.
         registry.mapping["task_name_mapping"][name] = cls
         return cls
 
@@ -56,7 +57,7 @@ class RepairedTask:
 
     @torch.no_grad()
     def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> list[Any]:
-        """Answers to this rank's part of a split.
+        """Answer this rank's part of a split.
 
         Repairs: batches always go to a GPU, and every tenth is printed.
         """
@@ -79,12 +80,18 @@ class RepairedTask:
         if ranks.rank() == 0:
             path.write_text(json.dumps(unique([row for part in parts for row in part], remove_duplicate)))
             logging.info("Results: %s", path)
+        # Whoever gets the path may read it.
         ranks.barrier()
         return str(path)
 
 
 def unique(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any]]:
-    """The first of all rows with an equal value under ``key``; all rows where it is empty. What is dropped is said."""
+    """Keep the first of all rows with an equal value under ``key``, and say how many are left out.
+
+    Args:
+        rows: of all ranks, in their order.
+        key: empty to keep all rows.
+    """
     if not key:
         return list(rows)
     first: dict[Any, Mapping[str, Any]] = {}

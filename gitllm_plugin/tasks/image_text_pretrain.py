@@ -1,4 +1,4 @@
-"""LAVIS's task `image_text_pretrain`: training on images with texts, without evaluation."""
+"""LAVIS's task ``image_text_pretrain``: training on images with texts, without evaluation."""
 
 from lavis.tasks.image_text_pretrain import ImageTextPretrainTask
 
@@ -8,6 +8,6 @@ from gitllm_plugin.tasks.settings import NoTaskSettings
 
 @replaces("image_text_pretrain")
 class PretrainingTask(ImageTextPretrainTask):
-    """LAVIS's own; it reads no key of `run`, so that a wrong one is found."""
+    """LAVIS's own; it reads no key of ``run``, so that a wrong one is found."""
 
     Settings = NoTaskSettings

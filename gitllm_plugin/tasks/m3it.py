@@ -1,4 +1,4 @@
-"""Task `m3it`: instruction tuning with validation loss, generated answers and their scores."""
+"""Task ``m3it``: instruction tuning with validation loss, generated answers and their scores."""
 
 import json
 import logging
@@ -38,9 +38,9 @@ class EvaluationResult:
     """What one rank found on its part of a split.
 
     Attributes:
-        examples: One dict per example.
-        loss_sum: Sum of the loss over supervised tokens.
-        num_tokens: Number of supervised tokens.
+        examples: one dict per example.
+        loss_sum: sum of the loss over supervised tokens.
+        num_tokens: number of supervised tokens.
     """
 
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -53,18 +53,18 @@ class M3ITTask(BaseTask):
     """Trains on answers, and evaluates by loss and by scoring generated answers.
 
     Args:
-        metrics: Names in `gitllm_plugin.metrics.METRICS`, none for no generation; or names by configuration, in
-            a form that `gitllm_plugin.metrics.metrics_by_config` takes; or `m3it`, those of M3IT's catalog.
-        agg_metric: The score that chooses the best epoch: one of those over all, `{config}/{metric}`,
-            `{category}/{metric}`, `primary` (the mean over configurations of each one's first metric), or `loss`
+        metrics: names in ``gitllm_plugin.metrics.METRICS``, none for no generation; or names by configuration, in
+            a form that ``gitllm_plugin.metrics.metrics_by_config`` takes; or ``m3it``, those of M3IT's catalog.
+        agg_metric: the score that chooses the best epoch: one of those over all, ``{config}/{metric}``,
+            ``{category}/{metric}``, ``primary`` (the mean over configurations of each one's first metric), or ``loss``
             (lowest is best).
-        valid_loss: Whether the loss is computed in evaluation.
-        max_len: Most new tokens of an answer.
-        min_len: Fewest.
-        num_beams: Beams of the search.
-        pictures: How many examples the page of pictures shows; 0 for no page.
-        log_freq: Batches between two progress lines where there is no terminal.
-        category_of: Configuration -> category, or None.
+        valid_loss: whether the loss is computed in evaluation.
+        max_len: most new tokens of an answer.
+        min_len: fewest.
+        num_beams: beams of the search.
+        pictures: how many examples the page of pictures shows; 0 for no page.
+        log_freq: batches between two progress lines where there is no terminal.
+        category_of: configuration -> category, or None.
     """
 
     Settings = M3ITTaskSettings
@@ -96,10 +96,10 @@ class M3ITTask(BaseTask):
 
     @classmethod
     def setup_task(cls, cfg: Any) -> "M3ITTask":
-        """Build the task from `cfg.run_cfg`.
+        """Build the task from ``cfg.run_cfg``.
 
         Raises:
-            ConfigError: naming everything that is wrong of what the task reads.
+            ConfigError: a metric is not known, or ``agg_metric`` is not computed.
         """
         settings = read(cls.Settings, "run", cfg.run_cfg, closed=False)
         return cls(
@@ -119,7 +119,7 @@ class M3ITTask(BaseTask):
         self._dataset = dataset
 
     def train_outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
-        """Forward pass of one batch: `loss`, a scalar, the mean over `num_supervised_tokens`."""
+        """Compute ``loss``, a scalar, the mean over the batch's ``num_supervised_tokens``."""
         return model(samples)
 
     @torch.no_grad()
@@ -127,8 +127,8 @@ class M3ITTask(BaseTask):
         """Answer a batch.
 
         Returns:
-            Per example `instance_id`, `config`, `question`, `prompt`, `prediction` (None without metrics) and
-            `references`.
+            per example ``instance_id``, ``config``, ``question``, ``prompt``, ``prediction`` (None without metrics) and
+            ``references``.
         """
         count = num_samples(samples)
         predictions: list[str | None] = [None] * count
@@ -150,14 +150,14 @@ class M3ITTask(BaseTask):
 
     @torch.no_grad()
     def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> EvaluationResult:
-        """Loss and answers for this rank's part of a split.
+        """Compute loss and answers of this rank's part of a split.
 
         Repairs the host's: it always moves batches to a GPU and prints every tenth.
 
         Args:
-            model: In evaluation mode, not wrapped.
-            data_loader: Gives samples of the `m3it` data set.
-            cuda_enabled: Not used: batches go where the model is.
+            model: in evaluation mode, not wrapped.
+            data_loader: gives samples of the ``m3it`` data set.
+            cuda_enabled: not used: batches go where the model is.
         """
         result = EvaluationResult()
         with inference(model), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
@@ -182,29 +182,30 @@ class M3ITTask(BaseTask):
     ) -> dict[str, Any]:
         """Gather all ranks' results, score each example once, and write predictions and scores.
 
-        Writes `result/{split}_epoch{epoch}.jsonl`, `{split}_metrics.json`, `{split}_results.md` and, where the data
-        can be read by number, `{split}_pictures.html` into the run's folder.
+        Written into the run's folder are ``result/{split}_epoch{epoch}.jsonl``, ``{split}_metrics.json``,
+        ``{split}_results.md`` and, where the data can be read by number, ``{split}_pictures.html``.
 
         Args:
-            val_result: This rank's.
-            split_name: The split.
-            epoch: Of the weights, as LAVIS counts, from 0; or `best`.
-            skip_reload: Whether `best` is only a name: the weights are those that were given.
-            **kwargs: Not used.
+            val_result: this rank's.
+            split_name: the split.
+            epoch: of the weights, as LAVIS counts, from 0; or ``best``.
+            skip_reload: whether ``best`` is only a name: the weights are those that were given.
+            **kwargs: not used.
 
         Returns:
-            On every rank: `loss`, each metric over all examples, as `{config}/{metric}` and as `{category}/{metric}`,
-            `primary`, `num_examples`, and `agg_metrics`, of which higher is better.
+            on every rank ``loss``, each metric over all examples, as ``{config}/{metric}`` and as
+            ``{category}/{metric}``, ``primary``, ``num_examples``, and ``agg_metrics``, of which higher is better.
 
         Raises:
-            DataError: The split is empty.
-            ConfigError: `agg_metric` is not among the scores.
+            DataError: the split is empty.
+            ConfigError: ``agg_metric`` is not among the scores.
         """
         parts = ranks.gather_objects(val_result)
         examples = unique_by_id([example for part in parts for example in part.examples])
         if not examples:
             raise DataError(f"Split {split_name!r} has no examples to evaluate on")
         self._check_all_are_there(examples, split_name)
+        # On one rank: metrics may start programs of their own (Java), and the files are written once.
         scores = None
         if ranks.rank() == 0:
             metrics_of = self.metrics_of if self.generates else lambda config: ()
@@ -218,6 +219,7 @@ class M3ITTask(BaseTask):
         return ranks.broadcast_object(scores)
 
     def _check_all_are_there(self, examples: list[dict[str, Any]], split_name: str) -> None:
+        # Streams leave out what cannot be read, and a sampler of somebody's own may leave out anything.
         if not offers(self._dataset, CountedData) or ranks.rank() != 0:
             return
         expected = self._dataset.num_examples
@@ -228,6 +230,7 @@ class M3ITTask(BaseTask):
         if self.agg_metric not in scores:
             names = ", ".join(name for name in scores if name != "num_examples")
             raise ConfigError(f"run.agg_metric is {self.agg_metric!r}, but computed are: {names}")
+        # LAVIS chooses the highest.
         return -scores[LOSS] if self.agg_metric == LOSS else scores[self.agg_metric]
 
     def _write(

@@ -1,4 +1,4 @@
-"""LAVIS's task `multimodal_classification` (ImageNet, SNLI-VE, NLVR2)."""
+"""LAVIS's task ``multimodal_classification`` (ImageNet, SNLI-VE, NLVR2)."""
 
 from lavis.tasks.multimodal_classification import MultimodalClassificationTask
 

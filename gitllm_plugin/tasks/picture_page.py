@@ -91,6 +91,7 @@ def _figure(entry: Shown) -> str:
 
 
 def _data_url(picture: Image.Image) -> str:
+    # A page of originals would be too large to open.
     small = picture.copy()
     small.thumbnail((_SIDE, _SIDE))
     buffer = io.BytesIO()

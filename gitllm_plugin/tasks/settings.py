@@ -35,7 +35,7 @@ def _lists_of(metrics: _Metrics) -> list[tuple[str, ...]]:
 
 
 def choose_agg_metric(metrics: _Metrics, given: str | None) -> str:
-    """The score that chooses the best epoch: the one that is given, else the first that is computed."""
+    """Choose the score that decides on the best epoch: the one that is given, else the first that is computed."""
     named = [name for names in _lists_of(metrics) for name in names]
     by_config = metrics == "m3it" or isinstance(metrics, Mapping)
     return given or ("primary" if by_config else (named or [LOSS])[0])

@@ -1,4 +1,4 @@
-"""LAVIS's tasks `vqa` (VQAv2, OK-VQA), `gqa` and `aok_vqa`."""
+"""LAVIS's tasks ``vqa`` (VQAv2, OK-VQA), ``gqa`` and ``aok_vqa``."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ class _QuestionTask(RepairedTask):
     Settings = QuestionSettings
 
     def _ask(self: Any, model: Any, samples: Mapping[str, Any], **changes: Any) -> list[str]:
-        """The model's answers, asked for as `run` says."""
+        """Ask the model as ``run`` says."""
         asked = {
             "answer_list": self.answer_list,
             "inference_method": self.inference_method,
@@ -40,7 +40,7 @@ class GQAQuestionsTask(_QuestionTask, GQATask):
     """Questions with one answer, scored by exact match."""
 
     def build_datasets(self, cfg: Any) -> dict[str, Any]:
-        """As in LAVIS.
+        """Build as in LAVIS.
 
         Repairs: questions without answers (the test split's) cannot be put into a batch.
         """
@@ -76,7 +76,7 @@ class AOKVQAQuestionsTask(_QuestionTask, AOKVQATask):
     def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Answer a batch, and choose among the choices of each question.
 
-        Repairs: `run.prompt` is not used, and choices are left out.
+        Repairs: ``run.prompt`` is not used, and choices are left out.
         """
         answers = self._ask(model, samples)
         chosen = self._ask(model, samples, answer_list=samples["choices"], inference_method="rank")

@@ -5,14 +5,16 @@ import math
 import pickle
 import subprocess
 import sys
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config import MISSING, OneOf, ReadIf, Rule, Says, changed, check, describe, faults, node, read
 from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, LoraSettings
+from gitllm_plugin.config.node import fields_of
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.errors import ConfigError
 
@@ -225,3 +227,25 @@ def test_the_declarations_are_cheap_to_import():
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == ""
+
+
+def test_names_that_the_code_goes_by_are_those_that_are_declared():
+    from gitllm_plugin.config.model import MODULES, Module
+    from gitllm_plugin.config.run import STEP_SCHEDULES
+    from gitllm_plugin.config.values import schema_of
+    from gitllm_plugin.modeling.loading import DTYPES
+    from gitllm_plugin.modeling.trainable import names_of_module
+    from gitllm_plugin.runners import optimizer, parallel, precision, records, state
+
+    def names(settings, key):
+        schema = schema_of(fields_of(settings)[key])
+        return tuple(schema.get("items", schema)["enum"])
+
+    assert names(RunSettings, "precision") == precision.PRECISIONS
+    assert names(RunSettings, "sharding") == parallel.SHARDINGS
+    assert names(RunSettings, "best") == state.ORDERS
+    assert names(RunSettings, "trackers") == records.TRACKERS
+    assert tuple(optimizer.DECAYS) == STEP_SCHEDULES
+    assert names(BuildSettings, "dtype") == ("auto", *DTYPES)
+    assert get_args(Module) == MODULES
+    assert all(isinstance(names_of_module(torch.nn.Linear(1, 1), module), set) for module in MODULES)

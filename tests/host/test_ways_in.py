@@ -100,9 +100,9 @@ print(model.generate({{"image": image, "text_input": [txt["eval"]("what is it?")
         ("model.model_type=tiny_otp", f"Did you mean '{MODEL_TYPE}'?"),
         ("run.task=m3itt", "Did you mean 'm3it'? Tasks there are:"),
         ("datasets.m3it.vis_processor.train.name=git_llm_image_trian", "Did you mean 'git_llm_image_train'?"),
-        ("run.max_epochs=3", "Did you mean 'run.max_epoch'?"),
+        ("run.max_epochs=3", "run.max_epochs: unknown key 'max_epochs' (did you mean 'max_epoch'?)"),
         ("run.lr_sched=cosin", "cosine, linear, linear_warmup_cosine_lr"),
-        ("run.prompt=x", "key 'run.prompt' is unknown"),  # LAVIS's own tasks read it, m3it does not
+        ("run.prompt=x", "run.prompt: unknown key 'prompt'"),  # LAVIS's own tasks read it, m3it does not
     ],
 )
 def test_wrong_names_of_our_own_classes(host, config, capsys, option, expected):

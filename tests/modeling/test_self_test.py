@@ -6,7 +6,7 @@ from transformers import AutoConfig
 from transformers.masking_utils import bidirectional_mask_function
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling import GitLLM, last_layer, self_test
+from gitllm_plugin.modeling import GitLLM, last_layer, resolve_family, self_test
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.layout import Layout
@@ -33,7 +33,7 @@ SERVED = [
 def test_decoders_outside_the_table_are_served_when_they_pass(model_type, monkeypatch):
     monkeypatch.delitem(FAMILIES, model_type, raising=False)  # whoever adds it, it was served before
     assert model_type not in FAMILIES
-    family = self_test.resolve_family(AutoConfig.for_model(model_type), GitLLM)
+    family = resolve_family(AutoConfig.for_model(model_type))
     assert family.positions_of(AutoConfig.for_model(model_type)) == ("slots" if model_type == "bloom" else "sequence")
 
 
@@ -48,14 +48,14 @@ def test_decoders_outside_the_table_are_served_when_they_pass(model_type, monkey
 )
 def test_decoders_that_cannot_be_git_are_refused_with_the_property_they_lack(model_type, failing):
     with pytest.raises(ConfigError, match=f"'{model_type}' cannot be a GIT-LLM here(.|\n)*- {failing}"):
-        self_test.resolve_family(AutoConfig.for_model(model_type), GitLLM)
-    assert self_test.resolve_family(AutoConfig.for_model(model_type), GitLLM, self_test=False)
+        resolve_family(AutoConfig.for_model(model_type))
+    assert resolve_family(AutoConfig.for_model(model_type), self_test=False)
 
 
 @pytest.mark.parametrize("model_type", sorted(FAMILIES))
 def test_every_family_passes_at_its_true_configuration(model_type):
     config = AutoConfig.for_model(model_type)
-    assert self_test.resolve_family(config, GitLLM) is FAMILIES[model_type]
+    assert resolve_family(config) is FAMILIES[model_type]
 
 
 def test_a_copy_keeps_what_is_not_a_size():

@@ -44,7 +44,7 @@ _SIGNATURES = (
     (b"II*\0", "tiff"),
     (b"MM\0*", "tiff"),
 )
-_TEXT_KEYS = ("answers", "id", "instruction", "question")  # the configuration is that of the record
+_TEXT_KEYS = ("answers", "id", "instruction", "question")
 _IMAGE_NAME = re.compile(r"(?:^|\.)(\d+)\.\w+$")  # with or without the key in front
 
 
@@ -180,6 +180,7 @@ def group_key(config: str, split: str, number: int) -> str:
 def write_group(group: Group) -> list[tuple[str, bytes]]:
     """Make names and contents of a record's members, in order."""
     key = group_key(group.config, group.split, group.number)
+    # The texts do not repeat the configuration, which is that of the record.
     content = {
         "config": group.config,
         "split": group.split,
@@ -249,6 +250,7 @@ def add_to_tar(tar: tarfile.TarFile, members: Sequence[tuple[str, bytes]]) -> in
 
 def image_extension(data: bytes) -> str:
     """Choose the extension of an encoded image by its first bytes; ``bin`` where they are not known."""
+    # By content: rows of M3IT have no names of files.
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((extension for start, extension in _SIGNATURES if data.startswith(start)), "bin")
