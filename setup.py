@@ -43,6 +43,7 @@ setup(
         "peft>=0.18",
         "pillow",
         "pybase64",
+        "pydantic>=2.12",
         "rich",
         "rouge-score",
         "safetensors",

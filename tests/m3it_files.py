@@ -20,11 +20,16 @@ COLORS = {
 IMAGE_SIZE = 32
 
 
+def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format=file_format, **options)
+    return buffer.getvalue()
+
+
 def encode_png(image: Image.Image) -> str:
     """An image as base64 text of a PNG file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return base64.b64encode(encode(image)).decode("ascii")
 
 
 def make_square(color: str, generator: random.Random) -> Image.Image:

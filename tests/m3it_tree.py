@@ -1,7 +1,6 @@
 """Makes trees of M3IT's files, in the raw form that each configuration has, with real pictures."""
 
 import base64
-import io
 import json
 import random
 from collections.abc import Callable
@@ -9,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from gitllm_plugin.m3it.adapters import ADAPTERS, IMAGE, Beside, Draft
 from gitllm_plugin.m3it.catalog import Entry
-from tests.m3it_files import make_square
+from tests.m3it_files import encode, make_square
 
 INSTRUCTIONS = ["Do it.", "Please do it.", "Now do it, briefly."]
 HYPOTHESIS_INSTRUCTIONS = ["Does the image show that [HYPO]?", "Decide: [HYPO]"]
@@ -36,13 +33,6 @@ class Made:
     images: list[bytes]
     texts: list[tuple[str | None, tuple[str, ...] | None]]
     instruction: str | None = None
-
-
-def encode(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
-    """An image as the bytes of a file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format=file_format, **options)
-    return buffer.getvalue()
 
 
 def to_base64(data: bytes) -> str:

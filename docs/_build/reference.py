@@ -1,21 +1,21 @@
 """Writes docs/configuration.md and docs/commands.md from the code: python docs/_build/reference.py"""
 
 import argparse
-import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 DOCS = Path(__file__).parents[1]
-MEANINGS = Path(__file__).parent / "meanings.yaml"
-KINDS = {"model": "model", "builder": "datasets", "processor": "vis_processor, text_processor", "task": "run", "runner": "run"}
-_MADE = "<!-- Made by docs/_build/reference.py; edit meanings.yaml or the code instead. -->\n"
-_NOTHING = object()
+SECTIONS = {
+    "model": "model",
+    "builder": "datasets",
+    "processor": "vis_processor, text_processor",
+    "task": "run",
+    "runner": "run",
+}
+_MADE = "<!-- Made by docs/_build/reference.py; edit the code that it reads instead. -->\n"
 
 
 def main() -> int:
@@ -29,74 +29,70 @@ def configuration() -> str:
     """The page of all keys.
 
     Raises:
-        SystemExit: a key has no sentence in `meanings.yaml`, or a sentence there has no key.
+        SystemExit: a key is declared without a text below it.
     """
-    from gitllm_plugin.modeling import LoraSettings
-
-    meanings = yaml.safe_load(MEANINGS.read_text(encoding="utf-8"))
     page = [
         _MADE,
         "# Configuration\n",
-        "Every key that the classes of this package read; any other key is an error. LAVIS's own keys (`arch`,",
-        "`model_type`, `runner`, `task`, `build_info`, `name`, ...) stand in its documentation. A dash: no default, or",
-        "LAVIS's own. [Training and evaluating](running.md) explains how the sections hang together.\n",
+        "Every key that the classes of this package read, as they declare it; any other key is an error. Null (`null`)",
+        "stands for the default where a key allows nothing else by it. Numbers may be written as text, as in `1e-3`.",
+        "[Training and evaluating](running.md) explains how the sections hang together.\n",
     ]
-    used: dict[str, set[str]] = {kind: set() for kind in meanings}
-    for kind, name, keys in registered():
-        page += [f"## `{KINDS[kind]}`: {kind} `{name}`\n", *_table(kind, keys, meanings, used)]
-        if name == "git_llm" and kind == "model":
-            lora = {field.name: field.default for field in fields(LoraSettings)}
-            page += ["### `model.lora`\n", *_table("lora", lora, meanings, used)]
-    left = [f"{kind}.{key}" for kind, known in meanings.items() for key in set(known) - used[kind]]
-    if left:
-        sys.exit(f"{MEANINGS} has sentences for keys that nothing reads: {', '.join(sorted(left))}")
+    for kind, names, settings in registered():
+        title = ", ".join(f"`{name}`" for name in names)
+        page += [f"## `{SECTIONS[kind]}`: {kind} {title}\n", *_tables(settings)]
     return "\n".join(page)
 
 
-def registered() -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Kind, name, and keys with defaults of each class of this package that LAVIS's registry has."""
+def registered() -> Iterator[tuple[str, list[str], type]]:
+    """Kind, names and declaration of the classes of this package that LAVIS's registry has; the same one once."""
     import gitllm_plugin
 
     gitllm_plugin.register()
     from lavis.common.registry import registry
 
-    for kind in KINDS:
+    for kind in SECTIONS:
+        names: dict[type, list[str]] = {}
         for name, cls in sorted(registry.mapping[f"{kind}_name_mapping"].items()):
-            if cls.__module__.startswith("gitllm_plugin.") and getattr(cls, "CONFIG_KEYS", None):
-                defaults = _defaults(kind, name, cls)
-                yield kind, name, {key: defaults.get(key, _NOTHING) for key in sorted(cls.CONFIG_KEYS)}
+            if cls.__module__.startswith("gitllm_plugin.") and hasattr(cls, "Settings"):
+                names.setdefault(cls.Settings, []).append(name)
+        yield from ((kind, named, settings) for settings, named in names.items())
 
 
-def _defaults(kind: str, name: str, cls: type) -> Mapping[str, Any]:
-    from gitllm_plugin.modeling import BuildSettings
-    from gitllm_plugin.resources import config_path
-    from gitllm_plugin.runners import settings
+def _tables(settings: type) -> list[str]:
+    """A table of a node's keys, and below it those of the nodes inside."""
+    from gitllm_plugin.config import describe
 
-    if kind == "runner":
-        return {key: setting.default for key, setting in settings.SETTINGS.items() if setting.default is not None}
-    if kind == "builder":
-        return yaml.safe_load(Path(config_path("datasets", name, "defaults.yaml")).read_text())["datasets"][name]
-    given = {p.name: p.default for p in inspect.signature(cls).parameters.values() if p.default is not p.empty}
-    if name == "git_llm":
-        return {**given, **{field.name: field.default for field in fields(BuildSettings)}, "loss_on": "answer"}
-    return given
-
-
-def _table(kind: str, keys: Mapping[str, Any], meanings: Mapping[str, Any], used: dict[str, set[str]]) -> list[str]:
-    missing = [f"{kind}.{key}" for key in keys if key not in meanings[kind]]
-    if missing:
-        sys.exit(f"{MEANINGS} has no sentence for {', '.join(missing)}")
-    used[kind] |= set(keys)
-    rows = [f"| `{key}` | {_show(default)} | {meanings[kind][key]} |" for key, default in keys.items()]
-    return ["| key | default | |", "| --- | --- | --- |", *rows, ""]
+    keys = describe(settings)
+    without = [key.name for key in keys if not key.meaning]
+    if without:
+        sys.exit(f"{settings.__name__} declares {', '.join(without)} without a text below")
+    if not keys:
+        return ["No keys of its own.\n"]
+    rows = [f"| `{key.name}` | {_default(key)} | {_in_table(key.allowed)} | {_meaning(key)} |" for key in keys]
+    tables = ["| key | default | allowed | |", "| --- | --- | --- | --- |", *rows, ""]
+    for key in keys:
+        if key.nested is not None:
+            tables += [f"### `{key.nested.WHERE}`\n", *_tables(key.nested)]
+    return tables
 
 
-def _show(default: Any) -> str:
-    if default is _NOTHING:
-        return "-"
-    if isinstance(default, (tuple, frozenset)):
-        default = list(default)
+def _default(key: Any) -> str:
+    from gitllm_plugin.config import MISSING
+
+    if key.default is MISSING:
+        return "needed"
+    default = list(key.default) if isinstance(key.default, tuple) else key.default
     return f"`{json.dumps(default)}`"
+
+
+def _meaning(key: Any) -> str:
+    read = f" Read only {key.read}." if key.read else ""
+    return _in_table(key.meaning.replace("``", "`") + read)
+
+
+def _in_table(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def commands() -> str:

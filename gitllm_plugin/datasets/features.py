@@ -1,6 +1,6 @@
 """The images of shards, encoded once, for training that does not change the encoder."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,17 @@ def describe_processor(processor: Any) -> str:
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
 
 
-def features_folder(build_info: Mapping[str, Any]) -> Path:
-    """Find where the features are that ``build_info.features`` names: a folder; ``true``, or nothing, the shards' own.
+def features_folder(shards: str, features: str | bool | None) -> Path:
+    """Find where features are.
+
+    Args:
+        shards: folder or URL of the shards.
+        features: ``build_info.features``: a folder; true, or nothing, for that of the shards.
 
     Raises:
         ConfigError: the shards are not in a folder, so features need one.
     """
-    given = build_info.get("features")
-    place = str(given if isinstance(given, str) else build_info["shards"])
+    place = features if isinstance(features, str) else shards
     if "://" in place:
         raise ConfigError(
             f"datasets.m3it_wds.build_info.features: features are read from a folder of this machine, "

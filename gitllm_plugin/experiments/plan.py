@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config import unknown_key
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
 
@@ -72,7 +72,7 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
     content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold title, output_dir and runs")
-    check_keys(str(path), map(str, content), {"title", "output_dir", "runs", "options"})
+    _check_keys(str(path), content, {"title", "output_dir", "runs", "options"})
     if missing := [key for key in ("title", "output_dir", "runs") if not content.get(key)]:
         raise ConfigError(f"{path}: {', '.join(missing)} missing; an experiment has title, output_dir and runs")
     shared = [*content.get("options", [])]
@@ -98,6 +98,12 @@ def choose_runs(plan: Plan, only: Sequence[str]) -> list[PlannedRun]:
 def _read_run(path: Path, entry: Any, shared: Sequence[str], options: Sequence[str]) -> PlannedRun:
     if not isinstance(entry, dict) or not entry.get("name") or not entry.get("cfg_path"):
         raise ConfigError(f"{path}: each run has a name and a cfg_path; got {entry!r}")
-    check_keys(f"{path}: run {entry['name']}", entry, {"name", "cfg_path", "options"})
+    _check_keys(f"{path}: run {entry['name']}", entry, {"name", "cfg_path", "options"})
     find_config(entry["cfg_path"])
     return PlannedRun(str(entry["name"]), entry["cfg_path"], (*shared, *entry.get("options", []), *options))
+
+
+def _check_keys(where: str, given: dict[Any, Any], known: set[str]) -> None:
+    unknown = [unknown_key("", key, known) for key in given if key not in known]
+    if unknown:
+        raise ConfigError(f"{where}: " + "\n".join(unknown))

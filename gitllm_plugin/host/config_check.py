@@ -1,14 +1,19 @@
-"""Check a configuration against LAVIS's registries before anything is built, all errors at once.
+"""Check a configuration before anything is built, all errors at once.
 
 LAVIS answers an unknown name with None and an AttributeError far away, and ignores keys it does not know.
 """
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.config_keys import DATASET_KEYS, RUN_KEYS, as_assignments
+from gitllm_plugin.config import Checked, check, unknown_key
+from gitllm_plugin.config.options import as_assignments
+from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
 
@@ -18,37 +23,55 @@ _SECTIONS = ("model", "datasets", "run")
 def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: bool = False) -> None:
     """Check a configuration file and the options that override it. LAVIS must have been prepared.
 
-    Checked: that the names of model, model type, task, runner, schedule, data sets, their types and
-    processors exist, that classes which declare `CONFIG_KEYS` are given no other keys, that an evaluation
-    is not given a training to resume, and that some data set has the splits that are named. Values (types, ranges,
-    files) are checked by the classes that read them: `config_faults(node)` gives what is wrong with their node.
+    Checked: that the names of model, model type, task, runner, schedule, data sets, their types and processors exist in
+    LAVIS's registries; keys, types, bounds and what has to go together, for classes that declare what they read as
+    ``Settings`` (:mod:`gitllm_plugin.config`); and that some data set has the splits that are named. Values that are
+    given and have no effect are told in a warning.
 
     Args:
-        cfg_path: YAML file with the sections `model`, `datasets` and `run`.
-        options: Overrides, each `key.subkey=value`.
-        evaluating: Whether nothing is to be trained, as `run.evaluate` also says.
+        cfg_path: YAML file with the sections ``model``, ``datasets`` and ``run``.
+        options: overrides, each ``key.subkey=value``.
+        evaluating: whether nothing is to be trained, as ``run.evaluate`` also says.
 
     Raises:
-        ConfigError: One message with every error found.
+        ConfigError: one message with every error found.
     """
     from omegaconf import OmegaConf
 
     merged = OmegaConf.merge(_load(find_config(cfg_path)), _parse_options(options))
     given = _resolved(merged, cfg_path)
+    found = _check(given, evaluating)
+    if found.faults:
+        count = len(found.faults)
+        listed = "\n".join(f"  - {fault}" for fault in found.faults)
+        raise ConfigError(f"{cfg_path}: {count} error{'s' if count > 1 else ''}\n{listed}")
+    if os.environ.get("RANK", "0") == "0":  # torchrun's: every process checks, and one tells
+        for note in found.notes:
+            _tell(f"{cfg_path}: {note}")
+
+
+def _check(given: Mapping[str, Any], evaluating: bool) -> Checked:
+    """What is wrong, in the order of the sections."""
     model, datasets, run = (_section(given, name) for name in _SECTIONS)
-    evaluating = evaluating or run.get("evaluate") is True
-    errors = [
-        *_check_sections(given),
-        *_check_model(model),
-        *_check_datasets(datasets),
-        *_check_run(run, evaluating),
-        *_check_weights(run, evaluating),
-        *_check_splits(run, datasets, evaluating),
-        *_check_four_bits(model, run),
-    ]
-    if errors:
-        listed = "\n".join(f"  - {error}" for error in errors)
-        raise ConfigError(f"{cfg_path}: {len(errors)} error{'s' if len(errors) > 1 else ''}\n{listed}")
+    known: dict[str, Any] = {"run.training": not (evaluating or run.get("evaluate") is True), **_machine()}
+    # Each of these may be asked for by the rules of the next.
+    of_datasets = _check_datasets(datasets, known)
+    known |= {f"datasets.{key}": value for key, value in of_datasets.values.items()}
+    of_run = _check_run(run, known) if run else Checked()
+    known |= {f"run.{key}": value for key, value in of_run.values.items()}
+    of_model = _check_model(model, known) if model else Checked()
+    sections = Checked(faults=[*_check_sections(given)])
+    parts = (sections, of_model, of_datasets, of_run)
+    return Checked(
+        faults=[fault for part in parts for fault in part.faults],
+        notes=[note for part in parts for note in part.notes],
+    )
+
+
+@functools.cache
+def _tell(note: str) -> None:
+    """Warn, once: a dry run checks its configuration twice."""
+    logging.warning("%s", note)
 
 
 def _load(path: Path):
@@ -80,7 +103,7 @@ def _parse_options(options: Sequence[str]):
 
 
 def _resolved(config, cfg_path: str | Path) -> Any:
-    """The configuration as plain dictionaries, interpolations (`${run.seed}`) replaced by their values."""
+    """The configuration as plain dictionaries, interpolations (``${run.seed}``) replaced by their values."""
     from omegaconf import OmegaConf
 
     try:
@@ -97,6 +120,13 @@ def _unreadable() -> tuple[type[Exception], ...]:
     return (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError)
 
 
+def _machine() -> dict[str, Any]:
+    """What rules may ask of this machine: whether it has a GPU, and that files may be looked for."""
+    import torch
+
+    return {"machine.gpu": torch.cuda.is_available(), "machine.files": True}
+
+
 def _section(config: Any, name: str) -> Mapping:
     section = config.get(name)
     return section if isinstance(section, Mapping) else {}
@@ -106,7 +136,8 @@ def _check_sections(config: Any) -> Iterable[str]:
     for name in _SECTIONS:
         if not isinstance(config.get(name), Mapping) or not config[name]:
             yield f"the section '{name}' is missing or not a mapping"
-    yield from _unknown_keys("", config, {*_SECTIONS, "preprocess"}, "sections of a configuration")
+    sections = {*_SECTIONS, "preprocess"}
+    yield from (unknown_key("", key, sections, "Sections") for key in config if key not in sections)
 
 
 def _registered(kind: str) -> Mapping[Any, Any]:
@@ -116,138 +147,130 @@ def _registered(kind: str) -> Mapping[Any, Any]:
     return registry.mapping[f"{kind}_name_mapping"]
 
 
-def _check_model(model: Mapping) -> Iterable[str]:
+def _settings_of(owner: Any) -> type | None:
+    """What a registered class declares that it reads; None for LAVIS's own."""
+    return getattr(owner, "Settings", None)
+
+
+def _check_model(model: Mapping, known: Mapping[str, Any]) -> Checked:
     models = _registered("model")
-    arch = model.get("arch")
-    if not model:
-        return
+    arch, name = model.get("arch"), model.get("model_type")
     if arch not in models:
-        yield _unknown("model.arch", arch, models, "models")
-        return
-    types = getattr(models[arch], "PRETRAINED_MODEL_CONFIG_DICT", {})
-    if model.get("model_type") not in types:
-        yield _unknown("model.model_type", model.get("model_type"), types, f"types of model '{arch}'")
-    yield from _check_keys("model", model, models[arch], {"arch", "model_type"}, f"keys of model '{arch}'")
-    yield from _faults(models[arch], model)
+        return Checked(faults=[_unknown("model.arch", arch, models, "models")])
+    files = getattr(models[arch], "PRETRAINED_MODEL_CONFIG_DICT", {})
+    found = Checked()
+    if name not in files:
+        found.faults.append(_unknown("model.model_type", name, files, f"types of model '{arch}'"))
+        # What else is wrong is looked for as if another type had been named.
+        name = next(iter(files), None)
+    if settings := _settings_of(models[arch]):
+        defaults = _section(_defaults(files.get(name)), "model")
+        checked = check(settings, "model", model, known=known, defaults=defaults, what=f"Keys of model '{arch}'")
+        found.faults += checked.faults
+        found.notes += checked.notes
+    return found
 
 
-def _check_datasets(datasets: Mapping) -> Iterable[str]:
+def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:
+    """What is wrong of all data sets; as values their ``count``, ``splits``, and whether one ``streams``."""
     builders = _registered("builder")
+    found = Checked(values={"count": len(datasets)})
+    splits: list[set[str] | None] = []
     for name, node in datasets.items():
-        where, node = f"datasets.{name}", node if isinstance(node, Mapping) else {}
         if name not in builders:
-            yield _unknown("datasets", name, builders, "data sets")
+            found.faults.append(_unknown("datasets", name, builders, "data sets"))
+            splits.append(None)
             continue
-        types = getattr(builders[name], "DATASET_CONFIG_DICT", {})
-        if node.get("type", "default") not in types:
-            yield _unknown(f"{where}.type", node.get("type", "default"), types, f"types of data set '{name}'")
-        yield from _check_keys(where, node, builders[name], DATASET_KEYS, f"keys of data set '{name}'")
-        yield from _faults(builders[name], node)
-        for kind in ("vis_processor", "text_processor"):
-            yield from _check_processors(f"{where}.{kind}", node.get(kind))
+        checked = _check_dataset(name, node if isinstance(node, Mapping) else {}, builders[name], known)
+        found.faults += checked.faults
+        found.notes += checked.notes
+        splits.append(checked.values.get("splits"))
+    owners = [builders.get(name) for name in datasets]
+    if all(_settings_of(owner) for owner in owners):
+        found.values["streams"] = any(getattr(_settings_of(owner), "STREAMS", False) for owner in owners)
+    if splits and None not in splits:
+        found.values["splits"] = {split for each in splits for split in each or ()}
+    return found
 
 
-def _check_processors(where: str, node: Any) -> Iterable[str]:
+def _check_dataset(name: str, node: Mapping, builder: Any, known: Mapping[str, Any]) -> Checked:
+    where, kind = f"datasets.{name}", node.get("type") or "default"
+    files = getattr(builder, "DATASET_CONFIG_DICT", {})
+    found = Checked()
+    if kind not in files:
+        found.faults.append(_unknown(f"{where}.type", kind, files, f"types of data set '{name}'"))
+    defaults = _section(_section(_defaults(files.get(kind)), "datasets"), name)
+    if settings := _settings_of(builder):
+        checked = check(settings, where, node, known=known, defaults=defaults, what=f"Keys of data set '{name}'")
+        found.faults += checked.faults
+        found.notes += checked.notes
+        if "build_info" in checked.values:
+            found.values["splits"] = getattr(settings, "named_splits", lambda values: None)(checked.values)
+    for key in ("vis_processor", "text_processor"):
+        below, above = _section(defaults, key), _section(node, key)
+        for phase in {**below, **above}:
+            given = {**_section(below, phase), **_section(above, phase)}
+            found.faults += _check_processor(f"{where}.{key}.{phase}", given, set(_section(above, phase)))
+    return found
+
+
+def _check_processor(where: str, node: Mapping, given: set[str]) -> Iterable[str]:
+    """Faults of a processor, the data set's defaults among its values, where the user gave something of it."""
     processors = _registered("processor")
-    for phase, processor in (node if isinstance(node, Mapping) else {}).items():
-        if not isinstance(processor, Mapping) or "name" not in processor:
-            continue  # a part of the defaults, overridden
-        name, here = processor["name"], f"{where}.{phase}"
-        if name not in processors:
-            yield _unknown(f"{here}.name", name, processors, "processors")
-        else:
-            yield from _check_keys(here, processor, processors[name], {"name"}, f"keys of processor '{name}'")
-
-
-def _check_run(run: Mapping, evaluating: bool) -> Iterable[str]:
-    if not run:
+    if not given or "name" not in node:
         return
-    tasks, runners = _registered("task"), _registered("runner")
-    task, runner = run.get("task"), run.get("runner", "runner_base")
+    name = node["name"]
+    if name not in processors:
+        yield _unknown(f"{where}.name", name, processors, "processors")
+    elif settings := _settings_of(processors[name]):
+        yield from check(settings, where, node, what=f"Keys of processor '{name}'").faults
+
+
+def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
+    """``run`` is shared by runner and task: keys are unknown only where both say what they read."""
+    tasks, runners, schedules = _registered("task"), _registered("runner"), _registered("lr_scheduler")
+    task, runner = run.get("task"), run.get("runner") or "runner_base"
+    found = Checked()
     if task not in tasks:
-        yield _unknown("run.task", task, tasks, "tasks")
+        found.faults.append(_unknown("run.task", task, tasks, "tasks"))
     if runner not in runners:
-        yield _unknown("run.runner", runner, runners, "runners")
-    yield from _check_schedule(run)
-    yield from _check_run_keys(run, tasks.get(task), runners.get(runner))
-    yield from _faults(tasks.get(task), run)
-    yield from _faults(runners.get(runner), {**run, "evaluate": True} if evaluating else run)
+        found.faults.append(_unknown("run.runner", runner, runners, "runners"))
+    if run.get("lr_sched") is not None and run["lr_sched"] not in schedules:
+        found.faults.append(_unknown("run.lr_sched", run["lr_sched"], schedules, "learning-rate schedules"))
+    declared = [_settings_of(runners.get(runner)), _settings_of(tasks.get(task))]
+    checked = check(
+        [LaunchSettings, *(settings for settings in declared if settings)],
+        "run",
+        run,
+        closed=all(declared),
+        known=known,
+        what="Keys of 'run' with this task and runner",
+    )
+    found.faults += checked.faults
+    found.notes += checked.notes
+    found.values |= checked.values
+    return found
 
 
-def _faults(owner: Any, node: Mapping) -> Iterable[str]:
-    """What the class that reads a node finds wrong with its values."""
-    return owner.config_faults(node) if hasattr(owner, "config_faults") else ()
+def _defaults(path: str | None) -> Mapping[str, Any]:
+    """A file of defaults of a model type or data set; empty where there is none that can be read."""
+    from lavis.common.utils import get_abs_path
+    from omegaconf import OmegaConf
+
+    file = Path(get_abs_path(path)) if path else None
+    if file is None or not file.is_file():
+        return {}
+    try:
+        return OmegaConf.to_container(OmegaConf.load(file), resolve=True)  # type: ignore[return-value]
+    except _unreadable():
+        return {}
 
 
-def _check_weights(run: Mapping, evaluating: bool) -> Iterable[str]:
-    """Runners read `run.resume_ckpt_path` in training only: other weights than those meant would be evaluated."""
-    given = run.get("resume_ckpt_path")
-    if given and evaluating:
-        path = given if Path(str(given)).is_file() else "PATH"
-        yield (
-            f"run.resume_ckpt_path={given} continues a training and is not read in an evaluation; leave it out and "
-            f"give the weights to evaluate with --options model.load_finetuned=True model.finetuned={path}"
-        )
-
-
-def _check_splits(run: Mapping, datasets: Mapping, evaluating: bool) -> Iterable[str]:
-    """A split that no data set has files for would be found only when its turn comes.
-
-    It is checked where every builder itself, not one that it is derived from, has `config_splits(node)`.
-    """
-    builders = _registered("builder")
-    owners: dict[str, Any] = {name: builders.get(name) for name in datasets}
-    if not owners or not all("config_splits" in vars(owner or object) for owner in owners.values()):
-        return
-    found = [owner.config_splits(_section(datasets, name)) for name, owner in owners.items()]
-    known = sorted({split for splits in found for split in splits})
-    keys = ("valid_splits", "test_splits") if evaluating else ("train_splits", "valid_splits", "test_splits")
-    for key in keys:
-        named = run.get(key)
-        for split in named if isinstance(named, list) else ():
-            if split not in known:
-                yield f"run.{key} names {split!r}, but the data sets have files for: {', '.join(known) or 'none'}"
-
-
-def _check_four_bits(model: Mapping, run: Mapping) -> Iterable[str]:
-    if model.get("load_in_4bit") is not True:
-        return
-    if str(run.get("device")) == "cpu":
-        yield "model.load_in_4bit needs a GPU, and run.device is cpu; use model.dtype=bfloat16 instead"
-    if run.get("sharding") == "fsdp":
-        yield "model.load_in_4bit and run.sharding=fsdp exclude each other: such weights cannot be spread over ranks"
-
-
-def _check_schedule(run: Mapping) -> Iterable[str]:
-    known = _registered("lr_scheduler")
-    if "lr_sched" in run and run["lr_sched"] not in known:
-        yield _unknown("run.lr_sched", run["lr_sched"], known, "learning-rate schedules")
-
-
-def _check_run_keys(run: Mapping, task: Any, runner: Any) -> Iterable[str]:
-    """`run` is shared by runner and task: it is checked where both say what they read."""
-    if hasattr(task, "CONFIG_KEYS") and hasattr(runner, "CONFIG_KEYS"):
-        allowed = task.CONFIG_KEYS | runner.CONFIG_KEYS | RUN_KEYS
-        yield from _unknown_keys("run.", run, allowed, "keys of 'run' with this task and runner")
-
-
-def _check_keys(where: str, node: Mapping, owner: Any, structural: Iterable[str], what: str):
-    if hasattr(owner, "CONFIG_KEYS"):
-        yield from _unknown_keys(f"{where}.", node, owner.CONFIG_KEYS | set(structural), what)
-
-
-def _unknown_keys(prefix: str, node: Mapping, allowed: Collection[str], what: str) -> Iterable[str]:
-    for key in node:
-        if key not in allowed:
-            yield _unknown("key", key, allowed, what, prefix)
-
-
-def _unknown(where: str, given: Any, known: Iterable[str], what: str, prefix: str = "") -> str:
+def _unknown(where: str, given: Any, known: Iterable[str], what: str) -> str:
     """One error: what was given, the nearest name, and all that exist."""
     known = sorted(known)
     if given is None:
         return f"{where} is missing; {what} there are: {', '.join(known)}"
     near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f" Did you mean '{prefix}{near[0]}'?" if near else ""
-    exist = f"{what[0].upper()}{what[1:]} there are: {', '.join(known)}"
-    return f"{where} '{prefix}{given}' is unknown.{hint} {exist}"
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"

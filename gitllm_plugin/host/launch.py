@@ -13,7 +13,9 @@ from typing import Any
 
 import gitllm_plugin
 from gitllm_plugin.common.processes import advise_less_memory, describe_lost_process
-from gitllm_plugin.config_keys import as_assignments
+from gitllm_plugin.config import read
+from gitllm_plugin.config.options import as_assignments
+from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError, LostProcessError
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.tables import Block
@@ -171,7 +173,7 @@ def write_features(
     node = cfg.datasets_cfg.get("m3it_wds")
     if node is None:
         raise ConfigError("features are made of shards: this configuration has no data set m3it_wds")
-    folder = features_folder(node.build_info)
+    folder = features_folder(node.build_info.shards, node.build_info.get("features"))
     node.build_info.features = None  # they are not there yet
     streams = M3ITWdsBuilder(node).build_datasets()
     encoder = getattr(setup_task(cfg).build_model(cfg).model, "image_encoder", None)
@@ -224,7 +226,7 @@ def _build_runner(cfg: Any, evaluating: bool = False):
     from gitllm_plugin.host.distributed import init_distributed_mode
 
     init_distributed_mode(cfg.run_cfg)
-    _set_seeds(cfg.run_cfg.get("seed", 42))
+    _set_seeds(read(LaunchSettings, "run", cfg.run_cfg, closed=False).seed)
     setup_logger()
     cfg.pretty_print()
     task = setup_task(cfg)

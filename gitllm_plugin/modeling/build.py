@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +10,13 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from gitllm_plugin.config import changed
+from gitllm_plugin.config.model import BuildSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.folder import BASES, LANGUAGE_MODEL, LoadedFolder, read_folder, save_folder, stored_dtypes
 from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
-from gitllm_plugin.modeling.lora import LoraSettings, inject_lora, merge_lora
+from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import resolve_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
@@ -24,36 +24,6 @@ from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, unt
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _TINY = "tiny:"
-
-
-@dataclass(frozen=True)
-class BuildSettings:
-    """What a GIT-LLM is built with, besides the names of what it is made of.
-
-    Attributes:
-        trainable: what is trained, see :func:`~gitllm_plugin.modeling.trainable.select`.
-        lora: LoRA on the language model; None: none.
-        max_images: most images of one text.
-        vision_layer: the encoder's hidden layer that is read, -1 the last.
-        dtype: of frozen weights, see :func:`~gitllm_plugin.modeling.loading.resolve_dtype`; trained ones are float32.
-        load_in_4bit: hold the frozen language model in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA.
-        untie: give the head a weight of its own where it shares the input embedding's.
-        gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
-        fused_kernels: Liger's kernels in the language model, see :func:`use_fused_kernels`; needs CUDA.
-        self_test: whether a tiny copy of the language model is tested first, see
-            :func:`~gitllm_plugin.modeling.self_test.resolve_family`.
-    """
-
-    trainable: str | Sequence[str] = "proj+lora"
-    lora: LoraSettings | None = None
-    max_images: int = 1
-    vision_layer: int = -1
-    dtype: str = "auto"
-    load_in_4bit: bool = False
-    untie: bool = False
-    gradient_checkpointing: bool = False
-    fused_kernels: bool = False
-    self_test: bool = True
 
 
 def build_git_llm(
@@ -74,7 +44,7 @@ def build_git_llm(
         ConfigError: a name that cannot be loaded, a language model that fails the self-test, a setting that
             matches nothing, or 4 bits without a GPU.
     """
-    settings = replace(settings or BuildSettings(), **changes)
+    settings = changed(settings or BuildSettings(), **changes)
     frozen_dtype = resolve_dtype(settings.dtype)
     decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, settings)
     encoder = _load_image_encoder(image_encoder, frozen_dtype, settings.vision_layer)

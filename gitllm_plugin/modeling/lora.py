@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, cast
 
 from peft import LoraConfig, inject_adapter_in_model
@@ -13,40 +12,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
+from gitllm_plugin.config.model import LoraSettings
 from gitllm_plugin.errors import ConfigError
 
 QKV = "qkv"
 ALL_LINEAR = "all-linear"
 ADAPTER = "default"
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA's hyper-parameters (Hu et al. 2021).
-
-    Attributes:
-        rank: rank of the update.
-        alpha: the update is scaled by ``alpha / rank``.
-        dropout: dropout before the update.
-        targets: names of the layers to adapt. ``qkv`` (also where it is None) stands for the family's query, key
-            and value projections, fused or not; ``all-linear`` for every linear layer but the head.
-        rslora: scale by ``alpha / sqrt(rank)`` (Kalajdzievski 2023).
-        dora: learn magnitudes apart from directions (Liu et al. 2024).
-    """
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
-    targets: tuple[str, ...] | None = None
-    rslora: bool = False
-    dora: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                f"lora: rank is {self.rank} (1 or more), alpha is {self.alpha} (above 0), "
-                f"dropout is {self.dropout} (0 to below 1)"
-            )
 
 
 def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, family_targets: tuple[str, ...]) -> None:

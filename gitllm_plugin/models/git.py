@@ -8,6 +8,7 @@ from typing import Any
 
 from lavis.common.registry import registry
 
+from gitllm_plugin.config.model import GitSettings
 from gitllm_plugin.modeling import TextEncoder
 from gitllm_plugin.modeling.git import load_git
 from gitllm_plugin.models.image_text import ImageTextModel
@@ -24,7 +25,7 @@ class GitForLavis(ImageTextModel):
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}
-    CONFIG_KEYS = ImageTextModel.CONFIG_KEYS | {"weights"}
+    Settings = GitSettings
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any]) -> GitForLavis:
@@ -33,8 +34,8 @@ class GitForLavis(ImageTextModel):
         Raises:
             ConfigError: an unknown key, weights that cannot be loaded, or a checkpoint of another model.
         """
-        cfg = cls.read_config(cfg)
-        git, tokenizer = load_git(cfg["weights"])
-        model = cls(git, TextEncoder(tokenizer), **cls.answer_settings(cfg))
-        model.load_finetuned(cfg)
+        settings = cls.read_config(cfg)
+        git, tokenizer = load_git(settings.weights)
+        model = cls(git, TextEncoder(tokenizer), **cls.answer_settings(settings))
+        model.load_finetuned(settings)
         return model

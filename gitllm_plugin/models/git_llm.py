@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lavis.common.registry import registry
 from torch import Tensor, nn
 
-from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
+from gitllm_plugin.config.model import GitLLMSettings
 from gitllm_plugin.modeling import (
-    BuildSettings,
     GitLLM,
-    LoraSettings,
     TextEncoder,
     build_from_folder,
     build_git_llm,
     find_chat_template,
     parameter_groups,
 )
-from gitllm_plugin.modeling.loading import DTYPES
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
 
-BUILD_KEYS = frozenset(BuildSettings.__dataclass_fields__)
-_KINDS = {
-    **dict.fromkeys(("load_in_4bit", "untie", "gradient_checkpointing", "self_test", "chat_template"), bool),
-    **dict.fromkeys(("language_model", "image_encoder", "folder", "dtype", "loss_on", "prompt"), str),
-    **dict.fromkeys(("max_images", "vision_layer"), int),
-    **dict.fromkeys(("lora", "lr_scale", "weight_decay"), dict),
-}
 _TYPES = Path(config_path("models", "git_llm"))
 
 
@@ -49,16 +39,7 @@ class GitLLMForLavis(ImageTextModel):
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}
-    CONFIG_KEYS = ImageTextModel.CONFIG_KEYS | {
-        "language_model",
-        "image_encoder",
-        "folder",
-        *BUILD_KEYS,
-        "chat_template",
-        "loss_on",
-        "lr_scale",
-        "weight_decay",
-    }
+    Settings = GitLLMSettings
 
     model: GitLLM
 
@@ -81,43 +62,26 @@ class GitLLMForLavis(ImageTextModel):
         Raises:
             ConfigError: an unknown key, a name that cannot be loaded, or a checkpoint of another model.
         """
-        cfg = cls.read_config(cfg)
-        settings = {name: cfg[name] for name in BUILD_KEYS - {"lora"} if name in cfg}
-        settings = BuildSettings(lora=_lora_settings(cfg.get("lora")), **settings)
-        if cfg.get("folder"):
-            git_llm, tokenizer = build_from_folder(cfg["folder"], settings)
+        settings: GitLLMSettings = cls.read_config(cfg)
+        if settings.folder is not None:
+            git_llm, tokenizer = build_from_folder(settings.folder, settings)
         else:
-            git_llm, tokenizer = build_git_llm(cfg["language_model"], cfg["image_encoder"], settings)
+            names = cast(str, settings.language_model), cast(str, settings.image_encoder)
+            git_llm, tokenizer = build_git_llm(*names, settings)
+        text_encoder = TextEncoder(
+            tokenizer,
+            loss_on=settings.loss_on,
+            chat_template=find_chat_template(tokenizer, git_llm.decoder.family) if settings.chat_template else None,
+        )
         model = cls(
             git_llm,
-            TextEncoder(
-                tokenizer,
-                loss_on=cfg.get("loss_on", "answer"),
-                chat_template=find_chat_template(tokenizer, git_llm.decoder.family)
-                if cfg.get("chat_template")
-                else None,
-            ),
-            lr_scale=cfg.get("lr_scale"),
-            weight_decay=cfg.get("weight_decay"),
-            **cls.answer_settings(cfg),
+            text_encoder,
+            lr_scale=cast(Any, settings.lr_scale),
+            weight_decay=cast(Any, settings.weight_decay),
+            **cls.answer_settings(settings),
         )
-        model.load_finetuned(cfg)
+        model.load_finetuned(settings)
         return model
-
-    @classmethod
-    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
-        """What is wrong with the values of the ``model`` node, before anything is built."""
-        yield from super().config_faults(cfg)
-        yield from type_faults("model", cfg, _KINDS)
-        dtypes = ("auto", *DTYPES)
-        if isinstance(dtype := cfg.get("dtype"), str) and dtype not in dtypes:
-            yield f"model.dtype is {dtype!r}; it may be one of {', '.join(dtypes)}"
-        if (loss_on := cfg.get("loss_on")) not in (None, "answer", "all"):
-            yield f"model.loss_on is {loss_on!r}; it may be one of answer, all"
-        if isinstance(folder := cfg.get("folder"), str):
-            yield from missing_file("model.folder", folder)
-        if isinstance(lora := cfg.get("lora"), Mapping):
-            yield from type_faults("model.lora", lora, {"rank": int, "alpha": int, "dropout": float})
 
     def blocks(self) -> list[nn.Module]:
         """The decoder's layers, see :meth:`~gitllm_plugin.modeling.Decoder.blocks`."""
@@ -139,11 +103,3 @@ class GitLLMForLavis(ImageTextModel):
         """A batch of single images too has places in a model for several: the first one is always the first."""
         image = super()._pixels(samples)
         return image[:, None] if image is not None and image.ndim == 4 and self.model.max_images > 1 else image
-
-
-def _lora_settings(node: Mapping[str, Any] | None) -> LoraSettings | None:
-    if node is None:
-        return None
-    check_keys("model.lora", node, LoraSettings.__dataclass_fields__)
-    targets = node.get("targets")
-    return LoraSettings(**{**node, "targets": tuple(targets) if targets else None})

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
 from lavis.models.base_model import BaseModel
-from omegaconf import OmegaConf
 from torch import Tensor
 
 from gitllm_plugin.common.weights import read_checkpoint, without_known
-from gitllm_plugin.config_keys import check_keys, missing_file, type_faults
-from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.config import read
+from gitllm_plugin.config.model import ImageTextSettings
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.m3it.shards.features import other_encoder_error
 from gitllm_plugin.modeling import (
     GitLLM,
@@ -26,8 +26,16 @@ from gitllm_plugin.modeling import (
     trainable_state_dict,
 )
 from gitllm_plugin.modeling.git import Git
-from gitllm_plugin.modeling.pixels import are_features, normalize_pixels
+from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.ranking import CandidateScores
+from gitllm_plugin.models.samples import (
+    candidates_of,
+    normalized_pixels,
+    pixels_of,
+    prompts_of,
+    with_filled_prompts,
+    with_one_answer_each,
+)
 
 
 class ImageTextModel(BaseModel):
@@ -44,9 +52,7 @@ class ImageTextModel(BaseModel):
         num_truncated_prompts: how many prompts did not fit into the context and lost the end of their question.
     """
 
-    CONFIG_KEYS: ClassVar[frozenset[str]] = frozenset(
-        {"load_finetuned", "finetuned", "prompt", "rank_by", "class_names"}
-    )
+    Settings: ClassVar[type[ImageTextSettings]] = ImageTextSettings
 
     def __init__(
         self,
@@ -58,7 +64,7 @@ class ImageTextModel(BaseModel):
     ) -> None:
         super().__init__()
         if rank_by not in ("sum", "mean"):
-            raise ConfigError(f"model.rank_by is {rank_by!r}; it may be 'sum' or 'mean'")
+            raise ConfigError(f"model.rank_by is {rank_by!r}, expected one of sum, mean")
         self.model = model
         self.text_encoder = text_encoder
         self.prompt = prompt
@@ -69,40 +75,27 @@ class ImageTextModel(BaseModel):
         self._classes_of_data: list[str] | None = None
 
     @classmethod
-    def read_config(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The ``model`` node of a configuration as a plain dictionary.
+    def read_config(cls, cfg: Mapping[str, Any]) -> Any:
+        """Read the ``model`` node of a configuration; gives an object of ``Settings``.
 
         Raises:
-            ConfigError: a key that this model does not read.
+            ConfigError: naming everything in it that is wrong.
         """
-        cfg = cast(dict, OmegaConf.to_container(cfg, resolve=True)) if OmegaConf.is_config(cfg) else dict(cfg)
-        check_keys("model", cfg, cls.CONFIG_KEYS | {"arch", "model_type"})
-        return cfg
+        return read(cls.Settings, "model", cfg)
 
     @staticmethod
-    def answer_settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The keys of a ``model`` node that say how it is asked, as arguments of this class."""
-        return {name: cfg[name] for name in ("prompt", "rank_by", "class_names") if cfg.get(name) is not None}
+    def answer_settings(settings: ImageTextSettings) -> dict[str, Any]:
+        """What of a ``model`` node says how the model is asked, as arguments of this class."""
+        return {name: getattr(settings, name) for name in ("prompt", "rank_by", "class_names")}
 
-    @classmethod
-    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
-        """What is wrong with the values of the ``model`` node, before anything is built."""
-        yield from type_faults("model", cfg, {"load_finetuned": bool, "finetuned": str})
-        if cfg.get("load_finetuned") is True and not cfg.get("finetuned"):
-            yield "model.load_finetuned is true, but model.finetuned names no checkpoint"
-        if isinstance(finetuned := cfg.get("finetuned"), str) and cfg.get("load_finetuned") is True:
-            yield from missing_file("model.finetuned", finetuned)
-
-    def load_finetuned(self, cfg: Mapping[str, Any]) -> None:
+    def load_finetuned(self, settings: ImageTextSettings) -> None:
         """Load the checkpoint that the ``model`` node names, where ``load_finetuned`` is true.
 
         Raises:
-            ConfigError: it names none, or see :meth:`load_checkpoint`.
+            ConfigError: see :meth:`load_checkpoint`.
         """
-        if cfg.get("load_finetuned", False):
-            if not cfg.get("finetuned"):
-                raise ConfigError("model.load_finetuned is true, but model.finetuned names no checkpoint")
-            self.load_checkpoint(cfg["finetuned"])
+        if settings.load_finetuned and settings.finetuned:
+            self.load_checkpoint(settings.finetuned)
 
     @property
     def device(self) -> torch.device:
@@ -122,7 +115,7 @@ class ImageTextModel(BaseModel):
         Returns:
             ``loss``, the (weighted) mean over supervised tokens, and ``num_supervised_tokens``.
         """
-        samples = self._with_one_answer_each(samples)
+        samples = with_one_answer_each(samples, self.prompt, self._known_classes)
         answers = samples.get("text_output")
         prompts = samples.get("text_input", [])
         if answers is None:
@@ -238,7 +231,7 @@ class ImageTextModel(BaseModel):
                 "run.inference_method is 'rank', which needs answers to choose from, and the data set has none: name "
                 "its answer_list.json behind the questions in build_info.annotations, or set it to 'generate'"
             )
-        candidates = self._candidates(samples, answer_list)
+        candidates = candidates_of(self._prompts(samples), answer_list)
         best = self.score_answers(samples, candidates, num_ans_candidates or None).best()
         return [answers[place] for answers, place in zip(candidates, best, strict=True)]
 
@@ -256,8 +249,8 @@ class ImageTextModel(BaseModel):
         Returns:
             Places in the list, long ``[N, C]``; a list of lists where samples have different numbers of candidates.
         """
-        lists = self._candidates(samples, candidates)
-        scores = self.score_answers(self._with_filled_prompts(samples), lists).log_likelihood
+        lists = candidates_of(self._prompts(samples), candidates)
+        scores = self.score_answers(with_filled_prompts(samples), lists).log_likelihood
         ranks = [values.argsort(descending=True, stable=True) for values in scores]
         return torch.stack(ranks) if len({len(rank) for rank in ranks}) == 1 else [rank.tolist() for rank in ranks]
 
@@ -274,7 +267,8 @@ class ImageTextModel(BaseModel):
         Raises:
             ConfigError: the classes have no names.
         """
-        scores = self.score_answers(samples, self._candidates(samples, self._known_classes())).log_likelihood
+        lists = candidates_of(self._prompts(samples), self._known_classes())
+        scores = self.score_answers(samples, lists).log_likelihood
         return {"predictions": torch.stack(scores), "targets": samples["label"]}
 
     @torch.no_grad()
@@ -358,49 +352,19 @@ class ImageTextModel(BaseModel):
         self.load_trainable_state_dict(weights, str(path))
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
-        """Pixel values as the model takes them; LAVIS's NLVR2 gives a pair of images apart."""
-        if "image0" in samples and "image1" in samples:
-            return torch.stack([samples["image0"], samples["image1"]], 1)
-        return samples.get("image")
+        """Pixel values as the model takes them."""
+        return pixels_of(samples)
+
+    def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
+        return prompts_of(samples, self.prompt)
 
     def _normalized(self, pixels: Tensor | None, samples: Mapping[str, Any]) -> Tensor | None:
-        """Normalises what the loader left in uint8.
-
-        Raises:
-            DataError: the batch does not say how.
-        """
+        """Normalise what the loader left in uint8, and refuse features that another encoder made."""
         if pixels is not None and are_features(pixels):
             own = self.encoder_fingerprint()
             if samples.get("image_encoder") != own:
                 raise other_encoder_error([str(samples.get("image_encoder"))], own)
-        if pixels is None or pixels.dtype != torch.uint8:
-            return pixels
-        if "image_mean" not in samples:
-            raise DataError(
-                "the batch has images in uint8 but neither image_mean nor image_std to normalise them with; "
-                "collate its items with gitllm_plugin.datasets.collate, or give normalised floats"
-            )
-        return normalize_pixels(pixels, samples["image_mean"].to(self.device), samples["image_std"].to(self.device))
-
-    def _with_one_answer_each(self, samples: Mapping[str, Any]) -> Mapping[str, Any]:
-        """A batch of LAVIS's in which every text has one answer; texts of one question share its image."""
-        if "text_output" in samples:
-            return samples
-        if "answer" in samples and "n_answers" in samples:
-            index = torch.arange(len(samples["n_answers"])).repeat_interleave(
-                torch.as_tensor(samples["n_answers"]).cpu()
-            )
-            prompts = [samples["text_input"][question] for question in index]
-            answers = {"text_input": prompts, "text_output": samples["answer"], "image_index": index}
-            return {**{key: value for key, value in samples.items() if key != "question"}, **answers}
-        if "label" in samples:
-            names = self._known_classes()
-            return {
-                **samples,
-                "text_input": self._prompts(samples),
-                "text_output": [names[n] for n in samples["label"]],
-            }
-        return samples
+        return normalized_pixels(pixels, samples)
 
     def _known_classes(self) -> list[str]:
         names = self.class_names or self._classes_of_data
@@ -411,21 +375,6 @@ class ImageTextModel(BaseModel):
             )
         return names
 
-    def _candidates(
-        self, samples: Mapping[str, Any], candidates: Sequence[str] | Sequence[Sequence[str]]
-    ) -> list[Sequence[str]]:
-        """A list of candidates a sample."""
-        if candidates and isinstance(candidates[0], str):
-            return [cast(Sequence[str], candidates)] * len(self._prompts(samples))
-        return list(cast(Sequence[Sequence[str]], candidates))
-
-    def _with_filled_prompts(self, samples: Mapping[str, Any]) -> Mapping[str, Any]:
-        """LAVIS's ``prompt`` with ``{}`` for the text."""
-        if "prompt" not in samples or "text_input" not in samples:
-            return samples
-        pairs = zip(self._prompts(samples), samples["text_input"], strict=True)
-        return {**samples, "prompt": [prompt.format(text) for prompt, text in pairs]}
-
     def _count_truncated(self, text: TextBatch) -> None:
         """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
         before = self.num_truncated_prompts
@@ -435,13 +384,6 @@ class ImageTextModel(BaseModel):
                 "%d prompts so far were longer than the context: the end of their question was cut off",
                 self.num_truncated_prompts,
             )
-
-    def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
-        prompts = samples.get("prompt", samples.get("text_input"))
-        if prompts is None or isinstance(prompts, str):
-            count = len(cast(Tensor, samples["image_index"] if "image_index" in samples else self._pixels(samples)))
-            return [self.prompt if prompts is None else prompts] * count
-        return list(prompts)
 
     def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
         pixels = self._pixels(samples)

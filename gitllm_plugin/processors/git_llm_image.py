@@ -5,7 +5,7 @@ from PIL import Image
 from torch import Tensor
 
 from gitllm_plugin.processors.picture_processor import PictureProcessor
-from gitllm_plugin.processors.transform_config import RANDOM_KEYS
+from gitllm_plugin.processors.settings import RandomPictureSettings
 
 
 @registry.register_processor("git_llm_image_eval")
@@ -33,4 +33,4 @@ class GitLLMImageTrainProcessor(GitLLMImageEvalProcessor):
     Both are off by default: instructions speak of left and right, and of what a crop may cut off.
     """
 
-    CONFIG_KEYS = PictureProcessor.CONFIG_KEYS | RANDOM_KEYS
+    Settings = RandomPictureSettings

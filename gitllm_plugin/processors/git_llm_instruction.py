@@ -6,8 +6,9 @@ from typing import Any
 from lavis.common.registry import registry
 from lavis.processors.base_processor import BaseProcessor
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config import read
 from gitllm_plugin.m3it.prompts import build_prompt, check_template
+from gitllm_plugin.processors.settings import InstructionSettings
 
 
 @registry.register_processor("git_llm_instruction")
@@ -23,7 +24,7 @@ class GitLLMInstructionProcessor(BaseProcessor):
         ConfigError: if there is no such template.
     """
 
-    CONFIG_KEYS = frozenset({"template", "instruction"})
+    Settings = InstructionSettings
 
     def __init__(self, template: str = "article", instruction: str | None = None):
         # Not super().__init__(): it stores a lambda, which cannot be pickled into a data loader's workers.
@@ -42,11 +43,10 @@ class GitLLMInstructionProcessor(BaseProcessor):
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "GitLLMInstructionProcessor":
-        """Builds the processor from ``template`` and ``instruction``, both optional.
+        """Build the processor from its node of a configuration; None for the defaults.
 
         Raises:
-            ConfigError: if there is another key or no such template.
+            ConfigError: naming everything in the node that is wrong.
         """
-        cfg = cfg or {}
-        check_keys(cls.__name__, cfg, cls.CONFIG_KEYS | {"name"})
-        return cls(**{key: cfg[key] for key in cls.CONFIG_KEYS if key in cfg})
+        settings = read(cls.Settings, cls.__name__, cfg)
+        return cls(settings.template, settings.instruction)

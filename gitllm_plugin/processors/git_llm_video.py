@@ -1,6 +1,6 @@
 """Video processors for LAVIS: several frames of a video as the images of one example."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,9 @@ from lavis.common.registry import registry
 from PIL import Image
 from torch import Tensor
 
-from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.picture_processor import PictureProcessor
-from gitllm_plugin.processors.transform_config import RANDOM_KEYS
+from gitllm_plugin.processors.settings import RandomVideoSettings, VideoSettings
 from gitllm_plugin.processors.video_frames import read_frames, spread_evenly
 
 
@@ -27,7 +26,7 @@ class GitLLMVideoEvalProcessor(PictureProcessor):
         num_frames: the most frames taken of a video.
     """
 
-    CONFIG_KEYS = PictureProcessor.CONFIG_KEYS | {"num_frames"}
+    Settings = VideoSettings
 
     def __init__(self, transform: ImageTransform, scaled_decode: bool = False, num_frames: int = 8):
         super().__init__(transform, scaled_decode)
@@ -57,23 +56,16 @@ class GitLLMVideoEvalProcessor(PictureProcessor):
         return super().load([images[index] for index in chosen], place, seed)
 
     @classmethod
-    def read_arguments(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of image processors, and ``num_frames`` (8).
-
-        Raises:
-            ConfigError: if a value is not known.
-        """
-        num_frames = cfg.get("num_frames", 8)
-        if not isinstance(num_frames, int) or num_frames < 1:
-            raise ConfigError(f"num_frames is {num_frames!r}, expected 1 or more")
-        return {**super().read_arguments(cfg), "num_frames": num_frames}
+    def arguments(cls, settings: Any) -> dict[str, Any]:
+        """Those of image processors, and ``num_frames``."""
+        return {**super().arguments(settings), "num_frames": settings.num_frames}
 
 
 @registry.register_processor("git_llm_video_train")
 class GitLLMVideoTrainProcessor(GitLLMVideoEvalProcessor):
     """As in evaluation, plus ``random_resized_crop`` and ``horizontal_flip``, the same for all frames of a video."""
 
-    CONFIG_KEYS = PictureProcessor.CONFIG_KEYS | {"num_frames"} | RANDOM_KEYS
+    Settings = RandomVideoSettings
 
 
 def _as_arrays(item: Any, processor: str) -> list[np.ndarray]:

@@ -21,7 +21,6 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 }
 """Mean and standard deviation by the name of the encoder family that uses them."""
 
-RESIZE_MODES = ("squash", "shortest_edge")
 RESAMPLINGS = ("bicubic", "bilinear", "lanczos")
 
 

@@ -9,10 +9,11 @@ import torch
 from lavis.processors.base_processor import BaseProcessor
 from torch import Tensor
 
-from gitllm_plugin.config_keys import check_keys
+from gitllm_plugin.config import read
 from gitllm_plugin.m3it.images import decode_pixels
 from gitllm_plugin.processors.image_transform import ImageTransform
-from gitllm_plugin.processors.transform_config import TRANSFORM_KEYS, read_transform
+from gitllm_plugin.processors.settings import PictureSettings
+from gitllm_plugin.processors.transform_config import make_transform
 
 
 class PictureProcessor(BaseProcessor):
@@ -28,7 +29,7 @@ class PictureProcessor(BaseProcessor):
             two grey levels on average.
     """
 
-    CONFIG_KEYS: ClassVar[frozenset[str]] = TRANSFORM_KEYS | {"scaled_decode"}
+    Settings: ClassVar[type[PictureSettings]] = PictureSettings
 
     def __init__(self, transform: ImageTransform, scaled_decode: bool = False):
         # Not super().__init__(): it stores a lambda, which cannot be pickled into a data loader's workers.
@@ -65,26 +66,17 @@ class PictureProcessor(BaseProcessor):
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "PictureProcessor":
-        """Builds the processor.
-
-        Args:
-            cfg: None or a mapping with any of ``CONFIG_KEYS``; see
-                :func:`~gitllm_plugin.processors.transform_config.read_transform`.
+        """Build the processor from its node of a configuration; None for the defaults.
 
         Raises:
-            ConfigError: if a key or value is not known.
+            ConfigError: naming everything in the node that is wrong.
         """
-        cfg = cfg or {}
-        check_keys(cls.__name__, cfg, cls.CONFIG_KEYS | {"name"})
-        return cls(**cls.read_arguments(cfg))
+        return cls(**cls.arguments(read(cls.Settings, cls.__name__, cfg)))
 
     @classmethod
-    def read_arguments(cls, cfg: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of the class that a configuration, whose keys are known, gives."""
-        return {
-            "transform": read_transform(cls.__name__, cfg),
-            "scaled_decode": bool(cfg.get("scaled_decode", False)),
-        }
+    def arguments(cls, settings: Any) -> dict[str, Any]:
+        """The arguments of the class that its settings mean."""
+        return {"transform": make_transform(settings), "scaled_decode": settings.scaled_decode}
 
 
 @contextmanager

@@ -6,43 +6,36 @@ from typing import Any
 from PIL import Image
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.processors.image_transform import NORMALIZATIONS, RESAMPLINGS, RESIZE_MODES, ImageTransform
-
-TRANSFORM_KEYS = frozenset({"encoder", "image_size", "normalization", "mean", "std", "resize", "resampling"})
-RANDOM_KEYS = frozenset({"random_resized_crop", "horizontal_flip"})
+from gitllm_plugin.processors.image_transform import NORMALIZATIONS, RESAMPLINGS, ImageTransform
+from gitllm_plugin.processors.settings import PictureSettings
 
 
-def read_transform(where: str, cfg: Mapping[str, Any]) -> ImageTransform:
-    """The transform that TRANSFORM_KEYS and RANDOM_KEYS describe, all of them optional.
-
-    Args:
-        where: whose configuration it is, for messages.
-        cfg: any of ``encoder`` (hub name or folder: what its image processor does is the default of the other
-            keys), ``image_size`` (pixels, 224), ``normalization`` (a name of NORMALIZATIONS, ``clip``) or else
-            ``mean`` and ``std`` (three numbers each, white is 1), ``resize`` (``squash`` or ``shortest_edge``),
-            ``resampling`` (``bicubic``, ``bilinear``, ``lanczos``), ``random_resized_crop`` (least and greatest
-            part of the area), ``horizontal_flip`` (true or false).
+def make_transform(settings: PictureSettings) -> ImageTransform:
+    """The transform that a processor's settings describe.
 
     Raises:
-        ConfigError: if a value is not one of these, or the encoder cannot be read.
+        ConfigError: the encoder that they name cannot be read.
     """
-    given = read_encoder(cfg["encoder"]) if cfg.get("encoder") else {}
-    size = cfg.get("image_size", given.get("image_size", 224))
-    if not isinstance(size, int) or size < 1:
-        raise ConfigError(f"image_size is {size!r}, expected a number of pixels such as 224")
-    resize = _choose(cfg, "resize", given.get("resize", "squash"), RESIZE_MODES)
-    flip = cfg.get("horizontal_flip", False)
-    if not isinstance(flip, bool):
-        raise ConfigError(f"{where}: horizontal_flip is {flip!r}, expected true or false")
+    given = read_encoder(settings.encoder) if settings.encoder else {}
+    size = settings.image_size or given.get("image_size", 224)
+    resize = settings.resize or given.get("resize", "squash")
     own_size = size == given.get("image_size") and resize == given.get("resize")
+    if settings.mean is not None and settings.std is not None:
+        mean, std = settings.mean, settings.std
+    elif settings.normalization is not None:
+        mean, std = NORMALIZATIONS[settings.normalization]
+    else:
+        mean, std = given.get("normalization", NORMALIZATIONS["clip"])
     return ImageTransform(
         size,
-        *_read_normalization(cfg, given.get("normalization", NORMALIZATIONS["clip"])),
+        mean,
+        std,
         resize=resize,
+        # What an encoder cuts away at its own size says nothing of another size.
         shortest_edge=given.get("shortest_edge") if own_size else None,
-        resampling=_choose(cfg, "resampling", given.get("resampling", "bicubic"), RESAMPLINGS),
-        crop_scale=_read_crop_scale(cfg),
-        horizontal_flip=flip,
+        resampling=settings.resampling or given.get("resampling", "bicubic"),
+        crop_scale=getattr(settings, "random_resized_crop", None),
+        horizontal_flip=getattr(settings, "horizontal_flip", False),
     )
 
 
@@ -107,43 +100,3 @@ def _as_arguments(image_size, normalization, resize, shortest_edge, resampling) 
         "shortest_edge": shortest_edge,
         "resampling": resampling,
     }
-
-
-def _choose(cfg: Mapping[str, Any], key: str, default: str, known: tuple[str, ...]) -> str:
-    value = cfg.get(key, default)
-    if value not in known:
-        raise ConfigError(f"{key} is {value!r}, expected one of {', '.join(known)}")
-    return value
-
-
-def _read_normalization(
-    cfg: Mapping[str, Any], default: tuple[tuple[float, ...], tuple[float, ...]]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    if "mean" not in cfg and "std" not in cfg:
-        if "normalization" not in cfg:
-            return default
-        name = cfg["normalization"]
-        if name not in NORMALIZATIONS:
-            raise ConfigError(f"normalization is {name!r}, expected one of {', '.join(NORMALIZATIONS)}")
-        return NORMALIZATIONS[name]
-    if "normalization" in cfg:
-        raise ConfigError("normalization is given together with mean or std; give either its name or both numbers")
-    mean, std = (tuple(cfg.get(key) or ()) for key in ("mean", "std"))
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ConfigError(
-            f"mean is {list(mean)} and std is {list(std)}, expected three numbers each, std above 0 (white is 1)"
-        )
-    return mean, std
-
-
-def _read_crop_scale(cfg: Mapping[str, Any]) -> tuple[float, float] | None:
-    scale = cfg.get("random_resized_crop")
-    if scale is None:
-        return None
-    if isinstance(scale, (str, float, int)) or len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise ConfigError(
-            f"random_resized_crop is {scale!r}, expected the least and greatest part of the area, such as [0.5, 1.0]"
-        )
-    if cfg.get("resize", "squash") != "squash":
-        raise ConfigError("random_resized_crop squashes what it cuts out; remove resize or random_resized_crop")
-    return float(scale[0]), float(scale[1])

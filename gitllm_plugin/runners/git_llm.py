@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lavis.runners.runner_base import RunnerBase
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.progress import Progress
+from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import ConfigError, StorageError
 from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
@@ -63,7 +64,7 @@ class GitLLMRunner(RunnerBase):
             fit the runner or each other.
     """
 
-    CONFIG_KEYS = settings.CONFIG_KEYS
+    Settings = RunSettings
 
     def __init__(self, cfg: Any, task: Any, model: torch.nn.Module, datasets: dict, job_id: str):
         check_offers(model, "model")
@@ -80,14 +81,6 @@ class GitLLMRunner(RunnerBase):
         super().__init__(cfg, task, model, datasets, job_id)
         self.trackers = records.Trackers([], self.output_dir, {})
         self._watchdog = parallel.Watchdog(float(cfg.run_cfg.step_timeout_minutes))
-
-    @classmethod
-    def config_faults(cls, run_cfg: Mapping[str, Any]) -> Iterable[str]:
-        """List what is wrong with the values of ``run``, before anything is built."""
-        yield from settings.setting_faults(run_cfg)
-        yield from settings.missing_on_this_machine(run_cfg)
-        if not run_cfg.get("evaluate"):
-            yield from settings.training_faults(run_cfg)
 
     # ------------------------------------------------------------------ the host's names of the parts
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.weights import read_checkpoint
-from gitllm_plugin.config_keys import as_assignments
+from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.run import RunParts
 from gitllm_plugin.runners.state import TrainingProgress

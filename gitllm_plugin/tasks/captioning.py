@@ -11,20 +11,9 @@ from lavis.tasks.captioning import CaptionTask
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.metrics import score_captions, why_not
+from gitllm_plugin.metrics import score_captions
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
-
-_NAMES = {
-    "bleu_1": "Bleu_1",
-    "bleu_2": "Bleu_2",
-    "bleu_3": "Bleu_3",
-    "bleu_4": "Bleu_4",
-    "meteor": "METEOR",
-    "rouge_l_coco": "ROUGE_L",
-    "cider": "CIDEr",
-    "spice": "SPICE",
-}
-"""Our metrics -> their names in LAVIS."""
+from gitllm_plugin.tasks.settings import CAPTION_METRICS, CaptioningSettings
 
 _DECIDING = ("cider", "bleu_4")
 
@@ -38,33 +27,22 @@ class CaptioningTask(RepairedTask, CaptionTask):
     epoch, always are.
     """
 
-    CONFIG_KEYS = frozenset(
-        {"num_beams", "max_len", "min_len", "evaluate", "report_metric", "annotation_file", "caption_metrics"}
-    )
+    Settings = CaptioningSettings
     annotation_file: str | None = None
-    caption_metrics: tuple[str, ...] = tuple(_NAMES)
+    caption_metrics: tuple[str, ...] = tuple(CAPTION_METRICS)
 
     @classmethod
     def setup_task(cls, cfg: Any) -> "CaptioningTask":
         """Build the task from ``cfg.run_cfg``.
 
-        Repairs: keys have no defaults; that a package is missing is found after all captions are written.
+        Repairs: that a package is missing is found after all captions are written.
 
         Raises:
-            ConfigError: a metric that is not known, or that cannot be had and decides.
+            ConfigError: as of all tasks, and where a score that cannot be had decides.
         """
-        for key, value in {"num_beams": 3, "max_len": 30, "min_len": 1, "evaluate": False}.items():
-            if key not in cfg.run_cfg:
-                cfg.run_cfg[key] = value
         task: Any = super().setup_task(cfg=cfg)
         task.annotation_file = cfg.run_cfg.get("annotation_file")
-        task.caption_metrics = tuple(dict.fromkeys([*cfg.run_cfg.get("caption_metrics", _NAMES), *_DECIDING]))
-        unknown = [name for name in task.caption_metrics if name not in _NAMES]
-        if unknown:
-            raise ConfigError(f"run.caption_metrics has {', '.join(unknown)}; there are {', '.join(_NAMES)}")
-        reason = why_not("cider")
-        if task.report_metric and reason:
-            raise ConfigError(f"{reason}; or set run.report_metric: False, to write captions only")
+        task.caption_metrics = tuple(dict.fromkeys([*cfg.run_cfg.caption_metrics, *_DECIDING]))
         return task
 
     def before_evaluation(self: Any, model: Any, dataset: Any, **kwargs: Any) -> None:
@@ -142,8 +120,8 @@ class CaptioningTask(RepairedTask, CaptionTask):
     ) -> dict[str, float]:
         scores = score_captions([row["caption"] for row in results], references, self.caption_metrics)
         for name, reason in scores.skipped.items():
-            logging.warning("%s was not computed: %s", _NAMES[name], reason)
-        metrics = {_NAMES[name]: value for name, value in scores.over_all.items()}
+            logging.warning("%s was not computed: %s", CAPTION_METRICS[name], reason)
+        metrics = {CAPTION_METRICS[name]: value for name, value in scores.over_all.items()}
         metrics |= {"num_images": len(results), "agg_metrics": metrics["CIDEr"] + metrics["Bleu_4"]}
         note_scores({split_name: {**metrics, "tokenizer": scores.tokenizer}})
         logging.info("%s; words by %s", metrics, scores.tokenizer)

@@ -8,21 +8,14 @@ from lavis.tasks.dialogue import DialogueTask
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
+from gitllm_plugin.tasks.settings import DialogueSettings
 
 
 @replaces("dialogue")
 class AnswersOfDialogueTask(RepairedTask, DialogueTask):
     """The loss on answers, as LAVIS's task computes it."""
 
-    CONFIG_KEYS = frozenset({"num_beams", "max_len", "min_len", "evaluate", "report_metric"})
-
-    @classmethod
-    def setup_task(cls, cfg: Any) -> "AnswersOfDialogueTask":
-        """Build the task. Repairs: keys, which it does not use, have no defaults."""
-        for key, value in {"num_beams": 1, "max_len": 30, "min_len": 1, "evaluate": False}.items():
-            if key not in cfg.run_cfg:
-                cfg.run_cfg[key] = value
-        return super().setup_task(cfg=cfg)
+    Settings = DialogueSettings
 
     def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[tuple[float, float]]:
         """Compute a batch's loss and weight. Repairs: batches of few tokens weigh as much as those of many."""

@@ -5,7 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lavis.common.registry import registry
@@ -13,7 +13,9 @@ from lavis.common.registry import registry
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import Progress
+from gitllm_plugin.config import read
 from gitllm_plugin.protocols import MergingModel, offers
+from gitllm_plugin.tasks.settings import NoTaskSettings
 
 
 def replaces(name: str) -> Callable[[type], type]:
@@ -34,6 +36,24 @@ def inference(model: Any) -> contextlib.AbstractContextManager[None]:
 
 class RepairedTask:
     """Mixed into a task of LAVIS; every method says which defect it repairs."""
+
+    Settings: ClassVar[type] = NoTaskSettings
+
+    @classmethod
+    def setup_task(cls: Any, cfg: Any) -> Any:
+        """Build the task from ``cfg.run_cfg``.
+
+        Repairs: keys have no defaults, and values are taken as they are written, a number as text among them.
+
+        Raises:
+            ConfigError: naming everything that is wrong of what the task reads.
+        """
+        settings = read(cls.Settings, "run", cfg.run_cfg, closed=False)
+        for key in settings.__dataclass_fields__:
+            value = getattr(settings, key)
+            if value is not None:
+                cfg.run_cfg[key] = list(value) if isinstance(value, tuple) else value
+        return super().setup_task(cfg=cfg)  # type: ignore[misc]
 
     @torch.no_grad()
     def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> list[Any]:

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from lavis.common.registry import registry
 from lavis.tasks.base_task import BaseTask
-from omegaconf import OmegaConf
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import move_to_device, num_batches, num_samples
 from gitllm_plugin.common.progress import Progress
+from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.metrics import METRICS, metrics_by_config, why_not
+from gitllm_plugin.metrics import metrics_by_config
 from gitllm_plugin.protocols import CountedData, offers
 from gitllm_plugin.tasks.host_task import inference
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
@@ -30,8 +30,7 @@ from gitllm_plugin.tasks.scores import (
     title_of,
     unique_by_id,
 )
-
-LOSS = "loss"
+from gitllm_plugin.tasks.settings import LOSS, M3ITTaskSettings, choose_agg_metric
 
 
 @dataclass
@@ -68,7 +67,7 @@ class M3ITTask(BaseTask):
         category_of: configuration -> category, or None.
     """
 
-    CONFIG_KEYS = frozenset({"metrics", "agg_metric", "valid_loss", "max_len", "min_len", "num_beams", "pictures"})
+    Settings = M3ITTaskSettings
 
     def __init__(
         self,
@@ -100,21 +99,18 @@ class M3ITTask(BaseTask):
         """Build the task from ``cfg.run_cfg``.
 
         Raises:
-            ConfigError: a metric is not known, or ``agg_metric`` is not computed.
+            ConfigError: naming everything that is wrong of what the task reads.
         """
-        run_cfg = cfg.run_cfg
-        metrics = run_cfg.get("metrics", ("exact_match", "rouge_l"))
-        metrics = OmegaConf.to_container(metrics, resolve=True) if OmegaConf.is_config(metrics) else metrics
-        valid_loss = bool(run_cfg.get("valid_loss", True))
-        settings: dict[str, Any] = {
-            key: int(run_cfg[key]) for key in ("max_len", "min_len", "num_beams", "pictures") if key in run_cfg
-        }
+        settings = read(cls.Settings, "run", cfg.run_cfg, closed=False)
         return cls(
-            metrics=metrics,
-            agg_metric=_choose_agg_metric(metrics, run_cfg.get("agg_metric"), valid_loss),
-            valid_loss=valid_loss,
-            log_freq=int(run_cfg.get("log_freq", 50)),
-            **settings,
+            metrics=settings.metrics,
+            agg_metric=choose_agg_metric(settings.metrics, settings.agg_metric),
+            valid_loss=settings.valid_loss,
+            max_len=settings.max_len,
+            min_len=settings.min_len,
+            num_beams=settings.num_beams,
+            pictures=settings.pictures,
+            log_freq=settings.log_freq,
         )
 
     def before_evaluation(self, model: Any, dataset: Any, **kwargs: Any) -> None:
@@ -262,27 +258,3 @@ class M3ITTask(BaseTask):
                 write_picture_page(output / f"{split_name}_pictures.html", title, shown)
         logging.info("%s", page)
         logging.info("Predictions: %s", predictions)
-
-
-def _choose_agg_metric(metrics: Any, given: str | None, valid_loss: bool) -> str:
-    """Choose the score that decides on the best epoch: the first metric, where nothing else is given.
-
-    Raises:
-        ConfigError: an unknown metric, a score that is not computed, or one that cannot be on this machine.
-    """
-    if metrics != "m3it" and not isinstance(metrics, (list, tuple, Mapping)):
-        raise ConfigError(f"run.metrics is {metrics!r}; give a list of names, a list for each configuration, or m3it")
-    by_config = metrics == "m3it" or isinstance(metrics, Mapping)
-    lists = metrics.values() if isinstance(metrics, Mapping) else [] if metrics == "m3it" else [metrics]
-    named = [name for names in lists for name in names]
-    unknown = [name for name in named if name not in METRICS]
-    if unknown:
-        raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}")
-    computed = [*dict.fromkeys(named), *(["primary"] if by_config else []), *([LOSS] if valid_loss else [])]
-    chosen = given or ("primary" if by_config else (named or [LOSS])[0])
-    name = chosen.rpartition("/")[2]
-    if name not in computed and metrics != "m3it":
-        raise ConfigError(f"run.agg_metric is {chosen!r}, but computed are: {', '.join(computed) or 'none'}")
-    if reason := why_not(name):
-        raise ConfigError(f"run.agg_metric is {chosen!r}, which cannot be computed here: {reason}")
-    return chosen

@@ -8,5 +8,3 @@ from gitllm_plugin.tasks.host_task import RepairedTask, replaces
 @replaces("multimodal_classification")
 class ClassificationTask(RepairedTask, MultimodalClassificationTask):
     """Images, or images with a text, and a class; the most likely class name is the answer."""
-
-    CONFIG_KEYS: frozenset[str] = frozenset()

@@ -10,12 +10,11 @@ from lavis.common.registry import registry
 from lavis.tasks.vqa import AOKVQATask, GQATask, VQATask
 
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
-
-_KEYS = frozenset({"num_beams", "max_len", "min_len", "evaluate", "inference_method", "num_ans_candidates", "prompt"})
+from gitllm_plugin.tasks.settings import QuestionSettings
 
 
 class _QuestionTask(RepairedTask):
-    CONFIG_KEYS = _KEYS
+    Settings = QuestionSettings
 
     def _ask(self: Any, model: Any, samples: Mapping[str, Any], **changes: Any) -> list[str]:
         """Ask the model as ``run`` says."""

@@ -13,6 +13,7 @@ from lavis.tasks.base_task import BaseTask
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+from gitllm_plugin.config import faults
 from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.processors import git_llm_image, git_llm_instruction  # noqa: F401 - registers them
@@ -100,8 +101,9 @@ def test_all_texts_about_an_image_share_an_item(tmp_path):
     write_m3it_jsonl(tmp_path / "a.jsonl", rows=12, texts_per_image=5)
     splits = load(tmp_path, {"train": {"storage": str(tmp_path / "a.jsonl")}}, texts_per_image="all")
     assert [len(group) for group in splits["train"].groups] == [5, 5, 2]
-    assert not list(M3ITBuilder.config_faults({"texts_per_image": "all"}))
-    assert list(M3ITBuilder.config_faults({"texts_per_image": "many"}))
+    node = {"build_info": {"annotations": {"train": {"storage": str(tmp_path / "a.jsonl")}}}}
+    assert not faults(M3ITBuilder.Settings, "datasets.m3it", {**node, "texts_per_image": "all"})
+    assert faults(M3ITBuilder.Settings, "datasets.m3it", {**node, "texts_per_image": "many"})
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -172,11 +174,11 @@ def test_the_registered_name_and_the_defaults():
         (
             {"train": {"storge": "a"}},
             {},
-            r"annotations.train: unknown key 'storge' \(did you mean 'storage'\?\)",
+            r"annotations.train.storge: unknown key 'storge' \(did you mean 'storage'\?\)",
         ),
         ({"validation": {}}, {}, "has the split 'validation'; splits are train, val, test, and further sets"),
-        ({"train": "a.jsonl"}, {}, "annotations.train is 'a.jsonl', expected a mapping with the key storage"),
-        ({"train": {"limit": 3}}, {}, "train.storage is None, expected a path"),
+        ({"train": "a.jsonl"}, {}, "annotations.train is 'a.jsonl', expected a mapping with the keys storage, limit"),
+        ({"train": {"limit": 3}}, {}, "train.storage is missing, expected a path"),
         ({"train": {"storage": []}}, {}, r"train.storage is \[\], expected a path"),
         ({"train": {"storage": {"a": [3]}}}, {}, r"train.storage is \{'a': \[3\]\}, expected a path"),
         ({"train": {"storage": "a", "limit": 0}}, {}, "limit is 0, expected 1 or more rows of each file"),

@@ -157,7 +157,10 @@ def test_limit_is_for_a_quick_try(tmp_path, root):
         ({}, "needs a tree and a choice of it.*\n.*preset: article_exp3.*\n.*article_exp3, paper_train"),
         ({"preset": "video", "configs": ["coco"]}, "needs a tree and a choice of it"),
         ({"preset": "videos"}, "unknown preset 'videos'; there are: .*video"),
-        ({"preset": "video", "splits": ["validation"]}, "splits: unknown key 'validation'"),
+        (
+            {"preset": "video", "splits": ["validation"]},
+            r"splits is \['validation'\], expected train, val, test, or a list",
+        ),
         ({"configs": [3]}, r"build_info.configs is \[3\], expected a name or a list of names"),
         ({"preset": "video", "limit": 0}, "limit is 0, expected 1 or more rows of each file"),
         ({"preset": "video", "rot": 1}, r"unknown key 'rot' \(did you mean 'root'\?\)"),

@@ -28,9 +28,9 @@ from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
 from gitllm_plugin.m3it.tree import find_tree
 from gitllm_plugin.processors import git_llm_image, git_llm_instruction  # noqa: F401 - registers them
-from tests.m3it_files import write_m3it_jsonl
+from tests.m3it_files import encode, write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
-from tests.photos import encode, open_photo
+from tests.photos import open_photo
 
 IMAGE = {"image_size": 8}
 

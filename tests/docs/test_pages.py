@@ -64,6 +64,15 @@ def test_the_reference_is_what_the_code_says(page, monkeypatch):
     assert written == reference[page](), "run: python docs/_build/reference.py"
 
 
+def test_every_family_is_in_the_table_of_models():
+    from gitllm_plugin.modeling.families import FAMILIES
+
+    page = (REPOSITORY / "docs" / "models.md").read_text(encoding="utf-8")
+    table = page.partition("| family |")[2].partition("\n\n")[0]
+    listed = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[2])]
+    assert sorted(listed) == sorted(FAMILIES)
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
     pytest.importorskip("material", reason="the site needs the extra `docs`")

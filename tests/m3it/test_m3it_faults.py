@@ -18,7 +18,8 @@ from gitllm_plugin.m3it.shards.format import read_manifest
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
 from gitllm_plugin.m3it.tree import find_tree
-from tests.m3it_tree import INSTRUCTIONS, encode, to_base64, write_lines
+from tests.m3it_files import encode
+from tests.m3it_tree import INSTRUCTIONS, to_base64, write_lines
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
 

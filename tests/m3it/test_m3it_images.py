@@ -1,7 +1,5 @@
 """Decoding pictures, whole and broken."""
 
-import io
-
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
@@ -9,12 +7,7 @@ from PIL import Image, ImageFile
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.images import decode_base64, decode_image, decode_pixels
 from gitllm_plugin.m3it.problems import RowError
-
-
-def encode(image: Image.Image, file_format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format=file_format, **options)
-    return buffer.getvalue()
+from tests.m3it_files import encode
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK"])

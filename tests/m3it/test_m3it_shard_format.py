@@ -22,19 +22,18 @@ from gitllm_plugin.m3it.shards.format import (
     write_group,
     write_manifest,
 )
+from tests.m3it_files import encode
 
 
-def encode(file_format: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (4, 3), "red").save(buffer, format=file_format)
-    return buffer.getvalue()
+def make_image(file_format: str) -> bytes:
+    return encode(Image.new("RGB", (4, 3), "red"), file_format)
 
 
 GROUP = Group(
     config="coco.v1",
     split="train",
     number=7,
-    images=(encode("JPEG"), encode("PNG")),
+    images=(make_image("JPEG"), make_image("PNG")),
     texts=(
         Text("coco.v1/train/7/1", "coco.v1", "Look.", "", ("一", "b")),
         Text("coco.v1/train/7/2", "coco.v1", "See.", "why?", ("c",)),
@@ -88,7 +87,7 @@ def test_equal_records_make_equal_files(tmp_path):
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_extension_by_content(file_format):
-    assert image_extension(encode(file_format)) == {"JPEG": "jpg"}.get(file_format, file_format.lower())
+    assert image_extension(make_image(file_format)) == {"JPEG": "jpg"}.get(file_format, file_format.lower())
     assert image_extension(b"") == "bin"
 
 

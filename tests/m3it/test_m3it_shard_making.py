@@ -27,7 +27,8 @@ from gitllm_plugin.m3it.shards.format import read_group, read_manifest
 from gitllm_plugin.m3it.shards.make import make_shards, merge
 from gitllm_plugin.m3it.shards.plan import Settings, choose_share, find_revision, make_plan, parse_share, parse_size
 from gitllm_plugin.m3it.tree import find_tree
-from tests.m3it_tree import INSTRUCTIONS, encode, to_base64, write_lines
+from tests.m3it_files import encode
+from tests.m3it_tree import INSTRUCTIONS, to_base64, write_lines
 from tests.photos import open_photo
 
 REPOSITORY = Path(__file__).resolve().parents[2]

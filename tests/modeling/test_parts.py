@@ -8,6 +8,7 @@ import torch
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import build, build_git_llm
+from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model
 
 
@@ -18,7 +19,8 @@ def test_a_frozen_encoder_stays_in_evaluation_mode_and_builds_no_graph():
     assert not model.image_encoder(torch.randn(1, 3, 32, 32)).requires_grad
 
 
-def test_a_decoder_of_no_family_has_to_be_tested_first():
+def test_a_decoder_of_no_family_has_to_be_tested_first(monkeypatch):
+    monkeypatch.delitem(FAMILIES, "olmo2", raising=False)
     from transformers import Olmo2Config, Olmo2ForCausalLM
 
     from gitllm_plugin.modeling import GitLLM

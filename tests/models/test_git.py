@@ -193,7 +193,7 @@ def test_configuration_check_knows_the_keys(tmp_path):
     (tmp_path / "run.yaml").write_text(text)
     with pytest.raises(ConfigError) as error:
         check_config(tmp_path / "run.yaml")
-    assert "Did you mean 'base_coco'?" in str(error.value) and "Did you mean 'model.weights'?" in str(error.value)
+    assert "Did you mean 'base_coco'?" in str(error.value) and "did you mean 'weights'?" in str(error.value)
 
 
 # -------------------------------------------------------------------------------------- captions and answers

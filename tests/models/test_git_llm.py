@@ -39,7 +39,7 @@ def test_zoo_lists_every_type():
 @pytest.mark.parametrize("model_type", TYPES)
 def test_every_type_has_a_whole_configuration(model_type):
     config = OmegaConf.load(GitLLMForLavis.default_config_path(model_type))
-    assert set(config.model) - {"arch", "model_type"} <= GitLLMForLavis.CONFIG_KEYS
+    assert set(config.model) <= set(GitLLMForLavis.Settings.__dataclass_fields__)
     assert config.model.model_type == model_type
     for kind in ("vis_processor", "text_processor"):
         assert set(config.preprocess[kind]) == {"train", "eval"}
@@ -239,9 +239,9 @@ def config(**changes):
         ({"language_model": "tiny:bert"}, "no tiny model of family 'bert'; families: falcon, gemma, .*opt"),
         ({"image_encoder": "tiny:eye"}, "no tiny image encoder 'eye'"),
         ({"language_model": "/no/such/folder"}, "'/no/such/folder' cannot be loaded"),
-        ({"rank_by": "product"}, "model.rank_by is 'product'; it may be 'sum' or 'mean'"),
-        ({"loss_on": "anser"}, "loss_on is 'anser'; it may be 'answer' or 'all'"),
-        ({"dtype": "float8"}, "dtype 'float8'; allowed: auto, float32"),
+        ({"rank_by": "product"}, "model.rank_by is 'product', expected one of sum, mean"),
+        ({"loss_on": "anser"}, "loss_on is 'anser', expected one of answer, all"),
+        ({"dtype": "float8"}, "dtype is 'float8', expected one of auto, float32"),
         ({"load_finetuned": True}, "model.finetuned names no checkpoint"),
         ({"load_finetuned": True, "finetuned": "no.pth"}, "no.pth"),
     ],

@@ -97,7 +97,7 @@ def test_refuses_what_is_no_picture(item):
         ({"image_sise": 3}, r"unknown key 'image_sise' \(did you mean 'image_size'\?\)"),
         ({"random_resized_crop": [0.5, 1.0]}, "unknown key 'random_resized_crop'"),
         ({"image_size": 0}, "image_size is 0, expected a number of pixels"),
-        ({"image_size": "224"}, "image_size is '224'"),
+        ({"image_size": "large"}, "image_size is 'large'"),
         ({"normalization": "clop"}, "normalization is 'clop', expected one of clip, siglip, imagenet"),
         ({"resize": "fit"}, "resize is 'fit', expected one of squash, shortest_edge"),
         ({"mean": [0, 0, 0]}, r"std is \[\], expected three numbers each"),

@@ -14,7 +14,8 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.processors import video_frames
 from gitllm_plugin.processors.git_llm_video import GitLLMVideoEvalProcessor, GitLLMVideoTrainProcessor
 from gitllm_plugin.processors.video_frames import spread_evenly
-from tests.photos import encode, open_photo
+from tests.m3it_files import encode
+from tests.photos import open_photo
 
 PLAIN = {"image_size": 16, "mean": [0, 0, 0], "std": [1, 1, 1]}
 
@@ -142,7 +143,7 @@ def test_refuses_what_is_no_video(item):
         make()(item)
 
 
-@pytest.mark.parametrize("num_frames", [0, "8", 2.5])
+@pytest.mark.parametrize("num_frames", [0, "eight", 2.5])
 def test_wrong_number_of_frames(num_frames):
     with pytest.raises(ConfigError, match="num_frames is .*, expected 1 or more"):
         make(num_frames=num_frames)

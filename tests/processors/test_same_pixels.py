@@ -11,7 +11,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.m3it.images import decode_image, decode_pixels
 from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor, GitLLMImageTrainProcessor
-from tests.photos import encode, open_photo
+from tests.m3it_files import encode
+from tests.photos import open_photo
 
 GREY_LEVEL = 1.001 / 255
 

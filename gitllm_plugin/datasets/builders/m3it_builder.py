@@ -1,24 +1,21 @@
 """The builder of M3IT for LAVIS, registered once for each source that M3IT is read from."""
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, load_dataset_config
 from lavis.processors.base_processor import BaseProcessor
 from omegaconf import DictConfig, OmegaConf
 
-from gitllm_plugin.config_keys import DATASET_KEYS, check_keys, type_faults
+from gitllm_plugin.config import read
 from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
 from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
 from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.settings import M3ITInstructSettings, M3ITSettings, M3ITWdsSettings, TextsSettings
 from gitllm_plugin.datasets.sources import FilesSource, ShardsSource, Source, TreeSource
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.m3it.group import ALL_TEXTS
 from gitllm_plugin.resources import config_path
-
-_TEXTS_KEYS = ("texts_per_image", "eval_texts_per_image")
 
 
 class SourceBuilder(BaseDatasetBuilder):
@@ -38,25 +35,13 @@ class SourceBuilder(BaseDatasetBuilder):
     """
 
     source: ClassVar[type[Source]]
-    CONFIG_KEYS: ClassVar[frozenset[str]]
+    Settings: ClassVar[type[TextsSettings]]
 
     def __init__(self, cfg: DictConfig | str | None = None):
         # LAVIS merges defaults for itself where it builds data sets for a run, but not for `load_dataset`.
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
-        where = self.source.where
-        check_keys(where, self.config, self.CONFIG_KEYS | DATASET_KEYS)
-        for key in _TEXTS_KEYS:
-            if self.config[key] == "all":
-                self.config[key] = ALL_TEXTS
-            if not isinstance(self.config[key], int) or self.config[key] < 1:
-                raise ConfigError(f"{where}.{key} is {self.config[key]!r}, expected 1 or more, or all")
-
-    @classmethod
-    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
-        """Find what is wrong with the values of the node, before anything is built."""
-        yield from type_faults(cls.source.where, cfg, {key: int for key in _TEXTS_KEYS if cfg.get(key) != "all"})
-        yield from type_faults(cls.source.where, cfg, {"allow_text_only": bool})
+        self.settings = read(self.Settings, self.source.where, self.config)
 
     def build_datasets(self) -> dict[str, M3ITDataset | M3ITShards]:
         """Find the data and open its splits; nothing is downloaded.
@@ -65,7 +50,7 @@ class SourceBuilder(BaseDatasetBuilder):
             ConfigError: if no data is named, or what is chosen of it does not exist.
             DataError: if files are missing, empty or hold what cannot be used.
         """
-        source = self.source(self.config)
+        source = self.source(self.settings)
         self.build_processors()
         datasets = {split: source.open(split, self._make_items(split)) for split in source.splits}
         for split, dataset in datasets.items():
@@ -94,18 +79,7 @@ class M3ITBuilder(SourceBuilder):
     source = FilesSource
     train_dataset_cls = eval_dataset_cls = M3ITDataset
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it", "defaults.yaml")}
-    CONFIG_KEYS = source.config_keys
-
-    @classmethod
-    def config_faults(cls, cfg: Mapping[str, Any]) -> Iterable[str]:
-        """Find what is wrong with the values of the node, files that are not there among it."""
-        yield from super().config_faults(cfg)
-        yield from FilesSource.node_faults(cfg)
-
-    @classmethod
-    def config_splits(cls, cfg: Mapping[str, Any]) -> set[str]:
-        """List the splits that the node names files for."""
-        return FilesSource.node_splits(cfg)
+    Settings = M3ITSettings
 
 
 @registry.register_builder("m3it_instruct")
@@ -115,7 +89,7 @@ class M3ITInstructBuilder(SourceBuilder):
     source = TreeSource
     train_dataset_cls = eval_dataset_cls = M3ITDataset
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it_instruct", "defaults.yaml")}
-    CONFIG_KEYS = source.config_keys
+    Settings = M3ITInstructSettings
 
 
 @registry.register_builder("m3it_wds")
@@ -125,8 +99,4 @@ class M3ITWdsBuilder(SourceBuilder):
     source = ShardsSource
     train_dataset_cls = eval_dataset_cls = M3ITShards
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "m3it_wds", "defaults.yaml")}
-    CONFIG_KEYS = source.config_keys
-
-    def __init__(self, cfg: DictConfig | str | None = None):
-        super().__init__(cfg)
-        ShardsSource.check_values(self.config)
+    Settings = M3ITWdsSettings

@@ -4,6 +4,7 @@ from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
 
 from gitllm_plugin.datasets.datasets.visdial_dataset import VisDialDataset
+from gitllm_plugin.datasets.settings import VisDialSettings
 from gitllm_plugin.resources import config_path
 
 
@@ -13,4 +14,4 @@ class VisDialBuilder(BaseDatasetBuilder):
 
     train_dataset_cls = eval_dataset_cls = VisDialDataset
     DATASET_CONFIG_DICT = {"default": config_path("datasets", "git_llm_visdial", "defaults.yaml")}
-    CONFIG_KEYS: frozenset[str] = frozenset()
+    Settings = VisDialSettings

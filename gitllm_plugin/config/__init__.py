@@ -1,0 +1,37 @@
+"""Configuration: what each node may hold, declared once; :func:`read` and :func:`check` follow from it.
+
+Cheap to import: it needs pydantic and knows neither torch nor LAVIS. What a registered class reads is its attribute
+``Settings``; a class outside of this folder declares its own beside itself.
+"""
+
+from gitllm_plugin.config.node import (
+    MISSING,
+    Checked,
+    ReadIf,
+    Rule,
+    changed,
+    check,
+    describe,
+    faults,
+    node,
+    read,
+    unknown_key,
+)
+from gitllm_plugin.config.values import OneOf, Says, unexpected
+
+__all__ = [
+    "MISSING",
+    "Checked",
+    "OneOf",
+    "ReadIf",
+    "Rule",
+    "Says",
+    "changed",
+    "check",
+    "describe",
+    "faults",
+    "node",
+    "read",
+    "unexpected",
+    "unknown_key",
+]

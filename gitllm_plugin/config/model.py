@@ -1,0 +1,210 @@
+"""The ``model`` node: what a GIT-LLM is built with, how it is trained and asked."""
+
+# No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
+
+from gitllm_plugin.config.node import ReadIf, Rule, node
+from gitllm_plugin.config.values import Says
+
+MODULES = ("proj", "lora", "llm", "vit", "all", "head")
+"""Modules that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
+
+Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
+
+
+def _known_modules(value: Any) -> Any:
+    if isinstance(value, str):  # patterns over parameter names stand in lists, so any text may be right there
+        for name in value.split("+"):
+            if name not in MODULES:
+                raise ValueError(
+                    f"unknown module {name!r} in {value!r}; modules: {', '.join(MODULES)}, joined by '+'; "
+                    "patterns over parameter names go into a list"
+                )
+    return value
+
+
+def _may_train_lora(trainable: str | tuple[str, ...]) -> bool:
+    # A pattern may match LoRA's names: of lists nothing can be said before there is a model.
+    return not isinstance(trainable, str) or not {"lora", "all"}.isdisjoint(trainable.split("+"))
+
+
+_WITHOUT_FOLDER = ReadIf(("folder",), lambda folder: not folder, "without a folder, which says it itself")
+
+
+def missing_path(key: str, path: str) -> str | None:
+    """The fault of a file or folder that is not there; ``key`` begins with a dot, see :class:`Rule`."""
+    if not Path(path).expanduser().exists():
+        return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
+    return None
+
+
+@node("model.lora")
+class LoraSettings:
+    """LoRA's hyper-parameters (Hu et al. 2021)."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update."""
+
+    alpha: Annotated[int, Field(ge=1)] = 16
+    """The update is scaled by ``alpha / rank``."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Dropout before the update."""
+
+    targets: tuple[str, ...] | None = None
+    """Names of layers, ``qkv`` (also null: the family's query, key and value projections, fused or not) or
+    ``all-linear`` (all but the head)."""
+
+    rslora: bool = False
+    """Scale by ``alpha / sqrt(rank)`` (Kalajdzievski 2023)."""
+
+    dora: bool = False
+    """Learn magnitudes apart from directions (Liu et al. 2024)."""
+
+
+def _four_bits_fault(four_bits: bool, device: str, sharding: str) -> Iterable[str]:
+    if four_bits and device == "cpu":
+        yield ".load_in_4bit needs a GPU, and run.device is cpu; use model.dtype=bfloat16 instead"
+    if four_bits and sharding == "fsdp":
+        yield (".load_in_4bit and run.sharding=fsdp exclude each other: such weights cannot be spread over ranks")
+
+
+@node("model")
+class BuildSettings:
+    """What a GIT-LLM is built with, besides the names of what it is composed of."""
+
+    trainable: Annotated[
+        str | tuple[str, ...],
+        AfterValidator(_known_modules),
+        Says(f"modules ({', '.join(MODULES)}) joined by '+', or a list of those and of patterns over parameter names"),
+    ] = "proj+lora"
+    """What is trained: ``proj``, ``lora``, ``llm``, ``vit``, ``head`` or ``all``, joined by ``+``, or a list of those
+    and of patterns over parameter names."""
+
+    lora: Annotated[LoraSettings | None, ReadIf(("trainable",), _may_train_lora, "where trainable names lora")] = None
+    """LoRA on the language model; null for none."""
+
+    max_images: Annotated[int, Field(ge=1), _WITHOUT_FOLDER] = 1
+    """Most images (or frames) of one text; above 1 each place has a learned temporal embedding."""
+
+    vision_layer: Annotated[int, Field(le=-1), _WITHOUT_FOLDER] = -1
+    """The encoder's hidden layer that is read: -1 the last, -2 LLaVA's."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of frozen weights: ``auto`` is bfloat16 where this machine is fast in it, else float32. Trained ones are
+    float32."""
+
+    load_in_4bit: bool = False
+    """Hold the frozen language model in 4 bits (QLoRA, Dettmers et al. 2023); needs CUDA and bitsandbytes."""
+
+    untie: bool = False
+    """Give the head a weight of its own where it shares the input embedding's."""
+
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+
+    fused_kernels: bool = False
+    """Liger's kernels in the language model: norms, rotary positions, gated layers; needs CUDA and liger-kernel."""
+
+    self_test: bool = True
+    """Test a tiny copy of the language model before its weights are read."""
+
+    RULES = (Rule(("load_in_4bit", "run.device", "run.sharding"), _four_bits_fault),)
+
+
+def _finetuned_fault(load: bool, path: str | None) -> str | None:
+    if load and not path:
+        return ".load_finetuned is true, but model.finetuned names no checkpoint"
+    return missing_path(".finetuned", path) if load and path else None
+
+
+@node("model")
+class ImageTextSettings:
+    """What all models of this package read: which weights, and how they are asked."""
+
+    arch: str | None = None
+    """The model's registered name."""
+
+    model_type: str | None = None
+    """The file of ``configs/models`` that gives the defaults."""
+
+    load_finetuned: bool = False
+    """Load the checkpoint that ``finetuned`` names."""
+
+    finetuned: Annotated[str | None, ReadIf(("load_finetuned",), lambda load: load, "where load_finetuned is true")] = (
+        None
+    )
+    """A run's checkpoint, ``checkpoint_best.pth`` for one."""
+
+    prompt: str = ""
+    """Stands before captions of LAVIS's own data sets."""
+
+    rank_by: Literal["sum", "mean"] = "sum"
+    """Candidate answers are ranked by the ``sum`` of their tokens' log-probabilities or by the ``mean``."""
+
+    class_names: tuple[str, ...] | None = None
+    """What the classes of a classification data set are called, in the order of the labels; null for the data set's own
+    names."""
+
+    RULES = (Rule(("load_finetuned", "finetuned"), _finetuned_fault),)
+
+
+@node("model")
+class GitSettings(ImageTextSettings):
+    """Plain GIT."""
+
+    weights: Annotated[str, Field(min_length=1), Says("the hub name or folder of a GIT of Microsoft's")]
+    """Hub name or folder of a GIT of Microsoft's."""
+
+
+def _source_fault(language_model: str | None, image_encoder: str | None, folder: str | None) -> Iterable[str]:
+    if folder:
+        fault = missing_path(".folder", folder)
+        if fault:
+            yield fault
+        return
+    for key, given in (("language_model", language_model), ("image_encoder", image_encoder)):
+        if not given:
+            yield f".{key} is missing; name one, or a model.folder that has both"
+
+
+@node("model")
+class GitLLMSettings(BuildSettings, ImageTextSettings):
+    """An image encoder, a projection and a causal language model."""
+
+    language_model: Annotated[str | None, _WITHOUT_FOLDER] = None
+    """Hub name or local folder of a causal language model; ``tiny:FAMILY`` for a random small one."""
+
+    image_encoder: Annotated[str | None, _WITHOUT_FOLDER] = None
+    """Hub name or local folder of an image encoder; ``tiny:KIND`` for a random small one."""
+
+    folder: str | None = None
+    """A folder of ``gitllm export``, in the place of ``language_model`` and ``image_encoder``."""
+
+    lr_scale: dict[Module, Annotated[float, Field(ge=0)]] | None = None
+    """Factor on ``run.init_lr`` by module, such as ``{proj: 10}``."""
+
+    weight_decay: dict[Module, Annotated[float, Field(ge=0)]] | None = None
+    """In the place of ``run.weight_decay``, by module."""
+
+    chat_template: bool = False
+    """Wrap prompts into the language model's conversation template."""
+
+    loss_on: Literal["answer", "all"] = "answer"
+    """``answer``: answer and end token are trained on; ``all``: every text token, as in the article."""
+
+    RULES = (
+        Rule(("language_model", "image_encoder", "folder"), _source_fault),
+        Rule(
+            ("load_in_4bit", "folder"),
+            lambda four_bits, folder: (
+                ".load_in_4bit goes with language_model and image_encoder, not with a folder"
+                if four_bits and folder
+                else None
+            ),
+        ),
+    )

@@ -1,0 +1,274 @@
+"""The ``run`` node: what the runner and the launcher read of it; tasks declare their own keys."""
+
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from gitllm_plugin.config.model import missing_path
+from gitllm_plugin.config.node import ReadIf, Rule, node
+from gitllm_plugin.config.values import Says
+
+STEP_SCHEDULES = ("cosine", "linear", "constant")
+"""Schedules of this package, which count steps; LAVIS's count epochs."""
+
+_Count = Annotated[int, Field(ge=1)]
+_NumberOf = Annotated[int, Field(ge=0)]
+_NotNegative = Annotated[float, Field(ge=0)]
+_IF_VALIDATED = ReadIf(("valid_splits",), bool, "where there are valid_splits")
+
+
+def _sharding_faults(precision: str, sharding: str, amp: bool | None) -> Iterable[str]:
+    if precision == "fp16" and sharding == "fsdp":
+        yield ".precision=fp16 needs a gradient scaler, which knows no run.sharding=fsdp; use bf16 or fp32"
+    if precision in ("fp16", "bf16") and amp is False:
+        yield f".amp=False means fp32, and run.precision is {precision}; leave run.amp out"
+
+
+def _training_faults(training: bool, init_lr: float | None, max_epoch: int | None, max_iters: int | None) -> Any:
+    if not training:
+        return
+    if init_lr is None:
+        yield ".init_lr is missing"
+    if max_epoch is None and max_iters is None:
+        yield "neither run.max_epoch nor run.max_iters is given; give at least one"
+
+
+def _warm_up_fault(lr_sched: str, warmup_lr: float | None) -> str | None:
+    # LAVIS's own schedules take -1 for "none".
+    if lr_sched in STEP_SCHEDULES and warmup_lr is not None and warmup_lr < 0:
+        return f".warmup_lr is {warmup_lr:g}, expected 0 or more with run.lr_sched={lr_sched}"
+    return None
+
+
+def _resume_fault(resume: str | None, training: bool) -> str | None:
+    """Only training reads it: other weights than those meant would be evaluated."""
+    if resume is None or training:
+        return None
+    path = resume if Path(resume).is_file() else "PATH"
+    return (
+        f".resume_ckpt_path={resume} continues a training and is not read in an evaluation; leave it out and "
+        f"give the weights to evaluate with --options model.load_finetuned=True model.finetuned={path}"
+    )
+
+
+def _checkpoint_fault(resume: str | None, training: bool) -> str | None:
+    if resume is None or resume == "auto" or not training:
+        return None
+    fault = missing_path(".resume_ckpt_path", resume)
+    return f"{fault}; give a checkpoint, a run's folder or 'auto'" if fault else None
+
+
+def _missing_trackers(trackers: tuple[str, ...]) -> Iterable[str]:
+    for name in trackers:
+        if find_spec(name) is None:
+            yield f".trackers has {name!r}, which is not installed: pip install {name}"
+
+
+def _split_faults(training: bool, splits: Iterable[str], *named: tuple[str, ...]) -> Iterable[str]:
+    """A split that no data set has files for would be found only when its turn comes."""
+    for key, names in zip(("train_splits", "valid_splits", "test_splits"), named, strict=True):
+        for name in names if training or key != "train_splits" else ():
+            if name not in splits:
+                known = ", ".join(sorted(splits)) or "none"
+                yield f".{key} names {name!r}, but the data sets have files for: {known}"
+
+
+@node("run")
+class LaunchSettings:
+    """What LAVIS and the launcher read or set, whatever the runner and the task."""
+
+    runner: str | None = None
+    """The runner's registered name; ``runner_base`` of LAVIS where it is missing."""
+
+    task: str | None = None
+    """The task's registered name."""
+
+    seed: Annotated[int, Field(ge=0)] = 42
+    """Of everything random."""
+
+    device: str | None = None
+    """Where to compute."""
+
+    evaluate: bool = False
+    """Evaluate only."""
+
+    resume_ckpt_path: str | None = None
+    """A checkpoint, a run's folder, or ``auto``: the newest below ``output_dir``."""
+
+    train_splits: tuple[str, ...] = ()
+    """What is trained on."""
+
+    valid_splits: tuple[str, ...] = ()
+    """What is evaluated after each epoch."""
+
+    test_splits: tuple[str, ...] = ()
+    """What is evaluated at the end."""
+
+    distributed: bool | None = None
+    """Set by the launcher: whether there are several processes."""
+
+    world_size: Annotated[int, Field(ge=1)] | None = None
+    """Set by the launcher: how many processes there are."""
+
+    rank: Annotated[int, Field(ge=0)] | None = None
+    """Set by the launcher: the number of this one."""
+
+    gpu: Annotated[int, Field(ge=0)] | None = None
+    """Set by the launcher: the number of its GPU."""
+
+    dist_url: str | None = None
+    """Where the processes meet."""
+
+    dist_backend: str | None = None
+    """How they talk."""
+
+    RULES = (
+        Rule(("resume_ckpt_path", "run.training"), _resume_fault),
+        Rule(("run.training", "datasets.splits", "train_splits", "valid_splits", "test_splits"), _split_faults),
+    )
+
+
+@node("run")
+class LogSettings:
+    """How often progress is told."""
+
+    log_freq: _Count = 50
+    """Batches between two lines of the log."""
+
+
+@node("run")
+class RunSettings(LaunchSettings, LogSettings):
+    """What the runner ``git_llm`` reads."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)(:\d+)?$"), Says("one of auto, cpu, cuda")] = "auto"
+    """Where to compute; ``auto`` is a GPU where there is one."""
+
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What is computed in; ``auto`` is bf16 where the hardware has it."""
+
+    amp: bool | None = None
+    """LAVIS's switch of mixed precision; ``precision`` says it better."""
+
+    sharding: Literal["none", "fsdp"] = "none"
+    """With ``fsdp``, weights, gradients and optimizer are divided among the ranks."""
+
+    compile: bool = False
+    """Compile the layers with torch.compile."""
+
+    output_dir: str = "output/git_llm"
+    """Folder of runs, relative to where you stand."""
+
+    train_splits: tuple[str, ...] = ("train",)
+    """What is trained on."""
+
+    init_lr: _NotNegative | None = None
+    """Learning rate after warming up; needed to train."""
+
+    lr_sched: str = "cosine"
+    """``cosine``, ``linear`` or ``constant``, by step; or a schedule of LAVIS's."""
+
+    min_lr: Annotated[
+        _NotNegative,
+        ReadIf(("lr_sched",), lambda name: name not in ("constant", "constant_lr"), "by a lr_sched that falls"),
+    ] = 0.0
+    """Where the schedule ends."""
+
+    warmup_lr: Annotated[
+        float | None,
+        ReadIf(("warmup_steps",), lambda steps: steps > 0, "where warmup_steps is above 0"),
+    ] = None
+    """Where warming up begins."""
+
+    warmup_steps: _NumberOf = 0
+    """Optimizer steps of warming up."""
+
+    lr_decay_rate: Annotated[
+        float | None,
+        ReadIf(("lr_sched",), lambda name: name not in STEP_SCHEDULES, "by a lr_sched of LAVIS's"),
+    ] = None
+    """Of LAVIS's ``linear_warmup_step_lr``."""
+
+    weight_decay: _NotNegative = 0.05
+    """Of matrices; biases and norms have none."""
+
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Of AdamW."""
+
+    max_epoch: _Count | None = None
+    """Epochs; this or ``max_iters`` is needed to train."""
+
+    max_iters: _Count | None = None
+    """Optimizer steps; with ``max_epoch``, whichever comes first."""
+
+    iters_per_inner_epoch: Annotated[
+        _Count | None,
+        ReadIf(("datasets.streams",), lambda streams: streams, "of data without an end, such as m3it_wds"),
+    ] = None
+    """Steps between two evaluations where data has no end."""
+
+    train_dataset_ratios: Annotated[
+        dict[str, Annotated[float, Field(gt=0)]] | None,
+        ReadIf(("datasets.count",), lambda count: count > 1, "with several data sets"),
+    ] = None
+    """How often each of several data sets is drawn from (LAVIS's)."""
+
+    batch_size_train: _Count = 8
+    """Images a batch, on each process."""
+
+    batch_size_eval: _Count | None = None
+    """The same in evaluation; null for ``batch_size_train``."""
+
+    accum_grad_iters: _Count = 1
+    """Batches a step."""
+
+    max_grad_norm: _NotNegative = 1.0
+    """Gradients are scaled down to this norm; 0 for no bound."""
+
+    max_skipped_steps: _NumberOf = 5
+    """Steps in a row that may be skipped because loss or gradients are not finite; more end the run."""
+
+    num_workers: _NumberOf = 0
+    """Processes that read data."""
+
+    use_dist_eval_sampler: bool = True
+    """Whether ranks share an evaluation."""
+
+    keep_last: _Count = 2
+    """How many of the newest checkpoints are kept."""
+
+    keep_best: Annotated[_Count, _IF_VALIDATED] = 1
+    """How many of the best checkpoints are kept."""
+
+    save_every_steps: _Count | None = None
+    """Optimizer steps between two checkpoints within an epoch."""
+
+    save_every_minutes: _NotNegative = 30.0
+    """Minutes between two checkpoints within an epoch."""
+
+    best: Annotated[Literal["max", "min"], _IF_VALIDATED] = "max"
+    """Whether the highest (``max``) or the lowest (``min``) score of ``agg_metric`` is the best."""
+
+    step_timeout_minutes: _NotNegative = 30.0
+    """After so long without a step a run that is stuck ends, and says where."""
+
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where scores are sent besides ``metrics.jsonl``."""
+
+    RULES = (
+        Rule(("precision", "sharding", "amp"), _sharding_faults),
+        Rule(("run.training", "init_lr", "max_epoch", "max_iters"), _training_faults),
+        Rule(("lr_sched", "warmup_lr"), _warm_up_fault),
+        Rule(("resume_ckpt_path", "run.training"), _checkpoint_fault),
+        Rule(("trackers",), _missing_trackers),
+        Rule(
+            ("device", "machine.gpu"),
+            lambda device, gpu: (
+                f".device is {device!r} but torch finds no GPU; use run.device=cpu or auto"
+                if device.startswith("cuda") and not gpu
+                else None
+            ),
+        ),
+    )

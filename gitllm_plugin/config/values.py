@@ -1,0 +1,233 @@
+"""One value of a configuration: made of its type, or told what is allowed in its place."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import ConfigDict, GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError, core_schema
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_BOUNDS = {
+    "minimum": "{} or more",
+    "exclusiveMinimum": "above {}",
+    "maximum": "{} or less",
+    "exclusiveMaximum": "below {}",
+}
+_OUT_OF_BOUNDS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
+_TYPES = {
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "string": "text",
+    "array": "a list",
+    "object": "a mapping",
+}
+
+
+_MANY = {"text": "texts", "a number": "numbers", "a whole number": "whole numbers"}
+
+
+@dataclass(frozen=True)
+class Says:
+    """In a field's type: what may be given, in words, where the type cannot say it well.
+
+    Attributes:
+        words: behind "expected".
+    """
+
+    words: str
+
+
+@dataclass(frozen=True, eq=False)  # types are kept by their hash, which a mapping of names has not
+class OneOf:
+    """In a field's type, of text: the names that are allowed, looked up when they are needed.
+
+    Attributes:
+        names: all that there are; a mapping that grows later is looked at then.
+        what: what they are names of, for the message; empty where the key says it.
+    """
+
+    names: Collection[str]
+    what: str = ""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.names)}
+
+    def _check(self, value: str) -> str:
+        if value in self.names:
+            return value
+        if not self.what:
+            raise PydanticCustomError("literal_error", "unknown name")
+        near = difflib.get_close_matches(value, self.names, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ValueError(f"unknown {self.what} {value!r}; there are: {', '.join(self.names)}{hint}")
+
+
+def unexpected() -> Exception:
+    """What a validator raises where the words of :class:`Says` tell what is wrong."""
+    return PydanticCustomError("unexpected", "not allowed")
+
+
+def fit(hint: Any, place: str, value: Any) -> tuple[Any, list[str]]:
+    """Make a value of its type.
+
+    Numbers may be written as text: to YAML, ``1e-3`` is text.
+
+    Args:
+        hint: the type, with what is annotated.
+        place: dotted path of the key.
+        value: as it was given, not null.
+
+    Returns:
+        The value, and what is wrong with it; with faults, the value means nothing.
+    """
+    adapter, schema = _adapter(hint)
+    try:
+        # As JSON: a list may become a tuple there, and nothing else becomes what it is not (no "yes" a bool).
+        return adapter.validate_json(json.dumps(_numbers(value, schema), default=str), strict=True), []
+    except ValidationError as error:
+        return value, list(dict.fromkeys(_faults(hint, place, value, error, schema)))
+
+
+def explain(hint: Any) -> str:
+    """What a type allows, in words."""
+    says = _says(hint)
+    return says if says is not None else _words(_adapter(hint)[1])
+
+
+def schema_of(hint: Any) -> Mapping[str, Any]:
+    """What a type allows, as JSON Schema says it."""
+    return _adapter(hint)[1]
+
+
+@functools.cache
+def _adapter(hint: Any) -> tuple[TypeAdapter, dict[str, Any]]:
+    adapter = TypeAdapter(hint, config=_STRICT)
+    return adapter, adapter.json_schema()
+
+
+def _says(hint: Any) -> str | None:
+    if get_origin(hint) in (Union, UnionType):
+        others = [member for member in get_args(hint) if member is not type(None)]
+        return _says(others[0]) if len(others) == 1 else None
+    metadata = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((data.words for data in metadata if isinstance(data, Says)), None)
+
+
+def _members(schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The alternatives of a schema but null."""
+    return [member for member in schema.get("anyOf", [schema]) if member.get("type") != "null"]
+
+
+def _numbers(value: Any, schema: Mapping[str, Any]) -> Any:
+    """The value with numbers in the place of their texts, where numbers are allowed and any text is not."""
+    members = _members(schema)
+    kinds = {member.get("type") for member in members if "enum" not in member and "const" not in member}
+    if isinstance(value, (str, float)) and kinds & {"integer", "number"} and "string" not in kinds:
+        return _number(value, whole="number" not in kinds)
+    for member in members:
+        if isinstance(value, list) and member.get("type") == "array":
+            inner = [*member.get("prefixItems", ())][: len(value)] or [member.get("items", {})] * len(value)
+            return [_numbers(item, each) for item, each in zip(value, inner, strict=False)] + value[len(inner) :]
+        if isinstance(value, dict) and member.get("type") == "object":
+            inside = member.get("additionalProperties", {})
+            return {key: _numbers(each, inside) if isinstance(inside, dict) else each for key, each in value.items()}
+    return value
+
+
+def _number(value: str | float, whole: bool) -> Any:
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return int(number) if whole and number.is_integer() else number
+
+
+def _faults(hint: Any, place: str, value: Any, error: ValidationError, schema: Mapping[str, Any]) -> Iterable[str]:
+    members, errors = _members(schema), error.errors(include_url=False)
+    told = [each for each in errors if each["type"] == "value_error"]
+    if told:
+        yield from (f"{place}: {each.get('ctx', {}).get('error')}" for each in told)
+    elif _says(hint) is not None:
+        yield f"{place} is {value!r}, expected {_says(hint)}"
+    elif len(members) > 1:
+        # Every alternative complains; of a number that is out of bounds the bound is what matters.
+        close = any(each["type"] in _OUT_OF_BOUNDS for each in errors)
+        words = [close and _bounds(member) or _words(member) for member in members]
+        yield f"{place} is {value!r}, expected {_either(words)}"
+    else:
+        for each in errors:
+            yield _fault(place, value, each, members[0])
+
+
+def _fault(place: str, value: Any, error: Any, schema: Mapping[str, Any]) -> str:
+    """One fault of a value, a list's item or a mapping's entry."""
+    is_inside = False
+    for step in error["loc"]:
+        if step == "[key]":
+            known = [str(name) for name in schema.get("propertyNames", {}).get("enum", ())]
+            near = _near(error["input"], known)
+            return f"{place}: unknown key '{error['input']}'{near}. Keys there are: {', '.join(known)}"
+        if isinstance(value, Mapping) and step in value:
+            place, value = f"{place}.{step}", value[step]
+            schema = schema if _is_key_error(error) else _members(schema.get("additionalProperties", {}))[0]
+        elif isinstance(value, list) and isinstance(step, int) and step < len(value):
+            inner = schema.get("prefixItems", ())
+            schema = inner[step] if step < len(inner) else schema.get("items", {})
+            value, is_inside = value[step], True
+    verb = "has" if is_inside else "is"
+    if error["type"] in _OUT_OF_BOUNDS:
+        return f"{place} {verb} {value!r}, expected {_bounds(schema)}"
+    near = _near(value, schema.get("enum", ())) if error["type"] == "literal_error" else ""
+    return f"{place} {verb} {value!r}, expected {_words(schema)}{near}"
+
+
+def _is_key_error(error: Any) -> bool:
+    return error["loc"][-1:] == ("[key]",)
+
+
+def _near(value: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(value), [str(name) for name in known], n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def _words(schema: Mapping[str, Any]) -> str:
+    members = _members(schema)
+    if len(members) != 1:
+        return _either([_words(member) for member in members]) if members else "null"
+    schema = members[0]
+    if "const" in schema or "enum" in schema:
+        names = [str(name) for name in schema.get("enum", [schema.get("const")])]
+        return f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+    word = _TYPES.get(schema.get("type", ""), "a value")
+    if bounds := _bounds(schema):
+        word += f", {bounds}"
+    if schema.get("minLength"):
+        word += " that is not empty"
+    if "prefixItems" in schema:
+        return f"a list of {len(schema['prefixItems'])}: {_words(schema['prefixItems'][0])} each"
+    if "items" in schema:
+        items = _words(schema["items"])
+        return f"a list of {_MANY.get(items, items.removeprefix('one of '))}"
+    if isinstance(schema.get("additionalProperties"), Mapping) and schema["additionalProperties"]:
+        names = schema.get("propertyNames", {}).get("enum")
+        return f"a mapping from {', '.join(names) if names else 'names'} to {_words(schema['additionalProperties'])}"
+    return word
+
+
+def _bounds(schema: Mapping[str, Any]) -> str:
+    return " and ".join(text.format(f"{schema[key]:g}") for key, text in _BOUNDS.items() if key in schema)
+
+
+def _either(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])}, or {words[-1]}"

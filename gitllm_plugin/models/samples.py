@@ -1,0 +1,102 @@
+"""Batches in the forms that LAVIS's data sets give them: what of them a model reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.modeling.pixels import normalize_pixels
+
+Samples = Mapping[str, Any]
+
+
+def pixels_of(samples: Samples) -> Tensor | None:
+    """Give the images ``[U, 3, H, W]`` or ``[U, F, 3, H, W]`` of a batch; None where it has none.
+
+    LAVIS's NLVR2 gives a pair of images apart, which become the two frames of one entry.
+    """
+    if "image0" in samples and "image1" in samples:
+        return torch.stack([samples["image0"], samples["image1"]], 1)
+    return samples.get("image")
+
+
+def normalized_pixels(pixels: Tensor | None, samples: Samples) -> Tensor | None:
+    """Normalise images that the loader left in uint8; give all others as they are.
+
+    Args:
+        pixels: the batch's images, on the device where they are computed with.
+        samples: the batch, whose ``image_mean`` and ``image_std`` say how.
+
+    Raises:
+        DataError: the batch does not say how.
+    """
+    if pixels is None or pixels.dtype != torch.uint8:
+        return pixels
+    if "image_mean" not in samples:
+        raise DataError(
+            "the batch has images in uint8 but neither image_mean nor image_std to normalise them with; "
+            "collate its items with gitllm_plugin.datasets.collate, or give normalised floats"
+        )
+    mean, std = (samples[key].to(pixels.device) for key in ("image_mean", "image_std"))
+    return normalize_pixels(pixels, mean, std)
+
+
+def prompts_of(samples: Samples, default: str) -> list[str]:
+    """Give a prompt a text: ``prompt``, else ``text_input``, else ``default`` for each image.
+
+    Args:
+        samples: the batch; its ``prompt`` may be one text for all.
+        default: the prompt of samples that bring none.
+    """
+    prompts = samples.get("prompt", samples.get("text_input"))
+    if prompts is None or isinstance(prompts, str):
+        count = len(cast(Tensor, samples["image_index"] if "image_index" in samples else pixels_of(samples)))
+        return [default if prompts is None else prompts] * count
+    return list(prompts)
+
+
+def candidates_of(prompts: Sequence[str], candidates: Sequence[str] | Sequence[Sequence[str]]) -> list[Sequence[str]]:
+    """Give a list of candidates for each prompt, where all may share one list."""
+    if candidates and isinstance(candidates[0], str):
+        return [cast(Sequence[str], candidates)] * len(prompts)
+    return list(cast(Sequence[Sequence[str]], candidates))
+
+
+def with_filled_prompts(samples: Samples) -> Samples:
+    """Put each ``text_input`` into its ``prompt`` in the place of ``{}``, as LAVIS's instruction-tuned models do."""
+    if "prompt" not in samples or "text_input" not in samples:
+        return samples
+    pairs = zip(prompts_of(samples, ""), samples["text_input"], strict=True)
+    return {**samples, "prompt": [prompt.format(text) for prompt, text in pairs]}
+
+
+def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[], list[str]]) -> Samples:
+    """Give a batch in which every text has one answer; texts of one question share its image.
+
+    Args:
+        samples: with ``text_output``; with several weighted answers a question (``answer``, ``n_answers``); with the
+            number of a class (``label``); or with none of them, and then given back as it is.
+        prompt: of samples with a class that bring none.
+        class_names: asked for only where there are labels.
+    """
+    if "text_output" in samples:
+        return samples
+    if "answer" in samples and "n_answers" in samples:
+        counts = torch.as_tensor(samples["n_answers"]).cpu()
+        index = torch.arange(len(counts)).repeat_interleave(counts)
+        answers = {
+            "text_input": [samples["text_input"][question] for question in index],
+            "text_output": samples["answer"],
+            "image_index": index,
+        }
+        # A question stands for one text each and not for its answers: what does not match is not handed on.
+        return {**{key: value for key, value in samples.items() if key != "question"}, **answers}
+    if "label" in samples:
+        names = class_names()
+        outputs = [names[number] for number in samples["label"]]
+        return {**samples, "text_input": prompts_of(samples, prompt), "text_output": outputs}
+    return samples
