@@ -99,7 +99,7 @@ class M3ITTask(BaseTask):
         """Build the task from ``cfg.run_cfg``.
 
         Raises:
-            ConfigError: a metric is not known, or ``agg_metric`` is not computed.
+            ConfigError: naming everything that is wrong of what the task reads.
         """
         settings = read(cls.Settings, "run", cfg.run_cfg, closed=False)
         return cls(
@@ -258,27 +258,3 @@ class M3ITTask(BaseTask):
                 write_picture_page(output / f"{split_name}_pictures.html", title, shown)
         logging.info("%s", page)
         logging.info("Predictions: %s", predictions)
-
-
-def _choose_agg_metric(metrics: Any, given: str | None, valid_loss: bool) -> str:
-    """Choose the score that decides on the best epoch: the first metric, where nothing else is given.
-
-    Raises:
-        ConfigError: an unknown metric, a score that is not computed, or one that cannot be on this machine.
-    """
-    if metrics != "m3it" and not isinstance(metrics, (list, tuple, Mapping)):
-        raise ConfigError(f"run.metrics is {metrics!r}; give a list of names, a list for each configuration, or m3it")
-    by_config = metrics == "m3it" or isinstance(metrics, Mapping)
-    lists = metrics.values() if isinstance(metrics, Mapping) else [] if metrics == "m3it" else [metrics]
-    named = [name for names in lists for name in names]
-    unknown = [name for name in named if name not in METRICS]
-    if unknown:
-        raise ConfigError(f"run.metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}")
-    computed = [*dict.fromkeys(named), *(["primary"] if by_config else []), *([LOSS] if valid_loss else [])]
-    chosen = given or ("primary" if by_config else (named or [LOSS])[0])
-    name = chosen.rpartition("/")[2]
-    if name not in computed and metrics != "m3it":
-        raise ConfigError(f"run.agg_metric is {chosen!r}, but computed are: {', '.join(computed) or 'none'}")
-    if reason := why_not(name):
-        raise ConfigError(f"run.agg_metric is {chosen!r}, which cannot be computed here: {reason}")
-    return chosen
