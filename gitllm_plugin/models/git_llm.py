@@ -33,7 +33,7 @@ class GitLLMForLavis(ImageTextModel):
     Args:
         model: the composition.
         text_encoder: prompts and answers to ids and labels.
-        lr_scale: factor on the learning rate per part of the model.
+        lr_scale: factor on the learning rate per module of the model.
         weight_decay: of each part's matrices.
         **settings: ``prompt``, ``rank_by`` and ``class_names`` of :class:`ImageTextModel`.
     """

@@ -99,7 +99,7 @@ class M3ITTask(BaseTask):
         """Build the task from ``cfg.run_cfg``.
 
         Raises:
-            ConfigError: a metric is not known, or ``agg_metric`` is not computed.
+            ConfigError: naming everything that is wrong of what the task reads.
         """
         settings = read(cls.Settings, "run", cfg.run_cfg, closed=False)
         return cls(
