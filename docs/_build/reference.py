@@ -1,20 +1,11 @@
 """Writes docs/configuration.md and docs/commands.md from the code: python docs/_build/reference.py"""
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 DOCS = Path(__file__).parents[1]
-SECTIONS = {
-    "model": "model",
-    "builder": "datasets",
-    "processor": "vis_processor, text_processor",
-    "task": "run",
-    "runner": "run",
-}
 _MADE = "<!-- Made by docs/_build/reference.py; edit the code that it reads instead. -->\n"
 
 
@@ -31,6 +22,8 @@ def configuration() -> str:
     Raises:
         SystemExit: a key is declared without a text below it.
     """
+    from gitllm_plugin.host.declarations import SECTIONS, declarations
+
     page = [
         _MADE,
         "# Configuration\n",
@@ -38,30 +31,16 @@ def configuration() -> str:
         "stands for the default where a key allows nothing else by it. Numbers may be written as text, as in `1e-3`.",
         "[Training and evaluating](running.md) explains how the sections hang together.\n",
     ]
-    for kind, names, settings in registered():
-        title = ", ".join(f"`{name}`" for name in names)
-        page += [f"## `{SECTIONS[kind]}`: {kind} {title}\n", *_tables(settings)]
+    for each in declarations():
+        title = ", ".join(f"`{name}`" for name in each.names)
+        page += [f"## `{SECTIONS[each.kind]}`: {each.kind} {title}\n", *_tables(each.settings)]
     return "\n".join(page)
-
-
-def registered() -> Iterator[tuple[str, list[str], type]]:
-    """List kind, names and declaration of the classes of this package that LAVIS's registry has; the same one once."""
-    import gitllm_plugin
-
-    gitllm_plugin.register()
-    from lavis.common.registry import registry
-
-    for kind in SECTIONS:
-        names: dict[type, list[str]] = {}
-        for name, cls in sorted(registry.mapping[f"{kind}_name_mapping"].items()):
-            if cls.__module__.startswith("gitllm_plugin.") and hasattr(cls, "Settings"):
-                names.setdefault(cls.Settings, []).append(name)
-        yield from ((kind, named, settings) for settings, named in names.items())
 
 
 def _tables(settings: type) -> list[str]:
     """Make a table of a node's keys, and below it those of the nodes inside."""
     from gitllm_plugin.config import describe
+    from gitllm_plugin.host.declarations import default_of, meaning_of
 
     keys = describe(settings)
     without = [key.name for key in keys if not key.meaning]
@@ -69,7 +48,7 @@ def _tables(settings: type) -> list[str]:
         sys.exit(f"{settings.__name__} declares {', '.join(without)} without a text below")
     if not keys:
         return ["No keys of its own.\n"]
-    rows = [f"| `{key.name}` | {_default(key)} | {_in_table(key.allowed)} | {_meaning(key)} |" for key in keys]
+    rows = [f"| `{key.name}` | {_as_code(default_of(key))} | {_in_table(key.allowed)} | {_in_table(meaning_of(key))} |" for key in keys]
     tables = ["| key | default | allowed | |", "| --- | --- | --- | --- |", *rows, ""]
     for key in keys:
         if key.nested is not None:
@@ -77,18 +56,8 @@ def _tables(settings: type) -> list[str]:
     return tables
 
 
-def _default(key: Any) -> str:
-    from gitllm_plugin.config import MISSING
-
-    if key.default is MISSING:
-        return "needed"
-    default = list(key.default) if isinstance(key.default, tuple) else key.default
-    return f"`{json.dumps(default)}`"
-
-
-def _meaning(key: Any) -> str:
-    read = f" Read only {key.read}." if key.read else ""
-    return _in_table(key.meaning.replace("``", "`") + read)
+def _as_code(default: str) -> str:
+    return default if default == "needed" else f"`{default}`"
 
 
 def _in_table(text: str) -> str:

@@ -14,6 +14,7 @@ from gitllm_plugin.errors import exit_status
 COMMANDS = (
     runs.train,
     runs.evaluate,
+    runs.keys,
     runs.experiment,
     runs.plot,
     m3it.m3it,

@@ -63,6 +63,27 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 @command(
+    "keys",
+    "say what a key of a configuration means and may hold",
+    "List the keys of configurations, with defaults, what they may hold, and what they mean.",
+    argument("word", nargs="?", metavar="WORD", help="section, registered name or part of a key; without it, all"),
+    examples="""
+        gitllm keys warmup          the keys that have it in their names
+        gitllm keys run             what the runner and the tasks read
+        gitllm keys m3it_wds        what a data set reads
+    """,
+)
+def keys(args: argparse.Namespace) -> None:
+    """Show declarations."""
+    from gitllm_plugin.host.declarations import default_of, find_keys, meaning_of
+    from gitllm_plugin.tables import Table, show
+
+    for declaration, found in find_keys(args.word):
+        rows = [(path, default_of(key), key.allowed, meaning_of(key)) for path, key in found]
+        show([declaration.title, Table(("key", "default", "allowed", "meaning"), rows)])
+
+
+@command(
     "run",
     "run a script of LAVIS's, unmodified, with the plugin registered",
     "Run a script of LAVIS's, such as its train.py, unmodified, with the plugin registered.",

@@ -7,6 +7,7 @@ Cheap to import: it needs pydantic and knows neither torch nor LAVIS. What a reg
 from gitllm_plugin.config.node import (
     MISSING,
     Checked,
+    Key,
     ReadIf,
     Rule,
     changed,
@@ -22,6 +23,7 @@ from gitllm_plugin.config.values import OneOf, Says, unexpected
 __all__ = [
     "MISSING",
     "Checked",
+    "Key",
     "OneOf",
     "ReadIf",
     "Rule",
