@@ -66,7 +66,7 @@ def find_keys(word: str | None) -> list[tuple[Declaration, list[tuple[str, Key]]
         word: a section (``run``), a registered name (``m3it_wds``) or a part of a key's path (``lora``); None: all.
 
     Returns:
-        Declarations, each with the paths and keys that were found of it.
+        Declarations that have any, each with the paths and keys that were found.
 
     Raises:
         ConfigError: nothing is called so.
