@@ -2,6 +2,7 @@
 
 # No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -72,11 +73,29 @@ class LoraSettings:
     """Learn magnitudes apart from directions (Liu et al. 2024)."""
 
 
-def _four_bits_fault(four_bits: bool, device: str, sharding: str) -> Iterable[str]:
-    if four_bits and device == "cpu":
-        yield ".load_in_4bit needs a GPU, and run.device is cpu; use model.dtype=bfloat16 instead"
+def _gpu_faults(four_bits: bool, fused: bool, device: str | None, has_gpu: bool) -> Iterable[str]:
+    """Find what would be refused when the weights are read; a run's check alone knows the machine."""
+    wanted = (
+        ("load_in_4bit", four_bits, "bitsandbytes", "use model.dtype=bfloat16 instead"),
+        ("fused_kernels", fused, "liger-kernel", "leave it out"),
+    )
+    for key, _, package, instead in (each for each in wanted if each[1]):
+        if device == "cpu":
+            yield f".{key} needs a GPU, and run.device is cpu; {instead}"
+        elif not has_gpu:
+            yield f".{key} needs a CUDA GPU, and torch finds none; {instead}"
+        elif find_spec(package.replace("-", "_")) is None:
+            yield f".{key} needs {package}, which is not installed: pip install {package}"
+
+
+def _four_bits_fault(four_bits: bool, sharding: str) -> str | None:
     if four_bits and sharding == "fsdp":
-        yield (".load_in_4bit and run.sharding=fsdp exclude each other: such weights cannot be spread over ranks")
+        return ".load_in_4bit and run.sharding=fsdp exclude each other: such weights cannot be spread over ranks"
+    return None
+
+
+def _nothing_trained_fault(trainable: Any, training: bool) -> str | None:
+    return ".trainable is an empty list, and nothing would be trained" if training and not trainable else None
 
 
 @node("model")
@@ -119,7 +138,11 @@ class BuildSettings:
     self_test: bool = True
     """Test a tiny copy of the language model before its weights are read."""
 
-    RULES = (Rule(("load_in_4bit", "run.device", "run.sharding"), _four_bits_fault),)
+    RULES = (
+        Rule(("load_in_4bit", "run.sharding"), _four_bits_fault),
+        Rule(("load_in_4bit", "fused_kernels", "run.device", "machine.gpu"), _gpu_faults),
+        Rule(("trainable", "run.training"), _nothing_trained_fault),
+    )
 
 
 def _finetuned_fault(load: bool, path: str | None) -> str | None:

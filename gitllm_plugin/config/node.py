@@ -13,7 +13,7 @@ import inspect
 import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import pydantic
 from pydantic import ConfigDict
@@ -33,8 +33,8 @@ class Rule:
     Attributes:
         keys: what is looked at: keys of the node, or dotted names of what is known beside it (``run.device``,
             ``training``, see :func:`check`). Where one of them is wrong or not known, the rule is not asked.
-        fault: gets their values; gives what is wrong, or None. What it gives begins with a dot and the key, for which
-            the node's path is put; or is a text of its own.
+        fault: gets their values; gives what is wrong, or None. Before a text that goes on where the node's path ends
+            (with a dot and a key, a colon or a space) that path is put; any other names the place itself.
     """
 
     keys: tuple[str, ...]
@@ -175,8 +175,11 @@ def check(
     if closed:
         keys = {name for each in declared for name in fields_of(each)}
         found.faults += [unknown_key(where, key, keys, what) for key in given if key not in keys]
-    for each in declared:
-        _check_fields(each, where, given, defaults, known, found)
+    # What a class has of another that is asked too, it may say better: the device's names, a default.
+    declared = [each for each in declared if not any(issubclass(o, each) for o in declared if o is not each)]
+    wrong = {name for each in declared for name in _check_fields(each, where, given, defaults, known, found)}
+    # Of two classes that declare a key, one may have found it right.
+    found.values = {name: value for name, value in found.values.items() if name not in wrong}
     for each in declared:
         _ask_rules(each, where, {**known, **found.values}, found.faults)
         _ask_effects(each, where, given, {**known, **found.values}, found)
@@ -240,7 +243,9 @@ def _check_fields(
     defaults: Mapping[str, Any],
     known: Mapping[str, Any],
     found: Checked,
-) -> None:
+) -> set[str]:
+    """Fill in ``found`` what is right, and return the names of the fields that are wrong."""
+    faulty = set()
     for name, hint in fields_of(settings).items():
         place = f"{where}.{name}"
         default = _default_of(settings, name)
@@ -255,6 +260,7 @@ def _check_fields(
                 found.values[name] = None
             elif default is MISSING:
                 found.faults.append(f"{place} is missing, expected {explain(hint)}")
+                faulty.add(name)
             else:
                 found.values[name] = default
             continue
@@ -267,6 +273,9 @@ def _check_fields(
             found.faults += faults
         if len(found.faults) == wrong:
             found.values[name] = value
+        else:
+            faulty.add(name)
+    return faulty
 
 
 def _check_nested(
@@ -286,7 +295,8 @@ def _check_nested(
     nodes = {}
     for name, each in value.items():
         _, wrong = fit(_key_hint(hint), place, name)
-        found.faults += wrong
+        names = get_args(_key_hint(hint)) if get_origin(_key_hint(hint)) is Literal else ()
+        found.faults += [unknown_key(place, name, names)] if wrong and names else wrong
         if each is not None and not wrong:
             nodes[name] = _check_nested(inner, False, inner, f"{place}.{name}", each, known, found)
     return nodes
@@ -302,7 +312,7 @@ def _ask_rules(settings: type, where: str, values: Mapping[str, Any], found: lis
         if all(key in values for key in rule.keys):
             said = rule.fault(*(values[key] for key in rule.keys))
             for text in [said] if isinstance(said, str) else said or ():
-                found.append(f"{where}{text}" if text.startswith(".") else text)
+                found.append(f"{where}{text}" if text.startswith((".", ":", " ")) else text)
 
 
 def _ask_effects(

@@ -8,11 +8,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from gitllm_plugin.config.model import missing_path
-from gitllm_plugin.config.node import ReadIf, Rule, node
+from gitllm_plugin.config.node import ReadIf, Rule, node, unknown_key
 from gitllm_plugin.config.values import Says
 
 STEP_SCHEDULES = ("cosine", "linear", "constant")
 """Schedules of this package, which count steps; LAVIS's count epochs."""
+
+_LEVEL_SCHEDULES = ("constant", "constant_lr")
 
 _Count = Annotated[int, Field(ge=1)]
 _NumberOf = Annotated[int, Field(ge=0)]
@@ -34,6 +36,25 @@ def _training_faults(training: bool, init_lr: float | None, max_epoch: int | Non
         yield ".init_lr is missing"
     if max_epoch is None and max_iters is None:
         yield "neither run.max_epoch nor run.max_iters is given; give at least one"
+
+
+def _nothing_to_train_on_fault(training: bool, splits: tuple[str, ...]) -> str | None:
+    return ".train_splits is empty, and there would be nothing to train on" if training and not splits else None
+
+
+def _rates_fault(init_lr: float | None, min_lr: float, lr_sched: str) -> str | None:
+    # A schedule that does not fall reads no min_lr.
+    if init_lr is None or lr_sched in _LEVEL_SCHEDULES or min_lr <= init_lr:
+        return None
+    return f".min_lr is {min_lr:g}, above run.init_lr, which is {init_lr:g}; the schedule falls from one to the other"
+
+
+def _ratios_faults(ratios: dict[str, float] | None, datasets: Iterable[str]) -> Iterable[str]:
+    yield from (
+        unknown_key(".train_dataset_ratios", name, datasets, "Data sets")
+        for name in ratios or ()
+        if name not in datasets
+    )
 
 
 def _warm_up_fault(lr_sched: str, warmup_lr: float | None) -> str | None:
@@ -86,7 +107,8 @@ class LaunchSettings:
     task: str | None = None
     """The task's registered name."""
 
-    seed: Annotated[int, Field(ge=0)] = 42
+    # NumPy takes no more than 32 bits, and each process adds its number.
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 42
     """Of everything random."""
 
     device: str | None = None
@@ -143,7 +165,7 @@ class LogSettings:
 class RunSettings(LaunchSettings, LogSettings):
     """What the runner ``git_llm`` reads."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda)(:\d+)?$"), Says("one of auto, cpu, cuda")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Says("auto, cpu, cuda or cuda:N")] = "auto"
     """Where to compute; ``auto`` is a GPU where there is one."""
 
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -172,7 +194,7 @@ class RunSettings(LaunchSettings, LogSettings):
 
     min_lr: Annotated[
         _NotNegative,
-        ReadIf(("lr_sched",), lambda name: name not in ("constant", "constant_lr"), "by a lr_sched that falls"),
+        ReadIf(("lr_sched",), lambda name: name not in _LEVEL_SCHEDULES, "by a lr_sched that falls"),
     ] = 0.0
     """Where the schedule ends."""
 
@@ -260,6 +282,9 @@ class RunSettings(LaunchSettings, LogSettings):
     RULES = (
         Rule(("precision", "sharding", "amp"), _sharding_faults),
         Rule(("run.training", "init_lr", "max_epoch", "max_iters"), _training_faults),
+        Rule(("run.training", "train_splits"), _nothing_to_train_on_fault),
+        Rule(("init_lr", "min_lr", "lr_sched"), _rates_fault),
+        Rule(("train_dataset_ratios", "datasets.names"), _ratios_faults),
         Rule(("lr_sched", "warmup_lr"), _warm_up_fault),
         Rule(("resume_ckpt_path", "run.training"), _checkpoint_fault),
         Rule(("trackers",), _missing_trackers),

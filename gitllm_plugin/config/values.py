@@ -7,6 +7,7 @@ import functools
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
@@ -94,7 +95,9 @@ def fit(hint: Any, place: str, value: Any) -> tuple[Any, list[str]]:
     adapter, schema = _adapter(hint)
     try:
         # As JSON: a list may become a tuple there, and nothing else becomes what it is not (no "yes" a bool).
-        return adapter.validate_json(json.dumps(_numbers(value, schema), default=str), strict=True), []
+        return adapter.validate_json(json.dumps(_numbers(value, schema), default=_path_as_text), strict=True), []
+    except TypeError:  # no text, number, list, mapping or path, such as bytes
+        return value, [f"{place} is {value!r}, expected {explain(hint)}"]
     except ValidationError as error:
         return value, list(dict.fromkeys(_faults(hint, place, value, error, schema)))
 
@@ -108,6 +111,12 @@ def explain(hint: Any) -> str:
 def schema_of(hint: Any) -> Mapping[str, Any]:
     """Give what a type allows as JSON Schema says it."""
     return _adapter(hint)[1]
+
+
+def _path_as_text(value: Any) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{value!r} is nothing that a configuration can hold")
 
 
 @functools.cache
@@ -226,7 +235,12 @@ def _words(schema: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> str:
-    return " and ".join(text.format(f"{schema[key]:g}") for key, text in _BOUNDS.items() if key in schema)
+    return " and ".join(text.format(_digits(schema[key])) for key, text in _BOUNDS.items() if key in schema)
+
+
+def _digits(bound: float) -> str:
+    # Whole in full: rounded, a large bound would allow what is refused.
+    return f"{bound:.0f}" if float(bound).is_integer() else f"{bound:g}"
 
 
 def _either(words: list[str]) -> str:

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field
 from gitllm_plugin.config import MISSING, OneOf, ReadIf, Rule, Says, changed, check, describe, faults, node, read
 from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, LoraSettings
 from gitllm_plugin.config.node import fields_of
-from gitllm_plugin.config.run import RunSettings
+from gitllm_plugin.config.run import LaunchSettings, RunSettings
 from gitllm_plugin.errors import ConfigError
 
 COLOURS = {"red": 1}
@@ -75,6 +75,8 @@ class Shop:
 
     RULES = (
         Rule(("count", "size"), lambda count, size: ".count is too large" if count > 9 and size == "small" else None),
+        Rule(("count",), lambda count: " is overfull" if count == 8 else None),
+        Rule(("count",), lambda count: ": count and care" if count == 7 else None),
         Rule(("open", "town.curfew"), lambda is_open, curfew: "there is a curfew" if is_open and curfew else None),
     )
 
@@ -106,6 +108,9 @@ class Shop:
         ({"owner": 5}, "shop.owner is 5, expected a person"),
         ({"cuont": 5}, "shop.cuont: unknown key 'cuont' (did you mean 'count'?). Keys there are: count, fruit, hours"),
         ({"count": 10}, "shop.count is too large"),
+        ({"count": 8}, "shop is overfull"),
+        ({"count": 7}, "shop: count and care"),
+        ({"sign": b"x"}, "shop.sign is b'x', expected text"),
     ],
 )
 def test_a_fault_names_the_key_the_value_and_what_is_allowed(given, expected):
@@ -144,9 +149,9 @@ def test_null_is_the_default_but_where_it_means_something():
 
 
 def test_defaults_of_a_file_stand_below_and_null_takes_them_away():
-    below = {"count": 8, "fruit": {"name": "fig", "grams": 7}, "price": {"low": 1.0}}
+    below = {"count": 6, "fruit": {"name": "fig", "grams": 7}, "price": {"low": 1.0}}
     values = check(Shop, "shop", {"fruit": {"grams": 9}, "price": None, "count": None}, defaults=below).values
-    assert values["count"] == 8 and values["fruit"] == Fruit(name="fig", grams=9.0) and values["price"] is None
+    assert values["count"] == 6 and values["fruit"] == Fruit(name="fig", grams=9.0) and values["price"] is None
     assert check(Shop, "shop", {"fruit": None}, defaults=below).values["fruit"] is None
 
 
@@ -166,9 +171,17 @@ def test_several_classes_may_read_one_node():
     given = {"count": 2, "name": "fig", "nmae": 1}
     checked = check([Shop, Fruit], "node", given)
     assert (checked.values["count"], checked.values["name"]) == (2, "fig")
+    assert not {"count", "name"} & set(check([Shop, Fruit], "node", {"count": "x", "name": 5}).values)
     assert [fault.partition(":")[0] for fault in checked.faults] == ["node.nmae"]
     assert check(Fruit, "node", given, closed=False).faults == []
     assert read(Fruit, "node", given, closed=False) == Fruit(name="fig")
+
+
+def test_a_class_that_derives_from_another_speaks_for_both():
+    assert check([LaunchSettings, RunSettings], "run", {"device": 5}).faults == [
+        "run.device is 5, expected auto, cpu, cuda or cuda:N"
+    ]
+    assert "device" not in check([LaunchSettings, RunSettings], "run", {"device": "cuda:x"}).values
 
 
 def test_names_are_looked_up_when_they_are_needed(monkeypatch):
