@@ -13,7 +13,7 @@ from gitllm_plugin.common import ranks
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import score_captions
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
-from gitllm_plugin.tasks.settings import CAPTION_METRICS, CaptioningSettings
+from gitllm_plugin.tasks.settings import HOST_NAMES, CaptioningSettings
 
 _DECIDING = ("cider", "bleu_4")
 
@@ -29,7 +29,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
 
     Settings = CaptioningSettings
     annotation_file: str | None = None
-    caption_metrics: tuple[str, ...] = tuple(CAPTION_METRICS)
+    caption_metrics: tuple[str, ...] = tuple(HOST_NAMES)
 
     @classmethod
     def setup_task(cls, cfg: Any) -> "CaptioningTask":
@@ -120,8 +120,8 @@ class CaptioningTask(RepairedTask, CaptionTask):
     ) -> dict[str, float]:
         scores = score_captions([row["caption"] for row in results], references, self.caption_metrics)
         for name, reason in scores.skipped.items():
-            logging.warning("%s was not computed: %s", CAPTION_METRICS[name], reason)
-        metrics = {CAPTION_METRICS[name]: value for name, value in scores.over_all.items()}
+            logging.warning("%s was not computed: %s", HOST_NAMES[name], reason)
+        metrics = {HOST_NAMES[name]: value for name, value in scores.over_all.items()}
         metrics |= {"num_images": len(results), "agg_metrics": metrics["CIDEr"] + metrics["Bleu_4"]}
         note_scores({split_name: {**metrics, "tokenizer": scores.tokenizer}})
         logging.info("%s; words by %s", metrics, scores.tokenizer)

@@ -12,7 +12,7 @@ from gitllm_plugin.config.run import LogSettings
 from gitllm_plugin.metrics import METRICS, why_not
 
 LOSS = "loss"
-CAPTION_METRICS = {
+HOST_NAMES = {
     "bleu_1": "Bleu_1",
     "bleu_2": "Bleu_2",
     "bleu_3": "Bleu_3",
@@ -22,7 +22,7 @@ CAPTION_METRICS = {
     "cider": "CIDEr",
     "spice": "SPICE",
 }
-"""Metrics of captions -> their names in LAVIS."""
+"""Metrics of captions (``gitllm_plugin.metrics.CAPTION_METRICS``) -> what LAVIS calls them."""
 
 _Metrics = tuple[str, ...] | dict[str, tuple[str, ...]] | Literal["m3it"]
 _Tokens = Annotated[int, Field(ge=1)]
@@ -42,6 +42,8 @@ def choose_agg_metric(metrics: _Metrics, given: str | None) -> str:
 
 
 def _metrics_fault(metrics: _Metrics) -> str | None:
+    if isinstance(metrics, Mapping) and not metrics:
+        return ".metrics is {}, expected lists by configuration; [] is for no generated answers"
     unknown = [name for names in _lists_of(metrics) for name in names if name not in METRICS]
     return f".metrics has {', '.join(unknown)}; there are {', '.join(METRICS)}" if unknown else None
 
@@ -50,15 +52,22 @@ def _agg_metric_fault(metrics: _Metrics, given: str | None, valid_loss: bool) ->
     if _metrics_fault(metrics):
         return None
     chosen = choose_agg_metric(metrics, given)
-    name = chosen.rpartition("/")[2]
+    group, slash, name = chosen.rpartition("/")
+    if slash and not group:
+        return f".agg_metric is {chosen!r}, expected a metric, or CONFIGURATION/METRIC or CATEGORY/METRIC"
     named = [name for names in _lists_of(metrics) for name in names]
-    by_config = isinstance(metrics, Mapping)
+    by_config = metrics == "m3it" or isinstance(metrics, Mapping)
+    # Which of all the catalog names depends on the configurations that there are: known at the end alone.
+    named = list(METRICS) if metrics == "m3it" else named
     computed = [*dict.fromkeys(named), *(["primary"] if by_config else []), *([LOSS] if valid_loss else [])]
-    # With `m3it` the catalog says which are computed, configuration by configuration: known at the end alone.
-    if metrics != "m3it" and name not in computed:
+    if name not in computed:
         return f".agg_metric is {chosen!r}, but computed are: {', '.join(computed) or 'none'}"
     reason = why_not(name)
     return f".agg_metric is {chosen!r}, which cannot be computed here: {reason}" if reason else None
+
+
+def _lengths_fault(least: int, most: int) -> str | None:
+    return f".min_len is {least}, more than max_len, which is {most}" if least > most else None
 
 
 @node("run")
@@ -72,7 +81,7 @@ class M3ITTaskSettings(LogSettings):
     """Names of metrics, none for no generated answers; or lists of them by configuration, ``default`` for all others;
     or ``m3it``, those of M3IT's catalog."""
 
-    agg_metric: str | None = None
+    agg_metric: Annotated[str, Field(min_length=1)] | None = None
     """The score that chooses the best checkpoint: a metric, ``{config}/{metric}``, ``{category}/{metric}``,
     ``primary`` (the mean over configurations of each one's first metric) or ``loss``; null for the first metric, or
     ``primary`` where they differ by configuration."""
@@ -95,6 +104,9 @@ class M3ITTaskSettings(LogSettings):
     RULES = (
         Rule(("metrics",), _metrics_fault),
         Rule(("metrics", "agg_metric", "valid_loss"), _agg_metric_fault),
+        Rule(
+            ("metrics", "min_len", "max_len"), lambda metrics, *lengths: _lengths_fault(*lengths) if metrics else None
+        ),
     )
 
 
@@ -119,10 +131,12 @@ class GenerationSettings:
     evaluate: bool = False
     """Evaluate only."""
 
+    RULES = (Rule(("min_len", "max_len"), _lengths_fault),)
+
 
 def _caption_metrics_fault(names: tuple[str, ...]) -> str | None:
-    unknown = [name for name in names if name not in CAPTION_METRICS]
-    return f".caption_metrics has {', '.join(unknown)}; there are {', '.join(CAPTION_METRICS)}" if unknown else None
+    unknown = [name for name in names if name not in HOST_NAMES]
+    return f".caption_metrics has {', '.join(unknown)}; there are {', '.join(HOST_NAMES)}" if unknown else None
 
 
 def _cider_fault(report: bool) -> str | None:
@@ -150,7 +164,7 @@ class CaptioningSettings(GenerationSettings):
     """Captions to compare with, in COCO's format; null for those of the data set's own annotations."""
 
     caption_metrics: Annotated[tuple[str, ...], ReadIf(("report_metric",), _reports, "where report_metric is true")] = (
-        tuple(CAPTION_METRICS)
+        tuple(HOST_NAMES)
     )
     """Which of COCO's scores are computed; CIDEr and BLEU-4 always are."""
 
@@ -166,10 +180,10 @@ class DialogueSettings(GenerationSettings):
     """What the task ``dialogue`` reads; it generates nothing."""
 
     num_beams: Annotated[int, Field(ge=1)] = 1
-    """Not used."""
+    """Not used: LAVIS's task asks for it and generates nothing."""
 
     report_metric: bool = True
-    """Not used."""
+    """Not used: LAVIS's task asks for it, and the loss is all that it computes."""
 
 
 def _template(text: str) -> str:
