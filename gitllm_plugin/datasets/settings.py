@@ -3,11 +3,13 @@
 # No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config import OneOf, Rule, Says, node
+from gitllm_plugin.config.model import missing_path
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.catalog import PRESETS
 from gitllm_plugin.m3it.tree import find_sources
@@ -47,8 +49,8 @@ def as_list(names: str | tuple[str, ...] | None) -> list[str]:
 class DataSetSettings:
     """What LAVIS reads of any data set's node."""
 
-    type: str | None = None
-    """Which of the data set's files of defaults; ``default``."""
+    type: str = "default"
+    """Which of the data set's files of defaults."""
 
     data_type: str | None = None
     """LAVIS's word for what is downloaded."""
@@ -58,6 +60,27 @@ class DataSetSettings:
 
     text_processor: dict[Literal["train", "eval"], dict[str, Any]] | None = None
     """The text processor of ``train`` and of ``eval``: its ``name``, and the keys of it."""
+
+    STREAMS = False
+    """Not a key: whether the data has no end, so that a run says how many steps an epoch has."""
+
+    @staticmethod
+    def named_splits(values: Mapping[str, Any]) -> set[str] | None:
+        """List the splits that a node has data for, with which the check compares those that ``run`` names.
+
+        Args:
+            values: the node's values that are right, by key; ``build_info`` is among them.
+
+        Returns:
+            None where the node does not say.
+        """
+        return None
+
+
+def _chosen_splits(values: Mapping[str, Any]) -> set[str] | None:
+    """List the ``splits`` of ``build_info``; None where they are those that will be found."""
+    info = values.get("build_info")
+    return set(as_list(info.splits)) if info is not None and info.splits else None
 
 
 @node("datasets")
@@ -69,6 +92,11 @@ class TextsSettings(DataSetSettings):
 
     eval_texts_per_image: Annotated[int, Field(ge=1)] | Literal["all"] = 16
     """The same for val and test, where it changes nothing but the speed."""
+
+
+def _annotated_splits(values: Mapping[str, Any]) -> set[str] | None:
+    info = values.get("build_info")
+    return set(info.annotations or ()) if info else None
 
 
 def _split_name(name: str) -> str:
@@ -130,9 +158,8 @@ class M3ITSettings(TextsSettings):
 
     @staticmethod
     def named_splits(values: Mapping[str, Any]) -> set[str] | None:
-        """List the splits that the values of a node name files for; None where those are wrong."""
-        info = values.get("build_info")
-        return set(info.annotations or ()) if info else None
+        """List the splits with files; see :class:`DataSetSettings`."""
+        return _annotated_splits(values)
 
 
 def _tree_fault(root: str | None, preset: str | None, configs: Any) -> str | None:
@@ -182,6 +209,11 @@ class M3ITInstructSettings(TextsSettings):
     """Which tree, and what of it."""
 
     RULES = (Rule(("build_info",), lambda info: _NO_TREE if info is None else None),)
+
+    @staticmethod
+    def named_splits(values: Mapping[str, Any]) -> set[str] | None:
+        """List the splits that are chosen; see :class:`DataSetSettings`."""
+        return _chosen_splits(values)
 
 
 def _shards_faults(shards: str | None, preset: str | None, configs: Any) -> Iterable[str]:
@@ -256,6 +288,18 @@ class M3ITWdsSettings(TextsSettings):
         ),
     )
 
+    @staticmethod
+    def named_splits(values: Mapping[str, Any]) -> set[str] | None:
+        """List the splits that are chosen; see :class:`DataSetSettings`."""
+        return _chosen_splits(values)
+
+
+def _missing_dialogues(storage: str | tuple[str, ...], _: bool) -> Iterable[str]:
+    for path in as_list(storage):
+        # LAVIS looks for others below its cache, which is known only when it runs.
+        if Path(path).is_absolute() and (fault := missing_path(".storage", path)):
+            yield fault
+
 
 @node("datasets.git_llm_visdial.build_info.annotations.SPLIT")
 class VisDialSplit:
@@ -266,6 +310,8 @@ class VisDialSplit:
 
     url: Any = None
     """Not read: nothing is downloaded."""
+
+    RULES = (Rule(("storage", "machine.files"), _missing_dialogues),)
 
 
 @node("datasets.git_llm_visdial.build_info.images")
@@ -293,3 +339,8 @@ class VisDialSettings(DataSetSettings):
 
     build_info: VisDialInfo | None = None
     """Which files."""
+
+    @staticmethod
+    def named_splits(values: Mapping[str, Any]) -> set[str] | None:
+        """List the splits with files; see :class:`DataSetSettings`."""
+        return _annotated_splits(values)

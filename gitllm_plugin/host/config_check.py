@@ -7,6 +7,7 @@ import difflib
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from typing import Any
 from gitllm_plugin.config import Checked, check, unknown_key
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
+from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
 
 _SECTIONS = ("model", "datasets", "run")
+_PROCESSORS = ("vis_processor", "text_processor")
 
 
 def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: bool = False) -> None:
@@ -38,7 +41,11 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     """
     from omegaconf import OmegaConf
 
-    merged = OmegaConf.merge(_load(find_config(cfg_path)), _parse_options(options))
+    config = _load(find_config(cfg_path))
+    try:
+        merged = OmegaConf.merge(config, _parse_options(options))
+    except TypeError as error:
+        raise ConfigError(_why_not_merged(config, as_assignments(options))) from error
     given = _resolved(merged, cfg_path)
     found = _check(given, evaluating)
     if found.faults:
@@ -102,6 +109,24 @@ def _parse_options(options: Sequence[str]):
         raise ConfigError(f"--options {' '.join(options)}: {error}") from error
 
 
+def _why_not_merged(config: Any, options: Sequence[str]) -> str:
+    """Find the option that puts a list on a mapping, or the item of a list, which OmegaConf takes for a key."""
+    from omegaconf import OmegaConf
+
+    for option in options:
+        key, _, value = option.partition("=")
+        for end in re.finditer(r"[.\[]", key):
+            outer = key[: end.start()]
+            if OmegaConf.is_list(OmegaConf.select(config, outer)):
+                return f"--options {option}: {outer} is a list; write it whole, as in {outer}=[{value}]"
+        held = OmegaConf.select(config, key)
+        given = OmegaConf.select(_parse_options([option]), key)
+        if OmegaConf.is_config(held) and OmegaConf.is_config(given) and type(held) is not type(given):
+            kind = "list" if OmegaConf.is_list(held) else "mapping"
+            return f"--options {option}: {key} is a {kind} in the file, and only a {kind} may take its place"
+    return f"--options {' '.join(options)}: a list and a mapping cannot be merged"
+
+
 def _resolved(config, cfg_path: str | Path) -> Any:
     """Turn the configuration into plain dictionaries, interpolations (``${run.seed}``) replaced by their values."""
     from omegaconf import OmegaConf
@@ -152,77 +177,112 @@ def _settings_of(owner: Any) -> type | None:
     return getattr(owner, "Settings", None)
 
 
+def _of_data_set(builder: Any) -> type[DataSetSettings]:
+    """Find what a builder's declaration says of its data; of one that is no :class:`DataSetSettings` nothing."""
+    settings = _settings_of(builder)
+    return settings if settings is not None and issubclass(settings, DataSetSettings) else DataSetSettings
+
+
 def _check_model(model: Mapping, known: Mapping[str, Any]) -> Checked:
     models = _registered("model")
     arch, name = model.get("arch"), model.get("model_type")
-    if arch not in models:
+    if not _is_among(arch, models):
         return Checked(faults=[_unknown("model.arch", arch, models, "models")])
     files = getattr(models[arch], "PRETRAINED_MODEL_CONFIG_DICT", {})
     found = Checked()
-    if name not in files:
+    if not _is_among(name, files):
         found.faults.append(_unknown("model.model_type", name, files, f"types of model '{arch}'"))
         # What else is wrong is looked for as if another type had been named.
         name = next(iter(files), None)
     if settings := _settings_of(models[arch]):
         defaults = _section(_defaults(files.get(name)), "model")
         checked = check(settings, "model", model, known=known, defaults=defaults, what=f"Keys of model '{arch}'")
-        found.faults += checked.faults
+        # A name that is not even a text was complained of above.
+        found.faults += _but_of(("model.model_type",), checked.faults)
         found.notes += checked.notes
     return found
 
 
 def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:
-    """Check all data sets; the values are their ``count``, ``splits``, and whether one ``streams``."""
+    """Check all data sets; the values are their ``count``, ``names``, ``splits``, and whether one ``streams``."""
     builders = _registered("builder")
-    found = Checked(values={"count": len(datasets)})
+    found = Checked(values={"count": len(datasets), "names": tuple(datasets)})
     splits: list[set[str] | None] = []
     for name, node in datasets.items():
         if name not in builders:
             found.faults.append(_unknown("datasets", name, builders, "data sets"))
             splits.append(None)
             continue
-        checked = _check_dataset(name, node if isinstance(node, Mapping) else {}, builders[name], known)
+        if not isinstance(node, Mapping):
+            said = "null" if node is None else repr(node)
+            found.faults.append(f"datasets.{name} is {said}, expected a mapping, {{}} for the defaults")
+            splits.append(None)
+            continue
+        checked = _check_dataset(name, node, builders[name], known)
         found.faults += checked.faults
         found.notes += checked.notes
         splits.append(checked.values.get("splits"))
     owners = [builders.get(name) for name in datasets]
     if all(_settings_of(owner) for owner in owners):
-        found.values["streams"] = any(getattr(_settings_of(owner), "STREAMS", False) for owner in owners)
+        found.values["streams"] = any(_of_data_set(owner).STREAMS for owner in owners)
     if splits and None not in splits:
         found.values["splits"] = {split for each in splits for split in each or ()}
     return found
 
 
 def _check_dataset(name: str, node: Mapping, builder: Any, known: Mapping[str, Any]) -> Checked:
-    where, kind = f"datasets.{name}", node.get("type") or "default"
+    # LAVIS looks null up too, and knows no type of that name.
+    where, kind = f"datasets.{name}", node.get("type", "default")
     files = getattr(builder, "DATASET_CONFIG_DICT", {})
     found = Checked()
-    if kind not in files:
+    if not _is_among(kind, files):
         found.faults.append(_unknown(f"{where}.type", kind, files, f"types of data set '{name}'"))
+        kind = None
     defaults = _section(_section(_defaults(files.get(kind)), "datasets"), name)
-    if settings := _settings_of(builder):
-        checked = check(settings, where, node, known=known, defaults=defaults, what=f"Keys of data set '{name}'")
-        found.faults += checked.faults
-        found.notes += checked.notes
-        if "build_info" in checked.values:
-            found.values["splits"] = getattr(settings, "named_splits", lambda values: None)(checked.values)
-    for key in ("vis_processor", "text_processor"):
+    settings = _settings_of(builder)
+    # What LAVIS reads of any, where a class declares nothing.
+    checked = check(
+        settings or DataSetSettings,
+        where,
+        node,
+        closed=settings is not None,
+        known=known,
+        # Those of LAVIS's own are not ours to judge.
+        defaults=defaults if settings else {},
+        what=f"Keys of data set '{name}'",
+    )
+    found.faults += _but_of((f"{where}.type",), checked.faults)
+    found.notes += checked.notes
+    if "build_info" in checked.values:
+        found.values["splits"] = _of_data_set(builder).named_splits(checked.values)
+    for key in _PROCESSORS:
+        if settings and key in node and node[key] is None:
+            found.faults.append(f"{where}.{key} is null, and nothing makes batches without; leave it out")
         below, above = _section(defaults, key), _section(node, key)
         for phase in {**below, **above}:
             given = {**_section(below, phase), **_section(above, phase)}
-            found.faults += _check_processor(f"{where}.{key}.{phase}", given, set(_section(above, phase)))
+            found.faults += _check_processor(f"{where}.{key}.{phase}", key, given, set(_section(above, phase)))
     return found
 
 
-def _check_processor(where: str, node: Mapping, given: set[str]) -> Iterable[str]:
+def _check_processor(where: str, kind: str, node: Mapping, given: set[str]) -> Iterable[str]:
     """Check a processor, the data set's defaults among its values, where a user gave something of it."""
     processors = _registered("processor")
     if not given or "name" not in node:
         return
     name = node["name"]
-    if name not in processors:
+    if not _is_among(name, processors):
         yield _unknown(f"{where}.name", name, processors, "processors")
-    elif settings := _settings_of(processors[name]):
+        return
+    settings = _settings_of(processors[name])
+    if settings is None:
+        return
+    # What other classes declare may stand anywhere.
+    own = getattr(settings, "WHERE", None)
+    if own in _PROCESSORS and own != kind:
+        same = [each for each in processors if getattr(_settings_of(processors[each]), "WHERE", None) == kind]
+        yield f"{where}.name '{name}' is made for {own}; for {kind} there are: {', '.join(sorted(same))}"
+    else:
         yield from check(settings, where, node, what=f"Keys of processor '{name}'").faults
 
 
@@ -231,13 +291,13 @@ def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
     tasks, runners, schedules = _registered("task"), _registered("runner"), _registered("lr_scheduler")
     task, runner = run.get("task"), run.get("runner") or "runner_base"
     found = Checked()
-    if task not in tasks:
+    if not _is_among(task, tasks):
         found.faults.append(_unknown("run.task", task, tasks, "tasks"))
-    if runner not in runners:
+    if not _is_among(runner, runners):
         found.faults.append(_unknown("run.runner", runner, runners, "runners"))
-    if run.get("lr_sched") is not None and run["lr_sched"] not in schedules:
+    if run.get("lr_sched") is not None and not _is_among(run["lr_sched"], schedules):
         found.faults.append(_unknown("run.lr_sched", run["lr_sched"], schedules, "learning-rate schedules"))
-    declared = [_settings_of(runners.get(runner)), _settings_of(tasks.get(task))]
+    declared = [_settings_of(owners.get(_nearest(name, owners))) for name, owners in ((runner, runners), (task, tasks))]
     checked = check(
         [LaunchSettings, *(settings for settings in declared if settings)],
         "run",
@@ -246,7 +306,7 @@ def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
         known=known,
         what="Keys of 'run' with this task and runner",
     )
-    found.faults += checked.faults
+    found.faults += _but_of(("run.task", "run.runner", "run.lr_sched"), checked.faults)
     found.notes += checked.notes
     found.values |= checked.values
     return found
@@ -264,6 +324,23 @@ def _defaults(path: str | None) -> Mapping[str, Any]:
         return OmegaConf.to_container(OmegaConf.load(file), resolve=True)  # type: ignore[return-value]
     except _unreadable():
         return {}
+
+
+def _is_among(name: Any, known: Iterable[str]) -> bool:
+    """Tell whether a name is registered: a list or a mapping in its place is none, and cannot be looked up."""
+    return isinstance(name, str) and name in known
+
+
+def _nearest(name: Any, known: Iterable[str]) -> str | None:
+    """Find the name that was meant, so that a slip in it hides no other fault; None where none is near."""
+    if _is_among(name, known):
+        return name
+    return next(iter(difflib.get_close_matches(str(name), known, n=1)), None)
+
+
+def _but_of(places: Sequence[str], faults: Iterable[str]) -> list[str]:
+    """Leave out what types say of names that :func:`_unknown` speaks of."""
+    return [fault for fault in faults if not fault.startswith(tuple(f"{place} is " for place in places))]
 
 
 def _unknown(where: str, given: Any, known: Iterable[str], what: str) -> str:

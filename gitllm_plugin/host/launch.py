@@ -53,8 +53,8 @@ def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
         ConfigError: as ``train``, or another runner than ``git_llm``.
     """
     cfg = _read_config(cfg_path, options)
-    if cfg.run_cfg.get("runner") != "git_llm":
-        raise ConfigError(f"--dry-run needs run.runner=git_llm, and it is {cfg.run_cfg.get('runner', 'runner_base')!r}")
+    if _runner_name(cfg) != "git_llm":
+        raise ConfigError(f"--dry-run needs run.runner=git_llm, and it is {_runner_name(cfg)!r}")
     output_dir = Path(cfg.run_cfg.get("output_dir") or "output/git_llm") / "dry_run"
     apart = [f"run.output_dir={output_dir}", "run.resume_ckpt_path=null"]
     runner = _build_runner(_read_config(cfg_path, [*as_assignments(options), *apart]))
@@ -234,8 +234,13 @@ def _build_runner(cfg: Any, evaluating: bool = False):
     model = task.build_model(cfg)
     if evaluating or cfg.run_cfg.get("evaluate", False):
         _warn_of_untrained_weights(model, cfg.model_cfg)
-    runner_class = registry.mapping["runner_name_mapping"][cfg.run_cfg.get("runner", "runner_base")]
+    runner_class = registry.mapping["runner_name_mapping"][_runner_name(cfg)]
     return runner_class(cfg=cfg, job_id=_shared_job_id(), task=task, model=model, datasets=datasets)
+
+
+def _runner_name(cfg: Any) -> str:
+    # Null stands for the default in every key of `run`, where LAVIS knows a missing one only.
+    return cfg.run_cfg.get("runner") or "runner_base"
 
 
 def _warn_of_untrained_weights(model, model_cfg) -> None:
