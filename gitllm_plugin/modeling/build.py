@@ -22,9 +22,9 @@ from gitllm_plugin.config.model import BuildSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.folder import BASES, LANGUAGE_MODEL, LoadedFolder, read_folder, save_folder, stored_dtypes
-from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
+from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
@@ -65,7 +65,7 @@ def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True)
 
     Args:
         folder: the folder.
-        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.loading.resolve_dtype`.
+        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.pretrained.resolve_dtype`.
         self_test: see :func:`resolve_family`.
 
     Raises:
@@ -101,7 +101,7 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
         source: a folder with an adapter.
         target: the folder to make; it holds all weights.
         dtype: that language model and image encoder are written in, see
-            :func:`~gitllm_plugin.modeling.loading.resolve_dtype`; None: each weight as it was.
+            :func:`~gitllm_plugin.modeling.pretrained.resolve_dtype`; None: each weight as it was.
 
     Raises:
         ConfigError: not such a folder, no adapter in it, or the target is in use.

@@ -318,9 +318,7 @@ class Decoder:
     def _position_module(self) -> nn.Module:
         name = self.family.position_module
         # By the end of its name: what is wrapped around a model (the compiler, PEFT) puts names of its own in front.
-        return next(
-            module for path, module in self.language_model.named_modules() if f".{path}".endswith(f".{name}")
-        )
+        return next(module for path, module in self.language_model.named_modules() if f".{path}".endswith(f".{name}"))
 
     @contextmanager
     def _under_rule(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:

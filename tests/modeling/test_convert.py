@@ -14,8 +14,8 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_published
 from gitllm_plugin.modeling.build import load_folder, merge_folder
 from gitllm_plugin.modeling.folder import BASES
-from gitllm_plugin.modeling.loading import DTYPES
 from gitllm_plugin.modeling.lora import merge_lora
+from gitllm_plugin.modeling.pretrained import DTYPES
 from gitllm_plugin.modeling.published import convert_published
 from gitllm_plugin.modeling.tiny import tiny_tokenizer
 from tests.modeling.test_folder import logits, trained_model
