@@ -22,18 +22,20 @@ def configuration() -> str:
     Raises:
         SystemExit: a key is declared without a text below it.
     """
-    from gitllm_plugin.host.declarations import SECTIONS, declarations
+    from gitllm_plugin.host.declarations import declarations
 
     page = [
         _MADE,
         "# Configuration\n",
-        "Every key that the classes of this package read, as they declare it; any other key is an error. Null (`null`)",
-        "stands for the default where a key allows nothing else by it. Numbers may be written as text, as in `1e-3`.",
+        "Every key that the classes of this package read, as they declare it; any other key is an error, but in `run` beside a",
+        "runner or task of LAVIS's, which do not say what they read. Null (`null`) stands for the default where a key allows",
+        "nothing else by it. Numbers may be written as text, as in `1e-3`. A default \"of the type's file\" is that of",
+        "the data set's file in `configs/datasets`.",
         "[Training and evaluating](running.md) explains how the sections hang together.\n",
     ]
     for each in declarations():
         title = ", ".join(f"`{name}`" for name in each.names)
-        page += [f"## `{SECTIONS[each.kind]}`: {each.kind} {title}\n", *_tables(each.settings)]
+        page += [f"## `{each.section}`: {each.kind} {title}\n", *_tables(each.settings)]
     return "\n".join(page)
 
 
@@ -48,7 +50,7 @@ def _tables(settings: type) -> list[str]:
         sys.exit(f"{settings.__name__} declares {', '.join(without)} without a text below")
     if not keys:
         return ["No keys of its own.\n"]
-    rows = [f"| `{key.name}` | {_as_code(default_of(key))} | {_in_table(key.allowed)} | {_in_table(meaning_of(key))} |" for key in keys]
+    rows = [f"| `{key.name}` | {_as_code(key, default_of(key))} | {_in_table(key.allowed)} | {_in_table(meaning_of(key))} |" for key in keys]
     tables = ["| key | default | allowed | |", "| --- | --- | --- | --- |", *rows, ""]
     for key in keys:
         if key.nested is not None:
@@ -56,8 +58,10 @@ def _tables(settings: type) -> list[str]:
     return tables
 
 
-def _as_code(default: str) -> str:
-    return default if default == "needed" else f"`{default}`"
+def _as_code(key, default: str) -> str:
+    from gitllm_plugin.config import MISSING
+
+    return default if key.stands or key.default is MISSING else f"`{default}`"
 
 
 def _in_table(text: str) -> str:

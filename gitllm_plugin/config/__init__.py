@@ -13,16 +13,16 @@ from gitllm_plugin.config.node import (
     changed,
     check,
     describe,
-    faults,
     node,
     read,
     unknown_key,
 )
-from gitllm_plugin.config.values import OneOf, Says, unexpected
+from gitllm_plugin.config.values import DefaultIs, OneOf, Says, unexpected
 
 __all__ = [
     "MISSING",
     "Checked",
+    "DefaultIs",
     "Key",
     "OneOf",
     "ReadIf",
@@ -31,7 +31,6 @@ __all__ = [
     "changed",
     "check",
     "describe",
-    "faults",
     "node",
     "read",
     "unexpected",

@@ -1,6 +1,5 @@
 """The ``model`` node: what a GIT-LLM is built with, how it is trained and asked."""
 
-# No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
 from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config.node import ReadIf, Rule, node
-from gitllm_plugin.config.values import Says
+from gitllm_plugin.config.values import DefaultIs, Says
 from gitllm_plugin.errors import ConfigError
 
 MODULES = ("proj", "lora", "llm", "vit", "all", "head")
@@ -155,10 +154,10 @@ def _finetuned_fault(load: bool, path: str | None) -> str | None:
 class ImageTextSettings:
     """What all models of this package read: which weights, and how they are asked."""
 
-    arch: str | None = None
+    arch: Annotated[str | None, DefaultIs("needed")] = None
     """The model's registered name."""
 
-    model_type: str | None = None
+    model_type: Annotated[str | None, DefaultIs("needed")] = None
     """The file of ``configs/models`` that gives the defaults."""
 
     load_finetuned: bool = False

@@ -19,7 +19,7 @@ import pydantic
 from pydantic import ConfigDict
 from typing_extensions import dataclass_transform
 
-from gitllm_plugin.config.values import explain, fit
+from gitllm_plugin.config.values import DefaultIs, explain, fit
 from gitllm_plugin.errors import ConfigError
 
 T = TypeVar("T")
@@ -63,6 +63,7 @@ class Key:
     Attributes:
         name: of the key.
         default: :data:`MISSING` where the key has to be given.
+        stands: what stands for a missing key in words, where ``default`` is not it; else None.
         allowed: its values in words.
         meaning: one or two sentences.
         read: None, or the condition on which it is read.
@@ -71,6 +72,7 @@ class Key:
 
     name: str
     default: Any
+    stands: str | None
     allowed: str
     meaning: str
     read: str | None
@@ -143,11 +145,6 @@ def changed(settings: T, **changes: Any) -> T:
     return dataclasses.replace(cast(Any, settings), **changes)
 
 
-def faults(settings: type, where: str, given: Mapping[str, Any] | None, closed: bool = True) -> list[str]:
-    """List what :func:`read` would complain of; empty where all is right."""
-    return check(settings, where, given or {}, closed=closed).faults
-
-
 def check(
     settings: type | Sequence[type],
     where: str,
@@ -194,6 +191,7 @@ def describe(settings: type) -> list[Key]:
         Key(
             name,
             _default_of(settings, name),
+            next((data.words for data in _metadata(hint) if isinstance(data, DefaultIs)), None),
             "a mapping, see below" if _nested(hint)[0] else explain(hint),
             _meaning_of(settings, name),
             next((data.meaning for data in _metadata(hint) if isinstance(data, ReadIf)), None),

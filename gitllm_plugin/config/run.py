@@ -9,7 +9,7 @@ from pydantic import Field
 
 from gitllm_plugin.config.model import missing_path
 from gitllm_plugin.config.node import ReadIf, Rule, node, unknown_key
-from gitllm_plugin.config.values import Says
+from gitllm_plugin.config.values import DefaultIs, Says
 
 STEP_SCHEDULES = ("cosine", "linear", "constant")
 """Schedules of this package, which count steps; LAVIS's count epochs."""
@@ -101,10 +101,10 @@ def _split_faults(training: bool, splits: Iterable[str], *named: tuple[str, ...]
 class LaunchSettings:
     """What LAVIS and the launcher read or set, whatever the runner and the task."""
 
-    runner: str | None = None
+    runner: Annotated[str | None, DefaultIs("runner_base")] = None
     """The runner's registered name; ``runner_base`` of LAVIS where it is missing."""
 
-    task: str | None = None
+    task: Annotated[str | None, DefaultIs("needed")] = None
     """The task's registered name."""
 
     # NumPy takes no more than 32 bits, and each process adds its number.

@@ -46,6 +46,17 @@ class Says:
     words: str
 
 
+@dataclass(frozen=True)
+class DefaultIs:
+    """In a field's type: what stands for a missing key, where the class cannot say it: a file does, or a rule refuses.
+
+    Attributes:
+        words: for the documentation.
+    """
+
+    words: str
+
+
 @dataclass(frozen=True, eq=False)  # types are kept by their hash, which a mapping of names has not
 class OneOf:
     """In a field's type, of text: the names that are allowed, looked up when they are needed.
@@ -106,11 +117,6 @@ def explain(hint: Any) -> str:
     """Put in words what a type allows."""
     says = _says(hint)
     return says if says is not None else _words(_adapter(hint)[1])
-
-
-def schema_of(hint: Any) -> Mapping[str, Any]:
-    """Give what a type allows as JSON Schema says it."""
-    return _adapter(hint)[1]
 
 
 def _path_as_text(value: Any) -> str:

@@ -35,9 +35,14 @@ class Declaration:
     settings: type
 
     @property
+    def section(self) -> str:
+        """Name the section that the class is named in; a processor's own is for pictures or for texts."""
+        return self.settings.WHERE if self.kind == "processor" else SECTIONS[self.kind]  # type: ignore[attr-defined]
+
+    @property
     def title(self) -> str:
         """Give the heading: where it stands in a configuration, and whose it is."""
-        return f"{SECTIONS[self.kind]}: {self.kind} {', '.join(self.names)}"
+        return f"{self.section}: {self.kind} {', '.join(self.names)}"
 
     def paths(self) -> Iterator[tuple[str, Key]]:
         """List the keys with their paths below the node, those of nodes inside it too."""
@@ -74,7 +79,7 @@ def find_keys(word: str | None) -> list[tuple[Declaration, list[tuple[str, Key]]
     every = list(declarations())
     found = []
     for each in every:
-        whole = word is None or word in (*each.names, each.kind, *SECTIONS[each.kind].split(", "))
+        whole = word is None or word in (*each.names, each.kind, each.section)
         keys = [(path, key) for path, key in each.paths() if whole or str(word) in path]
         if keys:
             found.append((each, keys))
@@ -88,7 +93,9 @@ def find_keys(word: str | None) -> list[tuple[Declaration, list[tuple[str, Key]]
 
 
 def default_of(key: Key) -> str:
-    """Show a key's default as YAML has it, or that there is none."""
+    """Show a key's default as YAML has it, or say in words what stands for it, or that the key is needed."""
+    if key.stands is not None:
+        return key.stands
     if key.default is MISSING:
         return "needed"
     return json.dumps(list(key.default) if isinstance(key.default, tuple) else key.default)

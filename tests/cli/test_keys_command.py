@@ -41,3 +41,19 @@ def test_what_is_not_there_is_an_error_with_the_nearest(capsys):
     assert main(["keys", "beta22"]) == 2
     said = capsys.readouterr().err
     assert "did you mean 'beta2'?" in said and "m3it_wds" in said
+
+
+def test_what_stands_for_a_missing_key_is_told_in_words_where_the_class_does_not_know_it(capsys):
+    lines = listed(capsys, "m3it").splitlines()
+    assert any(line.split()[:5] == ["vis_processor", "of", "the", "type's", "file"] for line in lines)
+    assert all(
+        line.split()[1] == "needed"
+        for line in listed(capsys, "model_type").splitlines()
+        if line.startswith("model_type")
+    )
+
+
+def test_a_processor_stands_where_it_is_named(capsys):
+    output = listed(capsys, "text_processor")
+    assert "text_processor: processor git_llm_instruction" in output
+    assert "git_llm_image_train" not in output
