@@ -1,6 +1,5 @@
 """What the data sets of this package read of their nodes in a configuration."""
 
-# No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from gitllm_plugin.config import OneOf, Rule, Says, node
+from gitllm_plugin.config import DefaultIs, OneOf, Rule, Says, node
 from gitllm_plugin.config.model import missing_path
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.catalog import PRESETS
@@ -29,6 +28,7 @@ _NO_SHARDS = """The data set m3it_wds names no shards.
 Set datasets.m3it_wds.build_info.shards to the folder or URL that has their manifest.json, for example
   build_info: {shards: data/shards}"""
 
+_OF_FILE = DefaultIs("of the type's file")
 _Name = Annotated[str, Field(min_length=1)]
 _NameList = Annotated[tuple[_Name, ...], Field(min_length=1)]
 _Names = Annotated[_Name | _NameList, Says("a name or a list of names")]
@@ -55,10 +55,10 @@ class DataSetSettings:
     data_type: str | None = None
     """LAVIS's word for what is downloaded."""
 
-    vis_processor: dict[Literal["train", "eval"], dict[str, Any]] | None = None
+    vis_processor: Annotated[dict[Literal["train", "eval"], dict[str, Any]] | None, _OF_FILE] = None
     """The image processor of ``train`` and of ``eval``: its ``name``, and the keys of it."""
 
-    text_processor: dict[Literal["train", "eval"], dict[str, Any]] | None = None
+    text_processor: Annotated[dict[Literal["train", "eval"], dict[str, Any]] | None, _OF_FILE] = None
     """The text processor of ``train`` and of ``eval``: its ``name``, and the keys of it."""
 
     STREAMS = False
@@ -151,7 +151,7 @@ class M3ITSettings(TextsSettings):
     allow_text_only: bool = False
     """Whether rows without an image are examples."""
 
-    build_info: M3ITInfo | None = None
+    build_info: Annotated[M3ITInfo | None, _OF_FILE] = None
     """Which files."""
 
     RULES = (Rule(("build_info",), lambda info: _NO_FILES if info is None else None),)
@@ -205,7 +205,7 @@ class M3ITInstructSettings(TextsSettings):
     allow_text_only: bool = False
     """Whether rows without an image are examples; where the catalog says that they belong, they always are."""
 
-    build_info: M3ITInstructInfo | None = None
+    build_info: Annotated[M3ITInstructInfo | None, _OF_FILE] = None
     """Which tree, and what of it."""
 
     RULES = (Rule(("build_info",), lambda info: _NO_TREE if info is None else None),)
@@ -273,7 +273,7 @@ class M3ITWdsSettings(TextsSettings):
     cache_dir: str | None = None
     """Where shards are copied to before they are read; null for no copy of local ones."""
 
-    build_info: M3ITWdsInfo | None = None
+    build_info: Annotated[M3ITWdsInfo | None, _OF_FILE] = None
     """Which shards, and what of them."""
 
     RULES = (
@@ -337,7 +337,7 @@ class VisDialInfo:
 class VisDialSettings(DataSetSettings):
     """VisDial: dialogues about images, a turn an example."""
 
-    build_info: VisDialInfo | None = None
+    build_info: Annotated[VisDialInfo | None, _OF_FILE] = None
     """Which files."""
 
     @staticmethod

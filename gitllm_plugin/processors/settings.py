@@ -1,6 +1,5 @@
 """What the processors of this package read of their nodes in a configuration."""
 
-# No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 

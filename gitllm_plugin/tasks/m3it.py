@@ -53,17 +53,7 @@ class M3ITTask(BaseTask):
     """Trains on answers, and evaluates by loss and by scoring generated answers.
 
     Args:
-        metrics: names in ``gitllm_plugin.metrics.METRICS``, none for no generation; or names by configuration, in
-            a form that ``gitllm_plugin.metrics.metrics_by_config`` takes; or ``m3it``, those of M3IT's catalog.
-        agg_metric: the score that chooses the best epoch: one of those over all, ``{config}/{metric}``,
-            ``{category}/{metric}``, ``primary`` (the mean over configurations of each one's first metric), or ``loss``
-            (lowest is best).
-        valid_loss: whether the loss is computed in evaluation.
-        max_len: most new tokens of an answer.
-        min_len: fewest.
-        num_beams: beams of the search.
-        pictures: how many examples the page of pictures shows; 0 for no page.
-        log_freq: batches between two progress lines where there is no terminal.
+        settings: what the ``run`` node says, or its defaults.
         category_of: configuration -> category, or None.
     """
 
@@ -71,26 +61,21 @@ class M3ITTask(BaseTask):
 
     def __init__(
         self,
-        metrics: Any = ("exact_match", "rouge_l"),
-        agg_metric: str = "exact_match",
-        valid_loss: bool = True,
-        max_len: int = 30,
-        min_len: int = 1,
-        num_beams: int = 1,
-        pictures: int = 32,
-        log_freq: int = 50,
+        settings: M3ITTaskSettings | None = None,
         category_of: Callable[[str], str | None] = catalog_category,
     ):
         super().__init__()
+        settings = settings or M3ITTaskSettings()
+        metrics: Any = settings.metrics
         self.metrics_of = metrics_by_config(catalog_metrics if metrics == "m3it" else metrics)
         self.generates = bool(metrics)
-        self.agg_metric = agg_metric
-        self.valid_loss = valid_loss
-        self.max_len = max_len
-        self.min_len = min_len
-        self.num_beams = num_beams
-        self.pictures = pictures
-        self.log_freq = log_freq
+        self.agg_metric = choose_agg_metric(metrics, settings.agg_metric)
+        self.valid_loss = settings.valid_loss
+        self.max_len = settings.max_len
+        self.min_len = settings.min_len
+        self.num_beams = settings.num_beams
+        self.pictures = settings.pictures
+        self.log_freq = settings.log_freq
         self.category_of = category_of
         self._dataset: Any = None
 
@@ -101,17 +86,7 @@ class M3ITTask(BaseTask):
         Raises:
             ConfigError: naming everything that is wrong of what the task reads.
         """
-        settings = read(cls.Settings, "run", cfg.run_cfg, closed=False)
-        return cls(
-            metrics=settings.metrics,
-            agg_metric=choose_agg_metric(settings.metrics, settings.agg_metric),
-            valid_loss=settings.valid_loss,
-            max_len=settings.max_len,
-            min_len=settings.min_len,
-            num_beams=settings.num_beams,
-            pictures=settings.pictures,
-            log_freq=settings.log_freq,
-        )
+        return cls(read(cls.Settings, "run", cfg.run_cfg, closed=False))
 
     def before_evaluation(self, model: Any, dataset: Any, **kwargs: Any) -> None:
         """Remember the split, for its pictures and the number of its examples."""

@@ -1,6 +1,5 @@
 """What the tasks of this package read of the ``run`` node, which they share with the runner."""
 
-# No `annotations` of __future__ where nodes are declared: as text, the functions in a type lose their module.
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal

@@ -6,10 +6,11 @@ The cases follow from the declarations: a new key, of a class that is there or o
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from gitllm_plugin.config import describe
 from gitllm_plugin.config.node import fields_of
-from gitllm_plugin.config.values import fit, schema_of
+from gitllm_plugin.config.values import fit
 from tests.config.whole_files import DeclaredKey, declared_keys, faults_of, owners, whole_file, with_value, write_data
 
 KEYS = declared_keys()
@@ -41,7 +42,8 @@ def wrong_values(key: DeclaredKey) -> list[Any]:
         return [5]
     refused = [value for value in _WRONG if fit(key.hint, "", value)[1]]
     beyond = []
-    for member in schema_of(key.hint).get("anyOf", [schema_of(key.hint)]):
+    schema = TypeAdapter(key.hint).json_schema()
+    for member in schema.get("anyOf", [schema]):
         beyond += [beyond_(member[bound]) for bound, beyond_ in _BEYOND.items() if bound in member]
     return [*refused[:3], *(value for value in beyond if fit(key.hint, "", value)[1])]
 

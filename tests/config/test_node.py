@@ -10,9 +10,9 @@ from typing import Annotated, Literal, get_args
 import pytest
 import torch
 from omegaconf import OmegaConf
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, TypeAdapter
 
-from gitllm_plugin.config import MISSING, OneOf, ReadIf, Rule, Says, changed, check, describe, faults, node, read
+from gitllm_plugin.config import MISSING, OneOf, ReadIf, Rule, Says, changed, check, describe, node, read
 from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, LoraSettings
 from gitllm_plugin.config.node import fields_of
 from gitllm_plugin.config.run import LaunchSettings, RunSettings
@@ -114,7 +114,7 @@ class Shop:
     ],
 )
 def test_a_fault_names_the_key_the_value_and_what_is_allowed(given, expected):
-    assert faults(Shop, "shop", given)[0].startswith(expected)
+    assert check(Shop, "shop", given).faults[0].startswith(expected)
     with pytest.raises(ConfigError) as caught:
         read(Shop, "shop", OmegaConf.create(given))
     assert str(caught.value).startswith(expected)
@@ -124,7 +124,7 @@ def test_a_fault_names_the_key_the_value_and_what_is_allowed(given, expected):
 
 
 def test_all_faults_come_at_once_and_rules_about_wrong_keys_are_not_asked():
-    found = faults(Shop, "shop", {"count": 10, "size": "huge", "open": "no", "fruit": {"nam": 1}})
+    found = check(Shop, "shop", {"count": 10, "size": "huge", "open": "no", "fruit": {"nam": 1}}).faults
     assert [fault.split()[0] for fault in found] == ["shop.open", "shop.size", "shop.fruit.nam:", "shop.fruit.name"]
 
 
@@ -227,7 +227,7 @@ def test_the_numbers_that_yaml_reads_as_text_are_numbers_in_a_run():
 
 
 def test_a_model_has_a_source():
-    assert faults(GitLLMSettings, "model", {}) == [
+    assert check(GitLLMSettings, "model", {}).faults == [
         "model.language_model is missing; name one, or a model.folder that has both",
         "model.image_encoder is missing; name one, or a model.folder that has both",
     ]
@@ -245,13 +245,12 @@ def test_the_declarations_are_cheap_to_import():
 def test_names_that_the_code_goes_by_are_those_that_are_declared():
     from gitllm_plugin.config.model import MODULES, Module
     from gitllm_plugin.config.run import STEP_SCHEDULES
-    from gitllm_plugin.config.values import schema_of
     from gitllm_plugin.modeling.pretrained import DTYPES
     from gitllm_plugin.modeling.trainable import names_of_module
     from gitllm_plugin.runners import optimizer, parallel, precision, records, state
 
     def names(settings, key):
-        schema = schema_of(fields_of(settings)[key])
+        schema = TypeAdapter(fields_of(settings)[key]).json_schema()
         return tuple(schema.get("items", schema)["enum"])
 
     assert names(RunSettings, "precision") == precision.PRECISIONS

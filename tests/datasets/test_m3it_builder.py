@@ -13,7 +13,7 @@ from lavis.tasks.base_task import BaseTask
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from gitllm_plugin.config import faults
+from gitllm_plugin.config import check
 from gitllm_plugin.datasets.builders.m3it_builder import M3ITBuilder
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.processors import git_llm_image, git_llm_instruction  # noqa: F401 - registers them
@@ -102,8 +102,8 @@ def test_all_texts_about_an_image_share_an_item(tmp_path):
     splits = load(tmp_path, {"train": {"storage": str(tmp_path / "a.jsonl")}}, texts_per_image="all")
     assert [len(group) for group in splits["train"].groups] == [5, 5, 2]
     node = {"build_info": {"annotations": {"train": {"storage": str(tmp_path / "a.jsonl")}}}}
-    assert not faults(M3ITBuilder.Settings, "datasets.m3it", {**node, "texts_per_image": "all"})
-    assert faults(M3ITBuilder.Settings, "datasets.m3it", {**node, "texts_per_image": "many"})
+    assert not check(M3ITBuilder.Settings, "datasets.m3it", {**node, "texts_per_image": "all"}).faults
+    assert check(M3ITBuilder.Settings, "datasets.m3it", {**node, "texts_per_image": "many"}).faults
 
 
 @pytest.mark.parametrize("workers", [0, 2])

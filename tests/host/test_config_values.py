@@ -169,7 +169,22 @@ def test_names_and_nodes_of_another_kind_and_pairs_are_one_error(tmp_path, optio
 
 
 def test_a_runner_of_null_is_lavis_own(tmp_path):
-    assert not any("run.runner" in fault for fault in faults_of(tmp_path, "run.runner=null"))
+    from gitllm_plugin.host.launch import dry_run
+
+    path = write_small_run(tmp_path)
+    # What LAVIS's runner reads is not known, so nothing is wrong; only ours describes itself.
+    assert faults_of(tmp_path, "run.runner=null") == []
+    with pytest.raises(ConfigError, match="--dry-run needs run.runner=git_llm, and it is 'runner_base'"):
+        dry_run(path, ["run.runner=null"])
+
+
+def test_other_builders_may_say_what_their_data_is_like(tmp_path, monkeypatch, caplog):
+    from gitllm_plugin.datasets.settings import M3ITSettings
+
+    monkeypatch.setattr(M3ITSettings, "STREAMS", True)
+    monkeypatch.setattr(M3ITSettings, "named_splits", staticmethod(lambda values: None))
+    assert faults_of(tmp_path, "run.iters_per_inner_epoch=3", "run.valid_splits=[anything]") == []
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("option", ["run.train_splits.0=val", "run.train_splits[0]=val", "run.train_splits.0.name=val"])
