@@ -1,6 +1,6 @@
 """The ``run`` node: what the runner and the launcher read of it; tasks declare their own keys."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,7 +49,7 @@ def _rates_fault(init_lr: float | None, min_lr: float, lr_sched: str) -> str | N
     return f".min_lr is {min_lr:g}, above run.init_lr, which is {init_lr:g}; the schedule falls from one to the other"
 
 
-def _ratios_faults(ratios: dict[str, float] | None, datasets: Iterable[str]) -> Iterable[str]:
+def _ratios_faults(ratios: dict[str, float] | None, datasets: Collection[str]) -> Iterable[str]:
     yield from (
         unknown_key(".train_dataset_ratios", name, datasets, "Data sets")
         for name in ratios or ()

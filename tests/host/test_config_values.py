@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+import gitllm_plugin
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.config_check import check_config
 from tests.small_run import write_small_run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered_classes(host):
+    gitllm_plugin.register()
 
 
 def faults_of(tmp_path, *options, evaluating=False):
