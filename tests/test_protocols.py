@@ -1,5 +1,6 @@
 """What models, data, streams and tasks may offer the runner, and the page that says how to write one's own."""
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -76,6 +77,27 @@ def test_an_attribute_is_no_method():
 
     assert not offers(VisionTransformer(), LayeredModel)
     assert not offers(Encoder(), TextsEncoder)
+
+
+class Collator:
+    def __call__(self, items):
+        return {"mine": items}
+
+
+@pytest.mark.parametrize(
+    "collater",
+    [Collator(), lambda items: {"mine": items}, functools.partial(lambda name, items: {name: items}, "mine")],
+    ids=["object", "function", "partial"],
+)
+def test_whatever_can_be_called_makes_batches(collater):
+    from gitllm_plugin.runners.loaders import LoaderSettings
+
+    class Data(list):
+        pass
+
+    data = Data([1, 2])
+    data.collater = collater
+    assert list(LoaderSettings(batch_size=2).loader(data)) == [{"mine": [1, 2]}]
 
 
 def test_the_classes_of_this_package_offer_what_is_theirs():
