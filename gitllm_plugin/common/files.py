@@ -15,6 +15,7 @@ from typing import BinaryIO
 from gitllm_plugin.errors import ConfigError
 
 _UNFINISHED = ".partial"
+_UNFINISHED_IN_0_1_0 = ".writing"
 
 
 @contextmanager
@@ -36,7 +37,8 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         yield partial
         # Without it a journal may have the new name before the data: after a power cut the file would be empty.
         if durable:
-            with open(partial, "rb+") as file:
+            # A hard link of a file that is write-protected cannot be opened for writing; Windows flushes no other.
+            with open(partial, "rb" if os.name == "posix" else "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
         if durable:
@@ -75,8 +77,9 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
         name: of the file that they wrote; all, unless given. The caller's lock says that none is writing it now.
     """
     pattern = name if name == "*" else glob.escape(name)
-    for rest in folder.glob(f".{pattern}.*{_UNFINISHED}"):
-        rest.unlink(missing_ok=True)
+    for ending in (_UNFINISHED, _UNFINISHED_IN_0_1_0):
+        for rest in folder.glob(f".{pattern}.*{ending}"):
+            rest.unlink(missing_ok=True)
 
 
 def check_new_folder(folder: str | Path) -> Path:
