@@ -15,10 +15,11 @@ from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.lost_processes import lost_processes_explained
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
-from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.errors import ConfigError, LostProcessError, StorageError
 from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
 from gitllm_plugin.runners import messages, parallel, records, settings
 from gitllm_plugin.runners.evaluating import evaluate_split, load_best, note_score
@@ -173,6 +174,7 @@ class GitLLMRunner(RunnerBase):
             ConfigError: the run cannot be trained as configured.
             NonFiniteLossError: too many steps in a row could not be used; what is good is saved.
             StorageError: a file of the run cannot be written.
+            LostProcessError: a worker of a data loader was killed, or another rank is gone.
             KeyboardInterrupt: after Ctrl-C, with all saved and said how to resume.
         """
         if self.evaluate_only:
@@ -202,13 +204,14 @@ class GitLLMRunner(RunnerBase):
         """Take over the signals, say how to resume where the block is left early, and end what works beside it."""
         with self.stop:
             try:
-                yield
+                with lost_processes_explained(self.parts.run_cfg, ("batch_size_train", "batch_size_eval")):
+                    yield
             except Preempted as preempted:
                 messages.say_how_to_resume(f"Stopped by {preempted}", self.parts, self.progress)
             except KeyboardInterrupt:
                 messages.say_how_to_resume("Interrupted", self.parts, self.progress)
                 raise
-            except (StorageError, NonFiniteLossError, DataEndedError):
+            except (StorageError, LostProcessError, NonFiniteLossError, DataEndedError):
                 messages.say_how_to_resume("Stopped", self.parts, self.progress)
                 raise
             finally:

@@ -22,7 +22,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.protocols import LayeredModel, offers
 
 SHARDINGS = ("none", "fsdp")
-EXIT_STUCK = 75
+EXIT_STUCK = 75  # EX_TEMPFAIL of sysexits.h, "try again later": neither an error (1, 2) nor a signal's (128 and more)
 # What LAVIS's tasks call on a model besides `forward`: FSDP gathers the weights only for methods it is told of.
 _METHODS = ("generate", "predict_answers", "predict_class", "predict", "compute_sim_matrix")
 
