@@ -136,6 +136,22 @@ def test_the_runner_refuses_halves_before_it_makes_anything(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_map_style_data_set_is_not_asked_what_streams_are(tmp_path):
+    from tests.runners import tiny_run
+
+    class Stateful(tiny_run.TinyData):
+        def state_dict(self):
+            return {}
+
+        @property
+        def examples(self):
+            raise AssertionError("computed only to see whether it is there")
+
+        num_examples = examples
+
+    assert tiny_run.build_runner(tmp_path, data={"train": Stateful(4)}, valid_splits=[], test_splits=[])
+
+
 def row(protocol: type, name: str) -> str:
     """The line of the page's table about a member."""
     member = vars(protocol).get(name)

@@ -13,6 +13,7 @@ import torch
 from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
+from torch.utils.data import IterableDataset
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.lost_processes import lost_processes_explained
@@ -72,7 +73,7 @@ class GitLLMRunner(RunnerBase):
         check_offers(task, "task")
         # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
         for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
-            check_offers(dataset, "data set", "stream")
+            check_offers(dataset, "data set", *(["stream"] if isinstance(dataset, IterableDataset) else []))
             if offers(dataset, ModelReadingData):
                 dataset.use_model(model)
         settings.fill_defaults(cfg.run_cfg)
