@@ -29,9 +29,7 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         durable: wait until the disk has it, so that it outlasts a loss of power too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since only within a file system is renaming one step; named by host and process, since
-    # several may write the same file, on a disk that several machines share.
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
+    partial = _unfinished(path)
     try:
         partial.unlink(missing_ok=True)
         yield partial
@@ -82,6 +80,28 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
             rest.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which takes the name ``folder`` when the block ends without an error.
+
+    Raises:
+        ConfigError: something is there already, other than an empty folder.
+    """
+    folder = check_new_folder(folder)
+    partial = _unfinished(folder)
+    # An earlier process of this number may have been killed here.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        # An empty folder was there and may be: renaming onto it is refused by some systems.
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def check_new_folder(folder: str | Path) -> Path:
     """Give the folder's path, if nothing is there or an empty folder.
 
@@ -92,6 +112,12 @@ def check_new_folder(folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists already; name a new folder, or delete it")
     return folder
+
+
+def _unfinished(path: Path) -> Path:
+    # Beside the target, since only within a file system is renaming one step; named by host and process, since
+    # several may write the same file, on a disk that several machines share.
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
 
 
 def _flush_folder(folder: Path) -> None:
