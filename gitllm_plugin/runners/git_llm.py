@@ -106,8 +106,11 @@ class GitLLMRunner(RunnerBase):
     @property
     def dataloaders(self) -> dict[str, Any]:
         """Repairs: loaders for evaluation need CUDA, and repeat examples in distributed runs."""
-        self.datasets = self.parts.splits  # as the host's do
         return self.parts.loaders
+
+    def _check_splits(self, *names: str) -> None:
+        self.parts.check_splits(names)
+        self.datasets = self.parts.splits  # as the host's own attribute turns from names to splits
 
     @property
     def max_epoch(self) -> int:
@@ -191,7 +194,7 @@ class GitLLMRunner(RunnerBase):
             while not self.parts.length.is_finished(self.position):
                 self._note_epoch(self.train_epoch(self.position.epoch))
                 # Before the validation, so that one that fails or is interrupted loses nothing of the training.
-                self._save_checkpoint(self.position.last_epoch)
+                self.parts.saving.save(self.progress)
                 self._validate_if_due()
                 ranks.barrier()
             with self.stop.at_once():
@@ -223,7 +226,7 @@ class GitLLMRunner(RunnerBase):
     def _prepare_training(self) -> None:
         """Check what can be checked before the first step, and take up a run to be resumed."""
         settings.check_training_settings(self.config.run_cfg)
-        self.parts.check_splits([*self.train_splits, *self.valid_splits, *self.test_splits])
+        self._check_splits(*self.train_splits, *self.valid_splits, *self.test_splits)
         if self.parts.resume_from is not None:
             self._load_checkpoint(self.parts.resume_from)
         elif self.resume_ckpt_path is not None:
@@ -274,16 +277,16 @@ class GitLLMRunner(RunnerBase):
                     # A loop that ends with this step is saved behind it, with the epoch's end noted.
                     if due and not loop.stopped and position.epoch_iter < last_iter:
                         self._watchdog.at("saving")
-                        self._save_checkpoint(epoch)
+                        self.parts.saving.save(self.progress)
         except (NonFiniteLossError, DataEndedError):
             # All ranks raise it after the same step, and no weight was changed by what was wrong.
-            self._save_checkpoint(epoch)
+            self.parts.saving.save(self.progress)
             raise
-        averages = self.progress.end_epoch(parts.length.iters_per_epoch, loop.stopped)
+        averages = self.progress.end_stretch(parts.length.iters_per_epoch, loop.stopped)
         if loop.stopped:
             if position.epoch_iter == 0:
                 self._note_epoch(averages)
-            self._save_checkpoint(epoch)
+            self.parts.saving.save(self.progress)
             self.stop.stop()
         return averages
 
@@ -301,7 +304,7 @@ class GitLLMRunner(RunnerBase):
     # ------------------------------------------------------------------ checkpoints
 
     def _save_checkpoint(self, cur_epoch: int, is_best: bool = False) -> None:
-        """Save what a run goes on from, wherever it stands, on all ranks together.
+        """Save, by the host's name and with its arguments, which say nothing that the progress does not know.
 
         Repairs: a crash destroys the file, tied frozen weights get in, score and position are lost.
         """
@@ -349,13 +352,13 @@ class GitLLMRunner(RunnerBase):
         """
         if not self.test_splits and not (self.evaluate_only and self.valid_splits):
             raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
-        self.parts.check_splits([*self.test_splits])
+        self._check_splits(*self.test_splits)
         self._describe_run("latest_evaluation")
         return self._test(cur_epoch, skip_reload)
 
     def _evaluate_only(self) -> None:
         """Evaluate the given weights on all splits that are named."""
-        self.parts.check_splits([*self.valid_splits])
+        self._check_splits(*self.valid_splits)
         for split in self.valid_splits:
             stats = self.eval_epoch(split, "best", skip_reload=True)
             if stats is not None:
@@ -387,7 +390,7 @@ class GitLLMRunner(RunnerBase):
                     note_score(self.progress, stats, epoch, self.task)
                 self._log_evaluation(split, {**stats, "best_epoch": self.best_epoch})
         self.progress.validation_due = False
-        self._save_checkpoint(epoch)
+        self.parts.saving.save(self.progress)
 
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:

@@ -135,8 +135,8 @@ class TrainingProgress:
     totals: EpochTotals = field(default_factory=EpochTotals)
     validation_due: bool = False
 
-    def end_epoch(self, iters_per_epoch: int, stopped: bool) -> dict[str, str]:
-        """Note that the training of an epoch has ended, and give the averages of its steps.
+    def end_stretch(self, iters_per_epoch: int, stopped: bool) -> dict[str, str]:
+        """Note that training came to its epoch's end, or was stopped before, and give the averages of its steps.
 
         Args:
             iters_per_epoch: after so many iterations the epoch is done, and the next one begins.
