@@ -136,6 +136,18 @@ def test_the_runner_refuses_halves_before_it_makes_anything(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_half_a_text_encoder_is_refused_at_the_start(tmp_path):
+    from tests.runners import tiny_run
+
+    class Encoder(nn.Module):
+        def prompts_and_answers(self, prompts, answers): ...
+
+    model = tiny_run.TinyModel()
+    model.text_encoder = Encoder()
+    with pytest.raises(ConfigError, match=r"Encoder has prompts_and_answers\(\), but not tokenizer: a TextsEncoder"):
+        tiny_run.build_runner(tmp_path / "run", model=model)
+
+
 def test_a_map_style_data_set_is_not_asked_what_streams_are(tmp_path):
     from tests.runners import tiny_run
 
@@ -154,7 +166,8 @@ def test_a_map_style_data_set_is_not_asked_what_streams_are(tmp_path):
 
 def row(protocol: type, name: str) -> str:
     """The line of the page's table about a member."""
-    member = vars(protocol).get(name)
+    owner = next(cls for cls in protocol.__mro__ if name in {**vars(cls), **vars(cls).get("__annotations__", {})})
+    member = vars(owner).get(name)
     signature = ""
     if inspect.isfunction(member):
         given = re.sub(r"\(self(, )?", "(", str(inspect.signature(member)))
@@ -163,16 +176,18 @@ def row(protocol: type, name: str) -> str:
         member = member.fget if isinstance(member, property) else None
     meaning = " ".join((inspect.getdoc(member) or "").split()).replace("``", "`")
     meaning = re.sub(r":\w+:(`[^`]*`)", r"\1", meaning)
-    return f"| {protocol.__name__} | `{name}{signature}` | {meaning} |"
+    if owner is not protocol:
+        meaning = f"Needed as well, see {owner.__name__}."
+    return f"| {protocol.__name__} | `{name}{signature}` | {meaning or 'An attribute, needed beside the methods.'} |"
 
 
 def test_the_page_has_every_protocol_as_the_code_says_it():
     page = PAGE.read_text(encoding="utf-8")
-    own = [(protocol, name) for protocol in ALL for name in members(protocol) if name in vars(protocol)]
-    missing = [line for line in (row(*pair) for pair in own) if line not in page]
+    needed = [(protocol, name) for protocol in ALL for name in members(protocol)]
+    missing = [line for line in (row(*pair) for pair in needed) if line not in page]
     assert not missing, "to be put into docs/extending.md:\n" + "\n".join(missing)
     tables = re.findall(r"^\| (\w+) \| `(\w+)", page, re.MULTILINE)
-    assert tables == [(protocol.__name__, name) for protocol, name in own], "in this order, and no others"
+    assert tables == [(protocol.__name__, name) for protocol, name in needed], "in this order, and no others"
 
 
 def test_the_code_of_the_page_trains_stops_and_goes_on(tmp_path):

@@ -70,6 +70,7 @@ class GitLLMRunner(RunnerBase):
 
     def __init__(self, cfg: Any, task: Any, model: torch.nn.Module, datasets: dict, job_id: str):
         check_offers(model, "model")
+        check_offers(getattr(model, "text_encoder", None), "text encoder")
         check_offers(task, "task")
         # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
         for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
