@@ -3,14 +3,12 @@
 import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
-
-Repair = TypeVar("Repair", bound=Callable[[Any], Any])
+from typing import Any
 
 _MARK = "_gitllm_repairs"
 
 
-def repair_of(*places: str) -> Callable[[Repair], Callable[[], None]]:
+def repair_of(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
     """Make a function that is given what LAVIS has, and gives what takes its place, one that puts it there.
 
     What is put there carries the function's name: done again it would wrap its own work. The mark is on LAVIS's side,
@@ -20,7 +18,7 @@ def repair_of(*places: str) -> Callable[[Repair], Callable[[], None]]:
         places: each ``module:name`` or ``module:Class.name``.
     """
 
-    def decorate(repair: Repair) -> Callable[[], None]:
+    def decorate(repair: Callable[[Any], Any]) -> Callable[[], None]:
         def apply() -> None:
             for place in places:
                 _put(place, repair)
