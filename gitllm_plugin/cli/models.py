@@ -61,7 +61,8 @@ def export(args: argparse.Namespace) -> None:
 @command(
     "merge",
     "add a folder's LoRA adapter to its language model",
-    "Add a folder's LoRA adapter to its language model: a plain model with the same answers, faster.",
+    "Add a folder's LoRA adapter to its language model: a plain model with the same answers, faster. The model must "
+    "fit into memory: as it is stored, or in float32 where --dtype is another or weights of several dtypes are stored.",
     argument("source", help="folder with an adapter"),
     argument("target", help="folder to make"),
     argument("--dtype", help="of what is written: float32, bfloat16 or float16; else as it was"),

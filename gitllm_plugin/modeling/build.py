@@ -21,10 +21,18 @@ from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
-from gitllm_plugin.modeling.folder import BASES, LANGUAGE_MODEL, LoadedFolder, read_folder, save_folder, stored_dtypes
-from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.folder import (
+    BASES,
+    LANGUAGE_MODEL,
+    LoadedFolder,
+    only_dtype,
+    read_folder,
+    save_folder,
+    stored_dtypes,
+)
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
+from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
@@ -65,7 +73,7 @@ def load_folder(folder: str | Path, dtype: str = "auto", self_test: bool = True)
 
     Args:
         folder: the folder.
-        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.loading.resolve_dtype`.
+        dtype: of language model and image encoder, see :func:`~gitllm_plugin.modeling.pretrained.resolve_dtype`.
         self_test: see :func:`resolve_family`.
 
     Raises:
@@ -95,20 +103,24 @@ def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitL
 def merge_folder(source: str | Path, target: str | Path, dtype: str | None = None) -> None:
     """Write a folder's model with its adapter added to the language model's weights.
 
-    Sums are made in float32 and rounded once, as by ``gitllm export --merge``.
+    Sums are made in float32 and rounded once, as by ``gitllm export --merge``. The model is held in the dtype that all
+    its weights are stored in; in float32 where there are several, or where ``dtype`` is another.
 
     Args:
         source: a folder with an adapter.
         target: the folder to make; it holds all weights.
         dtype: that language model and image encoder are written in, see
-            :func:`~gitllm_plugin.modeling.loading.resolve_dtype`; None: each weight as it was.
+            :func:`~gitllm_plugin.modeling.pretrained.resolve_dtype`; None: each weight as it was.
 
     Raises:
         ConfigError: not such a folder, no adapter in it, or the target is in use.
     """
-    # Float32 holds every stored weight exactly, whatever it was stored in.
-    loaded = load_folder(source, dtype="float32")
     written = stored_dtypes(source) if dtype is None else dict.fromkeys(BASES, resolve_dtype(dtype))
+    only = only_dtype(source)
+    # Float32 holds every stored weight exactly. The stored dtype does in half the memory, and gives the same sums where
+    # they are rounded to it: each is made in float32 by itself.
+    exact = only if set(written.values()) == {only} else torch.float32
+    loaded = load_folder(source, dtype=str(exact).removeprefix("torch."))
     rounded = [
         (parameter, to)
         for base, to in written.items()

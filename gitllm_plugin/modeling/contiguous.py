@@ -17,9 +17,10 @@ def give_contiguous_input(module: nn.Module) -> None:
     """Let a linear layer see contiguous input alone, in place.
 
     A hook of the layer itself, so that it goes where the layer goes: into a copy, a LoRA layer around it and out
-    again, into FSDP's and the compiler's hands.
+    again, into FSDP's and the compiler's hands. Once a layer, however often it is asked for.
     """
-    module.register_forward_pre_hook(_make_contiguous)
+    if _make_contiguous not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_make_contiguous)
 
 
 def _make_contiguous(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:

@@ -315,6 +315,11 @@ class Decoder:
             return {}
         return {"position_ids": layout.text_position_ids if self.positions == "text" else layout.position_ids}
 
+    def _position_module(self) -> nn.Module:
+        name = self.family.position_module
+        # By the end of its name: what is wrapped around a model (the compiler, PEFT) puts names of its own in front.
+        return next(module for path, module in self.language_model.named_modules() if f".{path}".endswith(f".{name}"))
+
     @contextmanager
     def _under_rule(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
         """Set, inside the block, everything but arguments that makes a call of the language model a call of GIT's."""
@@ -332,8 +337,7 @@ class Decoder:
         The decoder adds that module's output to (projected) token embeddings, which are zero on image
         slots; so the sum is the image feature there, and token + position on text.
         """
-        assert self.family.position_module is not None
-        module = self.language_model.get_submodule(self.family.position_module)
+        module = self._position_module()
         # Of every slot, and not only of the new ones, because `generate` calls again behind a cache.
         is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
         is_image[layout.image_row, layout.image_slot] = True

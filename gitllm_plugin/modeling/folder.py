@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,8 +29,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from gitllm_plugin.common.files import new_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.loading import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.lora import ADAPTER
+from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -43,6 +44,8 @@ BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
 _FORMAT = 1
 _SAMPLES = 32
 _PEFT_PREFIX = "base_model.model."
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""By safetensors' names."""
 
 
 _Model = TypeVar("_Model", bound="InFolder")
@@ -195,6 +198,26 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     return {base: config.dtype or torch.float32 for base, config in configs.items()}
 
 
+def only_dtype(folder: str | Path) -> torch.dtype | None:
+    """Find the one dtype that all weights in a folder have; None: several, or a base's files are not at hand.
+
+    Raises:
+        ConfigError: not a folder of a GIT-LLM.
+    """
+    folder = Path(folder).expanduser()
+    description = _read_description(folder)
+    dtypes: set[torch.dtype | None] = set()
+    for base in BASES:
+        files = list(Path(_place(folder, description, base)).glob("*.safetensors"))
+        if not files:
+            return None
+        for file in files:
+            # Of the files' tables of contents: weights may say another dtype than the configuration beside them.
+            with safe_open(file, "pt") as weights:
+                dtypes |= {_DTYPES.get(weights.get_slice(name).get_dtype()) for name in weights.keys()}  # noqa: SIM118
+    return dtypes.pop() if len(dtypes) == 1 else None
+
+
 def has_lora(model: InFolder) -> bool:
     """Tell whether the language model has LoRA layers."""
     return bool(names_of_module(model, "lora"))
@@ -230,11 +253,11 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
         for name, value in load_file(folder / "adapter_model.safetensors").items()
     }
     check_same_weights(_adapter_state(language_model), state, str(folder))
-    set_peft_model_state_dict(language_model, state, adapter_name=ADAPTER)
-    # PEFT gives LoRA the dtype of the layer that it stands beside; what is trained is float32.
+    # First: PEFT gave LoRA the dtype of the layer beside it, and what was trained in float32 would be rounded to that.
     for name, parameter in language_model.named_parameters():
         if ".lora_" in name:
             parameter.data = parameter.data.float()
+    set_peft_model_state_dict(language_model, state, adapter_name=ADAPTER)
 
 
 def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:

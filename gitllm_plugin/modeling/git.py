@@ -19,7 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
-from gitllm_plugin.modeling.loading import load_by_name
+from gitllm_plugin.modeling.pretrained import load_by_name
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
 from gitllm_plugin.modeling.tokens import IGNORED
 

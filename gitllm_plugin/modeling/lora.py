@@ -79,13 +79,13 @@ def merge_lora(language_model: PreTrainedModel) -> None:
     Sums are made in float32 and rounded once, to the weight's dtype.
 
     Raises:
-        ConfigError: there is no LoRA.
+        ConfigError: there is no LoRA, or a sum is not finite; layers before that one are merged then.
     """
     layers = _lora_layers(language_model)
     if not layers:
         raise ConfigError("merge: the language model has no LoRA")
     for name, layer in layers.items():
-        _merge(layer)
+        _merge(name, layer)
         language_model.set_submodule(name, layer.get_base_layer())
     if hasattr(language_model, "peft_config"):
         del language_model.peft_config
@@ -97,36 +97,51 @@ def lora_merged(language_model: PreTrainedModel) -> Iterator[None]:
 
     Sums are those of :func:`merge_lora`. A model without LoRA, or with weights in 4 bits or spread over ranks, stays
     as it is.
+
+    Raises:
+        ConfigError: a sum is not finite; the weights are as before.
     """
-    layers = [
-        layer
-        for layer in _lora_layers(language_model).values()
+    layers = {
+        name: layer
+        for name, layer in _lora_layers(language_model).items()
         if _can_be_added_to(cast(Any, layer.get_base_layer()).weight) and not layer.merged_adapters
-    ]
+    }
     # PEFT's own way back subtracts what it added, which is not exact.
-    weights = [cast(Any, layer.get_base_layer()).weight.data for layer in layers]
+    weights = [cast(Any, layer.get_base_layer()).weight.data for layer in layers.values()]
     try:
-        for layer in layers:
-            _merge(layer)
+        for name, layer in layers.items():
+            _merge(name, layer)
         yield
     finally:
-        for layer, weight in zip(layers, weights, strict=True):
+        for layer, weight in zip(layers.values(), weights, strict=True):
             cast(Any, layer.get_base_layer()).weight.data = weight
             # Else PEFT takes the layer for merged and leaves its update out.
             layer.merged_adapters.clear()
 
 
-def _merge(layer: LoraLayer) -> None:
-    """Add a layer's update to its weight, in float32."""
+def _merge(name: str, layer: LoraLayer) -> None:
+    """Add a layer's update to its weight, in float32.
+
+    Raises:
+        ConfigError: the sum is not finite; the weight is as before.
+    """
     base = cast(Any, layer.get_base_layer())
     dtype, in_float32 = base.weight.dtype, _can_be_added_to(base.weight)
     # PEFT rounds the update to the weight's dtype and then the sum: of a small update in bfloat16 little is left.
     if in_float32:
         base.weight.data = base.weight.data.float()
-    # Safe: PEFT adds in a copy, refuses sums that are not finite, and only then exchanges the weight.
-    cast(Any, layer).merge(safe_merge=True)
-    if in_float32:
-        base.weight.data = base.weight.data.to(dtype)
+    try:
+        # Safe: PEFT adds in a copy, refuses sums that are not finite, and only then exchanges the weight.
+        cast(Any, layer).merge(safe_merge=True)
+    except ValueError as error:
+        raise ConfigError(
+            f"the LoRA of {name} cannot be added to its weight: {error}. Where training diverged, take an earlier "
+            "checkpoint, and train with a lower learning rate"
+        ) from error
+    finally:
+        # Of a weight that nothing was added to, these are the same bits as before.
+        if in_float32:
+            base.weight.data = base.weight.data.to(dtype)
 
 
 def _can_be_added_to(weight: Tensor) -> bool:

@@ -58,6 +58,7 @@ class GitLLM(InFolder):
         family: facts about the language model, see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
 
     Attributes:
+        language_model: as given; another may be assigned (a compiled one, PEFT's, a copy).
         decoder: ``language_model`` as GIT uses it; what fits into a row, and what serving needs, is asked of it.
         sources: the names that ``language_model`` and ``image_encoder`` were loaded by, as far as they are known.
 
@@ -83,6 +84,14 @@ class GitLLM(InFolder):
         self.temporal_embedding = (
             nn.Parameter(torch.zeros(max_images, 1, image_encoder.vision_dim)) if max_images > 1 else None
         )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; with another language model goes a decoder of it, by the same family where it is one."""
+        # Else the old one would go on computing, while checkpoints and parameters are those of the new one.
+        if name == "language_model" and "decoder" in self.__dict__:
+            same = value.config.model_type == self.language_model.config.model_type
+            self.decoder = Decoder(value, self.decoder.family if same else None)
+        super().__setattr__(name, value)
 
     @property
     def max_images(self) -> int:

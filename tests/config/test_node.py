@@ -233,7 +233,7 @@ def test_names_that_the_code_goes_by_are_those_that_are_declared():
     from gitllm_plugin.config.model import MODULES, Module
     from gitllm_plugin.config.run import STEP_SCHEDULES
     from gitllm_plugin.config.values import schema_of
-    from gitllm_plugin.modeling.loading import DTYPES
+    from gitllm_plugin.modeling.pretrained import DTYPES
     from gitllm_plugin.modeling.trainable import names_of_module
     from gitllm_plugin.runners import optimizer, parallel, precision, records, state
 

@@ -14,8 +14,8 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_published
 from gitllm_plugin.modeling.build import load_folder, merge_folder
 from gitllm_plugin.modeling.folder import BASES
-from gitllm_plugin.modeling.loading import DTYPES
 from gitllm_plugin.modeling.lora import merge_lora
+from gitllm_plugin.modeling.pretrained import DTYPES
 from gitllm_plugin.modeling.published import convert_published
 from gitllm_plugin.modeling.tiny import tiny_tokenizer
 from tests.modeling.test_folder import logits, trained_model
@@ -110,6 +110,44 @@ def test_merged_weights_are_sums_in_float32_rounded_once(base, asked, tmp_path):
     for name, value in files["language_model"].items():
         wanted = model.language_model.get_parameter(name).to(value.dtype)
         torch.testing.assert_close(value, wanted, atol=0, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize(
+    "base, asked, trained, held",
+    [
+        ("bfloat16", None, "proj+lora", "bfloat16"),
+        ("bfloat16", "bfloat16", "proj+lora", "bfloat16"),
+        ("float16", "float16", "proj+lora", "float16"),
+        ("bfloat16", "float16", "proj+lora", "float32"),
+        ("bfloat16", None, "proj+lora+head", "float32"),
+        ("float32", "bfloat16", "proj+lora", "float32"),
+    ],
+)
+def test_a_merge_holds_the_model_as_it_is_stored_where_that_is_exact(base, asked, trained, held, tmp_path, monkeypatch):
+    settings = {"lora": LoraSettings(dropout=0.0), "trainable": trained, "dtype": base}
+    model, tokenizer = build_git_llm("tiny:llama", "tiny:clip", **settings)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name or (parameter.requires_grad and "lm_head" in name):
+            torch.nn.init.normal_(parameter, std=0.01)
+    model.save_pretrained(tmp_path / "adapter", tokenizer=tokenizer)
+    dtypes = []
+
+    def load(source, dtype):
+        dtypes.append(dtype)
+        return load_folder(source, dtype)
+
+    monkeypatch.setattr("gitllm_plugin.modeling.build.load_folder", load)
+    merge_folder(tmp_path / "adapter", tmp_path / "merged", asked)
+    assert dtypes == [held]
+    # The same file as when all is held in float32.
+    monkeypatch.setattr("gitllm_plugin.modeling.build.only_dtype", lambda folder: None)
+    merge_folder(tmp_path / "adapter", tmp_path / "in_float32", asked)
+    assert dtypes[1] == "float32"
+    for part in BASES:
+        one, other = (load_file(tmp_path / name / part / "model.safetensors") for name in ("merged", "in_float32"))
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            torch.testing.assert_close(value, other[name], atol=0, rtol=0, msg=name)
 
 
 _LOAD = """

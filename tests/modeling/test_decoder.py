@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling import Decoder
 from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.tiny import tiny_language_model
@@ -61,6 +61,46 @@ def test_a_copy_has_a_decoder_of_its_own():
     model, _ = tiny_model("llama")
     copied = copy.deepcopy(model)
     assert copied.decoder.language_model is copied.language_model is not model.language_model
+
+
+def with_peft(model):
+    # PEFT imports torchvision, which works once the package is loaded.
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(target_modules=["q_proj", "v_proj"]))
+
+
+WRAPPED = {
+    "a copy": copy.deepcopy,
+    "compiled": lambda model: torch.compile(model, backend="eager"),
+    "PEFT's": with_peft,
+}
+
+
+@pytest.mark.parametrize("wrapped", WRAPPED)
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_another_language_model_may_be_assigned(family, wrapped):
+    model, text_encoder = tiny_model(family, lora=None, trainable="proj")
+    ids = text_encoder.prompts(["what color is it?"]).input_ids
+    options = {"max_new_tokens": 3, "do_sample": False, "eos_token_id": None}
+    with torch.no_grad():
+        expected, tokens = model(ids, None, pixels(1)).logits, model.generate(ids, None, pixels(1), **options)
+        model.language_model = WRAPPED[wrapped](model.language_model)
+        torch.testing.assert_close(model(ids, None, pixels(1)).logits, expected)
+        assert torch.equal(model.generate(ids, None, pixels(1), **options), tokens)
+        for parameter in model.language_model.parameters():
+            parameter.zero_()
+        assert not model(ids, None, pixels(1)).logits.any()
+    assert not any(value.any() for name, value in model.state_dict().items() if name.startswith("language_model."))
+
+
+def test_a_language_model_of_no_known_family_is_not_assigned():
+    model, _ = tiny_model("llama")
+    before, other = model.language_model, copy.deepcopy(model.language_model)
+    other.config.model_type = "unheard-of"
+    with pytest.raises(ConfigError, match="'unheard-of' is in no family"):
+        model.language_model = other
+    assert model.language_model is before is model.decoder.language_model
 
 
 def test_what_is_too_long_says_by_how_much():

@@ -182,3 +182,13 @@ def test_an_error_while_writing_leaves_nothing(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         model.save_pretrained(tmp_path / "saved", tokenizer=[tmp_path / "tokenizer.json"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lora_is_not_rounded_to_the_dtype_of_the_rest(tmp_path):
+    model, tokenizer = build_git_llm("tiny:llama", "tiny:clip", lora=LoraSettings(dropout=0.0), dtype="bfloat16")
+    trained = {name: value for name, value in model.named_parameters() if ".lora_" in name}
+    for parameter in trained.values():
+        torch.nn.init.normal_(parameter)
+    model.save_pretrained(tmp_path / "model", tokenizer=tokenizer)
+    loaded = dict(load_folder(tmp_path / "model", dtype="bfloat16").model.named_parameters())
+    assert all(torch.equal(loaded[name], value) for name, value in trained.items())

@@ -8,8 +8,8 @@ import torch
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import LoraSettings, build_git_llm
 from gitllm_plugin.modeling.families import FAMILIES
-from gitllm_plugin.modeling.loading import DTYPES
 from gitllm_plugin.modeling.lora import lora_merged, merge_lora
+from gitllm_plugin.modeling.pretrained import DTYPES
 from tests.modeling.batches import pixels
 
 IDS = torch.arange(3, 3 + 2 * 9).view(2, 9)
@@ -147,3 +147,17 @@ def test_sums_are_made_in_float32_and_rounded_once(way, dtype):
             torch.testing.assert_close(weight, wanted.to(weight.dtype), atol=0, rtol=0)
     if way == "for a while":
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("way", [merge_lora, lora_merged])
+def test_an_update_that_is_not_finite_is_refused_and_the_layer_stays_as_it_was(way):
+    model, _ = build_git_llm("tiny:llama", "tiny:clip", lora=LoraSettings(dropout=0.0), dtype="bfloat16")
+    layer = model.language_model.model.layers[1].self_attn.k_proj
+    layer.lora_B["default"].weight.data[0, 0] = float("nan")
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    fault = pytest.raises(ConfigError, match=r"LoRA of model\.layers\.1\.self_attn\.k_proj cannot be added .* diverged")
+    with fault, way(model.language_model) or contextlib.nullcontext():
+        pass
+    assert model.language_model.model.layers[1].self_attn.k_proj is layer and not layer.merged
+    for name, value in layer.state_dict().items():
+        torch.testing.assert_close(value, before[name], atol=0, rtol=0, equal_nan=True)

@@ -11,7 +11,7 @@ from tiny_run import TinyModel, build_runner
 from gitllm_plugin.common.device import CPU_PRECISION
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.loading import resolve_dtype
+from gitllm_plugin.modeling.pretrained import resolve_dtype
 from gitllm_plugin.runners.precision import resolve_device, resolve_precision
 from gitllm_plugin.runners.records import RecordsFile, take_out_lost_steps
 

@@ -1,4 +1,4 @@
-"""What every loading of weights asks: in which dtype, and why it did not work."""
+"""What is pretrained, by its name: in which dtype it is loaded, and why it could not be."""
 
 from __future__ import annotations
 
