@@ -6,16 +6,17 @@ one method of a protocol offers all of it, which :func:`offers` sees to.
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from torch import nn
+
 from gitllm_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
     from typing_extensions import TypeIs
 
 
@@ -224,7 +225,9 @@ def check_offers(thing: Any, *kinds: str) -> None:
     """
     for kind in kinds:
         for protocol in PROTOCOLS[kind]:
-            offers(thing, protocol)
+            # One member is no half of anything, and looking for it may compute a property.
+            if len(members(protocol)) > 1:
+                offers(thing, protocol)
 
 
 def members(protocol: type) -> dict[str, bool]:
@@ -241,7 +244,9 @@ def _has(thing: Any, name: str, is_method: bool) -> bool:
     if not is_method:
         return hasattr(thing, name)
     method = getattr(thing, name, None)
-    return inspect.isroutine(method) or isinstance(method, functools.partial)
+    # An object that can be called is as good as a method (transformers' data collators are such), but torch's modules
+    # can all be called, the lists of them as well.
+    return callable(method) and not isinstance(method, nn.Module)
 
 
 def _listed(names: list[str], is_method: Mapping[str, bool]) -> str:

@@ -1,5 +1,6 @@
 """What models, data, streams and tasks may offer the runner, and the page that says how to write one's own."""
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -78,6 +79,27 @@ def test_an_attribute_is_no_method():
     assert not offers(Encoder(), TextsEncoder)
 
 
+class Collator:
+    def __call__(self, items):
+        return {"mine": items}
+
+
+@pytest.mark.parametrize(
+    "collater",
+    [Collator(), lambda items: {"mine": items}, functools.partial(lambda name, items: {name: items}, "mine")],
+    ids=["object", "function", "partial"],
+)
+def test_whatever_can_be_called_makes_batches(collater):
+    from gitllm_plugin.runners.loaders import LoaderSettings
+
+    class Data(list):
+        pass
+
+    data = Data([1, 2])
+    data.collater = collater
+    assert list(LoaderSettings(batch_size=2).loader(data)) == [{"mine": [1, 2]}]
+
+
 def test_the_classes_of_this_package_offer_what_is_theirs():
     from gitllm_plugin.datasets.datasets.m3it_dataset import M3ITDataset
     from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
@@ -114,9 +136,38 @@ def test_the_runner_refuses_halves_before_it_makes_anything(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_half_a_text_encoder_is_refused_at_the_start(tmp_path):
+    from tests.runners import tiny_run
+
+    class Encoder(nn.Module):
+        def prompts_and_answers(self, prompts, answers): ...
+
+    model = tiny_run.TinyModel()
+    model.text_encoder = Encoder()
+    with pytest.raises(ConfigError, match=r"Encoder has prompts_and_answers\(\), but not tokenizer: a TextsEncoder"):
+        tiny_run.build_runner(tmp_path / "run", model=model)
+
+
+def test_a_map_style_data_set_is_not_asked_what_streams_are(tmp_path):
+    from tests.runners import tiny_run
+
+    class Stateful(tiny_run.TinyData):
+        def state_dict(self):
+            return {}
+
+        @property
+        def examples(self):
+            raise AssertionError("computed only to see whether it is there")
+
+        num_examples = examples
+
+    assert tiny_run.build_runner(tmp_path, data={"train": Stateful(4)}, valid_splits=[], test_splits=[])
+
+
 def row(protocol: type, name: str) -> str:
     """The line of the page's table about a member."""
-    member = vars(protocol).get(name)
+    owner = next(cls for cls in protocol.__mro__ if name in {**vars(cls), **vars(cls).get("__annotations__", {})})
+    member = vars(owner).get(name)
     signature = ""
     if inspect.isfunction(member):
         given = re.sub(r"\(self(, )?", "(", str(inspect.signature(member)))
@@ -125,16 +176,18 @@ def row(protocol: type, name: str) -> str:
         member = member.fget if isinstance(member, property) else None
     meaning = " ".join((inspect.getdoc(member) or "").split()).replace("``", "`")
     meaning = re.sub(r":\w+:(`[^`]*`)", r"\1", meaning)
-    return f"| {protocol.__name__} | `{name}{signature}` | {meaning} |"
+    if owner is not protocol:
+        meaning = f"Needed as well, see {owner.__name__}."
+    return f"| {protocol.__name__} | `{name}{signature}` | {meaning or 'An attribute, needed beside the methods.'} |"
 
 
 def test_the_page_has_every_protocol_as_the_code_says_it():
     page = PAGE.read_text(encoding="utf-8")
-    own = [(protocol, name) for protocol in ALL for name in members(protocol) if name in vars(protocol)]
-    missing = [line for line in (row(*pair) for pair in own) if line not in page]
+    needed = [(protocol, name) for protocol in ALL for name in members(protocol)]
+    missing = [line for line in (row(*pair) for pair in needed) if line not in page]
     assert not missing, "to be put into docs/extending.md:\n" + "\n".join(missing)
     tables = re.findall(r"^\| (\w+) \| `(\w+)", page, re.MULTILINE)
-    assert tables == [(protocol.__name__, name) for protocol, name in own], "in this order, and no others"
+    assert tables == [(protocol.__name__, name) for protocol, name in needed], "in this order, and no others"
 
 
 def test_the_code_of_the_page_trains_stops_and_goes_on(tmp_path):

@@ -43,7 +43,9 @@ _EXIT_STATUS = """
 exit status:
   0  done
   1  doctor or m3it check found a fault; or an unexpected error, with a traceback: please report it
-  2  wrong input: the message says what was given, what is allowed and what to do
+  2  wrong input: the message says what was given, what is allowed and what to do; or a full disk, a data loader's
+     process that was killed, another rank that is gone: the message says what to change
+  75  a rank made no progress for run.step_timeout_minutes; the run can be resumed
   130  interrupted; a training has saved where it was
 """
 

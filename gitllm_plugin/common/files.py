@@ -15,6 +15,7 @@ from typing import BinaryIO
 from gitllm_plugin.errors import ConfigError
 
 _UNFINISHED = ".partial"
+_UNFINISHED_IN_0_1_0 = ".writing"
 
 
 @contextmanager
@@ -28,15 +29,14 @@ def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
         durable: wait until the disk has it, so that it outlasts a loss of power too.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since only within a file system is renaming one step; named by host and process, since
-    # several may write the same file, on a disk that several machines share.
-    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
+    partial = _unfinished(path)
     try:
         partial.unlink(missing_ok=True)
         yield partial
         # Without it a journal may have the new name before the data: after a power cut the file would be empty.
         if durable:
-            with open(partial, "rb+") as file:
+            # A hard link of a file that is write-protected cannot be opened for writing; Windows flushes no other.
+            with open(partial, "rb" if os.name == "posix" else "rb+") as file:
                 os.fsync(file.fileno())
         os.replace(partial, path)
         if durable:
@@ -75,8 +75,31 @@ def remove_unfinished(folder: Path, name: str = "*") -> None:
         name: of the file that they wrote; all, unless given. The caller's lock says that none is writing it now.
     """
     pattern = name if name == "*" else glob.escape(name)
-    for rest in folder.glob(f".{pattern}.*{_UNFINISHED}"):
-        rest.unlink(missing_ok=True)
+    for ending in (_UNFINISHED, _UNFINISHED_IN_0_1_0):
+        for rest in folder.glob(f".{pattern}.*{ending}"):
+            rest.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give an empty folder to fill, which takes the name ``folder`` when the block ends without an error.
+
+    Raises:
+        ConfigError: something is there already, other than an empty folder.
+    """
+    folder = check_new_folder(folder)
+    partial = _unfinished(folder)
+    # An earlier process of this number may have been killed here.
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        # An empty folder was there and may be: renaming onto it is refused by some systems.
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_new_folder(folder: str | Path) -> Path:
@@ -89,6 +112,12 @@ def check_new_folder(folder: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists already; name a new folder, or delete it")
     return folder
+
+
+def _unfinished(path: Path) -> Path:
+    # Beside the target, since only within a file system is renaming one step; named by host and process, since
+    # several may write the same file, on a disk that several machines share.
+    return path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
 
 
 def _flush_folder(folder: Path) -> None:

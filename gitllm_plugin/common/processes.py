@@ -5,7 +5,6 @@ Imports nothing heavy: commands are started before torch is needed.
 
 import multiprocessing
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -23,10 +22,6 @@ Result = TypeVar("Result")
 
 _INTERRUPTED = (130, -signal.SIGINT)
 """How a process ends after Ctrl-C: with the shells' exit status for it, or by the signal itself."""
-
-# torch has no classes for these: a loader's worker that got SIGKILL, and what gloo and NCCL say when a rank is gone.
-_KILLED_WORKER = re.compile(r"DataLoader worker .*killed by signal: Killed")
-_LOST_RANK = re.compile(r"Connection (?:reset|closed) by peer|remote process exited")
 
 
 def map_in_order(function: Callable[[Task], Result], tasks: Iterable[Task], workers: int) -> Iterator[Result]:
@@ -122,29 +117,6 @@ def describe_end(status: int) -> str:
 def was_killed(status: int) -> bool:
     """Say whether a process was ended by SIGKILL, see :func:`describe_end`."""
     return status in (-signal.SIGKILL, 128 + signal.SIGKILL)
-
-
-def describe_lost_process(error: BaseException) -> str | None:
-    """Say which process that a run needs is gone, where that is what ``error``, or what led to it, tells.
-
-    Args:
-        error: as torch raises it: a loader's worker was killed, or the connection to another rank broke.
-
-    Returns:
-        One or two sentences without the last period; None for every other error.
-    """
-    killed = describe_end(-signal.SIGKILL)
-    chain: BaseException | None = error
-    while chain is not None:
-        if _KILLED_WORKER.search(str(chain)):
-            return f"A process that loads data {killed}"
-        if _LOST_RANK.search(str(chain)):
-            return (
-                "Another rank of this run is gone; its own error, or its exit code in torchrun's report, says why. "
-                f"Where that is -9, it {killed}"
-            )
-        chain = chain.__cause__ or chain.__context__
-    return None
 
 
 def advise_less_memory(run: Mapping[str, Any], keys: Sequence[str]) -> str:

@@ -35,7 +35,7 @@ class Progress:
             self.bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
-        """Begin."""
+        """Give the bar, which is shown since it was made."""
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -16,6 +16,10 @@ STEP_SCHEDULES = ("cosine", "linear", "constant")
 
 _LEVEL_SCHEDULES = ("constant", "constant_lr")
 
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Sharding = Literal["none", "fsdp"]
+Order = Literal["max", "min"]
+
 _Count = Annotated[int, Field(ge=1)]
 _NumberOf = Annotated[int, Field(ge=0)]
 _NotNegative = Annotated[float, Field(ge=0)]
@@ -168,13 +172,13 @@ class RunSettings(LaunchSettings, LogSettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$"), Says("auto, cpu, cuda or cuda:N")] = "auto"
     """Where to compute; ``auto`` is a GPU where there is one."""
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """What is computed in; ``auto`` is bf16 where the hardware has it."""
 
     amp: bool | None = None
     """LAVIS's switch of mixed precision; ``precision`` says it better."""
 
-    sharding: Literal["none", "fsdp"] = "none"
+    sharding: Sharding = "none"
     """With ``fsdp``, weights, gradients and optimizer are divided among the ranks."""
 
     compile: bool = False
@@ -270,7 +274,7 @@ class RunSettings(LaunchSettings, LogSettings):
     save_every_minutes: _NotNegative = 30.0
     """Minutes between two checkpoints within an epoch."""
 
-    best: Annotated[Literal["max", "min"], _IF_VALIDATED] = "max"
+    best: Annotated[Order, _IF_VALIDATED] = "max"
     """Whether the highest (``max``) or the lowest (``min``) score of ``agg_metric`` is the best."""
 
     step_timeout_minutes: _NotNegative = 30.0

@@ -6,37 +6,37 @@ not told the options at all.
 """
 
 import functools
+from typing import Any
+
+from gitllm_plugin.host.patching import repair_of
+
+_CONFIG = "lavis.common.config:Config"
 
 
-def honour_model_type_option() -> None:
+@repair_of(f"{_CONFIG}.build_model_config")
+def honour_model_type_option(found: Any) -> Any:
     """Make ``--options model.model_type=...`` choose the defaults too. Calling it again does nothing."""
-    from lavis.common.config import Config
     from omegaconf import OmegaConf
 
-    if hasattr(Config.build_model_config, "honours_model_type_option"):
-        return
-    original = Config.build_model_config
+    original = found.__func__  # a static method
 
     @functools.wraps(original)
     def build_model_config(config, **options):
         named = {key: options["model"][key] for key in ("arch", "model_type") if key in options.get("model", {})}
         return original(OmegaConf.merge(config, {"model": named}) if named else config, **options)
 
-    vars(build_model_config)["honours_model_type_option"] = True
-    Config.build_model_config = staticmethod(build_model_config)
+    return staticmethod(build_model_config)
 
 
-def honour_dataset_type_option() -> None:
+@repair_of(f"{_CONFIG}.build_dataset_config")
+def honour_dataset_type_option(found: Any) -> Any:
     """Make ``--options datasets.NAME.type=...`` choose the defaults too, and options alone add a data set.
 
     Calling it again does nothing.
     """
-    from lavis.common.config import Config
     from omegaconf import OmegaConf
 
-    if hasattr(Config.build_dataset_config, "honours_type_option"):
-        return
-    original = Config.build_dataset_config
+    original = found.__func__  # a static method
 
     @functools.wraps(original)
     def build_dataset_config(*given):
@@ -48,5 +48,4 @@ def honour_dataset_type_option() -> None:
         named = {name: {"type": node["type"]} if "type" in node else {} for name, node in datasets.items()}
         return original(OmegaConf.merge(config, {"datasets": named}) if named else config)
 
-    vars(build_dataset_config)["honours_type_option"] = True
-    Config.build_dataset_config = build_dataset_config
+    return build_dataset_config

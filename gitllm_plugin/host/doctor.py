@@ -35,9 +35,9 @@ class Diagnosis:
 
     Attributes:
         facts: (what, value), in the order to show them.
-        absent: Packages that LAVIS imports and a GIT-LLM run does not need -> the command that installs each.
-        extras: What is absent and only some uses need -> (what for, the command that installs it).
-        notes: Warnings about this machine that do not prevent a run.
+        absent: packages that LAVIS imports and a GIT-LLM run does not need -> the command that installs each.
+        extras: what is absent and only some uses need -> (what for, the command that installs it).
+        notes: warnings about this machine that do not prevent a run.
         problems: (what is wrong, the command or action that mends it); empty if GIT-LLM can run.
     """
 

@@ -26,9 +26,9 @@ class HookStatus:
     """State of the hook in one environment.
 
     Attributes:
-        path: Where its file is, or would be.
-        installed: Whether the file is there.
-        switched_off: Whether the environment variable GITLLM_HOOK=0 disables it here.
+        path: where its file is, or would be.
+        installed: whether the file is there.
+        switched_off: whether the environment variable GITLLM_HOOK=0 disables it here.
     """
 
     path: Path
@@ -37,7 +37,7 @@ class HookStatus:
 
 
 def status(site_packages: str | Path | None = None) -> HookStatus:
-    """State of the hook in ``site_packages`` (this environment's by default)."""
+    """Look at the hook in ``site_packages`` (this environment's by default)."""
     path = Path(site_packages or sysconfig.get_path("purelib")) / FILE_NAME
     return HookStatus(path, path.is_file(), os.environ.get(KILL_SWITCH) == "0")
 

@@ -6,17 +6,15 @@ import logging
 import random
 import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import gitllm_plugin
-from gitllm_plugin.common.processes import advise_less_memory, describe_lost_process
 from gitllm_plugin.config import read
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
-from gitllm_plugin.errors import ConfigError, LostProcessError
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.tables import Block
 
@@ -26,19 +24,21 @@ def train(cfg_path: str | Path, options: Sequence[str] = ()):
 
     Args:
         cfg_path: YAML file with the sections ``model``, ``datasets`` and ``run``.
-        options: Overrides, each ``key.subkey=value``.
+        options: overrides, each ``key.subkey=value``.
 
     Returns:
-        The runner, after training.
+        the runner, after training.
 
     Raises:
         ConfigError: the file, an option or a name in them is wrong; all such errors at once.
         HostError: LAVIS, or a library that it cannot do without, is missing.
-        LostProcessError: when a data loader's worker was killed, or another rank is gone.
+        LostProcessError: a data loader's worker was killed, or another rank is gone.
     """
     cfg = _read_config(cfg_path, options)
     runner = _build_runner(cfg)
-    with _lost_processes_explained(cfg.run_cfg, ("batch_size_train", "batch_size_eval")):
+    from gitllm_plugin.common.lost_processes import lost_processes_explained
+
+    with lost_processes_explained(cfg.run_cfg, ("batch_size_train", "batch_size_eval")):
         runner.train()
     _leave_process_group()
     return runner
@@ -71,14 +71,16 @@ def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
     Unlike LAVIS's ``evaluate.py``, it uses the runner named by ``run.runner``.
 
     Returns:
-        The runner, after evaluation.
+        the runner, after evaluation.
 
     Raises:
         ConfigError: as ``train``, and for ``run.resume_ckpt_path``, which an evaluation does not read.
     """
     cfg = _read_config(cfg_path, options, evaluating=True)
     runner = _build_runner(cfg, evaluating=True)
-    with _lost_processes_explained(cfg.run_cfg, ("batch_size_eval",)):
+    from gitllm_plugin.common.lost_processes import lost_processes_explained
+
+    with lost_processes_explained(cfg.run_cfg, ("batch_size_eval",)):
         runner.evaluate(skip_reload=True)
     _leave_process_group()
     return runner
@@ -88,8 +90,8 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     """Run a script of LAVIS's, such as its ``train.py``, unmodified, with the plugin registered before.
 
     Args:
-        path: The script.
-        argv: Its arguments. A configuration given by ``--cfg-path`` is found and checked before the script starts.
+        path: the script.
+        argv: its arguments; a configuration given by ``--cfg-path`` is found and checked before the script starts.
 
     Raises:
         ConfigError: no such script, or its configuration is wrong.
@@ -150,13 +152,13 @@ def write_features(
     """Encode the images of a configuration's shards with its model's image encoder, for training that reads features.
 
     Args:
-        cfg_path: Names a model and the data set m3it_wds.
-        options: Overrides of the file.
-        share: Part k of n of the shards, from 0.
-        on_progress: Called with the number of images that are done.
+        cfg_path: names a model and the data set m3it_wds.
+        options: overrides of the file.
+        share: slice k of n of the shards, from 0.
+        on_progress: called with the number of images that are done.
 
     Returns:
-        What was done, in a line a split.
+        what was done, in a line a split.
 
     Raises:
         ConfigError: the file, an option or a name in them is wrong, or an image has no one set of features.
@@ -166,6 +168,7 @@ def write_features(
     from lavis.tasks import setup_task
 
     from gitllm_plugin.common.device import default_device
+    from gitllm_plugin.common.lost_processes import lost_processes_explained
     from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
     from gitllm_plugin.datasets.features import encode_shards, features_folder
     from gitllm_plugin.modeling import ImageEncoder
@@ -181,7 +184,7 @@ def write_features(
         raise ConfigError("this configuration's model takes no features of images; model git_llm does")
     encoder = encoder.to(default_device()).eval()
     num_workers = int(cfg.run_cfg.get("num_workers", 0))
-    with _lost_processes_explained(cfg.run_cfg):
+    with lost_processes_explained(cfg.run_cfg):
         lines = [
             f"{split}: {encode_shards(encoder, stream, folder, num_workers, share, on_progress=on_progress)}"
             for split, stream in streams.items()
@@ -189,26 +192,8 @@ def write_features(
     return "\n".join([*lines, f"in {folder}"])
 
 
-@contextmanager
-def _lost_processes_explained(run_cfg: Mapping[str, Any], batch_sizes: Sequence[str] = ()) -> Iterator[None]:
-    """Turn torch's errors about a worker or rank that is gone into one that says what to change in ``run_cfg``.
-
-    Raises:
-        LostProcessError: in the place of such an error; all others pass.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        reason = describe_lost_process(error)
-        if reason is None:
-            raise
-        # Every worker holds some batches, and none means that this process loads them itself.
-        keys = [*batch_sizes, *(["num_workers"] if run_cfg.get("num_workers") else [])]
-        raise LostProcessError(f"{reason}. {advise_less_memory(run_cfg, keys)}") from error
-
-
 def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool = False):
-    """LAVIS's ``Config``, checked."""
+    """Read the file and the options as LAVIS's ``Config``, after checking that nothing in them is wrong."""
     gitllm_plugin.register()
     from gitllm_plugin.host.config_check import check_config
 
@@ -271,7 +256,7 @@ def _set_seeds(seed: int) -> None:
 
 
 def _shared_job_id() -> str:
-    """LAVIS's job id, the first rank's on every rank: their clocks may differ."""
+    """Give LAVIS's job id, the first rank's on every rank: their clocks may differ."""
     import torch.distributed as dist
     from lavis.common.utils import now
 

@@ -40,8 +40,8 @@ class Host:
     """A LAVIS that was found.
 
     Attributes:
-        folder: Folder of the package ``lavis``.
-        version: Version of the distribution that owns it, or None for a checkout on the path.
+        folder: of the package ``lavis``.
+        version: of the distribution that owns it, or None for a checkout on the path.
         variant: "1.0.2" (the release on PyPI) or "git main" (has modules the release lacks).
     """
 

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.host.patching import repair_of
+
+_RUNNER = "lavis.runners.runner_base:RunnerBase"
+_BUILDER = "lavis.datasets.builders.base_dataset_builder:BaseDatasetBuilder"
 _REPAIRS: list[Callable[[], None]] = []
 
 
@@ -18,18 +22,21 @@ def repair_runners_and_builders() -> None:
         repair()
 
 
-def _repair(function: Callable[[], None]) -> Callable[[], None]:
-    """Make a function a repair, which is done once a process: a second time it would wrap its own work."""
-    once = functools.cache(function)
-    _REPAIRS.append(once)
-    return once
+def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+    """Make a function a repair of these places, see :func:`~gitllm_plugin.host.patching.repair_of`."""
+
+    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
+        _REPAIRS.append(repair_of(*places)(function))
+        return _REPAIRS[-1]
+
+    return decorate
 
 
 # ---------------------------------------------------------------------------------------------------------- runners
 
 
-@_repair
-def honour_configured_runner() -> None:
+@_repair(f"{_RUNNER}.__new__")
+def honour_configured_runner(original: Any) -> Any:
     """LAVIS's ``evaluate.py`` builds ``RunnerBase`` whatever ``run.runner`` says.
 
     ``RunnerBase(cfg=...)`` gives the runner that ``cfg`` names, where a plugin registered it. LAVIS's own runners are
@@ -44,55 +51,46 @@ def honour_configured_runner() -> None:
             cls = named
         return object.__new__(cls)
 
-    setattr(RunnerBase, "__new__", new_runner)  # noqa: B010 - type checkers want object's signature here
+    return staticmethod(new_runner)
 
 
-@_repair
-def train_where_the_model_is() -> None:
+@_repair(f"{_RUNNER}.model")
+def train_where_the_model_is(on_gpu: Any) -> Any:
     """On a CPU the runners' model is None, and DistributedDataParallel is given device ids that are none."""
-    from lavis.runners.runner_base import RunnerBase
     from torch.nn.parallel import DistributedDataParallel
-
-    on_gpu: Any = RunnerBase.model.fget
 
     def model(self):
         if self.device.type != "cpu":
-            return on_gpu(self)
+            return on_gpu.fget(self)
         if self._wrapped_model is None:
             self._wrapped_model = DistributedDataParallel(self._model) if self.use_distributed else self._model
         return self._wrapped_model
 
-    setattr(RunnerBase, "model", property(model))  # noqa: B010 - type checkers want the property's setter here
+    return property(model)
 
 
-@_repair
-def resume_at_the_next_iteration() -> None:
+@_repair("lavis.runners.runner_iter:RunnerIter._load_checkpoint")
+def resume_at_the_next_iteration(load_and_skip_one: Any) -> Any:
     """``runner_iter`` resumes one iteration too far on, since a checkpoint says how many were done."""
-    from lavis.runners.runner_iter import RunnerIter
-
-    load_and_skip_one = RunnerIter._load_checkpoint
 
     def load_checkpoint(self, url_or_filename):
         load_and_skip_one(self, url_or_filename)
         self.start_iters -= 1
 
-    RunnerIter._load_checkpoint = load_checkpoint
+    return load_checkpoint
 
 
-@_repair
-def tell_streams_how_they_are_read() -> None:
+@_repair(f"{_RUNNER}.create_loaders")
+def tell_streams_how_they_are_read(unaware: Any) -> Any:
     """Streams do not learn the batch size or where training resumes, and are evaluated on once only.
 
     LAVIS's runners tell those streams that want to know before they make their loaders: see
     :class:`~gitllm_plugin.protocols.BatchingStream`, :class:`~gitllm_plugin.protocols.HostStream` and
     :class:`~gitllm_plugin.protocols.SharedStream`.
     """
-    from lavis.runners.runner_base import RunnerBase
     from torch.utils.data import DataLoader
 
     from gitllm_plugin.protocols import BatchingStream, HostStream, SharedStream, offers
-
-    unaware = RunnerBase.create_loaders
 
     def create_loaders(self, datasets, num_workers, batch_sizes, is_trains, collate_fns, dataset_ratios=None):
         loaders = []
@@ -113,7 +111,7 @@ def tell_streams_how_they_are_read() -> None:
                 loaders += unaware(self, [dataset], num_workers, [batch_size], [is_train], [collate_fn], dataset_ratios)
         return loaders
 
-    RunnerBase.create_loaders = create_loaders
+    return create_loaders
 
 
 def _members(dataset: Any) -> list[Any]:
@@ -128,35 +126,29 @@ def _members(dataset: Any) -> list[Any]:
 # ------------------------------------------------------------------ runners where there is no GPU, or no process group
 
 
-@_repair
-def prefetch_with_a_gpu_only() -> None:
+@_repair("lavis.runners.runner_base:PrefetchLoader")
+def prefetch_with_a_gpu_only(original: Any) -> Any:
     """``PrefetchLoader`` makes a CUDA stream."""
     import torch
-    from lavis.runners import runner_base
 
-    original = runner_base.PrefetchLoader
-    runner_base.PrefetchLoader = lambda loader: original(loader) if torch.cuda.is_available() else loader
+    return lambda loader: original(loader) if torch.cuda.is_available() else loader
 
 
-@_repair
-def move_samples_to_a_gpu_only_where_there_is_one() -> None:
+@_repair("lavis.tasks.base_task:prepare_sample")
+def move_samples_to_a_gpu_only_where_there_is_one(original: Any) -> Any:
     """``BaseTask.evaluation`` calls ``.cuda()``: the runner does not tell it the device."""
     import torch
-    from lavis.tasks import base_task
-
-    original = base_task.prepare_sample
 
     def prepare_sample(samples, cuda_enabled=True):
         return original(samples, cuda_enabled=cuda_enabled and torch.cuda.is_available())
 
-    base_task.prepare_sample = prepare_sample
+    return prepare_sample
 
 
-@_repair
-def wait_for_other_ranks_only_where_there_are_any() -> None:
+@_repair("lavis.runners.runner_base:dist", "lavis.runners.runner_iter:dist")
+def wait_for_other_ranks_only_where_there_are_any(original: Any) -> Any:
     """``dist.barrier()`` is called without a process group."""
     import torch.distributed
-    from lavis.runners import runner_base, runner_iter
 
     class Distributed:
         """torch.distributed, whose barrier lets a process alone pass."""
@@ -168,21 +160,18 @@ def wait_for_other_ranks_only_where_there_are_any() -> None:
             if torch.distributed.is_initialized():
                 torch.distributed.barrier()
 
-    runner_base.dist = runner_iter.dist = Distributed()
+    return Distributed()
 
 
 # --------------------------------------------------------------------------------------------------------- builders
 
 
-@_repair
-def leave_out_null_splits() -> None:
+@_repair(f"{_BUILDER}.__init__")
+def leave_out_null_splits(original: Any) -> Any:
     """LAVIS's builders want every split of a data set; to evaluate, nobody needs what is trained on.
 
     ``build_info.annotations.train: null`` leaves out a split.
     """
-    from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-
-    original = BaseDatasetBuilder.__init__
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -191,16 +180,13 @@ def leave_out_null_splits() -> None:
         for split in [name for name, node in annotations.items() if node is None]:
             del annotations[split]
 
-    BaseDatasetBuilder.__init__ = init
+    return init
 
 
-@_repair
-def download_only_what_is_missing() -> None:
+@_repair(f"{_BUILDER}._download_ann")
+def download_only_what_is_missing(original: Any) -> Any:
     """LAVIS's builders want the address of every file that is already there, and as many addresses as files."""
     from lavis.common.utils import get_cache_path
-    from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
-
-    original = BaseDatasetBuilder._download_ann
 
     @functools.wraps(original)
     def download(self: Any) -> None:
@@ -211,4 +197,4 @@ def download_only_what_is_missing() -> None:
         if not all(Path(get_cache_path(path)).is_file() for path in files):
             original(self)
 
-    BaseDatasetBuilder._download_ann = download
+    return download

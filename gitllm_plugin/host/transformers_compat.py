@@ -15,13 +15,13 @@ def find_pruneable_heads_and_indices(heads, n_heads: int, head_size: int, alread
     """Say which attention heads are still to be pruned, and which rows of the projection stay.
 
     Args:
-        heads: Heads to prune, numbered as in the unpruned layer.
-        n_heads: Heads that the layer has now.
-        head_size: Width of one head.
-        already_pruned_heads: Heads pruned earlier, numbered as in the unpruned layer.
+        heads: those to prune, numbered as in the unpruned layer.
+        n_heads: how many the layer has now.
+        head_size: width of one head.
+        already_pruned_heads: those pruned earlier, numbered as in the unpruned layer.
 
     Returns:
-        The set of heads not pruned before, and an int64 tensor of the row indices that stay.
+        the set of heads not pruned before, and an int64 tensor of the row indices that stay.
     """
     import torch
 
@@ -101,8 +101,8 @@ def expand_mask(mask, dtype, tgt_len: int | None = None):
 
     Args:
         mask: [batch, source], 1 for a real token and 0 for padding.
-        dtype: Floating-point dtype of the result.
-        tgt_len: Number of queries; the source length by default.
+        dtype: floating-point dtype of the result.
+        tgt_len: number of queries; the source length by default.
 
     Returns:
         [batch, 1, target, source]: 0 where a token may be attended to, the least value of ``dtype`` elsewhere.

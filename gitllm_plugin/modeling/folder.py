@@ -13,10 +13,8 @@ everybody has.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -28,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from gitllm_plugin.common.files import check_new_folder
+from gitllm_plugin.common.files import new_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.lora import ADAPTER
@@ -114,7 +112,7 @@ def save_folder(
     Raises:
         ConfigError: the folder is in use; or without base, one of them was trained, or its name is not known.
     """
-    with _new_folder(Path(folder)) as target:
+    with new_folder(Path(folder)) as target:
         places = {base: base if with_base else _name_of(model, base) for base in BASES}
         if with_base:
             _save_language_model(model, target / LANGUAGE_MODEL)
@@ -380,20 +378,3 @@ def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], f
         raise ConfigError(
             f"the adapter in {folder} was trained on another language model than {name!r}, whose weights differ"
         )
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Make a folder beside ``folder`` that takes its name when the block ends without an error."""
-    folder = check_new_folder(folder)
-    # On the same disk as the folder, so that taking its name is one step.
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        # An empty folder was there and may be: renaming onto it is refused by some systems.
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -13,12 +13,14 @@ import torch
 from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
+from torch.utils.data import IterableDataset
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.lost_processes import lost_processes_explained
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
-from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.errors import ConfigError, LostProcessError, StorageError
 from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
 from gitllm_plugin.runners import messages, parallel, records, settings
 from gitllm_plugin.runners.evaluating import evaluate_split, load_best, note_score
@@ -68,10 +70,11 @@ class GitLLMRunner(RunnerBase):
 
     def __init__(self, cfg: Any, task: Any, model: torch.nn.Module, datasets: dict, job_id: str):
         check_offers(model, "model")
+        check_offers(getattr(model, "text_encoder", None), "text encoder")
         check_offers(task, "task")
         # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
         for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
-            check_offers(dataset, "data set", "stream")
+            check_offers(dataset, "data set", *(["stream"] if isinstance(dataset, IterableDataset) else []))
             if offers(dataset, ModelReadingData):
                 dataset.use_model(model)
         settings.fill_defaults(cfg.run_cfg)
@@ -104,8 +107,11 @@ class GitLLMRunner(RunnerBase):
     @property
     def dataloaders(self) -> dict[str, Any]:
         """Repairs: loaders for evaluation need CUDA, and repeat examples in distributed runs."""
-        self.datasets = self.parts.splits  # as the host's do
         return self.parts.loaders
+
+    def _check_splits(self, *names: str) -> None:
+        self.parts.check_splits(names)
+        self.datasets = self.parts.splits  # as the host's own attribute turns from names to splits
 
     @property
     def max_epoch(self) -> int:
@@ -173,6 +179,7 @@ class GitLLMRunner(RunnerBase):
             ConfigError: the run cannot be trained as configured.
             NonFiniteLossError: too many steps in a row could not be used; what is good is saved.
             StorageError: a file of the run cannot be written.
+            LostProcessError: a worker of a data loader was killed, or another rank is gone.
             KeyboardInterrupt: after Ctrl-C, with all saved and said how to resume.
         """
         if self.evaluate_only:
@@ -188,7 +195,7 @@ class GitLLMRunner(RunnerBase):
             while not self.parts.length.is_finished(self.position):
                 self._note_epoch(self.train_epoch(self.position.epoch))
                 # Before the validation, so that one that fails or is interrupted loses nothing of the training.
-                self._save_checkpoint(self.position.last_epoch)
+                self.parts.saving.save(self.progress)
                 self._validate_if_due()
                 ranks.barrier()
             with self.stop.at_once():
@@ -202,13 +209,14 @@ class GitLLMRunner(RunnerBase):
         """Take over the signals, say how to resume where the block is left early, and end what works beside it."""
         with self.stop:
             try:
-                yield
+                with lost_processes_explained(self.parts.run_cfg, ("batch_size_train", "batch_size_eval")):
+                    yield
             except Preempted as preempted:
                 messages.say_how_to_resume(f"Stopped by {preempted}", self.parts, self.progress)
             except KeyboardInterrupt:
                 messages.say_how_to_resume("Interrupted", self.parts, self.progress)
                 raise
-            except (StorageError, NonFiniteLossError, DataEndedError):
+            except (StorageError, LostProcessError, NonFiniteLossError, DataEndedError):
                 messages.say_how_to_resume("Stopped", self.parts, self.progress)
                 raise
             finally:
@@ -219,7 +227,7 @@ class GitLLMRunner(RunnerBase):
     def _prepare_training(self) -> None:
         """Check what can be checked before the first step, and take up a run to be resumed."""
         settings.check_training_settings(self.config.run_cfg)
-        self.parts.check_splits([*self.train_splits, *self.valid_splits, *self.test_splits])
+        self._check_splits(*self.train_splits, *self.valid_splits, *self.test_splits)
         if self.parts.resume_from is not None:
             self._load_checkpoint(self.parts.resume_from)
         elif self.resume_ckpt_path is not None:
@@ -270,16 +278,16 @@ class GitLLMRunner(RunnerBase):
                     # A loop that ends with this step is saved behind it, with the epoch's end noted.
                     if due and not loop.stopped and position.epoch_iter < last_iter:
                         self._watchdog.at("saving")
-                        self._save_checkpoint(epoch)
+                        self.parts.saving.save(self.progress)
         except (NonFiniteLossError, DataEndedError):
             # All ranks raise it after the same step, and no weight was changed by what was wrong.
-            self._save_checkpoint(epoch)
+            self.parts.saving.save(self.progress)
             raise
-        averages = self.progress.end_epoch(parts.length.iters_per_epoch, loop.stopped)
+        averages = self.progress.end_stretch(parts.length.iters_per_epoch, loop.stopped)
         if loop.stopped:
             if position.epoch_iter == 0:
                 self._note_epoch(averages)
-            self._save_checkpoint(epoch)
+            self.parts.saving.save(self.progress)
             self.stop.stop()
         return averages
 
@@ -297,7 +305,7 @@ class GitLLMRunner(RunnerBase):
     # ------------------------------------------------------------------ checkpoints
 
     def _save_checkpoint(self, cur_epoch: int, is_best: bool = False) -> None:
-        """Save what a run goes on from, wherever it stands, on all ranks together.
+        """Save, by the host's name and with its arguments, which say nothing that the progress does not know.
 
         Repairs: a crash destroys the file, tied frozen weights get in, score and position are lost.
         """
@@ -345,13 +353,13 @@ class GitLLMRunner(RunnerBase):
         """
         if not self.test_splits and not (self.evaluate_only and self.valid_splits):
             raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
-        self.parts.check_splits([*self.test_splits])
+        self._check_splits(*self.test_splits)
         self._describe_run("latest_evaluation")
         return self._test(cur_epoch, skip_reload)
 
     def _evaluate_only(self) -> None:
         """Evaluate the given weights on all splits that are named."""
-        self.parts.check_splits([*self.valid_splits])
+        self._check_splits(*self.valid_splits)
         for split in self.valid_splits:
             stats = self.eval_epoch(split, "best", skip_reload=True)
             if stats is not None:
@@ -383,7 +391,7 @@ class GitLLMRunner(RunnerBase):
                     note_score(self.progress, stats, epoch, self.task)
                 self._log_evaluation(split, {**stats, "best_epoch": self.best_epoch})
         self.progress.validation_due = False
-        self._save_checkpoint(epoch)
+        self.parts.saving.save(self.progress)
 
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 import torch.distributed as dist
@@ -18,11 +18,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.config.run import Sharding
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.protocols import LayeredModel, offers
 
-SHARDINGS = ("none", "fsdp")
-EXIT_STUCK = 75
+SHARDINGS: tuple[str, ...] = get_args(Sharding)
+EXIT_STUCK = 75  # EX_TEMPFAIL of sysexits.h, "try again later": neither an error (1, 2) nor a signal's (128 and more)
 # What LAVIS's tasks call on a model besides `forward`: FSDP gathers the weights only for methods it is told of.
 _METHODS = ("generate", "predict_answers", "predict_class", "predict", "compute_sim_matrix")
 

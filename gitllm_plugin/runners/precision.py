@@ -2,15 +2,17 @@
 
 import logging
 from contextlib import AbstractContextManager
+from typing import get_args
 
 import torch
 from torch import nn
 
 from gitllm_plugin.common.device import default_device, has_fast_bf16
+from gitllm_plugin.config.run import Precision
 from gitllm_plugin.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def resolve_device(name: str, local_rank: int | None = None) -> torch.device:

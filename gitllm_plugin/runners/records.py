@@ -102,7 +102,7 @@ class StepLog:
         self.bar = bar
 
     def __enter__(self) -> "StepLog":
-        """Begin."""
+        """Enter the bar too; the file is open since it was made."""
         self.bar.__enter__()
         return self
 

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.errors import ConfigError, StorageError
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
@@ -62,14 +62,12 @@ def create_run_folder(output_dir: Path) -> Path:
 
 def point_to(folder: Path, name: str) -> None:
     """Let ``name``, beside ``folder``, be a link to it; where links cannot be made, a text file with its path."""
-    link = folder.parent / name
-    temporary = folder.parent / f".{name}.{os.getpid()}"
-    try:
-        temporary.symlink_to(folder.name, target_is_directory=True)
-    except OSError:
-        temporary.write_text(f"{folder}\n")
     # A link cannot be changed in place: replacing it leaves no moment without one.
-    os.replace(temporary, link)
+    with atomic_path(folder.parent / name, durable=False) as partial:
+        try:
+            partial.symlink_to(folder.name, target_is_directory=True)
+        except OSError:
+            partial.write_text(f"{folder}\n")
 
 
 def _version(package: str) -> str | None:

@@ -1,6 +1,6 @@
 """The ``run`` node as the runner reads it, see :class:`~gitllm_plugin.config.run.RunSettings`."""
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 from gitllm_plugin.config import check
@@ -19,8 +19,11 @@ def fill_defaults(run_cfg: MutableMapping[str, Any]) -> None:
     """
     checked = check(RunSettings, "run", run_cfg, closed=False)
     if checked.faults:
-        # What a training lacks is no fault of an evaluation, but is said with the others.
-        check_training_settings(run_cfg)
+        message = _listed("The run cannot be started", checked.faults)
+        # Said apart: an evaluation that Python starts need not say that it is one.
+        if lacking := [fault for fault in _training_faults(run_cfg) if fault not in checked.faults]:
+            message += "\n" + _listed("To be trained it needs as well", lacking)
+        raise ConfigError(message)
     for key, value in checked.values.items():
         if value is not None or key == "resume_ckpt_path":
             run_cfg[key] = list(value) if isinstance(value, tuple) else value
@@ -34,7 +37,14 @@ def check_training_settings(run_cfg: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: listing every missing key and every value that is not allowed.
     """
+    if faults := _training_faults(run_cfg):
+        raise ConfigError(_listed("The run cannot be trained", faults))
+
+
+def _training_faults(run_cfg: Mapping[str, Any]) -> Sequence[str]:
     training = run_cfg.get("evaluate") is not True
-    checked = check(RunSettings, "run", run_cfg, closed=False, known={"run.training": training})
-    if checked.faults:
-        raise ConfigError("The run cannot be started:\n  " + "\n  ".join(checked.faults))
+    return check(RunSettings, "run", run_cfg, closed=False, known={"run.training": training}).faults
+
+
+def _listed(title: str, faults: Sequence[str]) -> str:
+    return f"{title}:\n  " + "\n  ".join(faults)

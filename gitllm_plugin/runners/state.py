@@ -30,7 +30,7 @@ import math
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.weights import check_same_weights, read_checkpoint, without_known
+from gitllm_plugin.config.run import Order
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.protocols import SelectiveModel, offers
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes
@@ -47,7 +48,7 @@ from gitllm_plugin.runners.parallel import load_optimizer_state, spread_like, wh
 from gitllm_plugin.runners.records import EVALUATIONS_FILE, METRICS_FILE, take_out_lost_steps
 from gitllm_plugin.runners.training_data import TrainingData
 
-ORDERS = ("max", "min")
+ORDERS: tuple[str, ...] = get_args(Order)
 
 
 @dataclass
@@ -135,8 +136,8 @@ class TrainingProgress:
     totals: EpochTotals = field(default_factory=EpochTotals)
     validation_due: bool = False
 
-    def end_epoch(self, iters_per_epoch: int, stopped: bool) -> dict[str, str]:
-        """Note that the training of an epoch has ended, and give the averages of its steps.
+    def end_stretch(self, iters_per_epoch: int, stopped: bool) -> dict[str, str]:
+        """Note that training came to its epoch's end, or was stopped before, and give the averages of its steps.
 
         Args:
             iters_per_epoch: after so many iterations the epoch is done, and the next one begins.

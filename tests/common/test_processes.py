@@ -8,7 +8,6 @@ import pytest
 from gitllm_plugin.common.processes import (
     advise_less_memory,
     describe_end,
-    describe_lost_process,
     map_in_order,
     run_module,
     was_killed,
@@ -88,7 +87,3 @@ def test_less_memory_is_half_of_what_is_known():
     assert advise_less_memory(run, keys) == expected
     assert advise_less_memory({"batch_size_train": 1}, keys) == "Lower run.batch_size_eval"
     assert "troubleshooting" in advise_less_memory(dict.fromkeys(keys, 1), keys)
-
-
-def test_other_errors_are_no_lost_process():
-    assert describe_lost_process(RuntimeError("shapes do not match")) is None

@@ -12,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, Field, TypeAdapter
 
+import gitllm_plugin
 from gitllm_plugin.config import MISSING, OneOf, ReadIf, Rule, Says, changed, check, describe, node, read
 from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, LoraSettings
 from gitllm_plugin.config.node import fields_of
@@ -243,6 +244,7 @@ def test_the_declarations_are_cheap_to_import():
 
 
 def test_names_that_the_code_goes_by_are_those_that_are_declared():
+    gitllm_plugin.register()  # the runners' files import LAVIS
     from gitllm_plugin.config.model import MODULES, Module
     from gitllm_plugin.config.run import STEP_SCHEDULES
     from gitllm_plugin.modeling.pretrained import DTYPES

@@ -15,6 +15,7 @@ import pytest
 import torch
 from tiny_run import TinyModel, build_runner
 
+from gitllm_plugin.errors import LostProcessError
 from tests.small_run import ENVIRONMENT
 
 SCRIPT = Path(__file__).with_name("tiny_run.py")
@@ -242,3 +243,24 @@ def test_the_interpreter_ends_workers_that_nobody_closed(tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(program)]
     run = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert run.returncode == 1 and run.stderr.rstrip().endswith("inside the loop"), run.stderr
+
+
+def kill_this_worker(*args):
+    """In the place of torch's fetching of a batch."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_told_with_the_command_that_resumes(tmp_path, monkeypatch, caplog):
+    from torch.utils.data._utils import fetch
+
+    settings = {"valid_splits": [], "test_splits": [], "num_workers": 1}
+    first = build_runner(tmp_path, max_epoch=1, **settings)
+    first.train()
+    monkeypatch.setattr(fetch._MapDatasetFetcher, "fetch", kill_this_worker)  # workers are forked: they have it too
+    with (
+        caplog.at_level("WARNING"),
+        pytest.raises(LostProcessError, match=r"data was killed, .* run\.batch_size_train from 4 to 2"),
+    ):
+        build_runner(tmp_path, max_epoch=2, resume_ckpt_path="auto", **settings).train()
+    resume = f"run.resume_ckpt_path={first.output_dir / 'checkpoint_latest.pth'}"
+    assert [line for line in caplog.messages if line.startswith("Stopped. ") and line.endswith(resume)]

@@ -185,10 +185,11 @@ def test_minutes_save_within_an_epoch(tmp_path, caplog):
     assert [line for line in caplog.messages if line.startswith("Saved")][0].endswith("after 1 steps.")
 
 
-def test_what_a_killed_process_half_wrote_is_removed(tmp_path):
+@pytest.mark.parametrize("ending", ["host.123.partial", "123.writing"], ids=["now", "version 0.1.0"])
+def test_what_a_killed_process_half_wrote_is_removed(tmp_path, ending):
     run = build_runner(tmp_path, max_epoch=1, **NO_EVALUATION)
     run.train()
-    half = run.output_dir / "checkpoints" / ".step_00000005.pth.host.123.partial"
+    half = run.output_dir / "checkpoints" / f".step_00000005.pth.{ending}"
     half.write_bytes(b"half")
     build_runner(tmp_path, max_epoch=2, resume_ckpt_path="auto", **NO_EVALUATION).train()
     assert not half.exists()

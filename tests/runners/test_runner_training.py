@@ -292,6 +292,25 @@ def test_missing_settings_are_listed_together(tmp_path):
         build_runner(tmp_path, init_lr=None, max_epoch=None, accum_grad_iters=0).train()
 
 
+def test_what_only_a_training_needs_is_said_apart_from_what_is_wrong(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"^The run cannot be started:\n  [^\n]*batch_size_eval[^\n]*\nTo be trained .*"
+    ):
+        build_runner(tmp_path, init_lr=None, batch_size_eval=0)
+    evaluated = build_runner(tmp_path, init_lr=None)
+    assert evaluated.evaluate().keys() == {"test"}
+    with pytest.raises(ConfigError, match=r"^The run cannot be trained:\n  run.init_lr is missing"):
+        evaluated.train()
+
+
+@pytest.mark.parametrize("act", ["train", "evaluate"])
+def test_the_hosts_attribute_of_the_data_turns_from_names_to_splits(tmp_path, act):
+    runner = build_runner(tmp_path, max_epoch=1)
+    assert runner.datasets.keys() == {"tiny"}
+    getattr(runner, act)()
+    assert runner.datasets.keys() == {"train", "val", "test"}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "named"),
     [("device", "tpu", "auto, cpu, cuda"), ("precision", "fp8", "fp32"), ("lr_sched", "cosin", "cosine")],
