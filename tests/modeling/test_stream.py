@@ -9,14 +9,14 @@ from transformers import AutoConfig
 
 from gitllm_plugin.modeling import GitLLM, attention, stream
 from gitllm_plugin.modeling.build import enable_gradient_checkpointing
-from gitllm_plugin.modeling.families import default_family
+from gitllm_plugin.modeling.families import FAMILIES, default_family
 from gitllm_plugin.modeling.last_layer import feed_forward
 from gitllm_plugin.modeling.layout import lay_out_stream
 from gitllm_plugin.modeling.self_test import make_probe
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, shift_padding, tiny_model
 
-WITH_MASK = {"falcon", "gemma2", "mpt", "stablelm"}
+WITH_MASK = {"falcon", "gemma2", "stablelm"} | {name for name in FAMILY_NAMES if FAMILIES[name].positions == "slots"}
 """Families whose attention is their own, or caps its scores, or computes positions from slots."""
 STREAMING = [name for name in FAMILY_NAMES if name not in WITH_MASK]
 PROMPTS = [TEXTS[i][0] for i in (1, 2, 1, 0, 1, 1)]
