@@ -174,7 +174,7 @@ def test_failed_command_is_named(tmp_path):
     ("command", "config", "advice"),
     [
         ("train", TRAIN_CONFIG, "Lower run.batch_size_train from 4 to 2 and run.batch_size_eval from 64 to 32"),
-        ("evaluate", EVAL_CONFIG, "Lower run.batch_size_eval from 64 to 32"),
+        ("evaluate", EVAL_CONFIG, "Lower run.batch_size_eval from 32 to 16"),
     ],
 )
 def test_a_killed_command_is_told_with_the_batch_size_to_lower(command, config, advice, tmp_path, monkeypatch):
