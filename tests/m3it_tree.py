@@ -74,8 +74,13 @@ def make_example(adapter: str, images: list[bytes]) -> Made:
     row = fill(form.example)
     drafts = read_drafts(adapter)
     question, answer = form.gives or (None, None)
-    first = (question, None if answer is None else (answer,))
+    first = (question, None if answer is None else accepted(answer))
     return Made(row, used, [first, *[(None, None)] * (len(drafts) - 1)], drafts[0].instruction)
+
+
+def accepted(answers: Any) -> tuple[str, ...]:
+    """The accepted answers of a draft or an example: one text, or several."""
+    return (answers,) if isinstance(answers, str) else tuple(answers)
 
 
 def read_drafts(adapter: str) -> list[Draft]:

@@ -100,7 +100,7 @@ def drawing() -> str:
         *(_box(*_middle(room), WIDTH, room, ROOMS[room][2], room in KNOW_LAVIS) for room in ROOMS),
         _box(width / 2, bottom + HEIGHT / 2, width - 2 * MARGIN, ", ".join(EVERYWHERE), "used by all rooms", False),
         f'<rect x="{MARGIN}" y="22" width="14" height="14" fill="{LAVIS}" stroke="{LINE}"/>',
-        f'<text x="{MARGIN + 22}" y="34" font-size="13" fill="{INK}" text-anchor="start">knows LAVIS</text>',
+        f'<text x="{MARGIN + 22}" y="34" font-size="13" fill="{INK}" text-anchor="start">imports LAVIS itself</text>',
         f'<rect x="{MARGIN}" y="44" width="14" height="14" fill="{OTHER}" stroke="{LINE}"/>',
         f'<text x="{MARGIN + 22}" y="56" font-size="13" fill="{INK}" text-anchor="start">does not</text>',
         "</svg>",

@@ -86,7 +86,8 @@ class Adapter:
         read: takes a row and what lies beside it; raises RowError for a row of another form.
         example: a row of this form with :data:`IMAGE` for its images. Tests of every configuration of the catalog read
             it from a file, unless they know the configuration's rows better.
-        gives: question and answer of the example's first text; None where they depend on what lies beside the row.
+        gives: question and answer, or accepted answers, of the example's first text; None where they depend on what
+            lies beside the row.
         has_instructions: whether the rows have their instructions; else one is drawn from ``instructions.json``
             beside their file.
         has_ids: whether a row may have an ``id`` of its own.
@@ -96,7 +97,7 @@ class Adapter:
     name: str
     read: Read = field(repr=False)
     example: Mapping[str, Any] = field(repr=False)
-    gives: tuple[str, str] | None = None
+    gives: tuple[str, str | tuple[str, ...]] | None = None
     has_instructions: bool = False
     has_ids: bool = False
     needs_labels: bool = False
