@@ -17,7 +17,7 @@ from gitllm_plugin.config.node import (
     read,
     unknown_key,
 )
-from gitllm_plugin.config.values import DefaultIs, OneOf, Says, unexpected
+from gitllm_plugin.config.values import DefaultIs, OneOf, Says, did_you_mean, nearest, unexpected
 
 __all__ = [
     "MISSING",
@@ -31,6 +31,8 @@ __all__ = [
     "changed",
     "check",
     "describe",
+    "did_you_mean",
+    "nearest",
     "node",
     "read",
     "unexpected",

@@ -7,7 +7,6 @@ below it what the key is for; the check, the reference of the documentation and 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
 import inspect
 import types
@@ -19,7 +18,7 @@ import pydantic
 from pydantic import ConfigDict
 from typing_extensions import dataclass_transform
 
-from gitllm_plugin.config.values import DefaultIs, explain, fit
+from gitllm_plugin.config.values import DefaultIs, did_you_mean, explain, fit
 from gitllm_plugin.errors import ConfigError
 
 T = TypeVar("T")
@@ -210,10 +209,9 @@ def fields_of(settings: type) -> dict[str, Any]:
 
 def unknown_key(where: str, key: Any, known: Collection[str], what: str = "Keys") -> str:
     """Say that nothing reads a key, with its nearest name and all that there are."""
-    near = difflib.get_close_matches(str(key), known, n=1)
-    hint = f" (did you mean '{near[0]}'?)" if near else ""
     place = f"{where}.{key}" if where else key
-    return f"{place}: unknown key '{key}'{hint}. {what} there are: {', '.join(sorted(known)) or 'none'}"
+    listed = ", ".join(sorted(known)) or "none"
+    return f"{place}: unknown key '{key}'{did_you_mean(key, known)}. {what} there are: {listed}"
 
 
 def plain(value: Any) -> Any:

@@ -80,8 +80,8 @@ class OneOf:
             return value
         if not self.what:
             raise PydanticCustomError("literal_error", "unknown name")
-        near = difflib.get_close_matches(value, self.names, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else ""
+        near = nearest(value, self.names)
+        hint = f"; did you mean '{near}'?" if near else ""
         raise ValueError(f"unknown {self.what} {value!r}; there are: {', '.join(self.names)}{hint}")
 
 
@@ -111,6 +111,17 @@ def fit(hint: Any, place: str, value: Any) -> tuple[Any, list[str]]:
         return value, [f"{place} is {value!r}, expected {explain(hint)}"]
     except ValidationError as error:
         return value, list(dict.fromkeys(_faults(hint, place, value, error, schema)))
+
+
+def nearest(given: Any, known: Iterable[Any]) -> str | None:
+    """Find the name that was probably meant; None where none is near."""
+    return next(iter(difflib.get_close_matches(str(given), [str(name) for name in known], n=1)), None)
+
+
+def did_you_mean(given: Any, known: Iterable[Any]) -> str:
+    """Ask for the nearest name, in brackets to stand behind the one that was given; empty where none is near."""
+    near = nearest(given, known)
+    return f" (did you mean '{near}'?)" if near else ""
 
 
 def explain(hint: Any) -> str:
@@ -191,7 +202,7 @@ def _fault(place: str, value: Any, error: Any, schema: Mapping[str, Any]) -> str
     for step in error["loc"]:
         if step == "[key]":
             known = [str(name) for name in schema.get("propertyNames", {}).get("enum", ())]
-            near = _near(error["input"], known)
+            near = did_you_mean(error["input"], known)
             return f"{place}: unknown key '{error['input']}'{near}. Keys there are: {', '.join(known)}"
         if isinstance(value, Mapping) and step in value:
             place, value = f"{place}.{step}", value[step]
@@ -203,17 +214,12 @@ def _fault(place: str, value: Any, error: Any, schema: Mapping[str, Any]) -> str
     verb = "has" if is_inside else "is"
     if error["type"] in _OUT_OF_BOUNDS:
         return f"{place} {verb} {value!r}, expected {_bounds(schema)}"
-    near = _near(value, schema.get("enum", ())) if error["type"] == "literal_error" else ""
+    near = did_you_mean(value, schema.get("enum", ())) if error["type"] == "literal_error" else ""
     return f"{place} {verb} {value!r}, expected {_words(schema)}{near}"
 
 
 def _is_key_error(error: Any) -> bool:
     return error["loc"][-1:] == ("[key]",)
-
-
-def _near(value: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(value), [str(name) for name in known], n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 def _words(schema: Mapping[str, Any]) -> str:

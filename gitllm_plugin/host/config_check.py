@@ -3,7 +3,6 @@
 LAVIS answers an unknown name with None and an AttributeError far away, and ignores keys it does not know.
 """
 
-import difflib
 import functools
 import logging
 import os
@@ -12,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.config import Checked, check, unknown_key
+from gitllm_plugin.config import Checked, check, nearest, unknown_key
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
@@ -335,7 +334,7 @@ def _nearest(name: Any, known: Iterable[str]) -> str | None:
     """Find the name that was meant, so that a slip in it hides no other fault; None where none is near."""
     if _is_among(name, known):
         return name
-    return next(iter(difflib.get_close_matches(str(name), known, n=1)), None)
+    return nearest(name, known)
 
 
 def _but_of(places: Sequence[str], faults: Iterable[str]) -> list[str]:
@@ -348,6 +347,6 @@ def _unknown(where: str, given: Any, known: Iterable[str], what: str) -> str:
     known = sorted(known)
     if given is None:
         return f"{where} is missing; {what} there are: {', '.join(known)}"
-    near = difflib.get_close_matches(str(given), known, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
+    near = nearest(given, known)
+    hint = f" Did you mean '{near}'?" if near else ""
     return f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"

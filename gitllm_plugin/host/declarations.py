@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from gitllm_plugin.config import MISSING, Key, describe
+from gitllm_plugin.config import MISSING, Key, describe, did_you_mean
 from gitllm_plugin.errors import ConfigError
 
 SECTIONS = {
@@ -86,8 +85,7 @@ def find_keys(word: str | None) -> list[tuple[Declaration, list[tuple[str, Key]]
     if not found:
         names = ", ".join(dict.fromkeys([*SECTIONS.values(), *(name for each in every for name in each.names)]))
         paths = {path for each in every for path, _ in each.paths()}
-        near = difflib.get_close_matches(str(word), paths, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(word, paths)
         raise ConfigError(f"no key has {word!r} in its name, and nothing is called so{hint}; there are: {names}")
     return found
 

@@ -4,12 +4,11 @@ import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.common.files import write_atomically
-from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.errors import StorageError
 from gitllm_plugin.runners.length import Position
 
 if TYPE_CHECKING:
@@ -212,31 +211,16 @@ TRACKERS = tuple(_OPEN)
 """What ``run.trackers`` may name; each is also the package that it needs."""
 
 
-def missing_packages(names: Sequence[str]) -> list[str]:
-    """Name, one message each, the trackers that are asked for and not installed."""
-    return [
-        f"run.trackers has {name!r}, which is not installed: pip install {name}"
-        for name in names
-        if name in TRACKERS and find_spec(name) is None
-    ]
-
-
 class Trackers:
     """All that a run sends numbers to.
 
     Args:
-        names: of :data:`TRACKERS`; may be empty.
+        names: of :data:`TRACKERS`, each installed, which the declaration of ``run`` sees to; may be empty.
         folder: the run's.
         config: the resolved configuration.
-
-    Raises:
-        ConfigError: a package is missing.
     """
 
     def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]):
-        missing = missing_packages(names)
-        if missing:
-            raise ConfigError("\n".join(missing))
         self.trackers = [_OPEN[name](folder, config) for name in names]
 
     def log(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:

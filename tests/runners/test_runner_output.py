@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from tiny_run import build_runner
 
+from gitllm_plugin.config import run as config_run
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners import records
 
 ONE_EPOCH = {"max_epoch": 1, "test_splits": []}
 
@@ -59,6 +59,6 @@ def test_weights_and_biases_get_it_too(tmp_path, monkeypatch):
 
 
 def test_a_tracker_that_is_not_installed_is_named_with_its_package(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "find_spec", lambda name: None)
+    monkeypatch.setattr(config_run, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="run.trackers has 'wandb', which is not installed: pip install wandb"):
         build_runner(tmp_path, trackers=["wandb"], **ONE_EPOCH).train()
