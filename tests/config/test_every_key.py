@@ -3,6 +3,8 @@
 The cases follow from the declarations: a new key, of a class that is there or of a new one, is tested without a word.
 """
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from pydantic import TypeAdapter
 
 from gitllm_plugin.config import describe
 from gitllm_plugin.config.node import fields_of
+from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.config.values import fit
 from tests.config.whole_files import DeclaredKey, declared_keys, faults_of, owners, whole_file, with_value, write_data
 
+REPOSITORY = Path(__file__).parents[2]
 KEYS = declared_keys()
 _WRONG = ("no such value?", 12345.5, True, {"no": {"such": "value"}}, [["no"], {"such": "value"}])
 _BEYOND = {
@@ -99,3 +103,12 @@ def test_every_registered_class_declares_what_it_reads_with_a_meaning():
     for owner in owners():
         assert all(key.meaning for key in describe(owner.settings)), owner
         assert list(fields_of(owner.settings)) == [key.name for key in describe(owner.settings)]
+
+
+def test_every_key_of_the_run_is_read_by_the_package():
+    """A key that is declared and not read would be taken without a word, and without effect."""
+    declarations = REPOSITORY / "gitllm_plugin" / "config"
+    sources = [path for path in (REPOSITORY / "gitllm_plugin").rglob("*.py") if declarations not in path.parents]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    unread = [key.name for key in describe(RunSettings) if not re.search(rf"\b{key.name}\b", code)]
+    assert unread == []

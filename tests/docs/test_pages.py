@@ -88,7 +88,7 @@ def test_every_file_has_its_owner_in_a_page():
     page = (REPOSITORY / "docs" / "rooms.md").read_text(encoding="utf-8")
     files = [file for room in ROOMS for file in (REPOSITORY / "gitllm_plugin" / room).glob("*.py")]
     named = [f"{file.parent.name}/{file.name}" for file in files if file.name != "__init__.py"]
-    assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+    assert [name for name in sorted(named) if f"`{name}`" not in page] == [], "docs/rooms.md does not name them"
 
 
 def test_the_picture_of_the_rooms_is_drawn_from_the_code():

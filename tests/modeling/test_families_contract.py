@@ -1,8 +1,13 @@
 """What GIT-LLM promises, for every family of the table: a new family is tested by being listed."""
 
+import importlib
+import pkgutil
+
 import pytest
 import torch
 
+from gitllm_plugin.modeling import families
+from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.self_test import PROPERTIES, make_probe
@@ -194,3 +199,11 @@ def test_sdpa_equals_eager(setup):
         model.language_model.set_attn_implementation(implementation)
         answers.append(logits(model, text, pixels(3)))
     torch.testing.assert_close(*answers, **TOLERANCE)
+
+
+def test_every_family_that_a_file_holds_is_in_the_table():
+    """Else the tests of this file pass it by without a word."""
+    names = [each.name for each in pkgutil.iter_modules(families.__path__)]
+    modules = [importlib.import_module(f"{families.__name__}.{name}") for name in names]
+    written = {held.name for module in modules for held in vars(module).values() if isinstance(held, families.Family)}
+    assert written == {family.name for family in FAMILIES.values()}
