@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from gitllm_plugin.common.device import default_device, has_fast_bf16
 from gitllm_plugin.common.file_faults import check_file, fault_of_file, first_line, read_json
@@ -173,14 +174,14 @@ def account(
     for name in (unread := {name for name in missing if is_unread(name)}):
         state[name].zero_()
     reshaped = {name: (given, wanted) for name, given, wanted in report["mismatched_keys"]}
-    faults = [f"missing: {name}" for name in sorted(missing - unread)]
+    faults = [f"missing: {_name_in_file(model, name)}" for name in sorted(missing - unread)]
     faults += [
-        f"not in the model: {name}"
+        f"not in the model: {_name_in_file(model, name)}"
         for name in sorted(report["unexpected_keys"])
         if not is_unread(name) and (_is_of(model, name) or not other_parts)
     ]
     faults += [
-        f"shape of {name}: {list(given)} in the checkpoint, {list(wanted)} by its configuration"
+        f"shape of {_name_in_file(model, name)}: {list(given)} in the checkpoint, {list(wanted)} by its configuration"
         for name, (given, wanted) in sorted(reshaped.items())
     ]
     faults += [str(message) for message in report.get("error_msgs") or ()]
@@ -232,19 +233,29 @@ def check_weight_files(folder: Path) -> None:
         raise ConfigError(named + listed(faults, "; "))
 
 
+def _name_in_file(model: PreTrainedModel, name: str) -> str:
+    """Give a weight's name, and with it the one that it has in files where transformers gives it another."""
+    try:
+        [found] = revert_weight_conversion(model, {name: torch.empty(0)})
+    except Exception:  # noqa: BLE001 - weights that are put together of several in a file have no one name there
+        found = name
+    return name if found == name else f"{name} (in files: {found})"
+
+
 def _is_of(model: PreTrainedModel, name: str) -> bool:
     """Tell whether a weight that the model does not have belongs to a part that it has."""
-    prefix = model.base_model_prefix
-    base = getattr(model, prefix, None)
     if _COMPUTED.search(name):
         return False
+    base = getattr(model, model.base_model_prefix, None)
+    inside = name.removeprefix(f"{model.base_model_prefix}.")
+    part = inside.split(".")[0]
     if not isinstance(base, nn.Module):
-        # An empty module stands where a head was.
-        return _has_weights(model, name.split(".")[0])
-    inside = name.removeprefix(f"{prefix}.")
+        # It is the base itself, of which checkpoints have the weights with or without the prefix.
+        return _has_weights(model, part)
     if inside != name:
+        # All of the base computes; an empty module stands where a head was left out.
         return not _is_empty(base, inside)
-    return _has_weights(model, name.split(".")[0]) or _has_weights(base, name.split(".")[0])
+    return _has_weights(model, part) or _has_weights(base, part)
 
 
 def _has_weights(module: nn.Module, child: str) -> bool:

@@ -20,6 +20,7 @@ from gitllm_plugin.modeling.folder import BASES
 from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.pretrained import DTYPES
 from gitllm_plugin.modeling.published import convert_published
+from gitllm_plugin.modeling.tiny import tiny_tokenizer
 from tests.modeling.test_folder import logits, trained_model
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
