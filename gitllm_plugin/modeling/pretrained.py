@@ -105,6 +105,11 @@ def load_tokenizer(name: str, what: str) -> PreTrainedTokenizerBase:
         ConfigError: there is none, a file of it is damaged, or it asks for code of its own.
     """
     _check_files(name, TOKENIZER_FILES)
+    if (Path(name) / "tokenizer.json").exists() and not (Path(name) / "tokenizer_config.json").exists():
+        raise ConfigError(
+            f"{what} {name!r} has a tokenizer.json and no tokenizer_config.json, which says with which tokens texts "
+            "begin and end: transformers would guess them. Fetch it too"
+        )
     with _told(name, what, TOKENIZER_FILES):
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     # In a folder without a tokenizer, transformers makes one that knows no word, and says nothing.
@@ -292,6 +297,12 @@ def _check_weights(name: str, what: str) -> None:
         if (Path(name) / _ADAPTER).exists():
             raise _is_adapter(name, what)
         check_weight_files(Path(name))
+        shards = sorted(Path(name).glob("*-of-*.safetensors")) + sorted(Path(name).glob("*-of-*.bin"))
+        if shards and not weight_files(Path(name)):
+            raise ConfigError(
+                f"{what} {name!r} has weights in several files ({shards[0].name}, ...), but their index is missing: "
+                f"{_WEIGHTS[1 if shards[0].suffix == '.safetensors' else 3]}"
+            )
 
 
 def _is_adapter(name: str, what: str) -> ConfigError:
@@ -329,6 +340,12 @@ def _explained(name: str, what: str, files: Iterable[str], error: Exception) -> 
         return ConfigError(
             f"{begin}it is neither a local folder with a model in it nor a name that the model hub answers to from "
             f"here ({reason})"
+        )
+    if files == TOKENIZER_FILES and folder is not None:
+        there = [file for file in files if (folder / file).exists()]
+        return ConfigError(
+            f"{begin}of a tokenizer's files it has {listed(there) or 'none'}, others of {', '.join(files)} are missing "
+            f"or one of these does not fit ({reason})"
         )
     if not isinstance(error, (OSError, ValueError)):
         reason = f"{type(error).__name__}: {reason}"

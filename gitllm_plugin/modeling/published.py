@@ -30,7 +30,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.pretrained import TOKENIZER_FILES, account, check_weight_files, weight_files
+from gitllm_plugin.modeling.pretrained import TOKENIZER_FILES, account, check_weight_files, listed, weight_files
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _PREFIX = "git_"
@@ -115,7 +115,7 @@ def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     indexed = [file for file in weight_files(folder) if file.suffix != ".json"]
     files = indexed or sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise ConfigError(f"{folder} has neither model*.safetensors nor pytorch_model*.bin")
+        raise ConfigError(f"{folder} has neither model.safetensors nor pytorch_model.bin, whole or in shards")
     state_dict: dict[str, Tensor] = {}
     for file in files:
         state_dict |= _read_weights(file)
@@ -270,11 +270,11 @@ def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]
 
 def _check_frames(config: Mapping[str, Any], temporal: Mapping[str, Tensor]) -> None:
     stated = config.get("num_image_with_embedding") or 0
-    if sorted(temporal, key=int) != [str(index) for index in range(len(temporal))] or len(temporal) != stated:
-        raise ConfigError(
-            f"num_image_with_embedding is {stated}, but the checkpoint has the temporal embeddings "
-            f"{sorted(temporal, key=int)}"
-        )
+    wanted = {str(index) for index in range(stated)}
+    faults = [f"missing: img_temporal_embedding.{index}" for index in sorted(wanted - temporal.keys(), key=int)]
+    faults += [f"too many: img_temporal_embedding.{index}" for index in sorted(temporal.keys() - wanted, key=int)]
+    if faults:
+        raise ConfigError(f"num_image_with_embedding is {stated}, but of the checkpoint's {listed(faults)}")
 
 
 def _fill(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
