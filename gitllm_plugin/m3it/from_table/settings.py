@@ -52,7 +52,7 @@ class FromTable:
             raise ConfigError(f"pictures cannot be made {self.short_side} pixels large; give 1 or more, such as 224")
         if self.encoding is not None:
             try:
-                b"".decode(self.encoding)
+                "a".encode(self.encoding)
             except (LookupError, ValueError) as error:
                 raise ConfigError(
                     f"there is no encoding {self.encoding!r}; such are utf-8, utf-16, cp1252 (Windows), shift_jis"
