@@ -89,18 +89,19 @@ def _read_caption(path: Path, encoding: str | None) -> str:
 
 
 def _read_class(parts: tuple[str, ...], place: str) -> str:
-    if len(parts) == 1:
+    folders = parts[:-1]
+    if not folders:
         raise RowError(
             "empty_answer", "it lies in no folder that is named after what it shows, and has no .txt beside it", place
         )
-    if len(parts) > 2:
+    if len(folders) > 1:
         raise RowError(
             "wrong_value",
-            f"it lies {len(parts) - 1} folders deep, and any of {', '.join(map(repr, parts[:-1]))} may be what it "
-            "shows; name the folder above the classes, or make a table",
+            f"it lies {len(folders)} folders deep, and any of {', '.join(map(repr, folders))} may be what it shows; "
+            "name the folder above the classes, or make a table",
             place,
         )
-    return parts[-2]
+    return folders[0]
 
 
 def _tell_rest(folder: Path, rest: list[Path], tell: Callable[[str], None]) -> None:
