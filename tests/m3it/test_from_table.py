@@ -144,7 +144,8 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder)
         ("a.csv", "picture,answer\n1.png,x\n", "no column 'image'; the columns are picture, answer. Name yours with"),
         ("a.jsonl", "[1]\n", "a JSON list where an object is expected"),
         ("a.jsonl", "{\n", "a.jsonl:1: not JSON"),
-        ("nowhere/a.csv", None, "cannot be read as a table"),
+        ("nowhere/a.csv", None, "cannot be read as a table: there is no such file or folder"),
+        ("nowhere", None, "cannot be read as a table: there is no such file or folder"),
     ],
 )
 def test_tables_that_cannot_be_read(folder, name, content, message):

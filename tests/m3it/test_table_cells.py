@@ -92,7 +92,7 @@ def test_quotes_and_line_breaks_that_are_right(folder):
         'image,answer\r\np.png,"a ""red"" car, parked"\r\nq.png, "two\nlines, or so"\r\n\r\nr.png,5" pipe\r\n,\r\n',
     )
     assert found.texts == [("", 'a "red" car, parked'), ("", "two\nlines, or so"), ("", '5" pipe')]
-    assert found.notes == [f"{folder / 't.csv'}: 1 rows without any text were passed over"]
+    assert found.notes == [f"{folder / 't.csv'}: rows without any text, passed over: 1"]
     assert (
         Converted(folder, "long.csv", "image,answer\np.png," + "word " * 100_000).texts[0][1].count("word") == 100_000
     )

@@ -157,7 +157,7 @@ def test_pictures_in_several_splits_of_the_column(tmp_path, pictures):
     )
     splits, notes = convert(table, tmp_path / "out")
     assert splits == dict(a="train", b="val", c="test", d="test", e="test", f="train")
-    assert notes == ["1 pictures are in more than one split, as the column 'split' says"]
+    assert notes == ["pictures in more than one split, as the column 'split' says: 1"]
     table.write_text(table.read_text() + "0.png,g,\n")
     assert "t.csv:8: it has no split, and rows that share its pictures are in train and val" in refused(
         table, tmp_path / "out2"
@@ -183,7 +183,7 @@ def test_rows_that_stand_twice_are_told_and_kept(tmp_path, pictures):
     table.write_text("image,question,answer\n0.png,a?,b\n1.png,a?,b\n0.png,a?,b\n0.png,a?,c\n")
     notes = []
     assert convert_table(table, tmp_path / "out", FromTable(), notes.append) == {"train": 4}
-    assert notes == [f"1 rows stand twice and are kept, the first: {table}:4 is {table}:2 again"]
+    assert notes == [f"rows that stand twice, and are kept: 1, the first: {table}:4 is {table}:2 again"]
 
 
 def test_folders_named_after_what_they_show(tmp_path):
@@ -211,7 +211,7 @@ def test_texts_beside_pictures(tmp_path):
     splits, notes = convert(tmp_path / "in", tmp_path / "out")
     assert sorted(splits) == [f"picture {number}, or a|b" for number in range(3)]
     assert notes == [
-        f"{tmp_path / 'in'}: 3 files are not read (1 of .csv, 1 of .mp4, 1 of .txt), the first: README.txt",
+        f"{tmp_path / 'in'}: files that are not read: 3 (1 of .csv, 1 of .mp4, 1 of .txt), the first: README.txt",
         f"{tmp_path / 'in'}: to use the table metadata.csv, give it in the folder's place",
     ]
 
@@ -241,7 +241,7 @@ def test_folders_that_are_splits(tmp_path):
         ),
         (
             ("a.png", "a.txt", "b.png", "b.TXT", "c.png"),
-            ["1 row cannot", "c.png: no .txt lies beside it, but beside 2"],
+            ["1 row cannot", "c.png: no .txt lies beside it, as one does beside others (2)"],
         ),
         (("a.png", "a.txt=", "b.png", "b.txt"), ["a.png: the column 'answer' is empty"]),
         (("a.png", "a.txt=\xe9", "b.png", "b.txt"), ["a.txt:1: byte 0xe9 is not utf-8"]),

@@ -189,7 +189,7 @@ def _repeated(rows: Sequence[_Row]) -> list[str]:
         key = (row.shown.whole, content["instruction"], content["inputs"], str(content["outputs"]))
         if first.setdefault(key, row.shown.place) != row.shown.place:
             repeated.append(f"{row.shown.place} is {first[key]} again")
-    return [f"{len(repeated):,} rows stand twice and are kept, the first: {repeated[0]}"] if repeated else []
+    return [f"rows that stand twice, and are kept: {len(repeated):,}, the first: {repeated[0]}"] if repeated else []
 
 
 def _left(output: Path, splits: Sequence[str]) -> list[str]:

@@ -57,7 +57,7 @@ def read_delimited(
                 record = {column: cells[index] for column, index in found.items()}
                 yield Record(str(line), place, record, divided=True)
     if nothing:
-        tell(f"{path}: {nothing:,} rows without any text were passed over")
+        tell(f"{path}: rows without any text, passed over: {nothing:,}")
 
 
 def _read_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str] | RowError]]:
@@ -114,7 +114,7 @@ def _fault(
             if len(parts) > 1 and any(map(is_picture, parts)):
                 return (
                     f"the cell {name!r} holds what looks like another row, {line[:60]!r}: is a quote not closed? "
-                    "Close it, or double a quote that belongs to the text"
+                    "Close it, or double a quote that belongs to the text; if all is right, write JSON lines"
                 )
     return None
 

@@ -47,7 +47,9 @@ def read_folder(folder: Path, encoding: str | None, tell: Callable[[str], None])
             if picture in captions:
                 answer = _read_caption(folder / captions[picture], encoding)
             elif captions:
-                raise RowError("empty_answer", f"no .txt lies beside it, but beside {len(captions):,} others", place)
+                raise RowError(
+                    "empty_answer", f"no .txt lies beside it, as one does beside others ({len(captions):,})", place
+                )
             else:
                 answer = _read_class(picture.parts[1:] if in_splits else picture.parts, place)
         except RowError as error:
@@ -101,14 +103,14 @@ def _read_class(parts: tuple[str, ...], place: str) -> str:
             "name the folder above the classes, or make a table",
             place,
         )
-    return folders[0]
+    return "".join(folders)  # the one that there is
 
 
 def _tell_rest(folder: Path, rest: list[Path], tell: Callable[[str], None]) -> None:
     if rest:
         kinds = Counter(path.suffix.lower() or "no ending" for path in rest)
         listed = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(kinds.items()))
-        tell(f"{folder}: {len(rest):,} files are not read ({listed}), the first: {rest[0]}")
+        tell(f"{folder}: files that are not read: {len(rest):,} ({listed}), the first: {rest[0]}")
     table = next((path for path in rest if path.suffix.lower() in _TABLES), None)
     if table is not None:
         tell(f"{folder}: to use the table {table}, give it in the folder's place")

@@ -32,6 +32,8 @@ def read_records(
         ConfigError: the settings do not go with the table.
         DataError: nothing of it can be read.
     """
+    if not table.exists():
+        raise DataError(f"{table} cannot be read as a table: there is no such file or folder")
     suffix = table.suffix.lower()
     if table.is_dir():
         if settings.columns or settings.images:
@@ -61,8 +63,6 @@ def read_records(
 
 
 def _read_parquet(table: Path, finder: ColumnFinder) -> Iterator[Read]:
-    if not table.is_file():
-        raise DataError(f"{table} cannot be read as a table: there is no such file")
     file = ParquetFile(table)
     header = file.columns
     found = finder.find(header, str(table))

@@ -89,7 +89,7 @@ class Dealer:
                 places.setdefault(picture, set()).add(split)
         several = sum(len(found) > 1 for found in places.values())
         if several:
-            yield f"{several:,} pictures are in more than one split, as the column 'split' says"
+            yield f"pictures in more than one split, as the column 'split' says: {several:,}"
         shares = {"val": self._settings.val, "test": self._settings.test}
         shares["train"] = 1 - sum(shares.values())
         if shares["train"] == 1:
