@@ -59,6 +59,14 @@ class MergingModel(Protocol):
         ...
 
 
+class DrawnModel(Protocol):
+    """A model of which some is drawn at random, and worth nothing before it is loaded or trained."""
+
+    def untrained(self) -> list[str]:
+        """Name what is random still, empty for none; an evaluation of it is refused but for ``run.allow_untrained``."""
+        ...
+
+
 class FingerprintedModel(Protocol):
     """A model that takes features of images, computed before, in the place of pixels."""
 
@@ -172,7 +180,7 @@ class CountingTask(Protocol):
 
 
 PROTOCOLS: dict[str, tuple[type, ...]] = {
-    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, FingerprintedModel),
+    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, DrawnModel, FingerprintedModel),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, ModelReadingData),
     "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),
