@@ -14,6 +14,12 @@ from gitllm_plugin.errors import ConfigError
 MODULES = ("proj", "lora", "llm", "vit", "all", "head")
 """Modules that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
 
+WAYS_TO_NAME_WEIGHTS = (
+    "Evaluate a run by its folder, `gitllm evaluate RUN`; name weights with --options model.load_finetuned=true "
+    "model.finetuned=PATH, or an exported model with model.folder=FOLDER; or, where chance is what you want to measure, "
+    "run.allow_untrained=true"
+)
+
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
 
 
@@ -204,11 +210,7 @@ def _untrained_fault(folder: str | None, loads: bool, training: bool, allowed: b
     """Refuse what the runner refuses when the model is there, before weights and data are read."""
     if folder or loads or training or allowed or own:
         return None
-    return (
-        ": UNTRAINED weights would be evaluated, for nothing trained is named. Evaluate a run by its folder, `gitllm "
-        "evaluate RUN`; name weights with --options model.load_finetuned=true model.finetuned=PATH, or an exported "
-        "model with model.folder=FOLDER; or, where chance is what you want to measure, run.allow_untrained=true"
-    )
+    return f": UNTRAINED weights would be evaluated, for nothing trained is named. {WAYS_TO_NAME_WEIGHTS}"
 
 
 @node("model")

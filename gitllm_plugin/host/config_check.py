@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.run_files import weights_of_own_config
 from gitllm_plugin.config import Checked, check, nearest, unknown_key
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
@@ -46,8 +47,6 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     except TypeError as error:
         raise ConfigError(_why_not_merged(config, as_assignments(options))) from error
     given = _resolved(merged, cfg_path)
-    from gitllm_plugin.runners.checkpoints import weights_of_own_config
-
     own = weights_of_own_config(cfg_path, options)
     found = _check(given, evaluating, {"run.own_weights": own is not None})
     if found.faults:

@@ -7,8 +7,8 @@ from typing import Any
 
 import gitllm_plugin
 from gitllm_plugin.common.files import check_new_folder
+from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, run_folder_of, weights_of
 from gitllm_plugin.errors import ConfigError
-
 
 
 def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True) -> None:
@@ -71,8 +71,6 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: there is none.
     """
-    from gitllm_plugin.runners.checkpoints import BEST, CONFIG, LATEST, run_folder_of, weights_of
-
     run = Path(run).expanduser()
     checkpoint = weights_of(run) or weights_of(run / "latest") or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():

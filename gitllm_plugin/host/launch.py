@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import logging
 import random
 import runpy
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gitllm_plugin
+from gitllm_plugin.common.run_files import weights_of_own_config
 from gitllm_plugin.config import read
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
@@ -234,8 +234,6 @@ def _which_weights(cfg_path: str | Path, options: Sequence[str], evaluating: boo
     Those that an option names are meant, and of a run's own configuration the run's (the runner loads them): not those
     that its training started from, which may be gone.
     """
-    from gitllm_plugin.runners.checkpoints import weights_of_own_config
-
     given = as_assignments(options)
     if not (evaluating or any(option.lower() == "run.evaluate=true" for option in given)):
         return []

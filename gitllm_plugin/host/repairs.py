@@ -60,7 +60,7 @@ def evaluate_trained_weights(original: Any) -> Any:
 
     @functools.wraps(original)
     def eval_epoch(self, split_name, cur_epoch, skip_reload=False):
-        from gitllm_plugin.runners.evaluating import trained_weights
+        from gitllm_plugin.runners.trained_weights import trained_weights
 
         if self.evaluate_only or skip_reload:
             trained_weights(self.unwrap_dist_model(self.model), self.config)

@@ -61,7 +61,7 @@ class GitLLM(InFolder):
         language_model: as given; another may be assigned (a compiled one, PEFT's, a copy).
         decoder: ``language_model`` as GIT uses it; what fits into a row, and what serving needs, is asked of it.
         sources: the names that ``language_model`` and ``image_encoder`` were loaded by, as far as they are known.
-        untrained: modules (``proj``, ``lora``) whose weights were drawn at random, and neither loaded nor trained since.
+        untrained: modules (``proj``, ``lora``) that were drawn at random, and neither loaded nor trained since.
 
     Raises:
         ConfigError: the language model's family is not in the table and none is given.

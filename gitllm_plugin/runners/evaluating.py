@@ -11,12 +11,10 @@ from torch import nn
 
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.protocols import DrawnModel, offers
-from gitllm_plugin.runners.checkpoints import weights_of_own_config
-from gitllm_plugin.runners.messages import given_config
 from gitllm_plugin.runners.run import RunParts
 from gitllm_plugin.runners.run_folder import storage_errors
 from gitllm_plugin.runners.state import TrainingProgress, load_trainable_state
+from gitllm_plugin.runners.trained_weights import trained_weights
 
 
 @torch.no_grad()
@@ -77,36 +75,6 @@ def use_trained_weights(parts: RunParts, skip_reload: bool) -> None:
     if not trains and not parts.has_trained_weights and (skip_reload or not parts.checkpoints.best.is_file()):
         trained_weights(parts.bare_model, parts.config)
         parts.has_trained_weights = True
-
-
-def trained_weights(model: nn.Module, config: Any) -> None:
-    """Give a model the weights of the run whose own configuration this is; refuse to go on with random ones.
-
-    Args:
-        model: changed in place, where the configuration is the one in a run's folder and no option names other weights.
-        config: LAVIS's ``Config``, in which the checkpoint is noted.
-
-    Raises:
-        ConfigError: a :class:`~gitllm_plugin.protocols.DrawnModel` is random still, and ``run.allow_untrained`` does not
-            say that it may be.
-    """
-    path = weights_of_own_config(*given_config(config))
-    if path is not None:
-        load_trainable_state(model, read_checkpoint(path)["model"], str(path))
-        config.config.model.update(load_finetuned=True, finetuned=str(path))
-        logging.info("Evaluating the weights of %s.", path)
-    random = model.untrained() if offers(model, DrawnModel) else []
-    if not random:
-        return
-    what = f"the model's {' and '.join(random)} {'was' if len(random) == 1 else 'were'} drawn at random"
-    if not config.run_cfg.get("allow_untrained"):
-        raise ConfigError(
-            f"UNTRAINED weights would be evaluated: {what}, and neither loaded nor trained. Evaluate a run by its folder, "
-            "`gitllm evaluate RUN`; name weights with --options model.load_finetuned=true model.finetuned=PATH, or an "
-            "exported model with model.folder=FOLDER; or, where chance is what you want to measure, "
-            "run.allow_untrained=true"
-        )
-    logging.warning("UNTRAINED weights are evaluated, as run.allow_untrained says: %s.", what)
 
 
 def note_score(progress: TrainingProgress, stats: Mapping[str, Any], epoch: int, task: Any) -> None:

@@ -15,10 +15,11 @@ from torch.utils.data import IterableDataset
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import Loader
+from gitllm_plugin.common.run_files import run_folder_of
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
 from gitllm_plugin.runners import parallel, precision
-from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point, run_folder_of
+from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
 from gitllm_plugin.runners.length import RunLength
 from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
 from gitllm_plugin.runners.loop import TrainingLoop

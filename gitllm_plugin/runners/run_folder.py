@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gitllm_plugin.common.files import atomic_path
+from gitllm_plugin.common.run_files import CONFIG
 from gitllm_plugin.errors import ConfigError, StorageError
-from gitllm_plugin.runners.checkpoints import CONFIG
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
 

@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from gitllm_plugin.config.model import LoraSettings
+from gitllm_plugin.config.model import BuildSettings, LoraSettings
 from gitllm_plugin.modeling import GitLLM, build_git_llm, load_folder
 from gitllm_plugin.modeling.build import build_from_folder
-from gitllm_plugin.config.model import BuildSettings
 
 
 def build(**settings):
