@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from gitllm_plugin.errors import DataError
+
+_MARK = re.compile(r"((?<=[.?!\n])[^.?!\n]{1,40}|\s\S+):\s*$")
 
 Part = str | slice
 """Where a prompt may be shortened: the text of its question, or the place of that in the prompt."""
@@ -33,22 +36,17 @@ def place_of(prompt: str, part: Part | None) -> slice:
     Args:
         prompt: the text.
         part: a place in it; or a text in it, with any white space around; None, or a text that is not there: all of
-            the prompt but a last word with a colon, which asks for the answer.
+            the prompt but words with a colon at its end, which ask for the answer.
     """
     if isinstance(part, slice):
         start, stop, _ = part.indices(len(prompt))
         return slice(start, max(start, stop))
-    words = prompt.rstrip()
-    last = words[words.rfind(" ") + 1 :]
-    end = len(words) - len(last) if last.endswith(":") else len(prompt)
+    mark = _MARK.search(prompt)
+    end = mark.start() if mark else len(prompt)
     wanted = (part or "").strip()
-    # In front of the last word first: a question may be a word of the mark.
-    start = max(prompt.rfind(wanted, 0, end), -1) if wanted else -1
-    if wanted and start < 0:
-        start = prompt.rfind(wanted)
-    if start >= 0:
-        return slice(start, start + len(wanted))
-    return slice(0, len(prompt[:end].rstrip()) if end < len(prompt) else end)
+    # In front of the mark first: a question may be a word of it.
+    start = max(prompt.rfind(wanted, 0, end), prompt.rfind(wanted) if wanted not in prompt[:end] else -1)
+    return slice(start, start + len(wanted)) if wanted and start >= 0 else slice(0, end)
 
 
 def without(prompt: str, place: slice) -> str:

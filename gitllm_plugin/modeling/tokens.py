@@ -100,14 +100,14 @@ class TextEncoder:
         return {"eos_token_id": self.ends, "pad_token_id": self.ends[0] if pad is None else pad}
 
     def prompts(
-        self, prompts: Sequence[str], questions: Sequence[Part] | None = None, max_tokens: int | None = None
+        self, prompts: Sequence[str], questions: Sequence[Part | None] | None = None, max_tokens: int | None = None
     ) -> TextBatch:
         """Encode prompts for generation.
 
         Args:
             prompts: N texts.
-            questions: the part of each prompt that may be shortened, as a text or a place in it; None: all of it, see
-                :func:`~gitllm_plugin.modeling.fitting.place_of`.
+            questions: the part of each prompt that may be shortened, as a text or a place in it; None where it is not
+                known, see :func:`~gitllm_plugin.modeling.fitting.place_of`.
             max_tokens: most tokens of a prompt; None: as many as it has.
 
         Raises:
@@ -127,7 +127,7 @@ class TextEncoder:
         self,
         prompts: Sequence[str],
         answers: Sequence[str],
-        questions: Sequence[Part] | None = None,
+        questions: Sequence[Part | None] | None = None,
         max_tokens: int | None = None,
     ) -> TextBatch:
         """Encode prompts followed by " answer" and the end token, with labels.
@@ -152,6 +152,20 @@ class TextEncoder:
         ignored = 0 if self.loss_on == "all" else 1
         labels = [[IGNORED] * (start * ignored) + ids[start * ignored :] for ids, start in texts]
         return self._pad([ids for ids, _ in texts], labels, len(long))
+
+    def shortened(self, prompt: str, question: Part | None = None, max_tokens: int | None = None) -> str:
+        """Give the text of a prompt as :meth:`prompts` encodes it.
+
+        Raises:
+            TooLongError: it is too long even without its question.
+        """
+
+        def encode(text: str) -> list[int]:
+            return self._prompt_ids([self._head(text)])[0]
+
+        if max_tokens is None or len(encode(prompt)) <= max_tokens:
+            return prompt
+        return self._shortened(0, prompt, [question], max_tokens, encode)
 
     def least_tokens(
         self, prompt: str, answer: str | None = None, question: Part | None = None, enough: int | None = None
@@ -287,7 +301,7 @@ class TextEncoder:
         self,
         row: int,
         prompt: str,
-        questions: Sequence[Part] | None,
+        questions: Sequence[Part | None] | None,
         max_tokens: int,
         encode: Callable[[str], list[int]],
         of_both: bool = False,
