@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -111,7 +111,7 @@ def find_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> Turn:
         return Turn(None, None)
     between = whole[len(asked) : place] if whole.startswith(asked) else None
     space = between if between is not None and not between.strip() else None
-    added = {written: number for written, number in tokenizer.get_added_vocab().items() if written.strip()}
+    added = {written: number for written, number in cast(Any, tokenizer).get_added_vocab().items() if written.strip()}
     found = _any_of(added).match(whole[place + len(_ANSWER) :].lstrip()) if added else None
     return Turn(space, added[found[0]] if found else None)
 

@@ -272,7 +272,7 @@ class TextEncoder:
         if head.joint or not head.stem or not str(head.stem[-1]).endswith(tuple(_LINE_BREAKS)):
             return stem
         letter, digit = self._plain.encode([head.before("a"), head.before("1")])
-        return stem if letter[: len(stem)] == stem else commonprefix([letter, digit])
+        return stem if letter[: len(stem)] == stem else list(commonprefix([letter, digit]))
 
     def _whole_ids(self, heads: Sequence[_Head], answers: Sequence[str]) -> list[tuple[list[int], int]]:
         """Encode whole texts with end token; gives, with each, how many of its tokens are the prompt's."""
@@ -282,7 +282,7 @@ class TextEncoder:
         for head, stem, ids in zip(heads, encoded, encoded[len(heads) :], strict=False):
             begin = self._beginning(stem)
             if ids[: len(stem)] != stem:
-                stem = commonprefix([self._as_far_as_stable(head, stem), ids])
+                stem = list(commonprefix([self._as_far_as_stable(head, stem), ids]))
             elif len(ids) == len(stem):
                 ids = stem = self._as_far_as_stable(head, stem)
             found.append(([*begin, *ids, self.ends[0]], len(begin) + len(stem)))
