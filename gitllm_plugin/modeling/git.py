@@ -21,6 +21,7 @@ from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
 from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
+from gitllm_plugin.modeling.shortlist import Continuations, choose
 from gitllm_plugin.modeling.tokens import IGNORED
 from gitllm_plugin.modeling.vocabulary import fit_tokenizer
 
@@ -122,7 +123,7 @@ class Git(nn.Module):
             logits: "none" computes logits at supervised positions only, for the loss.
 
         Returns:
-            The loss is the mean over supervised tokens; ``logits`` are ``[N, T, V]``.
+            The loss is the (weighted) mean over supervised tokens; ``logits`` are ``[N, T, V]``.
 
         Raises:
             DataError, ConfigError: see :meth:`generate`.
@@ -135,13 +136,14 @@ class Git(nn.Module):
         # [N, T, D]: image tokens stand in front, and their logits nobody reads.
         hidden = hidden[:, -input_ids.shape[1] :]
         head = self.causal_lm.output
-        loss, count = None, 0
-        if labels is not None:
-            supervised = labels[:, 1:] != IGNORED
-            count = int(supervised.sum())
-            weight = None if weights is None else weights[supervised.nonzero()[:, 0]]
-            loss = mean_loss(head(hidden[:, :-1][supervised]), labels[:, 1:][supervised], weight)
-        return GitLLMOutput(loss, head(hidden) if logits == "all" else None, count)
+        text_logits = head(hidden) if logits == "all" else None
+        if labels is None:
+            return GitLLMOutput(logits=text_logits)
+        supervised = labels[:, 1:] != IGNORED
+        targets = labels[:, 1:][supervised]
+        of_tokens = None if weights is None else weights[supervised.nonzero()[:, 0]]
+        loss, weight = mean_loss(head(hidden[:, :-1][supervised]), targets, of_tokens)
+        return GitLLMOutput(loss, text_logits, len(targets), weight)
 
     @torch.no_grad()
     def generate(
@@ -210,11 +212,18 @@ class Git(nn.Module):
         with self._images_by_number(pixel_values, num_images, image_index) as numbers:
             hidden = self._read(prompts, numbers)
             last = hidden[torch.arange(len(prompts)), [length - 1 for length in lengths]]
-            tally = Tally(candidates, self.causal_lm.output(last).float().log_softmax(-1), shortlist)
-            pairs = [(n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(candidates[n][c]) > 1]
+            first = self.causal_lm.output(last).float().log_softmax(-1)
             size = max(1, tokens_at_once // (max(lengths) + longest))
-            for start in range(0, len(pairs), size):
-                self._score(tally, prompts, numbers, pairs[start : start + size])
+
+            def read(tally: Tally | Continuations) -> None:
+                pairs = [
+                    (n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(tally.candidates[n][c]) > 1
+                ]
+                for start in range(0, len(pairs), size):
+                    self._score(tally, prompts, numbers, pairs[start : start + size])
+
+            tally = Tally(candidates, first, choose(candidates, first, shortlist, read))
+            read(tally)
         return tally.scores(mean)
 
     def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
@@ -228,7 +237,11 @@ class Git(nn.Module):
         return self.causal_lm.git(**inputs, pixel_values=numbers, use_cache=False).last_hidden_state[:, -width:]
 
     def _score(
-        self, tally: Tally, prompts: Sequence[Sequence[int]], numbers: Tensor, pairs: Sequence[tuple[int, int]]
+        self,
+        tally: Tally | Continuations,
+        prompts: Sequence[Sequence[int]],
+        numbers: Tensor,
+        pairs: Sequence[tuple[int, int]],
     ) -> None:
         """Count the tokens of some candidates, given as prompt and place in its list."""
         found = [tally.candidates[n][c] for n, c in pairs]

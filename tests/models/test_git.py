@@ -22,7 +22,6 @@ from transformers import (  # noqa: E402
     BertConfig,
     BertTokenizerFast,
     CLIPImageProcessor,
-    GitConfig,
     GitForCausalLM,
     PreTrainedTokenizerFast,
 )
@@ -30,6 +29,7 @@ from transformers import (  # noqa: E402
 from gitllm_plugin.host.config_check import check_config  # noqa: E402
 from gitllm_plugin.modeling.git import load_git, pad_left  # noqa: E402
 from gitllm_plugin.models.git import GitForLavis  # noqa: E402
+from tests.tiny_git import make_checkpoint, make_tokenizer  # noqa: E402
 
 TYPES = {
     f"{size}{task and '_' + task}"
@@ -37,41 +37,8 @@ TYPES = {
     for task in ("", "coco", "textcaps", "textvqa", "vqav2", "vatex", "msrvtt_qa")
 }
 FRAMES = 3  # of the video checkpoint
-TEXT = "what color is the shape ? a red blue green circle square on left of big two and no yes it in"
 CAPTIONS = ["a red circle", "two blue squares and a big green circle on the left", "no"]
 QUESTIONS = ["what color is the big shape on the left?", "red?", "is it a square"]
-
-
-def make_tokenizer(folder):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT.split()]
-    (folder / "words.txt").write_text("\n".join(words) + "\n")
-    return BertTokenizerFast(vocab=str(folder / "words.txt"))
-
-
-def make_checkpoint(folder, frames=None):
-    """A random GIT with its tokenizer, as the hub has them. Weights are large, so that every token matters."""
-    tokenizer = make_tokenizer(folder)
-    tokenizer.save_pretrained(folder)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
-    config = GitConfig(
-        vision_config={**vision, **layers},
-        **layers,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-        bos_token_id=2,
-        eos_token_id=3,
-        num_image_with_embedding=frames,
-    )
-    torch.manual_seed(0)
-    model = GitForCausalLM(config)
-    for embedding in model.git.img_temporal_embedding if frames else ():
-        torch.nn.init.normal_(embedding)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -214,16 +181,14 @@ def test_captions_are_those_of_transformers(model, reference, asked, settings):
     pictures = images(4)
     settings = {"max_new_tokens": 8, "min_new_tokens": 1, **settings}
     expected = [caption for picture in pictures for caption in reference.caption(picture, **settings)]
-    assert model.generate({"image": pictures}, max_length=8, **asked) == expected
+    assert model.generate({"image": pictures}, **{"max_length": 8, "min_length": 1, **asked}) == expected
     assert len(set(expected)) > 1
 
 
 def test_max_length_counts_new_tokens(model, reference):
     pictures = images(1)
     # transformers' max_length counts the prompt too ([CLS] here), but no image token
-    assert model.generate({"image": pictures}, max_length=7) == reference.caption(
-        pictures[0], max_length=8, min_new_tokens=1
-    )
+    assert model.generate({"image": pictures}, max_length=7) == reference.caption(pictures[0], max_length=8)
 
 
 def test_sampling_draws_what_transformers_draws(model, reference):
@@ -247,9 +212,10 @@ def test_questions_of_different_lengths_in_a_batch_are_answered_as_one_by_one(mo
         for answer in reference.answer(pictures[row], question, **settings)
     ]
     samples = {"image": pictures, "image_index": image_index, "text_input": QUESTIONS}
-    assert model.generate(samples, max_length=8, **asked) == expected
+    asked = {"max_length": 8, "min_length": 1, **asked}
+    assert model.generate(samples, **asked) == expected
     separate = {"image": pictures[image_index], "text_input": QUESTIONS}
-    assert model.generate(separate, max_length=8, **asked) == expected
+    assert model.generate(separate, **asked) == expected
     assert len(set(expected)) > 1
 
 
@@ -266,7 +232,7 @@ def test_videos_are_captioned_and_asked_about_as_in_transformers(video_model, vi
     videos = images(3, frames) if frames else images(3)
     settings = {"max_new_tokens": 8, "min_new_tokens": 1, "num_beams": num_beams}
     expected = [video_reference.caption(video, **settings)[0] for video in videos]
-    assert video_model.generate({"image": videos}, max_length=8, num_beams=num_beams) == expected
+    assert video_model.generate({"image": videos}, max_length=8, min_length=1, num_beams=num_beams) == expected
     expected = [
         video_reference.answer(video, question, **settings)[0]
         for video, question in zip(videos, QUESTIONS, strict=True)
