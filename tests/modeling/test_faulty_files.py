@@ -31,8 +31,8 @@ from gitllm_plugin.modeling.vision import ImageEncoder
 from tests.modeling.batches import FAMILY_NAMES
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
-SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-SEEN = {"image_size": 32, "patch_size": 8}
+SMALL: dict[str, Any] = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+SEEN: dict[str, Any] = {"image_size": 32, "patch_size": 8}
 QUICK = BuildSettings(trainable="proj", dtype="float32", self_test=False)
 
 
@@ -85,7 +85,7 @@ def make_git(folder: Path) -> None:
     (folder / "words.txt").write_text("\n".join(words) + "\n")
     transformers.BertTokenizerFast(vocab=str(folder / "words.txt")).save_pretrained(folder)
     (folder / "words.txt").unlink()
-    ids = {"bos_token_id": 2, "eos_token_id": 3, "vocab_size": len(words)}
+    ids: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3, "vocab_size": len(words)}
     config = transformers.GitConfig(vision_config={**SMALL, **SEEN}, **SMALL, **ids)
     transformers.GitForCausalLM(config).save_pretrained(folder)
 
