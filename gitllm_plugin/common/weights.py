@@ -70,7 +70,8 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
             f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than "
             f"tensors and plain values, which are not loaded because they could run code ({reason})"
         ) from error
-    if not isinstance(content, dict) or not isinstance(content.get("model"), dict):
+    weights = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ConfigError(f"{path} is not a checkpoint: it has no weights under 'model'")
     return content
 

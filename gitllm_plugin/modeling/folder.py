@@ -202,7 +202,8 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     folder = Path(folder).expanduser()
     description = _read_description(folder)
     configs = {base: load_config(_place(folder, description, base), base.replace("_", " ")) for base in BASES}
-    return {base: config.dtype or torch.float32 for base, config in configs.items()}
+    dtypes = {base: config.dtype for base, config in configs.items()}
+    return {base: dtype if isinstance(dtype, torch.dtype) else torch.float32 for base, dtype in dtypes.items()}
 
 
 def only_dtype(folder: str | Path) -> torch.dtype | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from typing import Any, cast
 
 from tokenizers import Tokenizer
@@ -83,8 +84,8 @@ def _check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> N
             tokenizer.pad_token = tokenizer.eos_token
         if tokenizer.unk_token in beyond:
             tokenizer.unk_token = None
-        for token, number in beyond.items():
-            _forget(tokenizer, token, number)
+        if beyond:
+            _forget(tokenizer, beyond)
     else:
         tokens = [f"{token!r} (id {number})" for token, number in sorted(beyond.items(), key=lambda item: item[1])]
         raise ConfigError(
@@ -96,29 +97,31 @@ def _check_rows(tokenizer: PreTrainedTokenizerBase, rows: int, source: str) -> N
 
 def _never_read(tokenizer: PreTrainedTokenizerBase) -> set[str | None]:
     """Tell which special tokens no text is given: padding, and the one for unknown letters where there are none."""
-    found = {tokenizer.pad_token}
+    inner = cast(Any, tokenizer)
+    found = {inner.pad_token}
     # Of bytes none is unknown, but transformers adds a token for it, as it does to every tokenizer of a Qwen 2.
-    model = tokenizer.backend_tokenizer.model if tokenizer.is_fast else None
-    if model is not None and getattr(model, "unk_token", "") is None:
-        found.add(tokenizer.unk_token)
-    return found - {tokenizer.eos_token, tokenizer.bos_token, tokenizer.cls_token, tokenizer.sep_token}
+    if tokenizer.is_fast and getattr(inner.backend_tokenizer.model, "unk_token", "") is None:
+        found.add(inner.unk_token)
+    return found - {inner.eos_token, inner.bos_token, inner.cls_token, inner.sep_token}
 
 
-def _forget(tokenizer: PreTrainedTokenizerBase, token: str, number: int) -> None:
-    """Take a token out of a tokenizer: a text that holds its letters would be given its id."""
+def _forget(tokenizer: PreTrainedTokenizerBase, tokens: Mapping[str, int]) -> None:
+    """Take tokens out of a tokenizer: a text that holds their letters would be given their ids."""
     inner = cast(Any, tokenizer)
     if not tokenizer.is_fast:
-        inner._added_tokens_decoder.pop(number, None)
-        inner._added_tokens_encoder.pop(token, None)
+        for token, number in tokens.items():
+            inner._added_tokens_decoder.pop(number, None)
+            inner._added_tokens_encoder.pop(token, None)
         inner._update_trie()
         return
     content = json.loads(inner.backend_tokenizer.to_str())
-    content["added_tokens"] = [added for added in content["added_tokens"] if added["id"] != number]
+    # All at once: what is left is numbered anew when it is read.
+    content["added_tokens"] = [added for added in content["added_tokens"] if added["content"] not in tokens]
     words = content["model"].get("vocab")
     if isinstance(words, dict):
-        words.pop(token, None)
-    elif isinstance(words, list) and number == len(words) - 1:
-        words.pop()
+        content["model"]["vocab"] = {word: number for word, number in words.items() if word not in tokens}
+    elif isinstance(words, list):
+        content["model"]["vocab"] = [entry for entry in words if entry[0] not in tokens]
     inner._tokenizer = Tokenizer.from_str(json.dumps(content))
 
 
