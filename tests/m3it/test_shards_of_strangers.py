@@ -1,5 +1,6 @@
 """Shards that somebody else wrote: nothing outside their folder is named, deleted or waited for, and no record lies."""
 
+import contextlib
 import copy
 import json
 import os
@@ -92,10 +93,8 @@ def test_a_manifest_changed_anywhere_is_read_or_refused(shards):
                 place = place[key]
             if key is not None:
                 place[key] = generator.choice(values)
-        try:
+        with contextlib.suppress(DataError):
             read_manifest(content)
-        except DataError:
-            pass
 
 
 # ---------------------------------------------------------------------------------------------- what is deleted
