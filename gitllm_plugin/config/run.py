@@ -138,7 +138,7 @@ class LaunchSettings:
     """Evaluate only."""
 
     resume_ckpt_path: str | None = None
-    """A checkpoint, a run's folder, or ``auto``: the newest below ``output_dir``."""
+    """A checkpoint, a run's folder, or ``auto``: the newest run of this configuration below ``output_dir``."""
 
     train_splits: tuple[str, ...] = ()
     """What is trained on."""

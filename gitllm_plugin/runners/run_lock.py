@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import ConfigError
 
-LOCK = ".lock"
+LOCK = "run.lock"
 HOLDER = "running.json"
 """Which process trains, for messages; the lock alone says whether one does."""
 

@@ -1,7 +1,7 @@
 """Whether a run that is there is the one that a configuration describes, by what decides what a training computes.
 
-A run may go on with another length, on another machine or number of processes, with other evaluations and from files
-that were moved. With other data, another model, seed or rate it would be another run in the folder of the first.
+A run may go on with another length or size of batches, on another machine or number of processes, with other
+evaluations and from files that were moved. With other data, another model, seed or rate it would be another run in the folder of the first.
 """
 
 from collections.abc import Mapping, Sequence, Sized
@@ -29,7 +29,7 @@ _RUN = (
     "precision",
     "amp",
 )
-"""Keys of ``run`` that decide. The size of a batch does too, however it is accumulated: see :func:`_decisive`."""
+"""Keys of ``run`` that decide. The size of a batch may change, as when memory or the number of processes does."""
 
 _MODEL_MAY_CHANGE = {"self_test", "gradient_checkpointing", "fused_kernels", "prompt", "rank_by", "class_names"}
 _DATA_MAY_CHANGE = {
@@ -103,9 +103,6 @@ def _decisive(config: Mapping[str, Any]) -> dict[str, Any]:
     """Flatten what decides, by dotted keys."""
     run = config.get("run") or {}
     found = {f"run.{key}": run[key] for key in _RUN if key in run}
-    if "batch_size_train" in run:
-        batch, times = int(run["batch_size_train"]), int(run.get("accum_grad_iters") or 1)
-        found["run.batch_size_train * run.accum_grad_iters"] = batch * times
     found |= _flat("model", config.get("model") or {}, _MODEL_MAY_CHANGE)
     return found | _flat("datasets", config.get("datasets") or {}, _DATA_MAY_CHANGE)
 

@@ -119,7 +119,7 @@ CHANGES = [
     ({"seed": 8}, "run.seed was 42 and is 8"),
     ({"init_lr": 0.01}, "run.init_lr was 0.05 and is 0.01"),
     ({"weight_decay": 0.0}, "run.weight_decay was 0.05 and is 0.0"),
-    ({"batch_size_train": 2}, "run.batch_size_train * run.accum_grad_iters was 4 and is 2"),
+    ({"max_grad_norm": 0.0}, "run.max_grad_norm was 1.0 and is 0.0"),
     ({"lr_sched": "constant"}, "run.lr_sched was 'cosine' and is 'constant'"),
     ({"precision": "bf16"}, "run.precision was 'fp32' and is 'bf16'"),
     ({"tiny": {"size": 12}}, "the data tiny.train was 16 items and is 12 items"),
@@ -131,6 +131,7 @@ LAWFUL = [
     {"save_every_steps": 1, "keep_last": 5},
     {"valid_splits": ["val"], "metrics": [], "best": "min"},
     {"batch_size_train": 2, "accum_grad_iters": 2},
+    {"batch_size_train": 8},
     {"batch_size_eval": 1, "log_freq": 3, "step_timeout_minutes": 5},
     {"init_lr": "5e-2"},
 ]
