@@ -23,7 +23,7 @@ def sum_of_weights(weights: Mapping[str, Tensor]) -> str:
         value = weights[name].detach()
         found = zlib.crc32(f"{name}\0{value.dtype}\0{list(value.shape)}\0".encode(), found)
         # As bytes: numpy knows no bfloat16.
-        found = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy(), found)
+        found = zlib.crc32(value.contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
 
 

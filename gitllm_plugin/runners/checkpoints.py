@@ -134,14 +134,14 @@ def _by_steps(folder: Path) -> list[Path]:
     # LAVIS's own runners write `checkpoint_<epoch>.pth`.
     files = [*folder.glob("checkpoint_*.pth"), *folder.glob(f"{STEPS}/step_*.pth")]
 
-    def steps(file: Path) -> tuple[float, float, float, int, bool]:
+    def steps(file: Path) -> tuple[list[float], int, bool]:
         # Damaged ones first, unless their name says better, so that they are told of.
         content = _described(file) or {"steps": steps_in_name(file) or math.inf}
         done = [_number(content.get(key, -1)) for key in ("steps", "iters", "epoch")]
         if "steps" not in content:
             done[0] = steps_in_name(file) or -1
         # A file and its second name are one; of the two the name is meant, which is still there when others go.
-        return *done, file.stat().st_mtime_ns, file.name == LATEST
+        return done, file.stat().st_mtime_ns, file.name == LATEST
 
     return sorted(files, key=steps, reverse=True)
 

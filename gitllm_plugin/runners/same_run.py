@@ -1,7 +1,8 @@
 """Whether a run that is there is the one that a configuration describes, by what decides what a training computes.
 
 A run may go on with another length or size of batches, on another machine or number of processes, with other
-evaluations and from files that were moved. With other data, another model, seed or rate it would be another run in the folder of the first.
+evaluations and from files that were moved. With other data, another model, seed or rate it would be another run in the
+folder of the first.
 """
 
 from collections.abc import Mapping, Sequence, Sized
