@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from gitllm_plugin.common.checksums import check_files, sums_of_files
 from gitllm_plugin.common.file_faults import check_file, read_json
 from gitllm_plugin.common.files import new_folder
 from gitllm_plugin.common.weights import check_same_weights
@@ -58,6 +59,8 @@ _DESCRIBED = {
     "settings": dict,
 }
 """What a description says in every version; since 0.2.0 also whether there is an adapter."""
+_SUMMED = ("*.safetensors", "config.json", "adapter_config.json")
+"""What of a folder decides which model it is: these are compared with their checksums when it is read."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By safetensors' names."""
 
@@ -148,6 +151,7 @@ def save_folder(
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
+            "checksums": sums_of_files(target, _SUMMED),
         }
         _write_json(target / DESCRIPTION, description)
         _open_weights(target, like=target / DESCRIPTION)
@@ -186,11 +190,26 @@ def read_folder(
         load_adapter(decoder, folder / LORA)
     if tokenizer is not None:
         fit_tokenizer(tokenizer, decoder, str(folder))
+    # Last: what is missing or of another shape has been told by name, and these see what is left, single numbers.
+    check_folder(folder)
     # What of a base was trained is in the base now, and frozen with it.
     trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
     return LoadedFolder(model.eval(), tokenizer, preprocessor, description["settings"])
+
+
+def check_folder(folder: str | Path) -> None:
+    """Compare a folder's weights with the checksums that were noted when they were written.
+
+    Raises:
+        ConfigError: not a folder of a GIT-LLM, or files of it are missing or damaged.
+    """
+    folder = Path(folder).expanduser()
+    sums = _read_description(folder).get("checksums", {})  # version 0.1.0 noted none
+    if not isinstance(sums, dict):
+        raise ConfigError(f"{folder / DESCRIPTION}: checksums is {sums!r:.80}, expected a mapping of files")
+    check_files(folder, sums, folder / DESCRIPTION)
 
 
 def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
