@@ -171,6 +171,20 @@ def read_folder(
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
+    try:
+        loaded = _read(folder, model_class, dtype, self_test)
+    except ConfigError as error:
+        # Checksums know which file it is, and what failed on it which weights.
+        try:
+            check_folder(folder)
+        except ConfigError as damage:
+            raise ConfigError(str(damage) if str(damage) == str(error) else f"{damage}\n{error}") from error
+        raise
+    check_folder(folder)
+    return loaded
+
+
+def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) -> LoadedFolder[_Model]:
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
     name, encoder_name = (_place(folder, description, base) for base in BASES)
@@ -190,8 +204,6 @@ def read_folder(
         load_adapter(decoder, folder / LORA)
     if tokenizer is not None:
         fit_tokenizer(tokenizer, decoder, str(folder))
-    # Last: what is missing or of another shape has been told by name, and these see what is left, single numbers.
-    check_folder(folder)
     # What of a base was trained is in the base now, and frozen with it.
     trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
