@@ -152,7 +152,7 @@ def test_flipped_bits_in_a_folder_are_named(exported, tmp_path):
         path.write_bytes(flipped(data, generator.randrange(len(data)), generator.randrange(8)))
         with pytest.raises(ConfigError) as raised:
             load_folder(tmp_path / "copy")
-        assert f"{path} has not the bytes that were written" in str(raised.value)
+        assert str(raised.value).startswith(f"{path} ")
         path.write_bytes(data)
     assert load_folder(tmp_path / "copy").model
 
