@@ -18,7 +18,6 @@ from gitllm_plugin.modeling.folder import (
     BASES,
     LANGUAGE_MODEL,
     LoadedFolder,
-    check_folder,
     only_dtype,
     read_folder,
     save_folder,
@@ -32,7 +31,7 @@ from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model,
 from gitllm_plugin.modeling.tokens import TextEncoder
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
-from gitllm_plugin.modeling.vocabulary import fit_tokenizer
+from gitllm_plugin.modeling.vocabulary import end_tokens, fit_tokenizer
 
 _TINY = "tiny:"
 _WHAT = "language model"
@@ -112,7 +111,6 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
     Raises:
         ConfigError: not such a folder, no adapter in it, or the target is in use.
     """
-    check_folder(source)
     written = stored_dtypes(source) if dtype is None else dict.fromkeys(BASES, resolve_dtype(dtype))
     only = only_dtype(source)
     # Float32 holds every stored weight exactly. The stored dtype does in half the memory, and gives the same sums where
@@ -208,12 +206,11 @@ def make_text_encoder(
     Raises:
         ConfigError: there is no end token, or no conversation template.
     """
-    ends = getattr(language_model.generation_config, "eos_token_id", None)
     return TextEncoder(
         tokenizer,
         loss_on=loss_on,
         chat_template=None if conversation is None else find_chat_template(tokenizer, conversation),
-        end_tokens=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+        end_tokens=tuple(end_tokens(language_model)),
     )
 
 
