@@ -171,6 +171,8 @@ def read_folder(
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
+    # First: what is damaged is given to no library.
+    check_folder(folder)
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
     name, encoder_name = (_place(folder, description, base) for base in BASES)
@@ -190,8 +192,6 @@ def read_folder(
         load_adapter(decoder, folder / LORA)
     if tokenizer is not None:
         fit_tokenizer(tokenizer, decoder, str(folder))
-    # Last: where something is missing, that was told by its name.
-    _check_sums(folder)
     # What of a base was trained is in the base now, and frozen with it.
     trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
@@ -199,7 +199,7 @@ def read_folder(
     return LoadedFolder(model.eval(), tokenizer, preprocessor, description["settings"])
 
 
-def _check_sums(folder: str | Path) -> None:
+def check_folder(folder: str | Path) -> None:
     """Compare a folder's weights with the checksums that were noted when they were written.
 
     Raises:
