@@ -32,7 +32,7 @@ from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model,
 from gitllm_plugin.modeling.tokens import TextEncoder
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
-from gitllm_plugin.modeling.vocabulary import fit_tokenizer
+from gitllm_plugin.modeling.vocabulary import end_tokens, fit_tokenizer
 
 _TINY = "tiny:"
 _WHAT = "language model"
@@ -208,12 +208,11 @@ def make_text_encoder(
     Raises:
         ConfigError: there is no end token, or no conversation template.
     """
-    ends = getattr(language_model.generation_config, "eos_token_id", None)
     return TextEncoder(
         tokenizer,
         loss_on=loss_on,
         chat_template=None if conversation is None else find_chat_template(tokenizer, conversation),
-        end_tokens=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+        end_tokens=tuple(end_tokens(language_model)),
     )
 
 

@@ -171,16 +171,18 @@ def read_folder(
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
+    # First: a library is given no damaged configuration, which decides what is built.
+    check_folder(folder, ".json")
     try:
         loaded = _read(folder, model_class, dtype, self_test)
     except ConfigError as error:
         # Checksums know which file it is, and what failed on it which weights.
         try:
-            check_folder(folder)
+            check_folder(folder, ".safetensors")
         except ConfigError as damage:
-            raise ConfigError(str(damage) if str(damage) == str(error) else f"{damage}\n{error}") from error
+            raise ConfigError(f"{damage}\n{error}") from error
         raise
-    check_folder(folder)
+    check_folder(folder, ".safetensors")
     return loaded
 
 
@@ -211,8 +213,12 @@ def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) 
     return LoadedFolder(model.eval(), tokenizer, preprocessor, description["settings"])
 
 
-def check_folder(folder: str | Path) -> None:
-    """Compare a folder's weights with the checksums that were noted when they were written.
+def check_folder(folder: str | Path, ending: str = "") -> None:
+    """Compare a folder's files with the checksums that were noted when they were written.
+
+    Args:
+        folder: the folder.
+        ending: of the files' names, ``.json`` or ``.safetensors``; empty: all that have checksums.
 
     Raises:
         ConfigError: not a folder of a GIT-LLM, or files of it are missing or damaged.
@@ -221,7 +227,7 @@ def check_folder(folder: str | Path) -> None:
     sums = _read_description(folder).get("checksums", {})  # version 0.1.0 noted none
     if not isinstance(sums, dict):
         raise ConfigError(f"{folder / DESCRIPTION}: checksums is {sums!r:.80}, expected a mapping of files")
-    check_files(folder, sums, folder / DESCRIPTION)
+    check_files(folder, {name: value for name, value in sums.items() if name.endswith(ending)}, folder / DESCRIPTION)
 
 
 def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:

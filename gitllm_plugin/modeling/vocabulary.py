@@ -39,13 +39,16 @@ def fit_tokenizer(tokenizer: PreTrainedTokenizerBase, language_model: PreTrained
 
 
 def end_tokens(language_model: PreTrainedModel) -> list[int]:
-    """List the ids that the model's generation configuration and configuration end a text with, each once."""
+    """List the ids that the model's generation configuration and configuration end a text with, each once.
+
+    What has no embedding is none: small models have the ends of their large ones in their configurations.
+    """
     config = cast(Any, language_model.config).get_text_config()
     found: list[int] = []
     for settings in (getattr(language_model, "generation_config", None), config):
         ids = getattr(settings, "eos_token_id", None)
         found += [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
-    return list(dict.fromkeys(found))
+    return [number for number in dict.fromkeys(found) if number < _embeddings(language_model)]
 
 
 def _embeddings(language_model: PreTrainedModel) -> int:

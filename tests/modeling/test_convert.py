@@ -202,3 +202,14 @@ def test_a_model_of_real_size_loads_once_trains_and_generates_within_6_gib(shape
 def test_a_folder_without_weights_in_it_is_not_taken_for_a_model(tmp_path):
     with pytest.raises(ConfigError, match="is not a folder of a GIT-LLM"):
         GitLLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_of_a_published_weight_is_seen(tmp_path, part):
+    make_source(tmp_path / "published", "opt", "bin")
+    path = tmp_path / "published" / "pytorch_model.bin"
+    data = bytearray(path.read_bytes())
+    data[int(part * len(data))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"pytorch_model\.bin is damaged: .* has not the bytes that were written"):
+        convert_published(tmp_path / "published", tmp_path / "ours")
