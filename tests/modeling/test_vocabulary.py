@@ -134,7 +134,7 @@ def test_an_end_token_of_the_model_is_taken(where, ends, tmp_path):
 
 def test_an_end_token_that_the_tokenizer_does_not_have_is_none(tmp_path):
     name = write(tmp_path / "model", "mpt", drop=("eos_token",), eos_token_id=9999)
-    with pytest.raises(ConfigError, match=r"has none of the model's .\[9999\]."):
+    with pytest.raises(ConfigError, match="has no end token"):
         build_git_llm(name, "tiny:clip", QUICK)
 
 
