@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -240,11 +240,25 @@ def check_weight_files(folder: Path) -> None:
 
 def _name_in_file(model: PreTrainedModel, name: str) -> str:
     """Give a weight's name, and with it the one that it has in files where transformers gives it another."""
+    # First by the renamings that these files needed; one of them may be unused just because this weight is missing.
+    for of_these_files in (True, False):
+        found = _renamed_back(model, name, of_these_files)
+        if found != name:
+            return f"{name} (in files: {found})"
+    return name
+
+
+def _renamed_back(model: PreTrainedModel, name: str, of_these_files: bool) -> str:
+    used = getattr(model, "_weight_conversions", None)
     try:
+        if not of_these_files:
+            cast(Any, model)._weight_conversions = None  # transformers takes all that the kind of model has then
         [found] = revert_weight_conversion(model, {name: torch.empty(0)})
+        return found
     except Exception:  # noqa: BLE001 - weights that are put together of several in a file have no one name there
-        found = name
-    return name if found == name else f"{name} (in files: {found})"
+        return name
+    finally:
+        cast(Any, model)._weight_conversions = used
 
 
 def _is_of(model: PreTrainedModel, name: str) -> bool:
