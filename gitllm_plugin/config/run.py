@@ -17,6 +17,7 @@ STEP_SCHEDULES = ("cosine", "linear", "constant")
 _LEVEL_SCHEDULES = ("constant", "constant_lr")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+NO_FP16 = "this run computes on a CPU, where torch has no training in float16; use bf16, fp32 or auto"
 Sharding = Literal["none", "fsdp"]
 Order = Literal["max", "min"]
 
@@ -31,6 +32,12 @@ def _sharding_faults(precision: str, sharding: str, amp: bool | None) -> Iterabl
         yield ".precision=fp16 needs a gradient scaler, which knows no run.sharding=fsdp; use bf16 or fp32"
     if precision in ("fp16", "bf16") and amp is False:
         yield f".amp=False means fp32, and run.precision is {precision}; leave run.amp out"
+
+
+def _half_precision_fault(precision: str, device: str, gpu: bool) -> str | None:
+    if precision == "fp16" and (device == "cpu" or (device == "auto" and not gpu)):
+        return f".precision=fp16 needs a GPU, and {NO_FP16}"
+    return None
 
 
 def _training_faults(training: bool, init_lr: float | None, max_epoch: int | None, max_iters: int | None) -> Any:
@@ -92,6 +99,22 @@ def _missing_trackers(trackers: tuple[str, ...]) -> Iterable[str]:
             yield f".trackers has {name!r}, which is not installed: pip install {name}"
 
 
+def endless_fault(key: str, split: str) -> str:
+    """Say that a split cannot be evaluated on because its data has no end; ``key`` begins with a dot, or with run."""
+    return (
+        f"{key} names {split!r}, whose data is a stream without an end, so that its evaluation would have none; "
+        "name val or test. To see how well a model knows what it was trained on, give the rows of the training split "
+        "as a split of their own: datasets.m3it.build_info.annotations.test_train.storage=FILE, run.test_splits="
+        "[test_train]"
+    )
+
+
+def _endless_faults(streams: bool, *named: tuple[str, ...]) -> Iterable[str]:
+    for key, names in zip(("valid_splits", "test_splits"), named, strict=True):
+        if streams and "train" in names:
+            yield endless_fault(f".{key}", "train")
+
+
 def _split_faults(training: bool, splits: Iterable[str], *named: tuple[str, ...]) -> Iterable[str]:
     """Find splits that no data set has files for, else found only when their turn comes."""
     for key, names in zip(("train_splits", "valid_splits", "test_splits"), named, strict=True):
@@ -121,8 +144,11 @@ class LaunchSettings:
     evaluate: bool = False
     """Evaluate only."""
 
+    allow_untrained: bool = False
+    """Evaluate weights that were drawn at random too, where nothing is trained or loaded: an error otherwise."""
+
     resume_ckpt_path: str | None = None
-    """A checkpoint, a run's folder, or ``auto``: the newest below ``output_dir``."""
+    """A checkpoint, a run's folder, or ``auto``: the newest run of this configuration below ``output_dir``."""
 
     train_splits: tuple[str, ...] = ()
     """What is trained on."""
@@ -153,6 +179,7 @@ class LaunchSettings:
 
     RULES = (
         Rule(("resume_ckpt_path", "run.training"), _resume_fault),
+        Rule(("datasets.streams", "valid_splits", "test_splits"), _endless_faults),
         Rule(("run.training", "datasets.splits", "train_splits", "valid_splits", "test_splits"), _split_faults),
     )
 
@@ -285,6 +312,7 @@ class RunSettings(LaunchSettings, LogSettings):
 
     RULES = (
         Rule(("precision", "sharding", "amp"), _sharding_faults),
+        Rule(("precision", "device", "machine.gpu"), _half_precision_fault),
         Rule(("run.training", "init_lr", "max_epoch", "max_iters"), _training_faults),
         Rule(("run.training", "train_splits"), _nothing_to_train_on_fault),
         Rule(("init_lr", "min_lr", "lr_sched"), _rates_fault),
