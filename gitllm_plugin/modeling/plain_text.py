@@ -56,17 +56,11 @@ class PlainText:
         """Encode whole texts, without what the tokenizer puts around every text."""
         if not isinstance(self.tokenizer, PreTrainedTokenizerFast):
             return [self._in_parts(text) for text in texts]
-        found: list[list[int]] = [[]] * len(texts)
-        plain = [n for n, text in enumerate(texts) if all(isinstance(piece, str) for piece in text)]
-        for n, ids in zip(plain, self._bare.encode(["".join(cast(Any, texts[n])) for n in plain]), strict=True):
-            found[n] = ids
-        kept = set(plain)
-        marked = [n for n in range(len(texts)) if n not in kept and not _has_marks(texts[n])]
-        kept.update(marked)
-        strings = ["".join(p if isinstance(p, str) else self._marks[p] for p in texts[n]) for n in marked]
-        for n, ids in zip(marked, self._marked.encode(strings) if marked else [], strict=True):
-            found[n] = ids
-        return [ids if n in kept else self._in_parts(texts[n]) for n, ids in enumerate(found)]
+        # Who writes the marks themselves gets a tokenizer that knows none, and special tokens are cut at by hand there.
+        whole = [n for n, text in enumerate(texts) if not _has_marks(text)]
+        strings = ["".join(p if isinstance(p, str) else self._marks[p] for p in texts[n]) for n in whole]
+        found = dict(zip(whole, self._marked.encode(strings), strict=True))
+        return [found[n] if n in found else self._in_parts(text) for n, text in enumerate(texts)]
 
     def most_tokens(self, text: Pieces) -> int | None:
         """Give a number that :meth:`encode` surely does not exceed, without encoding; None: none is known."""
@@ -115,7 +109,7 @@ class PlainText:
 
 def _has_marks(text: Pieces) -> bool:
     """Tell whether somebody wrote one of the characters that are marks here."""
-    return any(isinstance(piece, str) and max(piece, default="") >= chr(_MARKS) for piece in text)
+    return any(isinstance(p, str) and not p.isascii() and max(p) >= chr(_MARKS) for p in text)
 
 
 class _Backend:
@@ -130,8 +124,7 @@ class _Backend:
         self.backend = Tokenizer.from_str(json.dumps(content))
         self.backend.encode_special_tokens = True
         flags = cast(Any, tokenizer).added_tokens_decoder
-        for number, mark in marks.items():
-            self.backend.add_tokens([_like(flags[number], mark)])
+        self.backend.add_tokens([_like(flags[number], mark) for number, mark in marks.items()])
         # Tokens that are hidden are not in the copy's vocabulary, which moves the numbers of those behind it.
         true = {token["content"]: token["id"] for token in content["added_tokens"]}
         true |= {mark: number for number, mark in marks.items()}

@@ -266,3 +266,15 @@ def test_an_empty_answer_is_the_end_alone(encoder):
     for row, labels in enumerate(batch.labels):
         assert labels[labels != -100].tolist() == [2]
         assert text_of(encoder, batch, row) == ["what is written? Answer:</s>", "Answer:</s>"][row]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "WordPiece"])  # which begins with [CLS]
+def test_something_stands_before_an_answer_where_a_tokenizer_puts_nothing_there(kind):
+    tokenizer = make_tokenizer(kind, begin=False)
+    for begin in ("<s>", None):
+        tokenizer.bos_token = begin
+        encoder = TextEncoder(tokenizer)
+        start = encoder.ends[0] if begin is None else tokenizer.bos_token_id
+        trained = encoder.prompts_and_answers(["", "  "], ["a dog", "a dog"])
+        assert encoder.prompts(["", "  "]).input_ids.tolist() == [[start]] * 2
+        assert trained.input_ids[:, 0].tolist() == [start] * 2 and trained.labels[:, 0].tolist() == [-100] * 2
