@@ -67,6 +67,14 @@ class FingerprintedModel(Protocol):
         ...
 
 
+class SizedImagesModel(Protocol):
+    """A model that takes images of some sizes only."""
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Refuse, by a :class:`ConfigError` that names both sizes, images that it does not take; asked before training."""
+        ...
+
+
 class TextsEncoder(Protocol):
     """A model's ``text_encoder`` whose tokens ``gitllm train --dry-run`` shows."""
 
@@ -172,7 +180,7 @@ class CountingTask(Protocol):
 
 
 PROTOCOLS: dict[str, tuple[type, ...]] = {
-    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, FingerprintedModel),
+    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, FingerprintedModel, SizedImagesModel),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, ModelReadingData),
     "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),

@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import Loader
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.protocols import SizedImagesModel, offers
 from gitllm_plugin.runners import parallel, precision
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point, run_folder_of
 from gitllm_plugin.runners.length import RunLength
@@ -236,13 +237,32 @@ class RunParts:
         settings = self._loader_settings(self.run_cfg.batch_size_eval)
         return {split: evaluation_loader(self.splits[split], settings, shared) for split in sorted(self.splits)}
 
+    def check_image_sizes(self, splits: Sequence[str]) -> None:
+        """Refuse image processors whose images the model would refuse: those of evaluation would show after an epoch.
+
+        Raises:
+            ConfigError: naming the data set and both sizes.
+        """
+        if not offers(self._model, SizedImagesModel):
+            return
+        for name, by_split in self.datasets.items():
+            for split in set(splits) & set(by_split):
+                transform = getattr(getattr(by_split[split], "vis_processor", None), "transform", None)
+                # A processor of another package says its size nowhere.
+                if isinstance(size := getattr(transform, "image_size", None), int):
+                    try:
+                        self._model.check_image_size(size, size)
+                    except ConfigError as error:
+                        raise ConfigError(f"datasets.{name}, split {split!r}: {error}") from error
+
     def check_splits(self, names: Sequence[str]) -> None:
         """Refuse splits that cannot be read, before anything is computed.
 
         Raises:
-            ConfigError: a split that no data set has.
+            ConfigError: a split that no data set has, or whose images have a size that the model does not take.
             DataError: a split without examples.
         """
+        self.check_image_sizes(names)
         for split in names:
             if split not in self.loaders:
                 known = ", ".join(sorted(self.loaders))

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.inference.pictures import find_pictures
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.m3it.pictures import open_picture
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
 from tests.tiny_folder import TRANSFORM, write_tiny_folder
 
