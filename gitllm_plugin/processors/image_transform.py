@@ -153,15 +153,13 @@ class ImageTransform:
         if rows * columns <= _MOST_RESIZED:
             return self._resize(picture, (rows, columns))[:, top : top + self.image_size, left : left + self.image_size]
         # A strip of 20,000 x 1 would have 3 GB: Pillow, which can, computes the square alone, looking beyond its edges.
-        down, across = picture.shape[0] / rows, picture.shape[1] / columns
-        box = (
-            left * across,
-            top * down,
-            min((left + self.image_size) * across, picture.shape[1]),
-            min((top + self.image_size) * down, picture.shape[0]),
-        )
-        resampling = Image.Resampling[self.resampling.upper()]
-        square = Image.fromarray(picture).resize((self.image_size, self.image_size), resampling, box)
+        # First across and then down, as torch does; both round to whole levels between the two.
+        side, resampling = self.image_size, Image.Resampling[self.resampling.upper()]
+        height, width = picture.shape[:2]
+        across, down = width / columns, height / rows
+        strip = Image.fromarray(picture)
+        strip = strip.resize((side, height), resampling, (left * across, 0, min((left + side) * across, width), height))
+        square = strip.resize((side, side), resampling, (0, top * down, side, min((top + side) * down, height)))
         return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
     def _edge(self, side: int) -> int:
