@@ -71,7 +71,7 @@ class SizedImagesModel(Protocol):
     """A model that takes images of some sizes only."""
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Refuse, by a :class:`ConfigError` that names both sizes, images that it does not take; asked before training."""
+        """Refuse, by a :class:`ConfigError` that names both sizes, images that it does not take; before training."""
         ...
 
 

@@ -137,8 +137,9 @@ class Pipeline:
         """
         pictures = as_pictures(pictures)
         if not 1 <= len(pictures) <= self.model.max_images:
-            more = f"; ask about each apart, or train a model with model.max_images: {len(pictures)}" if pictures else ""
-            raise DataError(f"{len(pictures)} pictures; this model takes 1 to {self.model.max_images}{more}")
+            given = len(pictures)
+            more = f"; ask about each apart, or train a model with model.max_images: {given}" if pictures else ""
+            raise DataError(f"{given} pictures; this model takes 1 to {self.model.max_images}{more}")
         pixels = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)
         return pixels[None] if self.model.max_images > 1 else pixels
 
@@ -236,8 +237,8 @@ class Pipeline:
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         if not isinstance(question, str):
             raise DataError(
-                f"the question is {question!r:.200}; give one text, and of several questions each in a call of its own: "
-                "[pipeline.answer(picture, question) for question in questions]"
+                f"the question is {question!r:.200}; give one text, and of several questions each in a call of its "
+                "own: [pipeline.answer(picture, question) for question in questions]"
             )
         pixels = self.pixels(pictures)
         arguments = {**decoding.as_arguments(), **self.text_encoder.special_tokens}

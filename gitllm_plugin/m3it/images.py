@@ -1,8 +1,8 @@
 """From base64 text to image bytes to an RGB picture, and smaller image files for shards.
 
 JPEG is decoded by libjpeg-turbo without a detour, to the same pixels as Pillow's; Pillow decodes the other formats that
-are listed here, and is the judge of files that are not quite right. What else Pillow knows is not decoded: some of it is
-a program that another program would run (EPS), some is handed to plugins, some has no sign that it is a picture.
+are listed here, and is the judge of files that are not quite right. What else Pillow knows is not decoded: some of it
+is a program that another program would run (EPS), some is handed to plugins, some has no sign that it is a picture.
 """
 
 import binascii

@@ -15,10 +15,10 @@ from gitllm_plugin.m3it.images import FORMATS, MAX_PIXELS, check_size, decode_pi
 from gitllm_plugin.m3it.problems import RowError
 
 Picture = Any
-"""A picture: the path of a file, its bytes or an open file of them; Pillow's image; an array or a tensor; a frame of PyAV.
+"""A picture: the path of a file, its bytes or an open file; Pillow's image; an array or a tensor; a frame of PyAV.
 
-An array is ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``, C being 1 (grey), 3 (RGB) or 4 (with alpha), of whole numbers or of
-floats from 0 to 1, see :func:`~gitllm_plugin.m3it.colors.eight_bits`.
+An array is ``[H, W]``, ``[H, W, C]`` or ``[C, H, W]``, C being 1 (grey), 3 (RGB) or 4 (with alpha), of whole numbers or
+of floats from 0 to 1, see :func:`~gitllm_plugin.m3it.colors.eight_bits`.
 """
 
 _CHANNELS = (1, 3, 4)

@@ -135,7 +135,9 @@ TRANSPARENT = {
     "a colour of rgb": encode(with_transparent_color("RGB", (0, 0, 0)), transparency=(0, 0, 0)),
     "a grey": encode(with_transparent_color("L", 0), transparency=0),
     "a bit": encode(with_transparent_color("1", 0), transparency=0),
-    "a grey of 16 bits": encode(Image.fromarray(np.tile(np.repeat([51400, 0], 4), (4, 1)).astype(np.uint16)), transparency=0),
+    "a grey of 16 bits": encode(
+        Image.fromarray(np.tile(np.repeat([51400, 0], 4), (4, 1)).astype(np.uint16)), transparency=0
+    ),
 }
 
 

@@ -109,7 +109,13 @@ def test_sizes_in_every_form(kind, changes, tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"crop_pct": 1.0}, {"crop_pct": 1.0, "crop_mode": "squash"}, {"interpolation": "bilinear"}, {"crop_pct": 0.77}],
+    [
+        {},
+        {"crop_pct": 1.0},
+        {"crop_pct": 1.0, "crop_mode": "squash"},
+        {"interpolation": "bilinear"},
+        {"crop_pct": 0.77},
+    ],
 )
 def test_timm(changes, tmp_path):
     check_same_pixels(write_timm(tmp_path, **changes))
