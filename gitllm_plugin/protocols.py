@@ -59,6 +59,14 @@ class MergingModel(Protocol):
         ...
 
 
+class DrawnModel(Protocol):
+    """A model of which some is drawn at random, and worth nothing before it is loaded or trained."""
+
+    def untrained(self) -> list[str]:
+        """Name what is random still, empty for none; an evaluation of it is refused but for ``run.allow_untrained``."""
+        ...
+
+
 class FingerprintedModel(Protocol):
     """A model that takes features of images, computed before, in the place of pixels."""
 
@@ -175,12 +183,36 @@ class CountingTask(Protocol):
     """A task that counts what it trains on, so that every token weighs the same in whatever batch or rank it is."""
 
     def train_outputs(self, model: nn.Module, samples: dict[str, Any]) -> Mapping[str, Any]:
-        """Give ``loss``, a scalar, the mean over ``num_supervised_tokens``; in the place of LAVIS's ``train_step``."""
+        """Give ``loss``, a scalar, the mean over ``num_supervised_tokens``; in the place of LAVIS's ``train_step``.
+
+        A mean of tokens that weigh differently comes with ``supervised_weight``, the sum of their weights.
+        """
         ...
 
 
+def weight_of_loss(outputs: Mapping[str, Any]) -> float:
+    """Say what to multiply a batch's mean loss with before it is added to those of others.
+
+    Args:
+        outputs: what a model gives for a batch.
+
+    Returns:
+        What the loss was divided by: ``supervised_weight``, else ``num_supervised_tokens``. Where a model counts
+        neither it is 1, so that each batch weighs the same.
+    """
+    return float(outputs.get("supervised_weight", outputs.get("num_supervised_tokens", 1)))
+
+
 PROTOCOLS: dict[str, tuple[type, ...]] = {
-    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, FingerprintedModel, SizedImagesModel),
+    "model": (
+        LayeredModel,
+        GroupedModel,
+        SelectiveModel,
+        MergingModel,
+        DrawnModel,
+        FingerprintedModel,
+        SizedImagesModel,
+    ),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, ModelReadingData),
     "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),

@@ -5,16 +5,14 @@ from pathlib import Path
 
 from gitllm_plugin.cli.command import argument, command
 
-CONFIG = (
-    argument("--cfg-path", required=True, metavar="FILE", help="YAML file"),
-    argument(
-        "--options",
-        nargs="+",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override settings of the file, such as run.max_epoch=2 model.model_type=tiny_opt",
-    ),
+OPTIONS = argument(
+    "--options",
+    nargs="+",
+    default=[],
+    metavar="KEY=VALUE",
+    help="override settings of the file, such as run.max_epoch=2 model.model_type=tiny_opt",
 )
+CONFIG = (argument("--cfg-path", required=True, metavar="FILE", help="YAML file"), OPTIONS)
 """The arguments of LAVIS's own scripts."""
 
 
@@ -47,19 +45,34 @@ def train(args: argparse.Namespace) -> None:
 
 @command(
     "evaluate",
-    "evaluate as a configuration file says",
-    "Evaluate as a configuration file says, with the runner it names.",
-    *CONFIG,
+    "evaluate a run, or as a configuration file says",
+    "Evaluate a run's trained weights (the best, else the newest), or as a configuration file says, with the runner it "
+    "names. Weights that nothing has trained are an error, but with run.allow_untrained=true.",
+    argument(
+        "run",
+        nargs="?",
+        metavar="RUN",
+        help="a run's folder, the folder above for its latest run, or one of its checkpoints; or else --cfg-path",
+    ),
+    argument("--cfg-path", metavar="FILE", help="YAML file; a run's own config.yaml means the run's weights"),
+    OPTIONS,
     examples="""
+        gitllm evaluate output/demo/train
+        gitllm evaluate output/demo/train/latest --options run.test_splits=[val] run.batch_size_eval=64
         gitllm evaluate --cfg-path projects/git_llm/eval/demo_easyvqa.yaml
-        gitllm evaluate --cfg-path my.yaml --options run.batch_size_eval=64
+        gitllm evaluate --cfg-path my.yaml --options model.load_finetuned=true model.finetuned=weights.pth
     """,
 )
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate."""
     from gitllm_plugin.host import launch
 
-    launch.evaluate(args.cfg_path, args.options)
+    if (args.run is None) == (args.cfg_path is None):
+        args.parser.error("give a run's folder or --cfg-path, one of the two")
+    if args.run is not None:
+        launch.evaluate_run(args.run, args.options)
+    else:
+        launch.evaluate(args.cfg_path, args.options)
 
 
 @command(

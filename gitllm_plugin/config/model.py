@@ -14,6 +14,12 @@ from gitllm_plugin.errors import ConfigError
 MODULES = ("proj", "lora", "llm", "vit", "all", "head")
 """Modules that can be trained: ``llm`` is the language model without LoRA, ``head`` its output layer alone."""
 
+WAYS_TO_NAME_WEIGHTS = (
+    "Evaluate a run by its folder, `gitllm evaluate RUN`; name weights with --options model.load_finetuned=true "
+    "model.finetuned=PATH, or an exported model with model.folder=FOLDER; or, where chance is what you want to measure, "
+    "run.allow_untrained=true"
+)
+
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
 
 
@@ -200,6 +206,13 @@ def _source_fault(language_model: str | None, image_encoder: str | None, folder:
             yield f".{key} is missing; name one, or a model.folder that has both"
 
 
+def _untrained_fault(folder: str | None, loads: bool, training: bool, allowed: bool, own: bool) -> str | None:
+    """Refuse what the runner refuses when the model is there, before weights and data are read."""
+    if folder or loads or training or allowed or own:
+        return None
+    return f": UNTRAINED weights would be evaluated, for nothing trained is named. {WAYS_TO_NAME_WEIGHTS}"
+
+
 @node("model")
 class GitLLMSettings(BuildSettings, ImageTextSettings):
     """An image encoder, a projection and a causal language model."""
@@ -227,6 +240,7 @@ class GitLLMSettings(BuildSettings, ImageTextSettings):
 
     RULES = (
         Rule(("language_model", "image_encoder", "folder"), _source_fault),
+        Rule(("folder", "load_finetuned", "run.training", "run.allow_untrained", "run.own_weights"), _untrained_fault),
         Rule(
             ("load_in_4bit", "folder"),
             lambda four_bits, folder: (

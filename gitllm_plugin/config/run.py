@@ -17,6 +17,7 @@ STEP_SCHEDULES = ("cosine", "linear", "constant")
 _LEVEL_SCHEDULES = ("constant", "constant_lr")
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+NO_FP16 = "this run computes on a CPU, where torch has no training in float16; use bf16, fp32 or auto"
 Sharding = Literal["none", "fsdp"]
 Order = Literal["max", "min"]
 
@@ -31,6 +32,12 @@ def _sharding_faults(precision: str, sharding: str, amp: bool | None) -> Iterabl
         yield ".precision=fp16 needs a gradient scaler, which knows no run.sharding=fsdp; use bf16 or fp32"
     if precision in ("fp16", "bf16") and amp is False:
         yield f".amp=False means fp32, and run.precision is {precision}; leave run.amp out"
+
+
+def _half_precision_fault(precision: str, device: str, gpu: bool) -> str | None:
+    if precision == "fp16" and (device == "cpu" or (device == "auto" and not gpu)):
+        return f".precision=fp16 needs a GPU, and {NO_FP16}"
+    return None
 
 
 def _training_faults(training: bool, init_lr: float | None, max_epoch: int | None, max_iters: int | None) -> Any:
@@ -120,6 +127,9 @@ class LaunchSettings:
 
     evaluate: bool = False
     """Evaluate only."""
+
+    allow_untrained: bool = False
+    """Evaluate weights that were drawn at random too, where nothing is trained or loaded: an error otherwise."""
 
     resume_ckpt_path: str | None = None
     """A checkpoint, a run's folder, or ``auto``: the newest below ``output_dir``."""
@@ -285,6 +295,7 @@ class RunSettings(LaunchSettings, LogSettings):
 
     RULES = (
         Rule(("precision", "sharding", "amp"), _sharding_faults),
+        Rule(("precision", "device", "machine.gpu"), _half_precision_fault),
         Rule(("run.training", "init_lr", "max_epoch", "max_iters"), _training_faults),
         Rule(("run.training", "train_splits"), _nothing_to_train_on_fault),
         Rule(("init_lr", "min_lr", "lr_sched"), _rates_fault),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.run_files import weights_of_own_config
 from gitllm_plugin.config import Checked, check, nearest, unknown_key
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
@@ -46,7 +47,8 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     except TypeError as error:
         raise ConfigError(_why_not_merged(config, as_assignments(options))) from error
     given = _resolved(merged, cfg_path)
-    found = _check(given, evaluating)
+    own = weights_of_own_config(cfg_path, options)
+    found = _check(given, evaluating, {"run.own_weights": own is not None})
     if found.faults:
         count = len(found.faults)
         listed = "\n".join(f"  - {fault}" for fault in found.faults)
@@ -56,10 +58,11 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
             _tell(f"{cfg_path}: {note}")
 
 
-def _check(given: Mapping[str, Any], evaluating: bool) -> Checked:
-    """Find what is wrong, in the order of the sections."""
+def _check(given: Mapping[str, Any], evaluating: bool, besides: Mapping[str, Any]) -> Checked:
+    """Find what is wrong, in the order of the sections; ``besides`` is what rules may ask of the file itself."""
     model, datasets, run = (_section(given, name) for name in _SECTIONS)
-    known: dict[str, Any] = {"run.training": not (evaluating or run.get("evaluate") is True), **_machine()}
+    training = not (evaluating or run.get("evaluate") is True)
+    known: dict[str, Any] = {"run.training": training, **besides, **_machine()}
     # Each of these may be asked for by the rules of the next.
     of_datasets = _check_datasets(datasets, known)
     known |= {f"datasets.{key}": value for key, value in of_datasets.values.items()}

@@ -7,10 +7,8 @@ from typing import Any
 
 import gitllm_plugin
 from gitllm_plugin.common.files import check_new_folder
+from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, run_folder_of, weights_of
 from gitllm_plugin.errors import ConfigError
-
-_CONFIG = "config.yaml"
-_CHECKPOINTS = ("checkpoint_best.pth", "checkpoint_latest.pth")
 
 
 def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True) -> None:
@@ -58,20 +56,28 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     Raises:
         ConfigError: there is none.
     """
+    from omegaconf import OmegaConf
+
+    checkpoint, config = find_files(run)
+    return checkpoint, OmegaConf.load(config)
+
+
+def find_files(run: str | Path) -> tuple[Path, Path]:
+    """Find the checkpoint and the configuration of a run.
+
+    Args:
+        run: its folder (the best weights, else the newest), the folder above (its latest run), or a checkpoint.
+
+    Raises:
+        ConfigError: there is none.
+    """
     run = Path(run).expanduser()
-    candidates = [run / name for name in _CHECKPOINTS] if run.is_dir() else [run]
-    checkpoint = next((path for path in candidates if path.is_file()), None)
-    if checkpoint is not None:
-        from omegaconf import OmegaConf
-
-        from gitllm_plugin.runners.checkpoints import run_folder_of
-
-        config = run_folder_of(checkpoint) / _CONFIG
-        if config.is_file():
-            return checkpoint, OmegaConf.load(config)
+    checkpoint = weights_of(run) or weights_of(run / "latest") or (run if run.is_file() else None)
+    if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():
+        return checkpoint, config
     raise ConfigError(
-        f"{run} is not a run: expected a folder with {_CONFIG} and one of {', '.join(_CHECKPOINTS)}, "
-        "or such a checkpoint"
+        f"{run} is not a run: expected a folder with {CONFIG} and one of {BEST}, {LATEST}, the folder above with its "
+        "latest run, or such a checkpoint"
     )
 
 

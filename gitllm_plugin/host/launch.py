@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import logging
 import random
 import runpy
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gitllm_plugin
+from gitllm_plugin.common.run_files import weights_of_own_config
 from gitllm_plugin.config import read
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
@@ -69,22 +69,38 @@ def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
 def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
     """Evaluate the model that the configuration describes on ``run.test_splits``; see ``train``.
 
+    A run's own configuration, the file in its folder, means the run's trained weights, unless an option names others.
     Unlike LAVIS's ``evaluate.py``, it uses the runner named by ``run.runner``.
 
     Returns:
         the runner, after evaluation.
 
     Raises:
-        ConfigError: as ``train``, and for ``run.resume_ckpt_path``, which an evaluation does not read.
+        ConfigError: as ``train``, for ``run.resume_ckpt_path``, which an evaluation does not read, and for weights that
+            nothing has trained, where ``run.allow_untrained`` does not allow them.
     """
     cfg = _read_config(cfg_path, options, evaluating=True)
-    runner = _build_runner(cfg, evaluating=True)
+    runner = _build_runner(cfg)
     from gitllm_plugin.common.lost_processes import lost_processes_explained
 
     with lost_processes_explained(cfg.run_cfg, ("batch_size_eval",)):
         runner.evaluate(skip_reload=True)
     _leave_process_group()
     return runner
+
+
+def evaluate_run(run: str | Path, options: Sequence[str] = ()):
+    """Evaluate a run by its folder, the folder above (its latest run), or one of its checkpoints; see :func:`evaluate`.
+
+    Raises:
+        ConfigError: there is no such run; else as ``evaluate``.
+    """
+    from gitllm_plugin.host.export import find_files
+
+    gitllm_plugin.register()
+    checkpoint, config = find_files(run)
+    named = [] if Path(run).expanduser().is_dir() else ["model.load_finetuned=true", f"model.finetuned={checkpoint}"]
+    return evaluate(config, [*named, *as_assignments(options)])
 
 
 def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
@@ -121,10 +137,17 @@ def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
         return list(argv)  # the script parses its own arguments and says what is wrong with them
     if known.cfg_path is None:
         return list(argv)
-    check_config(known.cfg_path, known.options, evaluating=path.stem == "evaluate")
+    evaluating = path.stem == "evaluate"
+    ahead = _which_weights(known.cfg_path, known.options, evaluating)
+    options = [*ahead, *as_assignments(known.options)]
+    check_config(known.cfg_path, options, evaluating)
     given = (known.cfg_path, f"--cfg-path={known.cfg_path}")
     found = str(find_config(known.cfg_path))
-    return [word.replace(known.cfg_path, found) if word in given else word for word in argv]
+    words = [word.replace(known.cfg_path, found) if word in given else word for word in argv]
+    if not ahead:
+        return words
+    start = words.index("--options") if "--options" in words else len(words)
+    return [*words[:start], "--options", *options, *words[start + 1 + len(known.options) :]]
 
 
 def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
@@ -198,13 +221,29 @@ def _read_config(cfg_path: str | Path, options: Sequence[str], evaluating: bool 
     gitllm_plugin.register()
     from gitllm_plugin.host.config_check import check_config
 
+    options = [*_which_weights(cfg_path, options, evaluating), *as_assignments(options)]
     check_config(cfg_path, options, evaluating)
     from lavis.common.config import Config
 
     return Config(argparse.Namespace(cfg_path=str(find_config(cfg_path)), options=list(options)))
 
 
-def _build_runner(cfg: Any, evaluating: bool = False):
+def _which_weights(cfg_path: str | Path, options: Sequence[str], evaluating: bool) -> list[str]:
+    """Give options, to go before those of the user, that say which weights an evaluation means.
+
+    Those that an option names are meant, and of a run's own configuration the run's (the runner loads them): not those
+    that its training started from, which may be gone.
+    """
+    given = as_assignments(options)
+    if not (evaluating or any(option.lower() == "run.evaluate=true" for option in given)):
+        return []
+    beginning = ["run.resume_ckpt_path=null", "model.load_finetuned=false", "model.finetuned=null"]
+    own = beginning if weights_of_own_config(cfg_path, options) else []
+    named = any(option.startswith("model.finetuned=") for option in given)
+    return [*own, *(["model.load_finetuned=true"] if named else [])]
+
+
+def _build_runner(cfg: Any):
     from lavis.common.logger import setup_logger
     from lavis.common.registry import registry
     from lavis.tasks import setup_task
@@ -218,8 +257,6 @@ def _build_runner(cfg: Any, evaluating: bool = False):
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
     model = task.build_model(cfg)
-    if evaluating or cfg.run_cfg.get("evaluate", False):
-        _warn_of_untrained_weights(model, cfg.model_cfg)
     runner_class = registry.mapping["runner_name_mapping"][_runner_name(cfg)]
     return runner_class(cfg=cfg, job_id=_shared_job_id(), task=task, model=model, datasets=datasets)
 
@@ -227,20 +264,6 @@ def _build_runner(cfg: Any, evaluating: bool = False):
 def _runner_name(cfg: Any) -> str:
     # Null stands for the default in every key of `run`, where LAVIS knows a missing one only.
     return cfg.run_cfg.get("runner") or "runner_base"
-
-
-def _warn_of_untrained_weights(model, model_cfg) -> None:
-    """Say when what a GIT-LLM learns, its projection and LoRA, was given no checkpoint and so is random."""
-    from lavis.common.dist_utils import is_main_process
-
-    from gitllm_plugin.protocols import SelectiveModel, offers
-
-    loaded = model_cfg.get("folder") or (model_cfg.get("load_finetuned") and model_cfg.get("finetuned"))
-    if offers(model, SelectiveModel) and not loaded and is_main_process():
-        logging.warning(
-            "UNTRAINED weights are evaluated: no checkpoint is loaded into the model's trainable parts. "
-            "Give one with --options model.load_finetuned=True model.finetuned=PATH"
-        )
 
 
 def _set_seeds(seed: int) -> None:

@@ -54,6 +54,21 @@ def honour_configured_runner(original: Any) -> Any:
     return staticmethod(new_runner)
 
 
+@_repair(f"{_RUNNER}.eval_epoch")
+def evaluate_trained_weights(original: Any) -> Any:
+    """Without training, the runners evaluate whatever weights there are, random ones as well."""
+
+    @functools.wraps(original)
+    def eval_epoch(self, split_name, cur_epoch, skip_reload=False):
+        from gitllm_plugin.runners.trained_weights import trained_weights
+
+        if self.evaluate_only or skip_reload:
+            trained_weights(self.unwrap_dist_model(self.model), self.config)
+        return original(self, split_name, cur_epoch, skip_reload)
+
+    return eval_epoch
+
+
 @_repair(f"{_RUNNER}.model")
 def train_where_the_model_is(on_gpu: Any) -> Any:
     """On a CPU the runners' model is None, and DistributedDataParallel is given device ids that are none."""

@@ -169,6 +169,7 @@ def prepare(model: GitLLM, settings: BuildSettings) -> GitLLM:
         untie_head(model.language_model)
     if settings.lora is not None and not names_of_module(model, "lora"):
         inject_lora(model.language_model, settings.lora, model.decoder.family.lora_targets)
+        model.untrained.add("lora")
     set_trainable(model, settings.trainable)
     if settings.gradient_checkpointing:
         enable_gradient_checkpointing(model)

@@ -57,6 +57,7 @@ class InFolder(nn.Module):
     image_encoder: ImageEncoder
     language_model: PreTrainedModel
     sources: dict[str, str]
+    untrained: set[str]
 
     @property
     def max_images(self) -> int:
@@ -316,6 +317,7 @@ def _load_projection(model: InFolder, path: Path) -> None:
     state = load_file(path)
     check_same_weights(_projection_state(model), state, str(path))
     model.load_state_dict(state, strict=False)
+    model.untrained.discard("proj")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

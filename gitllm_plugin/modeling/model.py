@@ -61,6 +61,7 @@ class GitLLM(InFolder):
         language_model: as given; another may be assigned (a compiled one, PEFT's, a copy).
         decoder: ``language_model`` as GIT uses it; what fits into a row, and what serving needs, is asked of it.
         sources: the names that ``language_model`` and ``image_encoder`` were loaded by, as far as they are known.
+        untrained: modules (``proj``, ``lora``) that were drawn at random, and neither loaded nor trained since.
 
     Raises:
         ConfigError: the language model's family is not in the table and none is given.
@@ -75,6 +76,7 @@ class GitLLM(InFolder):
     ) -> None:
         super().__init__()
         self.sources: dict[str, str] = {}
+        self.untrained = {"proj"}
         self.image_encoder = image_encoder
         self.language_model = language_model
         self.decoder = Decoder(language_model, family)
@@ -181,6 +183,8 @@ class GitLLM(InFolder):
         Raises:
             DataError: image and text are longer than the context.
         """
+        if labels is not None and self.training and torch.is_grad_enabled():
+            self.untrained.clear()  # by whatever loop
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
         return self.decoder.forward(
             image_embeds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -81,7 +82,25 @@ class GitLLMForLavis(ImageTextModel):
             **cls.answer_settings(settings),
         )
         model.load_finetuned(settings)
+        if settings.load_finetuned:
+            logging.info("Loaded %s.", settings.finetuned)
         return model
+
+    def load_trainable_state_dict(self, state_dict: Mapping[str, Tensor], source: str = "the state dict") -> None:
+        """Load what :meth:`trainable_state_dict` gave, which is all that its training changed.
+
+        Raises:
+            ConfigError: keys or shapes are not those of this model.
+        """
+        super().load_trainable_state_dict(state_dict, source)
+        self.model.untrained.clear()
+
+    def untrained(self) -> list[str]:
+        """What was drawn at random and neither loaded nor trained since.
+
+        LoRA alone is nothing: it begins as no change, so that the model is the one that was loaded.
+        """
+        return sorted(self.model.untrained) if "proj" in self.model.untrained else []
 
     def blocks(self) -> list[nn.Module]:
         """The decoder's layers, see :meth:`~gitllm_plugin.modeling.Decoder.blocks`."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import remove_unfinished
+from gitllm_plugin.common.run_files import BEST, LATEST, STEPS
 from gitllm_plugin.common.weights import (
     WEIGHTS_ENDING,
     is_readable,
@@ -16,16 +17,6 @@ from gitllm_plugin.common.weights import (
     write_weights,
 )
 from gitllm_plugin.errors import ConfigError, StorageError
-
-BEST = "checkpoint_best.pth"
-LATEST = "checkpoint_latest.pth"
-STEPS = "checkpoints"
-"""Folder of the files by step, of which :data:`BEST` and :data:`LATEST` are two."""
-
-
-def run_folder_of(checkpoint: Path) -> Path:
-    """Find the folder of the run that a checkpoint belongs to."""
-    return checkpoint.parent.parent if checkpoint.parent.name == STEPS else checkpoint.parent
 
 
 def find_resume_point(value: str, output_dir: Path) -> Path | None:

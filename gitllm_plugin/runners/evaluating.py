@@ -14,6 +14,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners.run import RunParts
 from gitllm_plugin.runners.run_folder import storage_errors
 from gitllm_plugin.runners.state import TrainingProgress, load_trainable_state
+from gitllm_plugin.runners.trained_weights import trained_weights
 
 
 @torch.no_grad()
@@ -58,6 +59,22 @@ def load_best(parts: RunParts, model: nn.Module) -> None:
         logging.info("Loaded %s.", path)
     else:
         logging.info("There is no %s in this run's folder: evaluating the weights as they are.", path.name)
+
+
+def use_trained_weights(parts: RunParts, skip_reload: bool) -> None:
+    """See to it that an evaluation without a training evaluates trained weights, see :func:`trained_weights`.
+
+    Args:
+        parts: of the run; where it trains or has trained, the weights are its own.
+        skip_reload: whether the run's best weights will not be loaded.
+
+    Raises:
+        ConfigError: see :func:`trained_weights`.
+    """
+    trains = "optimizer" in vars(parts)  # which is built when it is asked for
+    if not trains and not parts.has_trained_weights and (skip_reload or not parts.checkpoints.best.is_file()):
+        trained_weights(parts.bare_model, parts.config)
+        parts.has_trained_weights = True
 
 
 def note_score(progress: TrainingProgress, stats: Mapping[str, Any], epoch: int, task: Any) -> None:

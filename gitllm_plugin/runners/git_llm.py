@@ -13,7 +13,6 @@ import torch
 from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
-from torch.utils.data import IterableDataset
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.lost_processes import lost_processes_explained
@@ -21,14 +20,13 @@ from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import ConfigError, LostProcessError, StorageError
-from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
 from gitllm_plugin.runners import messages, parallel, records, settings
-from gitllm_plugin.runners.evaluating import evaluate_split, load_best, note_score
+from gitllm_plugin.runners.evaluating import evaluate_split, load_best, note_score, use_trained_weights
 from gitllm_plugin.runners.interrupts import Preempted, StopRequest
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, TrainingLoop
 from gitllm_plugin.runners.optimizer import DECAYS, StepSchedule
-from gitllm_plugin.runners.run import RunParts
+from gitllm_plugin.runners.run import RunParts, introduce
 from gitllm_plugin.runners.run_folder import describe, storage_errors
 from gitllm_plugin.runners.state import BestScores, TrainingProgress
 
@@ -69,14 +67,7 @@ class GitLLMRunner(RunnerBase):
     Settings = RunSettings
 
     def __init__(self, cfg: Any, task: Any, model: torch.nn.Module, datasets: dict, job_id: str):
-        check_offers(model, "model")
-        check_offers(getattr(model, "text_encoder", None), "text encoder")
-        check_offers(task, "task")
-        # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
-        for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
-            check_offers(dataset, "data set", *(["stream"] if isinstance(dataset, IterableDataset) else []))
-            if offers(dataset, ModelReadingData):
-                dataset.use_model(model)
+        introduce(model, task, datasets)
         settings.fill_defaults(cfg.run_cfg)
         self.parts = RunParts(cfg, model, datasets)
         self.progress = TrainingProgress(BestScores(str(cfg.run_cfg.best), int(cfg.run_cfg.keep_best)))
@@ -201,8 +192,8 @@ class GitLLMRunner(RunnerBase):
             with self.stop.at_once():
                 self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
             ranks.from_first_rank(self._finish_folder)
-            seconds = int(time.monotonic() - began)
-            logging.info("Training time %s. Output: %s", datetime.timedelta(seconds=seconds), self.output_dir)
+            took = datetime.timedelta(seconds=int(time.monotonic() - began))
+            logging.info("Training time %s. Output: %s", took, self.output_dir)
 
     @contextlib.contextmanager
     def _until_stopped(self) -> Iterator[None]:
@@ -354,12 +345,14 @@ class GitLLMRunner(RunnerBase):
         if not self.test_splits and not (self.evaluate_only and self.valid_splits):
             raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
         self._check_splits(*self.test_splits)
+        use_trained_weights(self.parts, skip_reload)
         self._describe_run("latest_evaluation")
         return self._test(cur_epoch, skip_reload)
 
     def _evaluate_only(self) -> None:
         """Evaluate the given weights on all splits that are named."""
         self._check_splits(*self.valid_splits)
+        use_trained_weights(self.parts, skip_reload=True)
         for split in self.valid_splits:
             stats = self.eval_epoch(split, "best", skip_reload=True)
             if stats is not None:

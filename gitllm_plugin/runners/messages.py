@@ -5,7 +5,6 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.weights import read_checkpoint
@@ -13,12 +12,7 @@ from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.run import RunParts
 from gitllm_plugin.runners.state import TrainingProgress
-
-
-def given_config(config: Any) -> tuple[str, list[str]]:
-    """Give the configuration file and the options that a run was started with, as far as LAVIS's ``Config`` knows."""
-    args = getattr(config, "args", None)
-    return str(getattr(args, "cfg_path", "CONFIG.yaml")), list(getattr(args, "options", None) or [])
+from gitllm_plugin.runners.trained_weights import given_config
 
 
 def say_nothing_to_do(parts: RunParts, position: Position) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gitllm_plugin.common.device import default_device, has_fast_bf16
-from gitllm_plugin.config.run import Precision
+from gitllm_plugin.config.run import NO_FP16, Precision
 from gitllm_plugin.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -46,10 +46,12 @@ def resolve_precision(name: str, device: torch.device) -> torch.dtype:
         ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``.
 
     Raises:
-        ConfigError: the name is not known.
+        ConfigError: the name is not known, or is ``fp16`` on a CPU.
     """
     if name not in PRECISIONS:
         raise ConfigError(f"run.precision is {name!r}; it may be one of {', '.join(PRECISIONS)}")
+    if name == "fp16" and device.type == "cpu":
+        raise ConfigError(f"run.precision=fp16 needs a GPU, and {NO_FP16}")
     fast = has_fast_bf16(device)
     if name == "bf16" and not fast:
         logging.warning(

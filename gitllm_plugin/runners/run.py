@@ -15,10 +15,11 @@ from torch.utils.data import IterableDataset
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import Loader
+from gitllm_plugin.common.run_files import run_folder_of
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.protocols import SizedImagesModel, offers
+from gitllm_plugin.protocols import ModelReadingData, SizedImagesModel, check_offers, offers
 from gitllm_plugin.runners import parallel, precision
-from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point, run_folder_of
+from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
 from gitllm_plugin.runners.length import RunLength
 from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
 from gitllm_plugin.runners.loop import TrainingLoop
@@ -26,6 +27,27 @@ from gitllm_plugin.runners.optimizer import Schedule, build_optimizer, build_sch
 from gitllm_plugin.runners.run_folder import create_run_folder
 from gitllm_plugin.runners.state import Saving, TrainingState
 from gitllm_plugin.runners.training_data import TrainingData, training_data
+
+
+def introduce(model: nn.Module, task: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
+    """See what model, task and data offer, and let the data look at the model.
+
+    Args:
+        model: before it is moved, wrapped or spread.
+        task: LAVIS's.
+        datasets: by data set name, then by split.
+
+    Raises:
+        ConfigError: one offers half of a protocol, or they do not fit each other.
+    """
+    check_offers(model, "model")
+    check_offers(getattr(model, "text_encoder", None), "text encoder")
+    check_offers(task, "task")
+    for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
+        check_offers(dataset, "data set", *(["stream"] if isinstance(dataset, IterableDataset) else []))
+        # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
+        if offers(dataset, ModelReadingData):
+            dataset.use_model(model)
 
 
 class RunParts:
@@ -41,12 +63,14 @@ class RunParts:
 
     Attributes:
         saving_times: when a checkpoint is due within an epoch.
+        has_trained_weights: whether an evaluation has seen to it that the model is trained.
     """
 
     def __init__(self, config: Any, model: nn.Module, datasets: Mapping[str, Mapping[str, Any]]):
         self.config = config
         self.datasets = datasets
         self._model = model
+        self.has_trained_weights = False
         self.saving_times = SavingTimes(self.run_cfg.get("save_every_steps"), self.run_cfg.get("save_every_minutes"))
 
     @property

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from gitllm_plugin.common.files import atomic_path
+from gitllm_plugin.common.run_files import CONFIG
 from gitllm_plugin.errors import ConfigError, StorageError
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
@@ -101,7 +102,7 @@ def describe(folder: Path, config: Any, link: str, **facts: Any) -> None:
     """
     from gitllm_plugin import __version__
 
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
+    OmegaConf.save(config, folder / CONFIG, resolve=True)
     versions = {
         "python": platform.python_version(),
         "platform": platform.platform(),

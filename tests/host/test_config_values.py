@@ -30,7 +30,10 @@ def faults_of(tmp_path, *options, evaluating=False):
 
 def test_a_small_run_is_right(tmp_path):
     assert faults_of(tmp_path) == []
-    assert faults_of(tmp_path, "run.init_lr=null", "run.max_epoch=null", evaluating=True) == []
+    options = ["run.init_lr=null", "run.max_epoch=null", "run.allow_untrained=true"]
+    assert faults_of(tmp_path, *options, evaluating=True) == []
+    (refused,) = faults_of(tmp_path, *options[:2], evaluating=True)
+    assert refused.startswith("model: UNTRAINED weights would be evaluated")
 
 
 @pytest.mark.parametrize(
@@ -44,6 +47,7 @@ def test_a_small_run_is_right(tmp_path):
         ("run.keep_last=0", "run.keep_last is 0, expected 1 or more"),
         ("run.best=maximum", "run.best is 'maximum', expected one of max, min"),
         ("run.trackers=[tensorbord]", "run.trackers has 'tensorbord', expected one of tensorboard, wandb"),
+        ("run.precision=fp16", "run.precision=fp16 needs a GPU, and this run computes on a CPU"),
         ("run.sharding=zero3", "run.sharding is 'zero3', expected one of none, fsdp"),
         ("run.device=tpu", "run.device is 'tpu', expected auto, cpu, cuda or cuda:N"),
         ("run.max_epoch=null", "neither run.max_epoch nor run.max_iters is given"),

@@ -87,35 +87,6 @@ def test_evaluation_uses_the_configured_runner_and_its_weights_as_they_are(confi
     assert Recorder.calls[1:] == [("evaluate", True)]
 
 
-class Untrained:
-    """Like a GIT-LLM: it can say what of it is trained."""
-
-    def trainable_state_dict(self):
-        return {}
-
-    def load_trainable_state_dict(self, state, source):
-        pass
-
-
-@pytest.mark.parametrize(
-    ("options", "warned"),
-    [
-        ([], True),
-        (["model.finetuned=a.pth"], True),  # not loaded without load_finetuned
-        (["model.finetuned=a.pth", "model.load_finetuned=True"], False),
-    ],
-)
-def test_evaluating_untrained_weights_is_said(config, monkeypatch, caplog, options, warned):
-    monkeypatch.setattr(Recorder, "build_model", lambda self, cfg: Untrained())
-    launch.evaluate(config, options)
-    assert ("UNTRAINED weights are evaluated" in caplog.text) == warned
-    caplog.clear()
-    launch.train(config, options)
-    assert caplog.text == ""
-    launch.train(config, [*options, "run.evaluate=True"])
-    assert ("UNTRAINED" in caplog.text) == warned
-
-
 def test_an_evaluation_does_not_resume(config):
     for command, options in ((launch.evaluate, []), (launch.train, ["run.evaluate=True"])):
         with pytest.raises(ConfigError, match="model.load_finetuned=True model.finetuned=PATH"):
@@ -198,7 +169,7 @@ def kill_this_worker(*_):
 def test_a_killed_worker_is_told_with_what_to_lower(command, lowered, tmp_path, monkeypatch):
     from torch.utils.data._utils import fetch
 
-    config = write_small_run(tmp_path, num_workers=2)
+    config = write_small_run(tmp_path, num_workers=2, allow_untrained=True)
     monkeypatch.setattr(fetch._MapDatasetFetcher, "fetch", kill_this_worker)  # workers are forked: they have it too
     with pytest.raises(LostProcessError) as raised:
         getattr(launch, command)(str(config))

@@ -41,7 +41,7 @@ def test_train_then_evaluate(gitllm, config):
     (folder,) = {path.resolve() for path in trained_in(config.parent)}
     assert list(folder.rglob("*.pth"))
 
-    finished = gitllm("evaluate", "--cfg-path", config, "--options", "run.max_len=3")
+    finished = gitllm("evaluate", config.parent / "output", "--options", "run.max_len=3")
     assert finished.returncode == 0, finished.stderr
     assert "exact_match" in finished.stdout + finished.stderr
 

@@ -9,6 +9,7 @@ from tiny_run import TinyModel, build_runner
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.curves.read import read_run
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners import precision
 from gitllm_plugin.runners.loop import NonFiniteLossError
 from gitllm_plugin.runners.state import trainable_state
 
@@ -78,7 +79,20 @@ def test_a_gradient_that_is_not_finite_is_skipped_too(tmp_path, caplog):
     assert "The gradient is nan at epoch 1, iteration 2" in caplog.text or "The gradient is inf" in caplog.text
 
 
-def test_fp16_trains_like_fp32_and_its_scale_is_saved(tmp_path):
+@pytest.fixture
+def fp16_on_cpu(monkeypatch):
+    """What is refused on a CPU, since torch has not all layers in it there; the model of these tests needs none."""
+    monkeypatch.setattr(
+        precision, "resolve_precision", lambda name, device: {"fp16": torch.float16, "fp32": torch.float32}[name]
+    )
+
+
+def test_fp16_on_a_cpu_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="precision=fp16 needs a GPU, and this run computes on a CPU"):
+        build_runner(tmp_path, precision="fp16", **SETTINGS).train()
+
+
+def test_fp16_trains_like_fp32_and_its_scale_is_saved(tmp_path, fp16_on_cpu):
     tiny = {"dropout": 0.0}
     exact = build_runner(tmp_path / "fp32", tiny=tiny, **SETTINGS)
     exact.train()
@@ -96,7 +110,7 @@ def test_fp16_trains_like_fp32_and_its_scale_is_saved(tmp_path):
     assert resumed.scaler.state_dict() == run.scaler.state_dict()
 
 
-def test_a_scale_that_is_too_large_is_halved_and_no_fault(tmp_path, caplog):
+def test_a_scale_that_is_too_large_is_halved_and_no_fault(tmp_path, caplog, fp16_on_cpu):
     run = build_runner(tmp_path, precision="fp16", max_skipped_steps=0, tiny={"size": 48}, **SETTINGS)
     run.scaler  # noqa: B018 - it is built now
     run.parts.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**20, enabled=True)

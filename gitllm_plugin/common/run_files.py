@@ -1,0 +1,45 @@
+"""The names of the files of a run, and which of its weights are meant by its folder or its own configuration."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gitllm_plugin.config.options import as_assignments
+
+BEST = "checkpoint_best.pth"
+LATEST = "checkpoint_latest.pth"
+CONFIG = "config.yaml"
+"""How the run was made, beside them."""
+
+STEPS = "checkpoints"
+"""Folder of the files by step, of which :data:`BEST` and :data:`LATEST` are two."""
+
+
+def run_folder_of(checkpoint: Path) -> Path:
+    """Find the folder of the run that a checkpoint belongs to."""
+    return checkpoint.parent.parent if checkpoint.parent.name == STEPS else checkpoint.parent
+
+
+def weights_of(run_folder: Path) -> Path | None:
+    """Find the weights that a run is used with: its best, else its newest; None where it has none."""
+    return next((file for file in (run_folder / BEST, run_folder / LATEST) if file.is_file()), None)
+
+
+def weights_of_own_config(cfg_path: str | Path, options: Sequence[str]) -> Path | None:
+    """Find the weights that a configuration means because it is the one in a run's folder.
+
+    Args:
+        cfg_path: the configuration.
+        options: its ``--options``; what they name goes before.
+
+    Returns:
+        a checkpoint of the run; None where the file is no run's own, or the options name other weights.
+    """
+    named: dict[str, str] = {}
+    for option in as_assignments(options):
+        key, _, value = option.partition("=")
+        named[key] = value
+    given = [named.get(f"model.{key}", "null") for key in ("folder", "finetuned")]
+    if any(value not in ("null", "") for value in given) or named.get("model.load_finetuned", "").lower() == "true":
+        return None
+    path = Path(cfg_path).expanduser()
+    return weights_of(path.resolve().parent) if path.name == CONFIG else None
