@@ -29,7 +29,7 @@ JPEG_QUALITY = 95
 _JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # markers: a picture begins, its pixels begin
 
 FORMATS: dict[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jfif", ".mpo"),  # of MPO, several JPEG in a file, the first
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),  # of MPO, several JPEG in a file, the first
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "GIF": (".gif",),

@@ -70,13 +70,12 @@ class GitLLMVideoTrainProcessor(GitLLMVideoEvalProcessor):
 
 def _as_frames(item: Any, processor: str) -> list[Picture]:
     """Give the frames of a list or of an array of four dimensions."""
-    if isinstance(item, (list, tuple)) or getattr(item, "ndim", 0) == 4:
-        frames = as_pictures(item)
-        if frames:
-            return frames
-    kind = type(item).__name__
-    described = f"{item.dtype} {list(item.shape)}" if hasattr(item, "dtype") and hasattr(item, "shape") else kind
+    shape = getattr(item, "shape", None)
+    several = isinstance(item, (list, tuple)) or (shape is not None and len(shape) == 4)
+    if several and (frames := as_pictures(item)):
+        return frames
+    got = "nothing" if several else type(item).__name__ if shape is None else f"an array {list(shape)}"
     raise DataError(
         f"{processor} takes a video's path, a list of pictures, or an array [F, H, W, 3] or [F, 3, H, W] of them, got "
-        f"{described if described != 'list' else 'an empty list'}"
+        f"{got}"
     )
