@@ -8,7 +8,8 @@ from pathlib import Path
 
 from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import DataError, exit_status
-from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.inference.pictures import find_pictures
+from gitllm_plugin.m3it.pictures import open_picture
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ gitllm_plugin.register()  # before the first import of LAVIS
 from lavis.models import load_model_and_preprocess  # noqa: E402
 
 from gitllm_plugin.errors import exit_status  # noqa: E402
-from gitllm_plugin.inference.pictures import open_picture  # noqa: E402
+from gitllm_plugin.m3it.pictures import open_picture  # noqa: E402
 
 
 def main(argv: Sequence[str] | None = None) -> int:

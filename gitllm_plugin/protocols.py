@@ -75,6 +75,14 @@ class FingerprintedModel(Protocol):
         ...
 
 
+class SizedImagesModel(Protocol):
+    """A model that takes images of some sizes only."""
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Refuse, by a :class:`ConfigError` that names both sizes, images that it does not take; before training."""
+        ...
+
+
 class TextsEncoder(Protocol):
     """A model's ``text_encoder`` whose tokens ``gitllm train --dry-run`` shows."""
 
@@ -213,7 +221,15 @@ def weight_of_loss(outputs: Mapping[str, Any]) -> float:
 
 
 PROTOCOLS: dict[str, tuple[type, ...]] = {
-    "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, DrawnModel, FingerprintedModel),
+    "model": (
+        LayeredModel,
+        GroupedModel,
+        SelectiveModel,
+        MergingModel,
+        DrawnModel,
+        FingerprintedModel,
+        SizedImagesModel,
+    ),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData),
     "stream": (

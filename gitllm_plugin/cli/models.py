@@ -159,7 +159,7 @@ def words(args: argparse.Namespace) -> None:
 
 def _explain_one(args: argparse.Namespace) -> list[Path]:
     from gitllm_plugin.host.open_model import open_pipeline
-    from gitllm_plugin.inference.pictures import open_picture
+    from gitllm_plugin.m3it.pictures import open_picture
 
     picture = open_picture(args.image)
     pipeline = open_pipeline(args.model, trained=not args.before_training)

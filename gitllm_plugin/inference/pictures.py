@@ -1,26 +1,9 @@
-"""Pictures from files, with the bounds and the errors of the data set's pictures."""
+"""Picture files in folders."""
 
 from pathlib import Path
 
-from PIL import Image
-
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.images import decode_image
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-
-
-def open_picture(path: str | Path) -> Image.Image:
-    """Open a picture as RGB.
-
-    Raises:
-        DataError: no such file, no whole picture, or too large.
-    """
-    try:
-        data = Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror}); name a picture file") from error
-    return decode_image(data, str(path))
+from gitllm_plugin.m3it.images import SUFFIXES
 
 
 def find_pictures(folder: str | Path) -> list[Path]:

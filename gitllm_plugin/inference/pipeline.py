@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,11 +16,12 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from gitllm_plugin.common.device import default_device
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.pictures import Picture, as_pictures, read_pixels
 from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER
 from gitllm_plugin.processors.image_transform import ImageTransform
-from gitllm_plugin.processors.transform_config import read_encoder
+from gitllm_plugin.processors.transform_config import transform_of_encoder
 
 
 @dataclass(frozen=True)
@@ -115,27 +115,33 @@ class Pipeline:
                 loaded.tokenizer,
                 conversation=family if settings.get("chat_template") else None,
             ),
-            transform=_read_transform(Path(folder).expanduser()),
+            transform=transform_of_encoder(str(Path(folder).expanduser() / IMAGE_ENCODER)),
             **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
         )
 
-    def seen(self, picture: Image.Image) -> Image.Image:
+    def seen(self, picture: Picture) -> Image.Image:
         """Show what the image encoder sees of a picture, before it is normalised."""
-        return Image.fromarray(self.transform.fit(np.array(picture.convert("RGB"))).permute(1, 2, 0).numpy())
+        return Image.fromarray(self.transform.fit(read_pixels(picture)).permute(1, 2, 0).numpy())
 
     @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device
 
-    def pixels(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def pixels(self, pictures: Picture | Sequence[Picture]) -> Tensor:
         """Turn one question's pictures into pixels: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
 
+        Args:
+            pictures: one (see :data:`~gitllm_plugin.m3it.pictures.Picture`), or a list of several in their order.
+
         Raises:
-            DataError: no picture, or more than the model takes.
+            DataError: no picture, more than the model takes, or one that cannot be read.
         """
+        pictures = as_pictures(pictures)
         if not 1 <= len(pictures) <= self.model.max_images:
-            raise DataError(f"{len(pictures)} pictures; this model takes 1 to {self.model.max_images}")
+            given = len(pictures)
+            more = f"; ask about each apart, or train a model with model.max_images: {given}" if pictures else ""
+            raise DataError(f"{given} pictures; this model takes 1 to {self.model.max_images}{more}")
         pixels = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)
         return pixels[None] if self.model.max_images > 1 else pixels
 
@@ -151,7 +157,7 @@ class Pipeline:
 
     def answer(
         self,
-        pictures: Image.Image | Sequence[Image.Image],
+        pictures: Picture | Sequence[Picture],
         question: str = "",
         instruction: str | None = None,
         decoding: Decoding | None = None,
@@ -159,13 +165,14 @@ class Pipeline:
         """Answer one question.
 
         Args:
-            pictures: one, or several in their order.
-            question: may be empty.
+            pictures: one (a path, bytes, an image of Pillow, an array, ...), or a list of several in their order, see
+                :meth:`pixels`.
+            question: one; it may be empty.
             instruction: in the place of the model's usual one.
             decoding: how the answer is searched for; None: greedily.
 
         Raises:
-            DataError: too many pictures, or a prompt that does not fit.
+            DataError: too many pictures, one that cannot be read, several questions, or a prompt that does not fit.
         """
         pixels, text, arguments = self._inputs(pictures, question, instruction, decoding or Decoding())
         with self.exclusive() as model:
@@ -174,7 +181,7 @@ class Pipeline:
 
     def stream(
         self,
-        pictures: Image.Image | Sequence[Image.Image],
+        pictures: Picture | Sequence[Picture],
         question: str = "",
         instruction: str | None = None,
         decoding: Decoding | None = None,
@@ -250,9 +257,14 @@ class Pipeline:
         return self.text_encoder.prompts_and_answers([asked], [answer], [place], room)
 
     def _inputs(
-        self, pictures: Image.Image | Sequence[Image.Image], question: str, instruction: str | None, decoding: Decoding
+        self, pictures: Picture | Sequence[Picture], question: str, instruction: str | None, decoding: Decoding
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-        pixels = self.pixels([pictures] if isinstance(pictures, Image.Image) else list(pictures))
+        if not isinstance(question, str):
+            raise DataError(
+                f"the question is {question!r:.200}; give one text, and of several questions each in a call of its "
+                "own: [pipeline.answer(picture, question) for question in questions]"
+            )
+        pixels = self.pixels(pictures)
         arguments = {**decoding.as_arguments(), **self.text_encoder.special_tokens}
         prompt = self.prompt(question, instruction)
         text = self.text_encoder.prompts(
@@ -291,12 +303,6 @@ class _StopWhenAsked(StoppingCriteria):
 def _room_for_prompt(room: int | None, decoding: Decoding) -> int | None:
     """Tell how many of a text's tokens may be the prompt's."""
     return None if room is None else room - decoding.max_new_tokens + 1  # the last new token is not read
-
-
-def _read_transform(folder: Path) -> ImageTransform:
-    arguments = read_encoder(str(folder / IMAGE_ENCODER))
-    mean, std = arguments.pop("normalization")
-    return ImageTransform(mean=mean, std=std, **arguments)
 
 
 def _on(device: torch.device, text: TextBatch) -> dict[str, Tensor]:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from lmms_eval.api.instance import GenerationResult  # pyright: ignore[reportMissingImports]
 from lmms_eval.api.model import lmms  # pyright: ignore[reportMissingImports]
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from gitllm_plugin.common.device import default_device
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.pipeline import Pipeline
+from gitllm_plugin.m3it.images import SUFFIXES
+from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
 from gitllm_plugin.modeling import TextBatch
 from gitllm_plugin.modeling.ranking import CandidateScores
@@ -33,7 +35,7 @@ class _Request:
         place: its number among all.
         prompt: with instruction, question and what stands around them.
         question: the place of the part of the prompt that may be shortened; None: not known.
-        pictures: in order; none for text alone.
+        pictures: in order, uint8 ``[height, width, 3]``; none for text alone.
         given: generation settings, or the continuation.
         is_choice: whether the continuation is one of several choices.
     """
@@ -41,7 +43,7 @@ class _Request:
     place: int
     prompt: str
     question: slice | None
-    pictures: list[Image.Image]
+    pictures: list[np.ndarray]
     given: Any
     is_choice: bool
 
@@ -153,7 +155,7 @@ class GitLLMForLmmsEval(lmms):
         context, given, *where = request.args
         is_choice = isinstance(given, str)
         question = str(context[0] if isinstance(context, list) else context).replace(_IMAGE_TAG, "").strip()
-        pictures: list[Image.Image] = []
+        pictures: list[np.ndarray] = []
         if where:
             doc_to_visual, doc_id, task, split = where
             document = self.task_dict[task][split][doc_id]
@@ -205,7 +207,7 @@ class GitLLMForLmmsEval(lmms):
         )
         return text, pixels, num_images
 
-    def _pixels(self, pictures: Sequence[Sequence[Image.Image]]) -> tuple[Tensor | None, Tensor | None]:
+    def _pixels(self, pictures: Sequence[Sequence[np.ndarray]]) -> tuple[Tensor | None, Tensor | None]:
         counts = [len(row) for row in pictures]
         if not any(counts):
             return None, None
@@ -218,13 +220,11 @@ class GitLLMForLmmsEval(lmms):
         return pixels.to(self.device, dtype), torch.tensor(counts, device=self.device)
 
 
-def _as_picture(visual: Any, task: str) -> Image.Image:
-    if isinstance(visual, Image.Image):
-        return visual.convert("RGB")
-    if isinstance(visual, (str, Path)) and Path(visual).suffix.lower() in (".jpg", ".jpeg", ".png", ".webp", ".bmp"):
-        with Image.open(visual) as file:
-            return file.convert("RGB")
-    raise DataError(f"task {task} shows {visual!r}; git_llm reads pictures, not videos or sounds")
+def _as_picture(visual: Any, task: str) -> np.ndarray:
+    """Decode at once: what is read lazily would keep a file open each."""
+    if isinstance(visual, (str, Path)) and Path(visual).suffix.lower() not in SUFFIXES:
+        raise DataError(f"task {task} shows {visual!r}; git_llm reads pictures, not videos or sounds")
+    return read_pixels(visual, f"task {task}")
 
 
 def _as_arguments(given: Mapping[str, Any]) -> tuple[list[str], dict[str, Any]]:

@@ -1,21 +1,23 @@
 """From base64 text to image bytes to an RGB picture, and smaller image files for shards.
 
-JPEG is decoded by libjpeg-turbo without a detour, to the same pixels as Pillow's; Pillow decodes everything else, and
-is the judge of files that are not quite right.
+JPEG is decoded by libjpeg-turbo without a detour, to the same pixels as Pillow's; Pillow decodes the other formats that
+are listed here, and is the judge of files that are not quite right. What else Pillow knows is not decoded: some of it
+is a program that another program would run (EPS), some is handed to plugins, some has no sign that it is a picture.
 """
 
 import binascii
 import io
-import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 import numpy as np
 import pybase64
 import simplejpeg
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
+from gitllm_plugin.m3it.colors import rgb_pixels
 from gitllm_plugin.m3it.problems import RowError
 
 MAX_PIXELS = 89_478_485
@@ -26,8 +28,23 @@ JPEG_QUALITY = 95
 
 _JPEG, _JPEG_SCAN = b"\xff\xd8", b"\xff\xda"  # markers: a picture begins, its pixels begin
 
-# What Pillow raises, depending on the format, for files that break off or hold nonsense.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError)
+FORMATS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),  # of MPO, several JPEG in a file, the first
+    "PNG": (".png", ".apng"),
+    "WEBP": (".webp",),
+    "GIF": (".gif",),
+    "BMP": (".bmp",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k"),
+}
+"""Formats that are decoded, by Pillow's names, all of them in this process, and how their files are called."""
+
+SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+"""How picture files are called, in lower case."""
+
+_LONGEST_JPEG_SIDE = 65_500
 
 
 def decode_base64(text: str, place: str = "") -> bytes:
@@ -61,10 +78,10 @@ def check_header(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> 
 
 
 def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode one picture (any format that Pillow reads) to RGB.
+    """Decode one picture of any format in :data:`FORMATS` to RGB, without EXIF or anything else beside its pixels.
 
-    The EXIF orientation is applied. What is transparent is laid on white, as a page would show it. Of 16-bit grey
-    pictures the upper eight bits are kept.
+    The EXIF orientation is applied. What is transparent is laid on white, as a page would show it. Grey of more than
+    eight bits is scaled as :func:`~gitllm_plugin.m3it.colors.eight_bits` says. ICC profiles are not applied.
 
     Args:
         data: an encoded image file.
@@ -74,11 +91,11 @@ def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> 
     Raises:
         RowError: of kind ``image``, ``image_truncated`` or ``image_too_large``.
     """
-    return _load(_open(data, place, max_pixels), place)
+    return Image.fromarray(decode_pixels(data, place, max_pixels=max_pixels))
 
 
 def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixels: int = MAX_PIXELS) -> np.ndarray:
-    """Decode one picture to an array, the pixels of :func:`decode_image` in less time.
+    """Decode one picture to an array, the pixels of :func:`decode_image`.
 
     Args:
         data: an encoded image file.
@@ -94,12 +111,49 @@ def decode_pixels(data: bytes, place: str = "", *, least_side: int = 0, max_pixe
         RowError: as :func:`decode_image`.
     """
     if _is_plain_jpeg(data, max_pixels):
-        with suppress(ValueError):  # broken, or only odd: Pillow decides
+        with suppress(Exception):  # broken, or only odd: Pillow decides
             # Neither fast option: the pixels have to be those of Pillow, which decodes what is not a plain JPEG.
             return simplejpeg.decode_jpeg(
                 data, "RGB", fastdct=False, fastupsample=False, min_height=least_side, min_width=least_side
             )
-    return np.array(decode_image(data, place, max_pixels))
+    return load_pixels(_open(data, place, max_pixels), place)
+
+
+def load_pixels(image: Image.Image, place: str = "") -> np.ndarray:
+    """Decode a picture that Pillow has opened, or take one that it has in memory.
+
+    Returns:
+        uint8 [height, width, 3], see :func:`~gitllm_plugin.m3it.colors.rgb_pixels`.
+
+    Raises:
+        RowError: of kind ``image`` or ``image_truncated``.
+    """
+    try:
+        with _refuse_truncated_files():
+            return rgb_pixels(image)
+    # Decoders raise whatever they come across in a damaged file, lack of memory for a nonsensical size included.
+    except Exception as error:
+        # Pillow's own word for a file that ends too early; some formats have no other sign of it.
+        kind = "image_truncated" if "truncated" in str(error) else "image"
+        said = str(error) or type(error).__name__
+        raise RowError(kind, f"the image is broken ({said}). Replace the image or remove the row", place) from error
+
+
+def check_size(width: int, height: int, place: str = "", max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse a picture without pixels, or with too many.
+
+    Raises:
+        RowError: of kind ``image`` or ``image_too_large``.
+    """
+    if width * height > max_pixels:
+        raise RowError(
+            "image_too_large",
+            f"the image has {width} x {height} pixels, more than the {max_pixels:,} allowed. "
+            "Make it smaller or remove the row",
+            place,
+        )
+    if width < 1 or height < 1:
+        raise RowError("image", f"the image has {width} x {height} pixels: none. Give one with pixels", place)
 
 
 def prepare_image(
@@ -109,7 +163,8 @@ def prepare_image(
 
     An image whose shorter side is longer than ``short_side`` is turned as its EXIF says, made smaller (bicubic,
     antialiased; a large JPEG is decoded at an eighth or more of its size, never below twice the result's) and written
-    as JPEG of quality 95 with full colour resolution. All others keep their bytes.
+    as JPEG of quality 95 with full colour resolution. All others keep their bytes, and so do those that would still be
+    longer than a JPEG can be.
 
     Args:
         data: an encoded image file.
@@ -129,6 +184,8 @@ def prepare_image(
     image = Image.fromarray(pixels)
     scale = short_side / min(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
+    if max(width, height) > _LONGEST_JPEG_SIDE:
+        return data
     buffer = io.BytesIO()
     smaller = image.resize((width, height), Image.Resampling.BICUBIC)
     smaller.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -144,28 +201,9 @@ def _is_plain_jpeg(data: bytes, max_pixels: int) -> bool:
         return False
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:
+    except Exception:  # Pillow decides
         return False
     return colorspace in ("YCbCr", "RGB", "Gray") and int(height) * int(width) <= max_pixels
-
-
-def _is_upright(image: Image.Image) -> bool:
-    """Tell whether EXIF asks for no rotation; EXIF that cannot be read asks for none."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    except (*_BROKEN, struct.error):
-        return True
-
-
-def _load(image: Image.Image, place: str) -> Image.Image:
-    try:
-        with _refuse_truncated_files():
-            image.load()
-            return _to_rgb(image if _is_upright(image) else ImageOps.exif_transpose(image))
-    except _BROKEN as error:
-        # Pillow's own word for a file that ends too early; some formats have no other sign of it.
-        kind = "image_truncated" if "truncated" in str(error) else "image"
-        raise RowError(kind, f"the image is broken ({error}). Replace the image or remove the row", place) from error
 
 
 @contextmanager
@@ -180,41 +218,31 @@ def _refuse_truncated_files() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
+@cache
+def _known_formats() -> tuple[str, ...]:
+    """List what of :data:`FORMATS` this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
 def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
     """Read a picture's header."""
     try:
         with warnings.catch_warnings():
             # Pillow warns from the bound on that is enforced here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+            image = Image.open(io.BytesIO(data), formats=_known_formats())
     except Image.DecompressionBombError as error:
         raise RowError(
             "image_too_large", f"the image is too large ({error}). Make it smaller or remove the row", place
         ) from error
-    except _BROKEN as error:
+    except Exception as error:  # see load_pixels
         raise RowError(
             "image",
             f"{len(data)} bytes that are no image (they start with {data[:8]!r}). "
-            "Expected an encoded image file such as PNG or JPEG; replace the image or remove the row",
+            f"Expected an encoded image file such as PNG or JPEG (decoded are {', '.join(_known_formats())}); replace "
+            "the image or remove the row",
             place,
         ) from error
-    width, height = image.size
-    if width * height > max_pixels:
-        raise RowError(
-            "image_too_large",
-            f"the image has {width} x {height} pixels, more than the {max_pixels:,} allowed. "
-            "Make it smaller or remove the row",
-            place,
-        )
+    check_size(*image.size, place, max_pixels)
     return image
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which would leave a white picture.
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        background = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(background, image).convert("RGB")
-    return image.convert("RGB")

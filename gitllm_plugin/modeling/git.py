@@ -283,18 +283,25 @@ class Git(nn.Module):
             del encoder.forward
             attention.image_patch_tokens = stored
 
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images of another size than the checkpoint's.
+
+        Raises:
+            ConfigError: naming both sizes.
+        """
+        if (height, width) != (self.image_size, self.image_size):
+            raise ConfigError(
+                f"images of {height}x{width} pixels, but this GIT takes {self.image_size}x{self.image_size}: "
+                f"set image_size: {self.image_size} in vis_processor"
+            )
+
     def _check_images(self, pixel_values: Tensor | None, num_images: Tensor | None) -> Tensor:
         """Check the images; gives ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` where the checkpoint has frames."""
         if pixel_values is None:
             raise DataError(
                 "the batch has no image, and GIT reads one with every text; the model git_llm also takes texts alone"
             )
-        height, width = pixel_values.shape[-2:]
-        if (height, width) != (self.image_size, self.image_size):
-            raise ConfigError(
-                f"images of {height}x{width} pixels, but this GIT takes {self.image_size}x{self.image_size}: "
-                f"set image_size: {self.image_size} in vis_processor"
-            )
+        self.check_size(*pixel_values.shape[-2:])
         frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
         if frames > self.max_images:
             raise DataError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -27,11 +29,13 @@ class Tower:
         model_class: its class in transformers, without any text tower.
         layers: dotted name of the list of its transformer layers.
         final_norm: dotted name of a norm behind them that its last hidden state passes; None where it passes none.
+        fits_positions: whether it interpolates its positions for images of another size than its own, by itself.
     """
 
     model_class: str
     layers: str = "encoder.layers"
     final_norm: str | None = None
+    fits_positions: bool = False
 
 
 _GIT = Tower("GitVisionModel", "vision_model.encoder.layers", "vision_model.post_layernorm")
@@ -46,8 +50,8 @@ TOWERS: dict[str, Tower] = {
     "siglip_vision_model": _SIGLIP,
     "siglip2": _SIGLIP2,  # SigLIP 2 NaFlex
     "siglip2_vision_model": _SIGLIP2,
-    "dinov2": Tower("Dinov2Model", "encoder.layer", "layernorm"),
-    "dinov2_with_registers": Tower("Dinov2WithRegistersModel", "encoder.layer", "layernorm"),
+    "dinov2": Tower("Dinov2Model", "encoder.layer", "layernorm", fits_positions=True),
+    "dinov2_with_registers": Tower("Dinov2WithRegistersModel", "encoder.layer", "layernorm", fits_positions=True),
     "vit": Tower("ViTModel", "layers", "layernorm"),
     "git": _GIT,
     "git_vision_model": _GIT,
@@ -90,7 +94,8 @@ class ImageEncoder(nn.Module):
     Attributes:
         vision_dim: width of the features.
         layer_norm_eps: epsilon for the projection's LayerNorm, the tower's own.
-        image_size: the square size in pixels that the tower demands, or None where any size goes.
+        image_size: the square size in pixels that the tower demands, or None where others go too, such as any whole
+            number of patches.
 
     Raises:
         ConfigError: a kind of tower that is not supported, or a layer that it does not have.
@@ -106,7 +111,8 @@ class ImageEncoder(nn.Module):
         self.patchifies = config.model_type == "siglip2_vision_model"
         self.vision_dim: int = cast(Any, tower).timm_model.num_features if self.is_grid else config.hidden_size
         self.layer_norm_eps: float = getattr(config, "layer_norm_eps", 1e-5)
-        self.image_size: int | None = None if self.is_grid or self.patchifies else config.image_size
+        any_size = self.is_grid or self.patchifies or _facts(config.model_type).fits_positions
+        self.image_size: int | None = None if any_size else config.image_size
         if self.is_grid:
             if layer != -1:
                 raise ConfigError(f"vision_layer is {layer}, but backbones of timm give their last features only (-1)")
@@ -162,13 +168,43 @@ class ImageEncoder(nn.Module):
         return super().train(mode and not self.frozen)
 
     def num_tokens(self, height: int, width: int) -> int:
-        """Count the tokens of an image of this size; the tower is asked once."""
+        """Count the tokens of an image of this size; the tower is asked once.
+
+        Raises:
+            ConfigError: the tower does not take images of this size.
+        """
         size = (height, width)
         if size not in self._num_tokens:
             # Computed with zeros, because each kind of tower counts patches, CLS and registers in its own way.
-            with torch.no_grad():
-                self._num_tokens[size] = self(self._zeros(height, width)).shape[1]
+            try:
+                with torch.no_grad(), _in_evaluation(self.tower):
+                    self._num_tokens[size] = self(self._zeros(height, width)).shape[1]
+            except RuntimeError as error:  # torch's, of images too small for all the layers of a backbone
+                raise self._wrong_size(height, width, f"gives no features of them ({error})") from error
         return self._num_tokens[size]
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images of a size that the tower does not take, or of which it would leave a part unread.
+
+        Raises:
+            ConfigError: naming both sizes.
+        """
+        if self.is_grid:
+            self.num_tokens(height, width)
+        else:
+            self._check_patches(height, width)
+
+    def _check_patches(self, height: int, width: int) -> None:
+        patch = self.tower.config.patch_size
+        if self.image_size is None and (height % patch or width % patch):
+            raise self._wrong_size(height, width, f"takes multiples of its patch size {patch}")
+        if self.image_size is not None and (height, width) != (self.image_size, self.image_size):
+            own = f"{self.image_size}x{self.image_size}"
+            raise self._wrong_size(height, width, f"takes {own}", f": set image_size: {self.image_size}")
+
+    def _wrong_size(self, height: int, width: int, takes: str, advice: str = ": set another image_size") -> ConfigError:
+        kind = getattr(self.tower.config, "architecture", None) or self.tower.config.model_type
+        return ConfigError(f"images of {height}x{width} pixels, but {kind} {takes}{advice} in vis_processor")
 
     def fingerprint(self) -> str:
         """Say what tells this encoder's features from another's, in words that show what differs.
@@ -238,24 +274,36 @@ class ImageEncoder(nn.Module):
             Features ``[n, P, vision_dim]`` in the tower's dtype.
 
         Raises:
-            ConfigError: the image size is not the one that the tower was trained for, or features are of another
-                width, or were computed before although the encoder is trained.
+            ConfigError: the tower does not take images of this size, or features are of another width, or were
+                computed before although the encoder is trained.
         """
         if are_features(pixel_values):
             return self._given(pixel_values[:, 0])
         height, width = pixel_values.shape[-2:]
-        if self.image_size is not None and (height, width) != (self.image_size, self.image_size):
-            raise ConfigError(
-                f"images of {height}x{width} pixels, but {self.tower.config.model_type} takes "
-                f"{self.image_size}x{self.image_size}: set image_size: {self.image_size} in vis_processor"
-            )
+        if not self.is_grid:
+            self._check_patches(height, width)
         pixel_values = pixel_values.to(self.dtype)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             if self.is_grid:
-                features = _timm_features(self.tower, pixel_values, self.vision_dim)
+                try:
+                    features = _timm_features(self.tower, pixel_values, self.vision_dim)
+                except AssertionError as error:  # timm's, of a size that is not the model's
+                    raise self._wrong_size(height, width, f"does not take them ({error})") from error
                 return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
             inputs = _patchify(pixel_values, self.tower.config.patch_size) if self.patchifies else {}
             return self.tower(**{"pixel_values": pixel_values, **inputs}).last_hidden_state
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """Compute something that training must not show: neither statistics nor random numbers move."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _is_unread(name: str, model_type: str) -> bool:
@@ -298,14 +346,8 @@ def _timm_features(tower: Any, pixel_values: Tensor, channels: int) -> Tensor:
 
 
 def _patchify(pixel_values: Tensor, size: int) -> dict[str, Tensor]:
-    """Make the arguments of SigLIP 2 NaFlex, which takes patches, of whole images ``[n, 3, H, W]``, row by row.
-
-    Raises:
-        ConfigError: height or width is not a multiple of the patch size.
-    """
+    """Make the arguments of SigLIP 2 NaFlex, which takes patches, of whole images ``[n, 3, H, W]``, row by row."""
     count, _, height, width = pixel_values.shape
-    if height % size or width % size:
-        raise ConfigError(f"images of {height}x{width} pixels; siglip2 takes multiples of its patch size {size}")
     rows, columns = height // size, width // size
     patches = pixel_values.unflatten(3, (columns, size)).unflatten(2, (rows, size)).permute(0, 2, 4, 3, 5, 1)
     device = pixel_values.device

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lavis.common.registry import registry
 
 from gitllm_plugin.config.model import GitSettings
 from gitllm_plugin.modeling import make_text_encoder
-from gitllm_plugin.modeling.git import load_git
+from gitllm_plugin.modeling.git import Git, load_git
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
 
@@ -39,3 +39,7 @@ class GitForLavis(ImageTextModel):
         model = cls(git, make_text_encoder(git.causal_lm, tokenizer), **cls.answer_settings(settings))
         model.load_finetuned(settings)
         return model
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """See :class:`~gitllm_plugin.protocols.SizedImagesModel`."""
+        cast(Git, self.model).check_size(height, width)

@@ -107,6 +107,10 @@ class GitLLMForLavis(ImageTextModel):
         """The decoder's layers, see :meth:`~gitllm_plugin.modeling.Decoder.blocks`."""
         return self.model.decoder.blocks()
 
+    def check_image_size(self, height: int, width: int) -> None:
+        """See :class:`~gitllm_plugin.protocols.SizedImagesModel`."""
+        self.model.image_encoder.check_size(height, width)
+
     def inference(self) -> AbstractContextManager[None]:
         """A context in which LoRA is merged into the weights: evaluation is faster, the weights are back after it."""
         return lora_merged(self.model.language_model)

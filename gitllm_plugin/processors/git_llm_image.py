@@ -1,9 +1,9 @@
 """Image processors for LAVIS."""
 
 from lavis.common.registry import registry
-from PIL import Image
 from torch import Tensor
 
+from gitllm_plugin.m3it.pictures import Picture
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 from gitllm_plugin.processors.settings import RandomPictureSettings
 
@@ -12,17 +12,15 @@ from gitllm_plugin.processors.settings import RandomPictureSettings
 class GitLLMImageEvalProcessor(PictureProcessor):
     """Make pixel values of a picture, always the same ones. Arguments as of :class:`PictureProcessor`."""
 
-    def __call__(self, item: Image.Image) -> Tensor:
+    def __call__(self, item: Picture) -> Tensor:
         """Make pixel values, float32 ``[3, image_size, image_size]``.
 
+        Args:
+            item: see :data:`~gitllm_plugin.m3it.pictures.Picture`.
+
         Raises:
-            TypeError: the item is not a PIL image.
+            DataError: see :func:`~gitllm_plugin.m3it.pictures.read_pixels`.
         """
-        if not isinstance(item, Image.Image):
-            raise TypeError(
-                f"{type(self).__name__} takes a PIL image, got {type(item).__name__}; "
-                "open files with PIL.Image.open, arrays with PIL.Image.fromarray"
-            )
         return self.transform(item)
 
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lavis.common.registry import registry
-from PIL import Image
 from torch import Tensor
 
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.pictures import Picture, as_pictures, read_pixels
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 from gitllm_plugin.processors.settings import RandomVideoSettings, VideoSettings
@@ -32,22 +32,22 @@ class GitLLMVideoEvalProcessor(PictureProcessor):
         super().__init__(transform, scaled_decode)
         self.num_frames = num_frames
 
-    def __call__(self, item: str | Path | Sequence[Image.Image] | np.ndarray | Tensor) -> Tensor:
+    def __call__(self, item: str | Path | Sequence[Picture] | Any) -> Tensor:
         """Make pixel values, float32 ``[F, 3, image_size, image_size]``, F at most ``num_frames``.
 
         Args:
-            item: a video's path (needs PyAV), PIL images, or uint8 [F, H, W, 3].
+            item: a video's path (needs PyAV), a list of pictures (:data:`~gitllm_plugin.m3it.pictures.Picture`), or an
+                array or tensor of them, ``[F, H, W, 3]`` or ``[F, 3, H, W]``.
 
         Raises:
-            TypeError: the item is none of these.
             ConfigError: a path is given and PyAV is not installed.
-            DataError: the file cannot be decoded.
+            DataError: the file cannot be decoded, or the item is none of these.
         """
         if isinstance(item, (str, Path)):
             frames = read_frames(item, self.num_frames)
         else:
-            frames = _as_arrays(item, type(self).__name__)
-            frames = [frames[index] for index in spread_evenly(len(frames), self.num_frames)]
+            given = _as_frames(item, type(self).__name__)
+            frames = (read_pixels(given[index]) for index in spread_evenly(len(given), self.num_frames))
         return self.transform.normalize(torch.stack(self.fit_alike(frames)))
 
     def load(self, images: Sequence[bytes], place: str, seed: int | None = None) -> Tensor:
@@ -68,11 +68,14 @@ class GitLLMVideoTrainProcessor(GitLLMVideoEvalProcessor):
     Settings = RandomVideoSettings
 
 
-def _as_arrays(item: Any, processor: str) -> list[np.ndarray]:
-    if isinstance(item, Sequence) and item and all(isinstance(frame, Image.Image) for frame in item):
-        return [np.array(frame.convert("RGB")) for frame in item]
-    frames = item.numpy() if isinstance(item, torch.Tensor) else item
-    if isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4 and frames.shape[-1] == 3:
-        return list(frames)
-    described = f"{frames.dtype} {list(frames.shape)}" if isinstance(frames, np.ndarray) else type(item).__name__
-    raise TypeError(f"{processor} takes a video's path, PIL images or uint8 [F, H, W, 3], got {described}")
+def _as_frames(item: Any, processor: str) -> list[Picture]:
+    """Give the frames of a list or of an array of four dimensions."""
+    shape = getattr(item, "shape", None)
+    several = isinstance(item, (list, tuple)) or (shape is not None and len(shape) == 4)
+    if several and (frames := as_pictures(item)):
+        return frames
+    got = "nothing" if several else type(item).__name__ if shape is None else f"an array {list(shape)}"
+    raise DataError(
+        f"{processor} takes a video's path, a list of pictures, or an array [F, H, W, 3] or [F, 3, H, W] of them, got "
+        f"{got}"
+    )

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gitllm_plugin.m3it.pictures import Picture, read_pixels
 from gitllm_plugin.modeling.pixels import normalize_pixels
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
@@ -23,8 +24,14 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 
 RESAMPLINGS = ("bicubic", "bilinear", "lanczos")
 
+ROUND_CENTRE = "round_centre"
+"""In ``preprocessor_config.json``, of :class:`ImageTransform`'s attribute; transformers keeps and does not read it."""
 
-@dataclass(frozen=True)
+_MOST_RESIZED = 2**24
+"""Pixels of a picture that is resized as a whole before its centre is cut out, 48 MiB."""
+
+
+@dataclass(frozen=True, repr=False)
 class ImageTransform:
     """Resizing of a picture to a square, antialiased, and normalising it.
 
@@ -39,6 +46,8 @@ class ImageTransform:
         crop_scale: None, or the least and greatest part of the picture's area to cut out at random, with sides
             between 3:4 and 4:3, before it is squashed.
         horizontal_flip: whether to mirror every second picture, at random.
+        round_centre: with ``shortest_edge``, where half a pixel is too much: False cuts less away on top and on the
+            left, as transformers does; True rounds it to an even number, as torchvision does, and timm with it.
     """
 
     image_size: int
@@ -49,6 +58,12 @@ class ImageTransform:
     resampling: str = "bicubic"
     crop_scale: tuple[float, float] | None = None
     horizontal_flip: bool = False
+    round_centre: bool = False
+
+    def __repr__(self) -> str:
+        """Say what it does; stored features are known by these words, so that they change with the pixels alone."""
+        told = [field.name for field in fields(self) if field.name != "round_centre" or self.round_centre]
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
     @property
     def least_side(self) -> int:
@@ -62,16 +77,19 @@ class ImageTransform:
         """Whether two calls may differ."""
         return self.crop_scale is not None or self.horizontal_flip
 
-    def __call__(self, image: Image.Image) -> Tensor:
+    def __call__(self, image: Picture) -> Tensor:
         """Make pixel values; what is random is drawn from torch's generator.
 
         Args:
-            image: a picture of any size and mode.
+            image: a picture, of any size; see :data:`~gitllm_plugin.m3it.pictures.Picture`.
 
         Returns:
             float32 ``[3, image_size, image_size]``.
+
+        Raises:
+            DataError: see :func:`~gitllm_plugin.m3it.pictures.read_pixels`.
         """
-        return self.normalize(self.fit(np.array(image.convert("RGB"))))
+        return self.normalize(self.fit(read_pixels(image)))
 
     def fit(self, picture: np.ndarray) -> Tensor:
         """Cut and resize, with the pixels of Pillow within one grey level; random as in :meth:`__call__`.
@@ -88,7 +106,7 @@ class ImageTransform:
         elif self.resize == "squash":
             pixels = self._resize(picture, size)
         else:
-            pixels = self._cut_centre(self._resize(picture, self._keep_proportions(*picture.shape[:2])))
+            pixels = self._resize_and_cut(picture)
         if self.horizontal_flip and torch.rand(()) < 0.5:
             pixels = pixels.flip(-1)
         return pixels.contiguous()
@@ -114,6 +132,7 @@ class ImageTransform:
             "do_normalize": True,
             "image_mean": list(self.mean),
             "image_std": list(self.std),
+            **({ROUND_CENTRE: True} if self.round_centre else {}),
         }
 
     def _resize(self, picture: np.ndarray, size: tuple[int, int]) -> Tensor:
@@ -127,9 +146,25 @@ class ImageTransform:
         long = int(short * max(height, width) / min(height, width))
         return (short, long) if height <= width else (long, short)
 
-    def _cut_centre(self, pixels: Tensor) -> Tensor:
-        top, left = ((side - self.image_size) // 2 for side in pixels.shape[-2:])
-        return pixels[:, top : top + self.image_size, left : left + self.image_size]
+    def _resize_and_cut(self, picture: np.ndarray) -> Tensor:
+        """Give the central square of the picture with its shorter side as it is to be."""
+        rows, columns = self._keep_proportions(*picture.shape[:2])
+        top, left = self._edge(rows), self._edge(columns)
+        if rows * columns <= _MOST_RESIZED:
+            return self._resize(picture, (rows, columns))[:, top : top + self.image_size, left : left + self.image_size]
+        # A strip of 20,000 x 1 would have 3 GB: Pillow, which can, computes the square alone, looking beyond its edges.
+        # First across and then down, as torch does; both round to whole levels between the two.
+        side, resampling = self.image_size, Image.Resampling[self.resampling.upper()]
+        height, width = picture.shape[:2]
+        across, down = width / columns, height / rows
+        strip = Image.fromarray(picture)
+        strip = strip.resize((side, height), resampling, (left * across, 0, min((left + side) * across, width), height))
+        square = strip.resize((side, side), resampling, (0, top * down, side, min((top + side) * down, height)))
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+
+    def _edge(self, side: int) -> int:
+        """Count the pixels that are cut away in front of the centre."""
+        return round((side - self.image_size) / 2) if self.round_centre else (side - self.image_size) // 2
 
 
 def _crop_at_random(picture: np.ndarray, scale: tuple[float, float]) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.images import MAX_PIXELS
+from gitllm_plugin.m3it.pictures import read_pixels
 
 
 def spread_evenly(count: int, wanted: int) -> list[int]:
@@ -17,7 +18,7 @@ def spread_evenly(count: int, wanted: int) -> list[int]:
 
 
 def read_frames(path: str | Path, num_frames: int) -> list[np.ndarray]:
-    """Decode a video with PyAV.
+    """Decode a video with PyAV; frames are turned and mirrored as its display matrix says.
 
     Args:
         path: a file of any format that FFmpeg reads.
@@ -46,7 +47,7 @@ def read_frames(path: str | Path, num_frames: int) -> list[np.ndarray]:
             # Frames may be of another size than the header's: the decoder refuses those.
             stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
             decoded = itertools.islice(container.decode(stream), max(wanted, default=-1) + 1)
-            frames = [frame.to_ndarray(format="rgb24") for index, frame in enumerate(decoded) if index in wanted]
+            frames = [read_pixels(frame, str(path)) for index, frame in enumerate(decoded) if index in wanted]
     except (av.FFmpegError, IndexError) as error:
         raise DataError(f"{path}: the video cannot be decoded ({error}). Replace it or remove the row.") from error
     if not frames:

@@ -18,7 +18,7 @@ from gitllm_plugin.common.loading import Loader
 from gitllm_plugin.common.run_files import run_folder_of
 from gitllm_plugin.config.run import endless_fault
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.protocols import EndlessStream, ModelReadingData, check_offers, offers
+from gitllm_plugin.protocols import EndlessStream, ModelReadingData, SizedImagesModel, check_offers, offers
 from gitllm_plugin.runners import parallel, precision
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
 from gitllm_plugin.runners.length import RunLength
@@ -283,13 +283,33 @@ class RunParts:
         settings = self._loader_settings(self.run_cfg.batch_size_eval)
         return {split: evaluation_loader(self.splits[split], settings, shared) for split in sorted(self.splits)}
 
+    def check_image_sizes(self, splits: Sequence[str]) -> None:
+        """Refuse image processors whose images the model would refuse: those of evaluation would show after an epoch.
+
+        Raises:
+            ConfigError: naming the data set and both sizes.
+        """
+        if not offers(self._model, SizedImagesModel):
+            return
+        for name, by_split in self.datasets.items():
+            for split in set(splits) & set(by_split):
+                transform = getattr(getattr(by_split[split], "vis_processor", None), "transform", None)
+                # A processor of another package says its size nowhere.
+                if isinstance(size := getattr(transform, "image_size", None), int):
+                    try:
+                        self._model.check_image_size(size, size)
+                    except ConfigError as error:
+                        raise ConfigError(f"datasets.{name}, split {split!r}: {error}") from error
+
     def check_splits(self, names: Sequence[str]) -> None:
         """Refuse splits that cannot be read, before anything is computed.
 
         Raises:
-            ConfigError: a split that no data set has, or one to be evaluated on that has no end.
+            ConfigError: a split that no data set has, one to be evaluated on that has no end, or one whose images have
+                a size that the model does not take.
             DataError: a split without examples.
         """
+        self.check_image_sizes(names)
         for key in ("valid_splits", "test_splits"):
             for split in self.run_cfg[key]:
                 dataset = self.splits.get(split)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.attention import answer_attention, attention_figure
-from gitllm_plugin.inference.pictures import open_picture
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.m3it.pictures import open_picture
 from gitllm_plugin.processors.video_frames import read_frames
 from gitllm_plugin.words.draw import words_figure
 from gitllm_plugin.words.nearest import MEASURES

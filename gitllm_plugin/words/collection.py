@@ -9,9 +9,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.inference.pictures import find_pictures
 from gitllm_plugin.m3it.examples import JsonlExamples
 from gitllm_plugin.m3it.images import decode_image
+from gitllm_plugin.m3it.pictures import open_picture
 from gitllm_plugin.m3it.tree import find_sources
 
 

@@ -1,5 +1,6 @@
 """The pipeline: equal to the model by hand, streaming, and what it refuses."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,9 @@ import torch
 from PIL import Image
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.inference.pictures import find_pictures, open_picture
+from gitllm_plugin.inference.pictures import find_pictures
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.m3it.pictures import open_picture
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
 from tests.tiny_folder import TRANSFORM, write_tiny_folder
 
@@ -100,9 +102,48 @@ def test_the_number_of_pictures(pipeline, tmp_path):
     for pictures in ([], [PICTURE, PICTURE]):
         with pytest.raises(DataError, match=f"{len(pictures)} pictures; this model takes 1 to 1"):
             pipeline.answer(pictures, "?")
+    with pytest.raises(DataError, match="ask about each apart, or train a model with model.max_images: 3"):
+        pipeline.answer([PICTURE] * 3, "?")
     several = Pipeline.from_folder(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32")
     assert several.pixels([PICTURE]).shape == (1, 1, 3, 32, 32)
     assert several.answer([PICTURE, PICTURE], "?", decoding=Decoding(4))
+
+
+def test_pictures_in_every_form_give_the_same_answer(pipeline, tmp_path):
+    PICTURE.save(tmp_path / "a.png")
+    array = np.array(PICTURE)
+    forms = [PICTURE, tmp_path / "a.png", str(tmp_path / "a.png"), (tmp_path / "a.png").read_bytes(), array]
+    forms += [array.transpose(2, 0, 1), torch.from_numpy(array), array / 255, [PICTURE], array[None]]
+    wanted = pipeline.pixels(PICTURE)
+    for form in forms:
+        assert torch.equal(pipeline.pixels(form), wanted)
+    decoding = Decoding(max_new_tokens=3)
+    answers = {pipeline.answer(form, "is it red?", decoding=decoding) for form in forms[:4]}
+    assert len(answers) == 1
+    assert np.array_equal(np.array(pipeline.seen(tmp_path / "a.png")), np.array(pipeline.seen(PICTURE)))
+
+
+def test_a_picture_that_exif_turns_is_turned(pipeline):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    buffer = io.BytesIO()
+    PICTURE.save(buffer, "PNG", exif=exif)
+    wanted = pipeline.pixels(PICTURE.transpose(Image.Transpose.ROTATE_180))
+    assert torch.equal(pipeline.pixels(buffer.getvalue()), wanted)
+    assert torch.equal(pipeline.pixels(Image.open(buffer)), wanted)
+
+
+@pytest.mark.parametrize("question", [["is it red?", "is it blue?"], ("a",), None, 3])
+def test_several_questions_are_told_what_to_do(pipeline, question):
+    for ask in (pipeline.answer, lambda *given: next(pipeline.stream(*given))):
+        with pytest.raises(DataError, match="give one text, and of several questions each in a call of its own"):
+            ask(PICTURE, question)
+
+
+@pytest.mark.parametrize("picture", [None, 3, "nowhere.png", b"no picture", np.zeros((0, 4, 3), np.uint8)])
+def test_what_is_no_picture(pipeline, picture):
+    with pytest.raises(DataError, match="no picture|cannot be read|no image|none"):
+        pipeline.answer(picture, "?")
 
 
 def test_a_folder_without_tokenizer_is_refused(pipeline, tmp_path):

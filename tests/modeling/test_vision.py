@@ -132,3 +132,66 @@ def test_a_fingerprint_is_of_the_activation_too():
     found = encoder.fingerprint()
     encoder.tower.config.hidden_act = "gelu"
     assert encoder.fingerprint().split(", ")[::3] == found.split(", ")[::3] and encoder.fingerprint() != found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["dinov2", "dinov2_with_registers", "siglip2"])
+@pytest.mark.parametrize("size", [(16, 16), (48, 48), (40, 24)])
+def test_encoders_that_fit_their_positions_take_any_whole_number_of_patches(kind, size, dtype):
+    encoder = tiny_image_encoder(kind).to(dtype)
+    rows, columns = size[0] // 8, size[1] // 8
+    extra = {"dinov2": 1, "dinov2_with_registers": 5, "siglip2": 0}[kind]
+    pixels = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert encoder(pixels).shape == (2, extra + rows * columns, encoder.vision_dim)
+    assert encoder.num_tokens(*size) == extra + rows * columns
+    assert encoder.grid_shape(*size) == (rows, columns)
+    encoder.check_size(*size)
+
+
+def test_a_smaller_size_gives_dinov2_what_transformers_gives():
+    pixels = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    states = []
+    tower = plain_tower("dinov2")
+    tower.encoder.layer[-1].register_forward_hook(lambda module, args, output: states.append(output))
+    with torch.no_grad():
+        tower(pixel_values=pixels)
+        torch.testing.assert_close(tiny_image_encoder("dinov2")(pixels), states[0], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "kind, size, said",
+    [
+        ("clip", (16, 16), "images of 16x16 pixels, but clip_vision_model takes 32x32: set image_size: 32"),
+        ("siglip", (64, 64), "images of 64x64 pixels, but siglip_vision_model takes 32x32"),
+        ("vit", (32, 40), "images of 32x40 pixels, but vit takes 32x32"),
+        ("git", (31, 32), "images of 31x32 pixels, but git_vision_model takes 32x32"),
+        ("dinov2", (30, 32), "images of 30x32 pixels, but dinov2 takes multiples of its patch size 8"),
+        ("siglip2", (4, 8), "images of 4x8 pixels, but siglip2_vision_model takes multiples of its patch size 8"),
+    ],
+)
+def test_sizes_that_an_encoder_does_not_take(kind, size, said):
+    encoder = tiny_image_encoder(kind)
+    for ask in (encoder.check_size, encoder.num_tokens, lambda *size: encoder(torch.zeros(1, 3, *size))):
+        with pytest.raises(ConfigError, match=said):
+            ask(*size)
+
+
+@pytest.mark.parametrize("error", [AssertionError("Input height (33) doesn't match"), RuntimeError("too small")])
+def test_what_timm_says_of_a_size_names_both(error, monkeypatch):
+    encoder = tiny_image_encoder("timm")
+
+    def fail(pixels):
+        raise error
+
+    monkeypatch.setattr(encoder.tower.timm_model, "forward_features", fail)
+    with pytest.raises(ConfigError, match=f"images of 33x33 pixels, but test_efficientnet .*{error.args[0][:9]}"):
+        encoder.check_size(33, 33)
+
+
+def test_counting_tokens_leaves_no_trace_in_a_backbone_that_is_trained():
+    encoder = tiny_image_encoder("timm").train()
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert encoder.num_tokens(64, 64) == 4
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    assert all(module.training for module in encoder.tower.modules())

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize, functional
 
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor, GitLLMImageTrainProcessor
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS
 
@@ -85,9 +85,16 @@ def test_grey_picture():
     assert make_processor(image_size=4)(Image.new("L", (5, 5))).shape == (3, 4, 4)
 
 
-@pytest.mark.parametrize("item", ["photo.jpg", np.zeros((4, 4, 3)), None])
-def test_refuses_what_is_no_picture(item):
-    with pytest.raises(TypeError, match=f"takes a PIL image, got {type(item).__name__}; open files with"):
+@pytest.mark.parametrize(
+    "item, message",
+    [
+        ("photo.jpg", "photo.jpg: cannot be read"),
+        (np.zeros((5, 4, 6)), r"an array of float64 \[5, 4, 6\] is no picture; give a path"),
+        (None, "NoneType is no picture; give a path, the bytes of an image file"),
+    ],
+)
+def test_refuses_what_is_no_picture(item, message):
+    with pytest.raises(DataError, match=message):
         make_processor()(item)
 
 

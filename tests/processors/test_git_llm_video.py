@@ -1,6 +1,7 @@
 """Video processors: frames spread evenly, treated alike, from files, pictures and arrays."""
 
 import builtins
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.processors import video_frames
 from gitllm_plugin.processors.git_llm_video import GitLLMVideoEvalProcessor, GitLLMVideoTrainProcessor
 from gitllm_plugin.processors.video_frames import spread_evenly
@@ -137,10 +139,67 @@ def test_all_frames_are_cut_and_mirrored_alike():
     assert not all(torch.equal(video, videos[0]) for video in videos)
 
 
-@pytest.mark.parametrize("item", [[], None, np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3)), ["a.jpg"]])
+@pytest.mark.parametrize("item", [[], None, np.zeros((4, 4, 3), np.uint8), Image.new("RGB", (4, 4))])
 def test_refuses_what_is_no_video(item):
-    with pytest.raises(TypeError, match="takes a video's path, PIL images or uint8 .F, H, W, 3., got"):
+    with pytest.raises(DataError, match="takes a video's path, a list of pictures, or an array .F, H, W, 3."):
         make()(item)
+
+
+MATRICES = {  # a b c d: the pixel at (x, y) is shown at (a x + c y, b x + d y); and where the first pixel is shown
+    "as it is": ((1, 0, 0, 1), (0, 0)),
+    "a quarter to the right": ((0, 1, -1, 0), (0, -1)),
+    "a quarter to the left": ((0, -1, 1, 0), (-1, 0)),
+    "upside down": ((-1, 0, 0, -1), (-1, -1)),
+    "mirrored": ((-1, 0, 0, 1), (0, -1)),
+    "flipped": ((1, 0, 0, -1), (-1, 0)),
+    "transposed": ((0, 1, 1, 0), (0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_frames_are_turned_as_the_video_says(name, tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "video.mp4"
+    corner = np.zeros((48, 64, 3), np.uint8)
+    corner[:16, :16] = 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(corner, format="rgb24")))
+        container.mux(stream.encode())
+    (a, b, c, d), (row, column) = MATRICES[name]
+
+    def matrix(*parts: int) -> bytes:
+        return struct.pack(">8i", *(part * 65536 for part in (*parts[:2], 0, *parts[2:], 0, 0, 0)))
+
+    video = path.read_bytes()
+    at = video.index(matrix(1, 0, 0, 1), video.index(b"tkhd"))
+    path.write_bytes(video[:at] + matrix(a, b, c, d) + video[at + 32 :])
+    frames = video_frames.read_frames(path, 2)
+    with av.open(str(path)) as container:
+        frames += [read_pixels(frame) for frame in container.decode(video=0)]
+    for frame in frames:
+        assert frame.shape == ((64, 48, 3) if a == 0 else (48, 64, 3))
+        assert frame.flags.c_contiguous
+        bright = frame[..., 0] > 128
+        assert bright[row, column] and bright.sum() == pytest.approx(256, abs=40)
+    assert make(num_frames=1)(path).shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "floats", "files", "bytes", "channels first"])
+def test_frames_in_other_forms(kind, tmp_path):
+    frames = grey_frames(5)
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(tmp_path / f"{number}.png")
+    given = {
+        "tensor": torch.from_numpy(frames).permute(0, 3, 1, 2),
+        "floats": frames / 255,
+        "files": [tmp_path / f"{number}.png" for number in range(5)],
+        "bytes": [(tmp_path / f"{number}.png").read_bytes() for number in range(5)],
+        "channels first": frames.transpose(0, 3, 1, 2),
+    }
+    assert levels_of(make(num_frames=5)(given[kind])) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("num_frames", [0, "eight", 2.5])

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from lavis.datasets.datasets.base_dataset import BaseDataset
-from PIL import Image
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.pictures import open_picture
 
 _NUMBER = re.compile(r"(\d+)\.(?:jpg|jpeg|png)$", re.IGNORECASE)
 
@@ -40,8 +40,7 @@ class VisDialDataset(BaseDataset):
     def __getitem__(self: Any, index: int) -> dict[str, Any]:
         """Read the image and the texts of one turn."""
         turn = self.annotation[index]
-        with Image.open(self.root / turn["image"]) as file:
-            image = self.vis_processor(file.convert("RGB"))
+        image = self.vis_processor(open_picture(self.root / turn["image"]))
         return {
             "image": image,
             "text_input": self.text_processor(turn["question"]),
