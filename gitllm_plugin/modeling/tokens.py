@@ -103,6 +103,16 @@ class TextEncoder:
             num_truncated += cut
         return self._pad(ids, labels, num_truncated)
 
+    def least_tokens(
+        self, prompt: str, answer: str | None = None, question: str | None = None, enough: int | None = None
+    ) -> int:
+        """Count the tokens that a prompt takes when all of its question is left out, answer and end token included."""
+        before, found, after = prompt.rpartition(question) if question else (prompt, "", "")
+        ids = self._prompt_ids(before + after)
+        return len(ids) + (
+            len(self._answer_ids(self._space_before_answer(prompt), answer)) if answer is not None else 0
+        )
+
     def candidates(
         self, prompts: Sequence[str], candidates: Sequence[Sequence[str]], end: bool = True
     ) -> list[list[list[int]]]:

@@ -36,9 +36,10 @@ from gitllm_plugin.models.samples import (
     with_filled_prompts,
     with_one_answer_each,
 )
+from gitllm_plugin.models.text_rule import ReadsTexts
 
 
-class ImageTextModel(BaseModel):
+class ImageTextModel(ReadsTexts, BaseModel):
     """Batches of samples in, losses and answers out; a registered model adds how it is built.
 
     Args:

@@ -20,6 +20,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
 from gitllm_plugin.runners import parallel, precision
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
+from gitllm_plugin.runners.fitting import fit_texts
 from gitllm_plugin.runners.length import RunLength
 from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
 from gitllm_plugin.runners.loop import TrainingLoop
@@ -63,6 +64,7 @@ class RunParts:
 
     Attributes:
         saving_times: when a checkpoint is due within an epoch.
+        fitted: splits whose texts were compared with what the model can read.
         has_trained_weights: whether an evaluation has seen to it that the model is trained.
     """
 
@@ -70,6 +72,7 @@ class RunParts:
         self.config = config
         self.datasets = datasets
         self._model = model
+        self.fitted: set[str] = set()
         self.has_trained_weights = False
         self.saving_times = SavingTimes(self.run_cfg.get("save_every_steps"), self.run_cfg.get("save_every_minutes"))
 
@@ -261,13 +264,17 @@ class RunParts:
         settings = self._loader_settings(self.run_cfg.batch_size_eval)
         return {split: evaluation_loader(self.splits[split], settings, shared) for split in sorted(self.splits)}
 
-    def check_splits(self, names: Sequence[str]) -> None:
+    def check_splits(self, names: Sequence[str], task: Any) -> None:
         """Refuse splits that cannot be read, before anything is computed.
 
         Raises:
             ConfigError: a split that no data set has.
-            DataError: a split without examples.
+            DataError: a split without examples, or with texts that the model cannot read and that are not skipped.
         """
+        new = [name for name in names if name not in self.fitted]
+        self.fitted.update(new)
+        # First: what is left out counts for all that asks how much data there is.
+        fit_texts(self._model, task, self.datasets, self.run_cfg, new)
         for split in names:
             if split not in self.loaders:
                 known = ", ".join(sorted(self.loaders))
