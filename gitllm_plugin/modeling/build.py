@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +35,7 @@ from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
+from gitllm_plugin.modeling.tokens import TextEncoder
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
 
@@ -189,6 +190,34 @@ def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> st
             "language model that was tuned on conversations"
         )
     return template
+
+
+def make_text_encoder(
+    language_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    conversation: Family | None = None,
+    loss_on: Literal["answer", "all"] = "answer",
+) -> TextEncoder:
+    """Make what turns texts into a language model's ids; every way to a model takes this one.
+
+    Args:
+        language_model: whose generation config may name end tokens that its tokenizer does not.
+        tokenizer: the language model's own.
+        conversation: its family, where prompts are the user's turns in a conversation, see
+            :func:`find_chat_template`; None: they are not.
+        loss_on: see :class:`~gitllm_plugin.modeling.tokens.TextEncoder`.
+
+    Raises:
+        ConfigError: there is no end token, or no conversation template.
+    """
+    ends = getattr(language_model.generation_config, "eos_token_id", None)
+    return TextEncoder(
+        tokenizer,
+        loss_on=loss_on,
+        chat_template=None if conversation is None else find_chat_template(tokenizer, conversation),
+        end_tokens=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+    )
 
 
 def enable_gradient_checkpointing(model: GitLLM) -> None:

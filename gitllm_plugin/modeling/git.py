@@ -21,6 +21,7 @@ from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
 from gitllm_plugin.modeling.pretrained import load_by_name
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
+from gitllm_plugin.modeling.shortlist import Continuations, choose
 from gitllm_plugin.modeling.tokens import IGNORED
 
 #: transformers corrected the spelling of a parameter, but not in the checkpoints: without this, the temporal
@@ -226,11 +227,18 @@ class Git(nn.Module):
         with self._images_by_number(pixel_values, num_images, image_index) as numbers:
             hidden = self._read(prompts, numbers)
             last = hidden[torch.arange(len(prompts)), [length - 1 for length in lengths]]
-            tally = Tally(candidates, self.causal_lm.output(last).float().log_softmax(-1), shortlist)
-            pairs = [(n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(candidates[n][c]) > 1]
+            first = self.causal_lm.output(last).float().log_softmax(-1)
             size = max(1, tokens_at_once // (max(lengths) + longest))
-            for start in range(0, len(pairs), size):
-                self._score(tally, prompts, numbers, pairs[start : start + size])
+
+            def read(tally: Tally | Continuations) -> None:
+                pairs = [
+                    (n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(tally.candidates[n][c]) > 1
+                ]
+                for start in range(0, len(pairs), size):
+                    self._score(tally, prompts, numbers, pairs[start : start + size])
+
+            tally = Tally(candidates, first, choose(candidates, first, shortlist, read))
+            read(tally)
         return tally.scores(mean)
 
     def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
@@ -244,7 +252,11 @@ class Git(nn.Module):
         return self.causal_lm.git(**inputs, pixel_values=numbers, use_cache=False).last_hidden_state[:, -width:]
 
     def _score(
-        self, tally: Tally, prompts: Sequence[Sequence[int]], numbers: Tensor, pairs: Sequence[tuple[int, int]]
+        self,
+        tally: Tally | Continuations,
+        prompts: Sequence[Sequence[int]],
+        numbers: Tensor,
+        pairs: Sequence[tuple[int, int]],
     ) -> None:
         """Count the tokens of some candidates, given as prompt and place in its list."""
         found = [tally.candidates[n][c] for n, c in pairs]
