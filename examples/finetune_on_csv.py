@@ -1,4 +1,4 @@
-"""Fine-tune on a table of pictures, questions and answers, and export the result:
+"""Fine-tune on a table of pictures, questions and answers, or on a folder, and export the result:
 
 python examples/finetune_on_csv.py mine.csv my-model --language-model path/or/name --image-encoder path/or/name
 """
@@ -20,7 +20,9 @@ from gitllm_plugin.m3it.from_table import FromTable, convert_table
 def main(argv: Sequence[str] | None = None) -> int:
     """Table to rows, rows to a run, run to a folder."""
     parser = argparse.ArgumentParser(description="Fine-tune on a table of pictures, questions and answers.")
-    parser.add_argument("table", help="CSV, TSV or JSONL with the columns image, answer and, optionally, question")
+    parser.add_argument(
+        "table", help="CSV, TSV, JSONL or parquet with image, answer and, optionally, question; or a folder"
+    )
     parser.add_argument("target", help="folder to make")
     parser.add_argument("--language-model", default="tiny:llama", help="default: a random one, to try the script")
     parser.add_argument("--image-encoder", default="tiny:clip")
@@ -31,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_new_folder(args.target)  # not after the training
     work = Path(args.work)
-    splits = convert_table(args.table, work / "data", FromTable(val=0.1))
+    splits = convert_table(args.table, work / "data", FromTable(val=0.1), tell=print)
     config = OmegaConf.create(
         {
             "model": {

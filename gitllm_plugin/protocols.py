@@ -135,6 +135,14 @@ class NumberedData(Protocol):
         ...
 
 
+class FingerprintedData(Protocol):
+    """A split that tells whether it is the one that a run was trained on, which ``resume_ckpt_path: auto`` asks."""
+
+    def fingerprint(self) -> str:
+        """Sum up the contents in some words; without it, the number of items does."""
+        ...
+
+
 class ModelReadingData(Protocol):
     """A data set whose items depend on the model, as features of images do."""
 
@@ -164,6 +172,15 @@ class SharedStream(Protocol):
 
     def set_shared(self, shared: bool) -> None:
         """Give each rank its share of the split (as without this call), or the whole of it to every rank."""
+        ...
+
+
+class EndlessStream(Protocol):
+    """A stream that says whether it ends: one without an end is refused where it would be evaluated on."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether it gives items for ever, as the training data of a run may."""
         ...
 
 
@@ -207,7 +224,10 @@ class CountingTask(Protocol):
     """A task that counts what it trains on, so that every token weighs the same in whatever batch or rank it is."""
 
     def train_outputs(self, model: nn.Module, samples: dict[str, Any]) -> Mapping[str, Any]:
-        """Give ``loss``, a scalar, the mean over ``num_supervised_tokens``; in the place of LAVIS's ``train_step``."""
+        """Give ``loss``, a scalar, the mean over ``num_supervised_tokens``; in the place of LAVIS's ``train_step``.
+
+        A mean of tokens that weigh differently comes with ``supervised_weight``, the sum of their weights.
+        """
         ...
 
 
@@ -219,11 +239,32 @@ class ReadingTask(Protocol):
         ...
 
 
+def weight_of_loss(outputs: Mapping[str, Any]) -> float:
+    """Say what to multiply a batch's mean loss with before it is added to those of others.
+
+    Args:
+        outputs: what a model gives for a batch.
+
+    Returns:
+        What the loss was divided by: ``supervised_weight``, else ``num_supervised_tokens``. Where a model counts
+        neither it is 1, so that each batch weighs the same.
+    """
+    return float(outputs.get("supervised_weight", outputs.get("num_supervised_tokens", 1)))
+
+
 PROTOCOLS: dict[str, tuple[type, ...]] = {
     "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, DrawnModel, FittingModel, FingerprintedModel),
     "text encoder": (TextsEncoder,),
-    "data set": (CollatingData, CountedData, NumberedData, ModelReadingData, FittedData),
-    "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),
+    "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData, FittedData),
+    "stream": (
+        BatchingStream,
+        SharedStream,
+        EndlessStream,
+        CountingStream,
+        ResumableStream,
+        RescalableStream,
+        HostStream,
+    ),
     "task": (CountingTask, ReadingTask),
 }
 """All protocols, by what they are about."""

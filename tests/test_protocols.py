@@ -14,6 +14,7 @@ from gitllm_plugin.protocols import (
     PROTOCOLS,
     BatchingStream,
     CountedData,
+    CountingTask,
     LayeredModel,
     RescalableStream,
     ResumableStream,
@@ -21,6 +22,7 @@ from gitllm_plugin.protocols import (
     check_offers,
     members,
     offers,
+    weight_of_loss,
 )
 
 prepare()
@@ -210,3 +212,26 @@ def test_the_code_of_the_page_trains_stops_and_goes_on(tmp_path):
         assert stream.first == first and stream.taken == iterations * 4
         assert [group["lr_scale"] for group in runner.optimizer.param_groups] == [1.0, 0.1]
     assert runner.position.iters == 5
+
+
+@pytest.mark.parametrize(
+    ("outputs", "weight"),
+    [
+        ({"num_supervised_tokens": 7, "supervised_weight": 0.25}, 0.25),
+        ({"num_supervised_tokens": 7}, 7.0),
+        ({}, 1.0),
+        ({"num_supervised_tokens": 0}, 0.0),
+    ],
+)
+def test_a_loss_weighs_what_it_was_divided_by(outputs, weight):
+    assert weight_of_loss({"loss": 1.5, **outputs}) == weight
+
+
+def test_hosts_tasks_hand_on_what_a_model_counts_and_take_models_that_count_nothing():
+    from gitllm_plugin.tasks.host_task import CountedTraining
+
+    counted = {"loss": 2.0, "num_supervised_tokens": 3, "supervised_weight": 0.5}
+    task = CountedTraining()
+    assert offers(task, CountingTask)
+    assert task.train_outputs(lambda samples: {**counted, "logits": None}, {}) == counted
+    assert task.train_outputs(lambda samples: {"loss": 2.0}, {}) == {"loss": 2.0, "num_supervised_tokens": 1}

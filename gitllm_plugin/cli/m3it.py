@@ -155,10 +155,12 @@ def features(args: argparse.Namespace) -> None:
 
 @command(
     "from-csv",
-    "turn a table of picture files, questions and answers into rows",
-    "Turn a CSV, TSV or JSONL table into M3IT's rows. Columns: image (a file) and answer; optionally "
-    "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b.",
-    argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv or .jsonl"),
+    "turn a table of picture files, questions and answers, or a folder of pictures, into rows",
+    "Turn a table, or a folder of pictures, into M3IT's rows. Columns: image (a file) and answer; optionally "
+    "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b, or a list in "
+    "JSON and parquet. Of a folder, the answers are the .txt files beside the pictures or, if there are none, the "
+    "names of the folders that the pictures lie in.",
+    argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
     argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl"),
     argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)"),
     argument(
@@ -167,25 +169,31 @@ def features(args: argparse.Namespace) -> None:
     argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)"),
     argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)"),
     argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller"),
+    argument("--encoding", metavar="NAME", help="of the text, such as cp1252 (default: UTF-8, or its mark's)"),
     examples="""
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
         gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
+        gitllm m3it from-csv ~/Pictures/animals my-data --val 0.1
     """,
 )
 def from_csv(args: argparse.Namespace) -> None:
     """Convert a table."""
-    from gitllm_plugin.m3it.from_table import FromTable, convert_table
+    from gitllm_plugin.m3it.from_table import FromTable, convert_table, parse_columns
 
     settings = FromTable(
         images=Path(args.images).expanduser() if args.images else None,
-        columns=dict(pair.split("=", 1) if "=" in pair else (pair, "") for pair in args.columns),
+        columns=parse_columns(args.columns),
         val=args.val,
         test=args.test,
         short_side=args.resize_short_side,
+        encoding=args.encoding,
     )
     out = Path(args.out).expanduser()
-    for split, rows in convert_table(args.table, out, settings).items():
+    counts = convert_table(args.table, out, settings, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    for split, rows in counts.items():
         print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
+    if len(counts) > 1:
+        print(f"all: {sum(counts.values()):,} rows")
 
 
 def _find_tree(args: argparse.Namespace, seed: int):

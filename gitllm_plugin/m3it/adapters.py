@@ -162,7 +162,7 @@ def vqa_v2(row: Mapping[str, Any], beside: Beside) -> Parsed:
     answer = get(row, ("paraphrased_answer",))
     # Whoever rephrased the answers found some questions unanswerable; their original answers are good all the same.
     if isinstance(answer, str) and "not answerable" in answer.lower():
-        answer = f"The answer is {get(row, ('original_answer', 'answer'))}"
+        answer = f"The answer is {_said(row, 'original_answer', 'answer')}"
     return Parsed(get(row, ("img_str",)), [Draft(get(row, ("question",)), answer)])
 
 
@@ -175,10 +175,10 @@ def paraphrased(row: Mapping[str, Any], beside: Beside) -> Parsed:
     if "paraphrased_answer" in row:
         answer = row["paraphrased_answer"]
     else:
-        answer = f"The answer is {get(row, ('answer',))}."
+        answer = f"The answer is {_said(row, 'answer')}."
         if row.get("rationale"):
             # The reason first, and the answer's sentence follows from it.
-            answer = f"{row['rationale']} So t{answer[1:]}"
+            answer = f"{_said(row, 'rationale')} So t{answer[1:]}"
     return Parsed(get(row, IMAGE_KEYS), [Draft(_question(row), answer)])
 
 
@@ -217,14 +217,14 @@ def shapes(row: Mapping[str, Any], beside: Beside) -> Parsed:
 )
 def snli_ve(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read whether an image entails a hypothesis, and why. The hypothesis stands in the instruction."""
-    hypothesis = get(row, ("hypothesis",))
-    label = next((row[key] for key in ("answer", "label", "gold_label") if row.get(key) is not None), None)
-    lines = [] if label is None else [_ENTAILMENT.get(str(label).lower(), str(label))]
+    hypothesis = _said(row, "hypothesis")
+    key = next((key for key in ("answer", "label", "gold_label") if row.get(key) not in (None, "")), None)
+    lines = [] if key is None else [_ENTAILMENT.get(_said(row, key).lower(), _said(row, key))]
     if row.get("rationale"):
-        lines.append(f"Rationale: {row['rationale']}" if lines else row["rationale"])
+        lines.append(f"Rationale: {_said(row, 'rationale')}" if lines else _said(row, "rationale"))
     elif not lines:
         get(row, ("rationale",))  # raises: a row with neither says nothing
-    draft = Draft("", "\n".join(map(str, lines)), complete=lambda text: _insert_hypothesis(text, hypothesis))
+    draft = Draft("", "\n".join(lines), complete=lambda text: _insert_hypothesis(text, hypothesis))
     return Parsed(get(row, IMAGE_KEYS), [draft])
 
 
@@ -232,6 +232,8 @@ def snli_ve(row: Mapping[str, Any], beside: Beside) -> Parsed:
 def imagenet(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Ask which of ten classes: the right one at a random place among nine others."""
     name = _class_name(row, beside)
+    if len(set(beside.labels.values())) < NUM_OPTIONS:
+        raise RowError("wrong_value", f"mapping.txt has fewer than the {NUM_OPTIONS} classes that are asked about")
     # Sorted, since a set has another order in each process, and the others before the place: as in shards made before.
     others = beside.generator.sample(sorted(set(beside.labels.values()) - {name}), NUM_OPTIONS - 1)
     place = beside.generator.randrange(NUM_OPTIONS)
@@ -332,20 +334,30 @@ def _question(row: Mapping[str, Any]) -> Any:
 
 def _as_text(answer: Any) -> Any:
     """Turn numbers, the answers of counting questions, into text; all else stays."""
-    return str(answer) if isinstance(answer, (int, float)) and not isinstance(answer, bool) else answer
+    is_number = isinstance(answer, (int, float)) and not isinstance(answer, bool) and answer == answer  # not NaN
+    return str(answer) if is_number else answer
 
 
-def _insert_hypothesis(instruction: str, hypothesis: Any) -> str:
+def _said(row: Mapping[str, Any], *keys: str) -> str:
+    """Read what is put into a sentence: a text, or what JSON writes without quotes; anything else says nothing."""
+    value = get(row, keys)
+    if isinstance(value, (str, int, float)) and value == value and str(value).strip():
+        return str(value)
+    raise RowError("wrong_value", f"{' or '.join(map(repr, keys))} is {value!r:.40}, expected text")
+
+
+def _insert_hypothesis(instruction: str, hypothesis: str) -> str:
     if HYPOTHESIS in instruction:
-        return instruction.replace(HYPOTHESIS, str(hypothesis))
+        return instruction.replace(HYPOTHESIS, hypothesis)
     # Not all of the configuration's instructions have the mark, and without the hypothesis there is no question.
     return f"{instruction} {hypothesis}"
 
 
 def _class_name(row: Mapping[str, Any], beside: Beside) -> str:
     label = get(row, ("label",))
-    # Some files have the number of the class as text.
-    name = beside.labels.get(label, beside.labels.get(str(label)))
+    # Some files have the number of the class as text. To Python, True is 1.
+    usable = isinstance(label, (str, int, float)) and not isinstance(label, bool)
+    name = beside.labels.get(label, beside.labels.get(str(label))) if usable else None
     if name is None:
         known = len(set(beside.labels.values()))
         raise RowError("wrong_value", f"'label' is {label!r:.40}, none of the {known} classes in mapping.txt")

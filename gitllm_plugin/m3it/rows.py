@@ -26,7 +26,7 @@ from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.images import decode_base64
 from gitllm_plugin.m3it.problems import RowError
 
-READING_VERSION = 1
+READING_VERSION = 2
 """To be raised when rows are read otherwise than before: indexes and shards note it."""
 
 INSTRUCTION_FILES = ("instructions.json", "instruction.json")

@@ -202,6 +202,11 @@ class ParquetFile(_Table):
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise DataError(f"{self.path} is not a parquet file ({error}). Download or convert it again.") from error
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns, in order."""
+        return self._file.schema_arrow.names
+
     @cached_property
     def _group_starts(self) -> list[int]:
         """The first row of each row group, and the number of rows."""

@@ -25,6 +25,7 @@ from gitllm_plugin.modeling.folder import (
     BASES,
     LANGUAGE_MODEL,
     LoadedFolder,
+    check_folder,
     only_dtype,
     read_folder,
     save_folder,
@@ -116,6 +117,7 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
     Raises:
         ConfigError: not such a folder, no adapter in it, or the target is in use.
     """
+    check_folder(source)
     written = stored_dtypes(source) if dtype is None else dict.fromkeys(BASES, resolve_dtype(dtype))
     only = only_dtype(source)
     # Float32 holds every stored weight exactly. The stored dtype does in half the memory, and gives the same sums where

@@ -32,11 +32,14 @@ class GitLLMOutput:
         loss: mean cross-entropy over supervised tokens, float32 scalar; None without labels.
         logits: ``[N, T, V]`` at the text positions, zeros on padding; None with ``logits="none"``.
         num_supervised_tokens: how many tokens the loss is the mean of.
+        supervised_weight: the sum of their weights, by which the loss was divided; their number where all weigh the
+            same. Times it, losses of batches add up.
     """
 
     loss: Tensor | None = None
     logits: Tensor | None = None
     num_supervised_tokens: int = 0
+    supervised_weight: float = 0.0
 
 
 class Decoder:
@@ -158,12 +161,12 @@ class Decoder:
         keep, targets, texts = (None, None, None) if labels is None else layout.supervised(labels)
         with self.head_on(keep if logits == "none" else None):
             out = self.read(layout, image_embeds, input_ids, use_cache=False).logits
-        loss, count = None, 0
-        if keep is not None and targets is not None:
-            count = int(keep.sum())
-            scored = out if logits == "none" else out[keep]
-            loss = mean_loss(scored, targets, None if weights is None else weights[texts])
-        return GitLLMOutput(loss, layout.text_of(out) if logits == "all" else None, count)
+        text_logits = layout.text_of(out) if logits == "all" else None
+        if keep is None or targets is None:
+            return GitLLMOutput(logits=text_logits)
+        scored = out if logits == "none" else out[keep]
+        loss, weight = mean_loss(scored, targets, None if weights is None else weights[texts])
+        return GitLLMOutput(loss, text_logits, len(targets), weight)
 
     def generate(
         self,
@@ -360,18 +363,24 @@ class Decoder:
             handle.remove()
 
 
-def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Compute the mean cross-entropy of tokens, in float32; 0 where there is none.
+def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, float]:
+    """Compute the mean cross-entropy of tokens, in float32 or more; 0 where there is none.
 
     Args:
         logits: ``[n, V]``.
         targets: long ``[n]``.
-        weights: float ``[n]``, for a weighted mean; None: all the same.
+        weights: ``[n]``, none below 0, for a weighted mean; None: all the same.
+
+    Returns:
+        The mean, and what the sum of the losses was divided by: the sum of the weights, or n.
     """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if weights is None:
-        return F.cross_entropy(logits.float(), targets, reduction="sum") / max(len(targets), 1)
-    losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    return (losses * weights).sum() / weights.sum().clamp(min=torch.finfo(weights.dtype).tiny)
+        return F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1), float(len(targets))
+    losses = F.cross_entropy(logits, targets, reduction="none")
+    weights = weights.to(losses.dtype)
+    total = weights.sum().item()
+    return (losses * weights).sum() / (total or 1.0), total
 
 
 def _family_in_table(model_type: str) -> Family:

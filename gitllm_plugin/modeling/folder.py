@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from gitllm_plugin.common.checksums import check_files, sums_of_files
 from gitllm_plugin.common.files import new_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
@@ -42,6 +43,8 @@ LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapte
 BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
 """What is made elsewhere, trained or not: in a folder as Hugging Face has it, or by its name."""
 _FORMAT = 1
+_SUMMED = ("*.safetensors", "config.json", "adapter_config.json")
+"""What of a folder decides which model it is: these are compared with their checksums when it is read."""
 _SAMPLES = 32
 _PEFT_PREFIX = "base_model.model."
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -133,6 +136,7 @@ def save_folder(
             "max_images": model.max_images,
             "fingerprint": _fingerprint(model.language_model),
             "settings": dict(settings or {}),
+            "checksums": sums_of_files(target, _SUMMED),
         }
         _write_json(target / DESCRIPTION, description)
         _open_weights(target, like=target / DESCRIPTION)
@@ -152,6 +156,7 @@ def read_folder(
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
+    check_folder(folder)
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
     name, encoder_name = (_place(folder, description, base) for base in BASES)
@@ -182,6 +187,19 @@ def read_folder(
         image_processor=json.loads(preprocessor.read_text()) if preprocessor.is_file() else None,
         settings=description["settings"],
     )
+
+
+def check_folder(folder: str | Path) -> None:
+    """Compare a folder's weights with the checksums that were noted when they were written.
+
+    Raises:
+        ConfigError: not a folder of a GIT-LLM, or files of it are missing or damaged.
+    """
+    folder = Path(folder).expanduser()
+    sums = _read_description(folder).get("checksums", {})  # version 0.1.0 noted none
+    if not isinstance(sums, dict):
+        raise ConfigError(f"{folder / DESCRIPTION}: checksums is {sums!r:.80}, expected a mapping of files")
+    check_files(folder, sums, folder / DESCRIPTION)
 
 
 def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:

@@ -139,7 +139,7 @@ class Git(nn.Module):
             logits: "none" computes logits at supervised positions only, for the loss.
 
         Returns:
-            The loss is the mean over supervised tokens; ``logits`` are ``[N, T, V]``.
+            The loss is the (weighted) mean over supervised tokens; ``logits`` are ``[N, T, V]``.
 
         Raises:
             DataError, ConfigError: see :meth:`generate`.
@@ -152,13 +152,14 @@ class Git(nn.Module):
         # [N, T, D]: image tokens stand in front, and their logits nobody reads.
         hidden = hidden[:, -input_ids.shape[1] :]
         head = self.causal_lm.output
-        loss, count = None, 0
-        if labels is not None:
-            supervised = labels[:, 1:] != IGNORED
-            count = int(supervised.sum())
-            weight = None if weights is None else weights[supervised.nonzero()[:, 0]]
-            loss = mean_loss(head(hidden[:, :-1][supervised]), labels[:, 1:][supervised], weight)
-        return GitLLMOutput(loss, head(hidden) if logits == "all" else None, count)
+        text_logits = head(hidden) if logits == "all" else None
+        if labels is None:
+            return GitLLMOutput(logits=text_logits)
+        supervised = labels[:, 1:] != IGNORED
+        targets = labels[:, 1:][supervised]
+        of_tokens = None if weights is None else weights[supervised.nonzero()[:, 0]]
+        loss, weight = mean_loss(head(hidden[:, :-1][supervised]), targets, of_tokens)
+        return GitLLMOutput(loss, text_logits, len(targets), weight)
 
     @torch.no_grad()
     def generate(

@@ -109,7 +109,7 @@ class ImageTextModel(ReadsTexts, BaseModel):
                 is what is learnt, behind the model's ``prompt``.
 
         Returns:
-            ``loss``, the (weighted) mean over supervised tokens, and ``num_supervised_tokens``.
+            ``loss``, the (weighted) mean over supervised tokens, ``num_supervised_tokens`` and ``supervised_weight``.
         """
         samples = with_one_answer_each(samples, self.prompt, self._known_classes)
         answers = samples.get("text_output")
@@ -123,7 +123,7 @@ class ImageTextModel(ReadsTexts, BaseModel):
             weights=_moved(samples.get("weight"), self.device),
             logits="none",
         )
-        return {"loss": output.loss, "num_supervised_tokens": output.num_supervised_tokens}
+        return {name: getattr(output, name) for name in ("loss", "num_supervised_tokens", "supervised_weight")}
 
     @torch.no_grad()
     def generate(

@@ -113,16 +113,25 @@ def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[]
             number of a class (``label``); or with none of them, and then given back as it is.
         prompt: of samples with a class that bring none.
         class_names: asked for only where there are labels.
+
+    Raises:
+        DataError: there are more or fewer answers than the questions are said to have.
     """
     if "text_output" in samples:
         return samples
     if "answer" in samples and "n_answers" in samples:
         counts = torch.as_tensor(samples["n_answers"]).cpu()
         index = torch.arange(len(counts)).repeat_interleave(counts)
+        if len(samples["answer"]) != len(index):
+            raise DataError(
+                f"the batch has {len(samples['answer'])} answers, but n_answers says {len(index)}: "
+                "answer lists those of the first question, then those of the second, and so on"
+            )
+        images = samples.get("image_index")  # of each question, where several are about one picture
         answers = {
             "text_input": [samples["text_input"][question] for question in index],
             "text_output": samples["answer"],
-            "image_index": index,
+            "image_index": index if images is None else torch.as_tensor(images).cpu()[index],
         }
         if "question" in samples:
             answers["question"] = [samples["question"][question] for question in index]

@@ -211,9 +211,8 @@ class GitLLMRunner(RunnerBase):
                 messages.say_how_to_resume("Stopped", self.parts, self.progress)
                 raise
             finally:
-                if "data" in vars(self.parts):  # else it would be built only to be closed
-                    self.parts.data.close()
                 self.trackers.close()
+                self.parts.close()
 
     def _prepare_training(self) -> None:
         """Check what can be checked before the first step, and take up a run to be resumed."""

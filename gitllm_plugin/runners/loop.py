@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.errors import DataError, GitLLMError
-from gitllm_plugin.protocols import CountingTask, offers
+from gitllm_plugin.protocols import CountingTask, offers, weight_of_loss
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import seed_everything
 from gitllm_plugin.runners.optimizer import Schedule
@@ -54,6 +54,7 @@ class _Window:
 
     loss_sum: float = 0.0
     weight: float = 0.0
+    tokens: float = 0.0
     samples: float = 0.0
     stop: float = 0.0
     save: float = 0.0
@@ -61,34 +62,36 @@ class _Window:
     ids: list[str] = field(default_factory=list)
     bad_ids: list[str] = field(default_factory=list)
 
-    def add(self, loss: float, weight: float, samples: dict[str, Any]) -> None:
-        """Count a batch."""
+    def add(self, loss: float, weight: float, tokens: int, samples: dict[str, Any]) -> None:
+        """Count a batch by its mean loss and what that was divided by."""
         ids = [str(name) for name in samples.get("instance_id", [])]
         self.ids += ids
         if not math.isfinite(loss):
             self.bad_ids += ids
         self.loss_sum += loss * weight
         self.weight += weight
+        self.tokens += tokens
         self.samples += num_samples(samples)
 
     def reduce(self, device: torch.device) -> None:
         """Sum over the ranks."""
-        names = ("loss_sum", "weight", "samples", "stop", "save", "missing")
+        names = ("loss_sum", "weight", "tokens", "samples", "stop", "save", "missing")
         sums = ranks.sum_over_ranks([getattr(self, name) for name in names], device)
         for name, value in zip(names, sums, strict=True):
             setattr(self, name, value)
 
     @property
     def loss(self) -> float:
-        return self.loss_sum / max(self.weight, 1.0)
+        return self.loss_sum / (self.weight or 1.0)
 
 
 class TrainingLoop:
     """Runs iterations of a task on a model.
 
     The loss that is minimised is the mean over all supervised tokens of the step, whatever batch or rank
-    they are in: every batch's mean is weighted by its tokens, and the summed gradient is divided by their
-    number once, before clipping. Where a task counts no tokens each batch weighs the same.
+    they are in: every batch's mean is multiplied with what it was divided by, the number of its tokens or the sum of
+    their weights, and the summed gradient is divided by the sum of these once, before clipping. Where a task counts
+    nothing each batch weighs the same.
 
     A step whose loss or gradient is not finite changes no weight: it is reported, with its examples, and skipped.
 
@@ -220,21 +223,20 @@ class TrainingLoop:
             }
             # Afresh for every batch: what evaluations and workers drew in between must not show in the next one.
             seed_everything(self.seed, ranks.rank(), position.epoch, position.epoch_iter + index)
-            # The sum over tokens and not their mean: batches of the step weigh by their tokens, which are counted at
-            # its end, over all ranks.
+            # The sum over tokens and not their mean: what it is divided by is known at the step's end, over all ranks.
             with gradients_exchanged(self.model, index == len(batches) - 1):
-                loss, weight = self._forward(samples)
+                loss, weight, tokens = self._forward(samples)
                 self.scaler.scale(loss * weight).backward()
-            window.add(loss.item(), weight, samples)
+            window.add(loss.item(), weight, tokens, samples)
         return window
 
-    def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float]:
-        """Compute the mean loss of a batch and its weight."""
+    def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float, int]:
+        """Compute the mean loss of a batch; give also what it was divided by, and the number of its tokens."""
         with self.autocast():
             if not offers(self.task, CountingTask):
-                return self.task.train_step(model=self.model, samples=samples), 1.0
+                return self.task.train_step(model=self.model, samples=samples), 1.0, 1
             outputs = self.task.train_outputs(model=self.model, samples=samples)
-        return outputs["loss"], float(outputs["num_supervised_tokens"])
+        return outputs["loss"], weight_of_loss(outputs), int(outputs["num_supervised_tokens"])
 
     def _step(self, window: _Window) -> tuple[float, bool]:
         """Turn the sum's gradient into the mean's, clip it, change the weights.
@@ -244,7 +246,7 @@ class TrainingLoop:
         """
         self.scaler.unscale_(self.optimizer)
         # Averaging the gradients has divided the sum over ranks by their number.
-        scale = ranks.world_size() / max(window.weight, 1.0)
+        scale = ranks.world_size() / (window.weight or 1.0)
         for parameter in self.parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
@@ -308,7 +310,7 @@ class TrainingLoop:
             lr=self.optimizer.param_groups[0]["lr"],
             grad_norm=grad_norm if math.isfinite(grad_norm) else None,
             samples=int(window.samples),
-            tokens=int(window.weight),
+            tokens=int(window.tokens),
             seconds=round(seconds, 6),
             skipped=skipped,
         )

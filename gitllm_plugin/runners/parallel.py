@@ -105,6 +105,8 @@ def shard(model: nn.Module, device: torch.device) -> nn.Module:
     mesh = init_device_mesh(device.type, (ranks.world_size(),))
     for block in blocks_of(model):
         fully_shard(block, mesh=mesh)
+        # Before FSDP's own hook, which looks whether there is a gradient to wait for.
+        block.register_forward_pre_hook(_give_input_a_gradient, prepend=True, with_kwargs=True)
     fully_shard(model, mesh=mesh)
     for name in _METHODS:
         if callable(getattr(model, name, None)):
@@ -137,6 +139,17 @@ def _give_all_a_gradient(module: nn.Module, args: Any, output: Any) -> Any:
         whole = [p for p in module.parameters() if p.requires_grad and not isinstance(p, DTensor)]
         cast(Any, output)["loss"] = output["loss"] + sum(p.flatten()[0] * 0.0 for p in whole)
     return output
+
+
+def _give_input_a_gradient(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Let the first tensor that a layer reads have a gradient, where none of them has (a text, no image, at layer 0).
+
+    FSDP exchanges a layer's gradients once that of its input is known, or else behind all others: ranks with images in
+    their batches and ranks without would exchange those of different layers with each other.
+    """
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()]
+    if torch.is_grad_enabled() and tensors and not any(value.requires_grad for value in tensors):
+        tensors[0].requires_grad_()
 
 
 def whole(value: Any) -> Any:

@@ -27,8 +27,8 @@ class StepRecord:
         step: counted from 0 over the run.
         epoch: counted from 0.
         iter: iterations done since the start of the run, this step's included.
-        loss: mean over the step's supervised tokens (over its batches where the task counts no tokens); None where it
-            was not finite.
+        loss: mean over the step's supervised tokens, by their weights where they have any (over its batches where the
+            task counts no tokens); None where it was not finite.
         lr: learning rate of the first parameter group.
         grad_norm: norm of the gradient before clipping; None where it was not finite.
         samples: number of examples.

@@ -7,6 +7,7 @@ from typing import Any
 from lavis.tasks.dialogue import DialogueTask
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.protocols import weight_of_loss
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
 from gitllm_plugin.tasks.settings import DialogueSettings
 
@@ -20,7 +21,7 @@ class AnswersOfDialogueTask(RepairedTask, DialogueTask):
     def valid_step(self, model: Any, samples: Mapping[str, Any]) -> list[tuple[float, float]]:
         """Compute a batch's loss and weight. Repairs: batches of few tokens weigh as much as those of many."""
         outputs = model(samples)
-        return [(float(outputs["loss"]), float(outputs.get("num_supervised_tokens", 1)))]
+        return [(float(outputs["loss"]), weight_of_loss(outputs))]
 
     def after_evaluation(
         self, val_result: Sequence[tuple[float, float]], split_name: str, epoch: Any, **kwargs: Any

@@ -34,7 +34,21 @@ def inference(model: Any) -> contextlib.AbstractContextManager[None]:
     return model.inference() if offers(model, MergingModel) else contextlib.nullcontext()
 
 
-class RepairedTask:
+class CountedTraining:
+    """Mixed into a task of LAVIS: a :class:`~gitllm_plugin.protocols.CountingTask`."""
+
+    def train_outputs(self, model: Any, samples: dict[str, Any]) -> Mapping[str, Any]:
+        """Compute the loss of a batch, and how much the batch weighs beside others.
+
+        Repairs: the loss alone is handed on, so that accumulated batches and ranks of few tokens weigh as much as those
+        of many. Models that count nothing, as LAVIS's own, train as before.
+        """
+        outputs = model(samples)
+        counts = {name: outputs[name] for name in ("num_supervised_tokens", "supervised_weight") if name in outputs}
+        return {"loss": outputs["loss"], "num_supervised_tokens": 1, **counts}
+
+
+class RepairedTask(CountedTraining):
     """Mixed into a task of LAVIS; every method says which defect it repairs."""
 
     Settings: ClassVar[type] = NoTaskSettings

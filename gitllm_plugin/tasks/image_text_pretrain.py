@@ -2,12 +2,12 @@
 
 from lavis.tasks.image_text_pretrain import ImageTextPretrainTask
 
-from gitllm_plugin.tasks.host_task import replaces
+from gitllm_plugin.tasks.host_task import CountedTraining, replaces
 from gitllm_plugin.tasks.settings import NoTaskSettings
 
 
 @replaces("image_text_pretrain")
-class PretrainingTask(ImageTextPretrainTask):
-    """LAVIS's own; it reads no key of ``run``, so that a wrong one is found."""
+class PretrainingTask(CountedTraining, ImageTextPretrainTask):
+    """LAVIS's own, whose tokens are counted; it reads no key of ``run``, so that a wrong one is found."""
 
     Settings = NoTaskSettings

@@ -18,7 +18,7 @@ from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.metrics import metrics_by_config
-from gitllm_plugin.protocols import CountedData, offers
+from gitllm_plugin.protocols import CountedData, offers, weight_of_loss
 from gitllm_plugin.tasks.host_task import inference
 from gitllm_plugin.tasks.picture_page import choose_examples, write_picture_page
 from gitllm_plugin.tasks.scores import (
@@ -39,13 +39,13 @@ class EvaluationResult:
 
     Attributes:
         examples: one dict per example.
-        loss_sum: sum of the loss over supervised tokens.
-        num_tokens: number of supervised tokens.
+        loss_sum: sum of the loss over supervised tokens, each times its weight.
+        loss_weight: sum of these weights; without weights the number of tokens.
     """
 
     examples: list[dict[str, Any]] = field(default_factory=list)
     loss_sum: float = 0.0
-    num_tokens: int = 0
+    loss_weight: float = 0.0
 
 
 @registry.register_task("m3it")
@@ -98,7 +98,7 @@ class M3ITTask(BaseTask):
         return self.valid_loss, self.max_len if self.generates else 0
 
     def train_outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
-        """Compute ``loss``, a scalar, the mean over the batch's ``num_supervised_tokens``."""
+        """Compute ``loss``, a scalar, the mean over the batch's ``num_supervised_tokens``, maybe a weighted one."""
         return model(samples)
 
     @torch.no_grad()
@@ -146,9 +146,9 @@ class M3ITTask(BaseTask):
                 samples = move_to_device(samples, model.device)
                 if self.valid_loss:
                     outputs = model(samples)
-                    tokens = int(outputs["num_supervised_tokens"])
-                    result.loss_sum += float(outputs["loss"]) * tokens
-                    result.num_tokens += tokens
+                    weight = weight_of_loss(outputs)
+                    result.loss_sum += float(outputs["loss"]) * weight
+                    result.loss_weight += weight
                 result.examples += self.valid_step(model, samples)
                 progress.update(samples=num_samples(samples))
         return result
@@ -193,8 +193,8 @@ class M3ITTask(BaseTask):
             report = score_split(examples, metrics_of, self.category_of)
             scores = report.as_dict()
             if self.valid_loss:
-                tokens = sum(part.num_tokens for part in parts)
-                scores[LOSS] = sum(part.loss_sum for part in parts) / tokens if tokens else math.nan
+                weight = sum(part.loss_weight for part in parts)
+                scores[LOSS] = sum(part.loss_sum for part in parts) / weight if weight else math.nan
             if skipped:
                 scores["num_skipped"] = skipped
             self._write(examples, report, scores, split_name, epoch, title_of(split_name, epoch, skip_reload))
@@ -235,7 +235,7 @@ class M3ITTask(BaseTask):
         if self.agg_metric in scores:
             metrics["agg_metrics"] = self._aggregate(scores)
         (output / f"{split_name}_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        page = describe(report, title, scores.get(LOSS))
+        page = describe(report, title, scores.get(LOSS), int(scores.get("num_skipped", 0)))
         (output / f"{split_name}_results.md").write_text(page, encoding="utf-8")
         if self.generates and self.pictures:
             shown = choose_examples(self._dataset, examples, self.pictures)

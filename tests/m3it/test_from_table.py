@@ -2,14 +2,15 @@
 
 import csv
 import json
+import re
 
 import pytest
 from PIL import Image
 
 from gitllm_plugin.cli.main import main
-from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.errors import ConfigError, DataError, StorageError
 from gitllm_plugin.m3it.examples import JsonlExamples
-from gitllm_plugin.m3it.from_table import FromTable, convert_table
+from gitllm_plugin.m3it.from_table import FromTable, convert_table, parse_columns
 from gitllm_plugin.m3it.images import decode_image
 from gitllm_plugin.m3it.tree import find_sources
 
@@ -125,18 +126,39 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder)
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.xlsx", "", "ends in .csv, .tsv or .jsonl"),
+        ("a.xlsx", "", "a spreadsheet's own file is not read; save the sheet as CSV (UTF-8)"),
+        ("a.ods", "", "save the sheet as CSV"),
+        ("a.csv.gz", "", "a table is a folder of pictures or a file that ends in .csv, .tsv, .jsonl"),
+        ("a.csv", "", "has no rows: the file is empty"),
+        ("a.csv", "\n \n\n", "has no rows: the file is empty"),
+        ("a.json", '[{"image": "1.png", "answer": "x"},', "a.json: not JSON"),
+        ("a.json", "[]", "a.json has no rows"),
+        (
+            "a.json",
+            '{\n "images": [1],\n "annotations": [2]}',
+            "no column 'image'; the columns are images, annotations",
+        ),
+        ("a.parquet", "", "is not a parquet file"),
+        ("b.parquet", None, "there is no such file"),
         ("a.csv", "image,answer\n", "has no rows"),
+        (
+            "a.csv",
+            "image:answer\n1.png:x\n",
+            "The header is one cell: it may be divided by commas, tabs, semicolons, bars",
+        ),
+        ("a.csv", "1.png,a dog\n2.png,a cat\n", "no column 'image'; the columns are 1.png, a dog"),
+        ("a.csv", "# mine\nimage,answer\n1.png,x\n", "no column 'image'; the columns are # mine"),
         ("a.csv", "picture,answer\n1.png,x\n", "no column 'image'; the columns are picture, answer. Name yours with"),
         ("a.jsonl", "[1]\n", "a JSON list where an object is expected"),
         ("a.jsonl", "{\n", "a.jsonl:1: not JSON"),
-        ("nowhere/a.csv", None, "cannot be read as a table"),
+        ("nowhere/a.csv", None, "cannot be read as a table: there is no such file or folder"),
+        ("nowhere", None, "cannot be read as a table: there is no such file or folder"),
     ],
 )
 def test_tables_that_cannot_be_read(folder, name, content, message):
     if content is not None:
         (folder / name).write_text(content)
-    with pytest.raises(DataError, match=message.replace(".", r"\.")):
+    with pytest.raises(DataError, match=re.escape(message)):
         convert_table(folder / name, folder / "out", FromTable())
 
 
@@ -145,6 +167,42 @@ def test_settings_that_cannot_be():
         FromTable(columns={"picture": "file"})
     with pytest.raises(ConfigError, match="their sum below 1"):
         FromTable(val=0.5, test=0.5)
+    with pytest.raises(ConfigError, match="cannot be made 0 pixels large"):
+        FromTable(short_side=0)
+    with pytest.raises(ConfigError, match="there is no encoding 'windows'"):
+        FromTable(encoding="windows")
+    with pytest.raises(ConfigError, match="no name is given for answer"):
+        FromTable(columns={"answer": ""})
+    with pytest.raises(ConfigError, match="'caption' is not COLUMN=NAME"):
+        parse_columns(["caption"])
+    with pytest.raises(ConfigError, match="image is given twice, as 'a' and 'b'"):
+        parse_columns(["image=a", "image=b"])
+
+
+def test_nothing_of_what_is_there_is_replaced_by_halves(folder):
+    table = write(folder / "train.jsonl.csv", [{"image": "1.png", "answer": "x"}])
+    lines = folder / "train.jsonl"
+    lines.write_text('{"image": "1.png", "answer": "x"}\n')
+    with pytest.raises(ConfigError, match="would be replaced by what is made of it"):
+        convert_table(lines, folder, FromTable())
+    (folder / "file").write_text("")
+    with pytest.raises(StorageError, match="file cannot be written to"):
+        convert_table(table, folder / "file", FromTable())
+    notes = []
+    (folder / "out").mkdir()
+    (folder / "out" / "val.jsonl").write_text("before\n")
+    assert convert_table(table, folder / "out", tell=notes.append) == {"train": 1}
+    assert (folder / "out" / "val.jsonl").read_text() == "before\n"
+    assert [note for note in notes if "val.jsonl is of an earlier conversion" in note]
+    with pytest.raises(DataError):
+        convert_table(write(folder / "b.csv", [{"image": "none.png", "answer": "x"}]), folder / "out")
+    assert len(examples(folder / "out" / "train.jsonl")) == 1
+
+
+def test_notes_are_warnings_unless_someone_listens(folder):
+    write(folder / "mine.csv", [{"image": "1.png", "answer": "a", "author": "me"}])
+    with pytest.warns(UserWarning, match="not read, for nothing is called so: the columns 'author'"):
+        convert_table(folder / "mine.csv", folder / "out")
 
 
 def test_the_command(folder, capsys):
@@ -154,3 +212,10 @@ def test_the_command(folder, capsys):
     assert capsys.readouterr().out == f"train: 1 rows in {folder / 'out' / 'train.jsonl'}\n"
     assert main(command) == 2
     assert "there is no column 'image'" in capsys.readouterr().err
+    rows = [{"image": f"{i}.png", "answer": "a", "source": "web"} for i in range(40)]
+    write(folder / "mine.csv", rows)
+    assert main([*command, "--val", "0.3"]) == 0
+    out, err = capsys.readouterr()
+    counts = [len((folder / "out" / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "val")]
+    assert sum(counts) == 40 and out.splitlines()[-1] == "all: 40 rows"
+    assert err == f"note: {folder / 'mine.csv'}: not read, for nothing is called so: the columns 'source'\n"

@@ -9,16 +9,18 @@ import pytest
 from PIL import Image
 
 from gitllm_plugin.cli.main import main
+from gitllm_plugin.m3it.adapters import ADAPTERS, IMAGE
 from gitllm_plugin.m3it.check import check_tree
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.images import decode_image
 from gitllm_plugin.m3it.problems import KINDS
+from gitllm_plugin.m3it.rows import RowReader
 from gitllm_plugin.m3it.scan import open_split
 from gitllm_plugin.m3it.shards.format import read_manifest
 from gitllm_plugin.m3it.shards.make import make_shards
 from gitllm_plugin.m3it.shards.plan import Settings
 from gitllm_plugin.m3it.tree import find_tree
-from tests.m3it_files import encode
+from tests.m3it_files import encode, encode_png
 from tests.m3it_tree import INSTRUCTIONS, to_base64, write_lines
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8))
@@ -218,3 +220,17 @@ def test_a_good_tree_is_status_0_and_a_missing_file_is_not(tmp_path, capsys, hom
     assert "all is well" in capsys.readouterr().out
     assert main([*command, "iqa"]) == 1
     assert f"iqa/val: {tmp_path}/data/classification/iqa/val.jsonl" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("value", [None, ["a"], {"text": "a"}, " ", float("nan")])
+@pytest.mark.parametrize(
+    ("form", "key"),
+    [("vqa_v2", "original_answer"), ("paraphrased", "answer"), ("snli_ve", "hypothesis"), ("imagenet_open", "label")],
+)
+def test_what_says_nothing_is_not_put_into_a_sentence(form, key, value):
+    image = encode_png(NOISE)
+    row = {name: image if inner == IMAGE else inner for name, inner in ADAPTERS[form].example.items()}
+    reader = RowReader("c", "train", form, "train", ("Say [HYPO].",), labels={0: "a cat"})
+    assert reader.read(row, 1)[1] == []
+    group, (problem,) = reader.read({**row, key: value}, 1)
+    assert group is None and problem.kind == "wrong_value" and key in problem.message

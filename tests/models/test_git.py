@@ -22,7 +22,6 @@ from transformers import (  # noqa: E402
     BertConfig,
     BertTokenizerFast,
     CLIPImageProcessor,
-    GitConfig,
     GitForCausalLM,
     PreTrainedTokenizerFast,
 )
@@ -30,6 +29,7 @@ from transformers import (  # noqa: E402
 from gitllm_plugin.host.config_check import check_config  # noqa: E402
 from gitllm_plugin.modeling.git import load_git, pad_left  # noqa: E402
 from gitllm_plugin.models.git import GitForLavis  # noqa: E402
+from tests.tiny_git import make_checkpoint, make_tokenizer  # noqa: E402
 
 TYPES = {
     f"{size}{task and '_' + task}"
@@ -37,41 +37,8 @@ TYPES = {
     for task in ("", "coco", "textcaps", "textvqa", "vqav2", "vatex", "msrvtt_qa")
 }
 FRAMES = 3  # of the video checkpoint
-TEXT = "what color is the shape ? a red blue green circle square on left of big two and no yes it in"
 CAPTIONS = ["a red circle", "two blue squares and a big green circle on the left", "no"]
 QUESTIONS = ["what color is the big shape on the left?", "red?", "is it a square"]
-
-
-def make_tokenizer(folder):
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *TEXT.split()]
-    (folder / "words.txt").write_text("\n".join(words) + "\n")
-    return BertTokenizerFast(vocab=str(folder / "words.txt"))
-
-
-def make_checkpoint(folder, frames=None):
-    """A random GIT with its tokenizer, as the hub has them. Weights are large, so that every token matters."""
-    tokenizer = make_tokenizer(folder)
-    tokenizer.save_pretrained(folder)
-    vision = {"hidden_size": 32, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
-    config = GitConfig(
-        vision_config={**vision, **layers},
-        **layers,
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        max_position_embeddings=32,
-        initializer_range=0.3,
-        bos_token_id=2,
-        eos_token_id=3,
-        num_image_with_embedding=frames,
-    )
-    torch.manual_seed(0)
-    model = GitForCausalLM(config)
-    for embedding in model.git.img_temporal_embedding if frames else ():
-        torch.nn.init.normal_(embedding)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -176,6 +176,13 @@ def test_lavis_vqa_training_batches_are_learnt_by_the_weight_of_each_answer(load
     losses = torch.stack([single["loss"] for single in singly])
     torch.testing.assert_close(out["loss"], (losses * tokens * weights).sum() / (tokens * weights).sum())
     assert out["num_supervised_tokens"] == tokens.sum()
+    assert out["supervised_weight"] == pytest.approx(float((tokens * weights).sum()))
+
+
+def test_answers_that_are_not_as_many_as_their_questions_say_are_refused(loaded):
+    model, batch = loaded[0], samples(loaded)
+    with pytest.raises(DataError, match="the batch has 2 answers, but n_answers says 3"):
+        model({**batch, "answer": ["red", "blue"], "n_answers": torch.tensor([2, 1])})
 
 
 def test_classes_are_learnt_by_their_names(loaded, monkeypatch):

@@ -18,7 +18,18 @@ from torch.utils.data import IterableDataset
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling import build_git_llm
 from gitllm_plugin.modeling.lora import LoraSettings
-from gitllm_plugin.runners.parallel import shard, whole_tensors
+from gitllm_plugin.runners.parallel import shard, share, whole_tensors
+from tests.split_batches import (
+    FAMILIES,
+    WEIGHTS,
+    batch_of,
+    loop_gradient,
+    make_model,
+    make_pictures,
+    plain_gradient,
+    random_split,
+)
+from tests.tiny_git import make_checkpoint
 
 FOLDER = Path(sys.argv[1])
 ALONE = {"valid_splits": [], "test_splits": []}
@@ -150,6 +161,35 @@ class GitLLMWithDict(torch.nn.Module):
 
     def forward(self, batch):
         return {"loss": self.model(**batch, labels=batch["input_ids"], logits="none").loss}
+
+
+def any_split_has_the_gradient_of_the_whole(folder):
+    """Weighted answers in two pieces on each rank; the last pieces may have no images, on one rank or on both."""
+    if dist.get_rank() == 0:
+        folder.mkdir()
+        make_checkpoint(folder)
+    dist.barrier()
+    differences = {}
+    for family, sharding in [*((name, "none") for name in FAMILIES), ("tiny_llama", "fsdp")]:
+        for number, weights in enumerate(WEIGHTS):
+            model = make_model(family, folder).double()
+            pictures = make_pictures(number, weights, plain=family == "git")
+            split = random_split(pictures, 2, 2, seed=number)
+            if family != "git":
+                # Those without images at the end: of rank 1's pieces, or of each rank's.
+                texts = make_pictures(50 + number, weights, plain=True, count=2)
+                for place, picture in enumerate(texts):
+                    split[1 - place][1] = [{**picture, "images": picture["images"][:0]}]
+                    if number % 2:
+                        break
+            whole_batch = batch_of([p for pieces in split for piece in pieces for p in piece], torch.float64)
+            loss, gradient = plain_gradient(model, whole_batch)
+            batches = [batch_of(piece, torch.float64) for piece in split[dist.get_rank()]]
+            model.zero_grad()
+            found_loss, found = loop_gradient(share(model, torch.device("cpu"), sharding), batches)
+            difference = (found - gradient).norm() / gradient.norm()
+            differences[f"{family} {sharding} {weights}"] = [abs(found_loss - loss) / loss, difference.item()]
+    return differences
 
 
 def tiny_sharded(folder):

@@ -42,6 +42,7 @@ SCENARIOS = (
     "one_rank_is_told_to_stop",
     "an_error_of_rank_0_reaches_all",
     "gradients_of_git_llm_sharded",
+    "any_split_has_the_gradient_of_the_whole",
     "tiny_sharded",
 )
 
@@ -127,6 +128,13 @@ def test_sharded_gradients_are_those_of_one_process_also_without_images_on_one_r
     assert any(".lora_" in name for name in differences) and any("projection" in name for name in differences)
     assert max(differences.values()) < 1e-5
     assert nothing == {}
+
+
+def test_any_split_over_two_ranks_has_the_gradient_of_the_whole(two_ranks):
+    results = two_ranks("any_split_has_the_gradient_of_the_whole")
+    assert len(results[0]) == len(results[1]) == 4 * 5  # weights; families, and one of them sharded
+    for differences in results:
+        assert {case: values for case, values in differences.items() if max(values) > 1e-6} == {}
 
 
 def test_sharded_training_saves_whole_weights_and_resumes(two_ranks):

@@ -180,6 +180,14 @@ def test_aok_vqa_without_answers_writes_both_settings_for_the_leaderboard(run, d
     assert len(rows) == 5 and all(row["multiple_choice"] in NAMES for row in rows.values())
 
 
+def on_two_ranks(command, name, options):
+    """Runs a command of `gitllm` by a configuration of `projects/`, in two processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    asked = ["-m", "gitllm_plugin", command, "--cfg-path", str(PROJECTS / name), "--options", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECTS.parents[1])}
+    return subprocess.run([*launcher, *asked], env=environment, capture_output=True, text=True, timeout=200)
+
+
 @pytest.mark.slow
 def test_two_ranks_answer_and_score_as_one_process(run, data, tmp_path):
     """Five questions do not divide by two."""
@@ -188,18 +196,7 @@ def test_two_ranks_answer_and_score_as_one_process(run, data, tmp_path):
     output = tmp_path / "two"
     small = ["datasets.aok_vqa.vis_processor.eval.image_size=32", f"run.output_dir={output}"]
     fixed = ["run.device=cpu", "run.num_workers=0", "run.precision=fp32"]
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node=2",
-        "-m",
-        "gitllm_plugin",
-    ]
-    command += ["evaluate", "--cfg-path", str(PROJECTS / "eval/aok_vqa.yaml"), "--options", *fixed, *options, *small]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROJECTS.parents[1])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = on_two_ranks("evaluate", "eval/aok_vqa.yaml", [*fixed, *options, *small])
     assert done.returncode == 0, done.stderr
     (two,) = output.glob("2*")
     assert (two / "evaluate.txt").read_text() == (one / "evaluate.txt").read_text()
@@ -248,3 +245,45 @@ def test_training_on_weighted_answers_with_validation(run, data):
     losses = [json.loads(line)["loss"] for line in (output / "metrics.jsonl").read_text().splitlines()]
     assert len(losses) == 4 and losses[-1] < losses[0]
     assert "agg_metrics" in (output / "log.txt").read_text()
+
+
+WEIGHTED = [
+    "run.valid_splits=[]",
+    "run.max_epoch=4",
+    "run.warmup_steps=0",
+    "run.init_lr=1e-2",
+    "model.trainable=proj",
+    "datasets.coco_vqa.vis_processor.train.image_size=32",
+    "datasets.coco_vqa.vis_processor.train.name=git_llm_image_eval",
+]
+
+
+def steps(folder):
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [{key: line[key] for key in ("loss", "grad_norm", "samples", "tokens")} for line in lines]
+
+
+def same_steps(found, expected):
+    return all(step == pytest.approx(other, rel=1e-5) for step, other in zip(found, expected, strict=True))
+
+
+def test_weighted_answers_are_learnt_alike_in_one_batch_and_in_several(run, data):
+    """Ten questions in one batch, or in two, or in five that are added up."""
+    how = {"dataset": "coco_vqa", "phases": ["train", "eval"], "call": launch.train}
+    expected = steps(run("train/vqav2.yaml", "run.batch_size_train=10", *WEIGHTED, **how))
+    assert len(expected) == 4 and expected[-1]["loss"] < expected[0]["loss"]
+    for size in (5, 2):
+        options = [f"run.batch_size_train={size}", f"run.accum_grad_iters={10 // size}"]
+        assert same_steps(steps(run("train/vqav2.yaml", *options, *WEIGHTED, **how)), expected)
+
+
+@pytest.mark.slow
+def test_weighted_answers_are_learnt_alike_on_two_ranks(run, data, tmp_path):
+    how = {"dataset": "coco_vqa", "phases": ["train", "eval"], "call": launch.train}
+    expected = steps(run("train/vqav2.yaml", "run.batch_size_train=10", *WEIGHTED, **how))
+    options = [*WEIGHTED, "run.batch_size_train=5", "run.device=cpu", "run.num_workers=0", "run.precision=fp32"]
+    options += ["datasets.coco_vqa.vis_processor.eval.image_size=32", f"run.output_dir={tmp_path / 'two'}"]
+    done = on_two_ranks("train", "train/vqav2.yaml", options)
+    assert done.returncode == 0, done.stderr
+    (two,) = (tmp_path / "two").glob("2*")
+    assert same_steps(steps(two), expected)

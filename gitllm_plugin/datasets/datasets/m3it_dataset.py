@@ -89,6 +89,11 @@ class M3ITDataset(Dataset):
         counts = Counter(problem.kind for problem in self.left_out) + Counter(self._skipped.by_kind())
         return dict(sorted(counts.items()))
 
+    def fingerprint(self) -> str:
+        """Sum up the rows, in their order, wherever their files are, without those that are left out."""
+        left_out = "".join(f" {problem.line}" for problem in self.left_out)
+        return self.examples.fingerprint() + (f" without{left_out}" if left_out else "")
+
     def set_processors(self, vis_processor: Callable, text_processor: Callable) -> None:
         """Replace both processors."""
         self._items = ItemMaker(vis_processor, text_processor)

@@ -12,6 +12,7 @@ JSON is removed before and written after it takes its name: features without one
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,6 +62,7 @@ class FeatureFile:
         tokens, width: of the features of each image; 0 where no image could be read.
         first_image: of each record, and behind the last one the number of images.
         unreadable: records without features because their images could not be read: number, kind and message.
+        checksums: CRC-32 of each record's features; empty where version 0.1.0 wrote them.
     """
 
     shard: str
@@ -69,6 +71,7 @@ class FeatureFile:
     width: int
     first_image: tuple[int, ...]
     unreadable: tuple[tuple[int, str, str], ...]
+    checksums: tuple[int, ...] = ()
 
 
 def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
@@ -95,19 +98,22 @@ def write_features(
     remove_unfinished(path.parent, path.name)
     write_atomically(folder / maker.folder_name / _MAKER_NAME, orjson.dumps(asdict(maker), option=orjson.OPT_INDENT_2))
     tokens = width = 0
-    first_image, unreadable = [0], []
+    first_image, unreadable, checksums = [0], [], []
     with atomic_file(path) as file:
         for number, features in enumerate(records):
-            count = 0
+            count, data = 0, b""
             if isinstance(features, RowError):
                 unreadable.append((number, features.kind, features.message))
             elif len(features):
                 count, tokens, width = features.shape
-                file.write(np.ascontiguousarray(features).data)
+                data = np.ascontiguousarray(features).data
+                file.write(data)
+            checksums.append(zlib.crc32(data))
             first_image.append(first_image[-1] + count)
         # Before the file takes its name: killed between, the old description would vouch for new features.
         _description(path).unlink(missing_ok=True)
-    written = FeatureFile(shard.sha256, dtype, tokens, width, tuple(first_image), tuple(unreadable))
+    images = tuple(first_image)
+    written = FeatureFile(shard.sha256, dtype, tokens, width, images, tuple(unreadable), tuple(checksums))
     write_atomically(_description(path), orjson.dumps(asdict(written)))
     return written
 
@@ -124,6 +130,7 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
         content: dict[str, Any] = orjson.loads(_description(path).read_bytes())
         content["first_image"] = tuple(content["first_image"])
         content["unreadable"] = tuple(map(tuple, content["unreadable"]))
+        content["checksums"] = tuple(content.get("checksums", ()))
         found = FeatureFile(**content)
     except FileNotFoundError as error:
         raise DataError(f"{shard.file} has no features in {path.parent}; {_ADVICE}") from error
@@ -131,7 +138,9 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
         raise DataError(f"{_description(path)} does not describe features ({error}); {_ADVICE}") from error
     if found.shard != shard.sha256:
         raise DataError(f"{shard.file} is another file than the one that {path} was made of; {_ADVICE}")
-    # The size stands for the content: hashing terabytes at every start would take longer than encoding saves.
+    if len(found.checksums) not in (0, len(found.first_image) - 1):
+        raise DataError(f"{_description(path)} has not a checksum for each record; {_ADVICE}")
+    # Their bytes are looked at when they are read: hashing terabytes at every start would take longer than encoding.
     expected = found.first_image[-1] * found.tokens * found.width * _BYTES
     if not path.is_file() or path.stat().st_size != expected:
         raise DataError(f"{path} is missing or has not {expected:,} bytes; {_ADVICE}")
@@ -229,8 +238,8 @@ class FeatureReader:
         """Read the features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
 
         Raises:
-            RowError: of kind ``shard`` if the file is gone or was shortened; if there are none because the images
-                could not be read, what was wrong with them.
+            RowError: of kind ``shard`` if the file is gone, was shortened or has other bytes than were written; if
+                there are none because the images could not be read, what was wrong with them.
             ConfigError: the folder has features of several encoders, and none was chosen.
         """
         if not item.shard.images:
@@ -254,6 +263,8 @@ class FeatureReader:
         # Straight into the array: features of a batch are tens of megabytes.
         if os.preadv(file, [features.data], start) < features.nbytes:
             raise RowError("shard", f"its features end before they should; {_ADVICE}", item.shard.file)
+        if found.checksums and zlib.crc32(features.data) != found.checksums[item.record]:
+            raise RowError("shard", f"the features of record {item.record} are damaged; {_REPLACE}", item.shard.file)
         return features
 
     def count_images(self, item: Item) -> int:
@@ -274,6 +285,7 @@ class FeatureReader:
         self._files = OpenFiles()  # the others' files are known by the same names
 
 
+_REPLACE = "delete its .features file and run `gitllm m3it features` again with this configuration"
 _ADVICE = "run `gitllm m3it features` with this configuration"
 
 

@@ -1,0 +1,204 @@
+"""From a table to files of uniform rows: all of it, or what is wrong with it."""
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from gitllm_plugin.common.files import atomic_file
+from gitllm_plugin.errors import ConfigError, DataError, StorageError
+from gitllm_plugin.m3it.from_table.cells import read_list, read_text
+from gitllm_plugin.m3it.from_table.pictures import Pictures
+from gitllm_plugin.m3it.from_table.reading import read_records
+from gitllm_plugin.m3it.from_table.records import Record
+from gitllm_plugin.m3it.from_table.settings import SPLITS, FromTable
+from gitllm_plugin.m3it.from_table.splits import Dealer, Shown
+from gitllm_plugin.m3it.problems import KINDS, RowError
+from gitllm_plugin.m3it.prompts import default_instruction
+
+_MAX_REPORTED = 10
+
+Tell = Callable[[str], None]
+
+
+def convert_table(
+    table: str | Path, output: Path, settings: FromTable | None = None, tell: Tell | None = None
+) -> dict[str, int]:
+    """Write ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``, those that have rows.
+
+    Pictures are dealt to the splits by a hash of the files that were given: all rows about one picture, and all that
+    are linked by rows with several, are in one split; and the same picture is in the same split whenever it is
+    converted again, whatever its size is made and whatever other rows there are.
+
+    Args:
+        table: CSV, TSV, JSON lines, JSON or parquet; or a folder of pictures, see
+            :func:`gitllm_plugin.m3it.from_table.folders.read_folder`. A list in JSON and parquet, or a cell of CSV that
+            is divided by ``|``, may name several pictures or accepted answers.
+        output: the folder to write into; files of the same name are replaced.
+        settings: how.
+        tell: is told what was not read, passed over or may not be as it was meant; None: a warning of Python's.
+
+    Returns:
+        How many rows each split has. Their sum is that of the table's rows.
+
+    Raises:
+        ConfigError: table, output and settings do not go together.
+        DataError: the table or a row of it cannot be used; every fault is counted, the first ten are shown, and
+            nothing is written.
+        StorageError: the output cannot be written.
+    """
+    settings = settings or FromTable()
+    tell = tell or _warn
+    table, output = Path(table).expanduser(), Path(output).expanduser()
+    names = [f"{split}.jsonl" for split in SPLITS]
+    if table.name in names and table.resolve() == (output / table.name).resolve():
+        raise ConfigError(f"{table} would be replaced by what is made of it; name another folder than {output}")
+    folder = table if table.is_dir() else settings.images or table.parent
+    pictures = Pictures(folder, settings.short_side)
+    rows, problems = _read(table, settings, pictures, tell)
+    dealer = Dealer([row.shown for row in rows], settings)
+    splits = []
+    for row in rows:
+        try:
+            splits.append(dealer.deal(row.shown))
+        except RowError as error:
+            problems.append(error)
+    if rows or problems:
+        _write(table, output, rows, splits, pictures, problems)
+    else:
+        raise DataError(f"{table} has no rows")
+    for note in (*dealer.describe(splits), *_repeated(rows), *_left(output, splits)):
+        tell(note)
+    counts = Counter(splits)
+    return {split: counts[split] for split in SPLITS if counts[split]}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row whose text was read, and whose pictures are there."""
+
+    content: dict[str, Any]
+    paths: Sequence[Path]
+    shown: Shown
+
+
+def _read(table: Path, settings: FromTable, pictures: Pictures, tell: Tell) -> tuple[list[_Row], list[RowError]]:
+    # orjson refuses names of files that are no UTF-8.
+    config = (table.resolve().name if table.is_dir() else table.stem).encode("utf-8", "replace").decode() or "table"
+    rows: list[_Row] = []
+    problems: list[RowError] = []
+    place_of_id: dict[str, str] = {}
+    for read in read_records(table, settings, pictures.is_picture, tell):
+        if isinstance(read, RowError):
+            problems.append(read)
+            continue
+        try:
+            row = _read_row(read, config, pictures)
+            row_id = row.content["id"]
+            if row_id in place_of_id:
+                raise RowError("duplicate_id", f"the id {row_id!r} is that of {place_of_id[row_id]} too", read.place)
+            place_of_id[row_id] = read.place
+            rows.append(row)
+        except RowError as error:
+            problems.append(error)
+    return rows, problems
+
+
+def _read_row(record: Record, config: str, pictures: Pictures) -> _Row:
+    place = record.place
+    text = {
+        column: read_text(record.cells.get(column), column, place)
+        for column in ("question", "instruction", "id", "split")
+    }
+    names = read_list(record.cells["image"], "image", place, record.divided)
+    answers = read_list(record.cells["answer"], "answer", place, record.divided)
+    if text["split"] not in ("", *SPLITS):
+        raise RowError("wrong_value", f"the split is {text['split']!r}, expected one of {', '.join(SPLITS)}", place)
+    paths = [pictures.find(name, place) for name in names]
+    each, whole = pictures.digest(paths, place)
+    content = {
+        "id": text["id"] or read_text(record.name, "id", place),
+        "config": config,
+        "instruction": text["instruction"] or default_instruction(text["question"]),
+        "inputs": text["question"],
+        "image_base64_str": "",  # comes when it is written
+        "outputs": answers[0] if len(answers) == 1 else answers,
+    }
+    return _Row(content, paths, Shown(each, whole, text["split"], place))
+
+
+def _write(
+    table: Path,
+    output: Path,
+    rows: Sequence[_Row],
+    splits: Sequence[str],
+    pictures: Pictures,
+    problems: list[RowError],
+) -> None:
+    """Write all rows, or look at all pictures and say what is wrong."""
+    try:
+        with ExitStack() as stack:
+            files: dict[str, Any] = {}
+            for number, row in enumerate(rows):
+                try:
+                    images = [pictures.encode(path, row.shown.place) for path in row.paths]
+                except RowError as error:
+                    problems.append(error)
+                # From the first fault on nothing is written any more, but all other rows are still looked at.
+                if problems:
+                    continue
+                split = splits[number]
+                if split not in files:
+                    files[split] = stack.enter_context(atomic_file(output / f"{split}.jsonl"))
+                content = {**row.content, "image_base64_str": images[0] if len(images) == 1 else images}
+                files[split].write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
+            _raise_if_any(table, problems)
+            # A disk that is full is known before the first of them takes its name.
+            for file in files.values():
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        raise StorageError(f"{output} cannot be written to: {error.strerror or error}") from error
+
+
+def _raise_if_any(table: Path, problems: Sequence[RowError]) -> None:
+    if not problems:
+        return
+    listed = "\n  ".join(str(problem) for problem in problems[:_MAX_REPORTED])
+    more = len(problems) - _MAX_REPORTED
+    rest = ""
+    if more > 0:
+        kinds = Counter(problem.kind for problem in problems)
+        counts = "; ".join(f"{count:,} {kind} ({KINDS[kind]})" for kind, count in kinds.most_common())
+        rest = f"\n  ... and {more:,} more. In all: {counts}"
+    noun = "row" if len(problems) == 1 else "rows"
+    raise DataError(f"{table}: {len(problems)} {noun} cannot be used, nothing was written:\n  {listed}{rest}")
+
+
+def _repeated(rows: Sequence[_Row]) -> list[str]:
+    first: dict[tuple, str] = {}
+    repeated = []
+    for row in rows:
+        content = row.content
+        key = (row.shown.whole, content["instruction"], content["inputs"], str(content["outputs"]))
+        if first.setdefault(key, row.shown.place) != row.shown.place:
+            repeated.append(f"{row.shown.place} is {first[key]} again")
+    return [f"rows that stand twice, and are kept: {len(repeated):,}, the first: {repeated[0]}"] if repeated else []
+
+
+def _left(output: Path, splits: Sequence[str]) -> list[str]:
+    left = [f"{split}.jsonl" for split in SPLITS if split not in splits and (output / f"{split}.jsonl").exists()]
+    return [
+        f"{output / name} is of an earlier conversion and not of this table; its pictures may be in other splits now"
+        for name in left
+    ]
+
+
+def _warn(note: str) -> None:
+    warnings.warn(note, stacklevel=4)

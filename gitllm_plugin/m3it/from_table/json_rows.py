@@ -1,0 +1,72 @@
+"""JSON: an object on each line, or a list of objects in one."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.from_table.columns import ColumnFinder
+from gitllm_plugin.m3it.from_table.records import Read, Record
+from gitllm_plugin.m3it.problems import RowError
+
+
+def read_json(path: Path, text: str, finder: ColumnFinder) -> Iterator[Read]:
+    """Read a file of JSON lines or, if its ending is ``.json``, of one list too."""
+    if path.suffix.lower() == ".json" and (whole := _parse_whole(path, text)) is not None:
+        for number, entry in enumerate(whole, start=1):
+            yield _record(entry, number, f"{path}: row {number}", finder)
+        return
+    # Not str.splitlines(), to which some characters within a text are line breaks.
+    for line, content in enumerate(io.StringIO(text, newline=""), start=1):
+        if not content.strip():
+            continue
+        place = f"{path}:{line}"
+        try:
+            yield _record(_parse(content), line, place, finder)
+        except ValueError as error:
+            yield RowError("json", f"not JSON ({error})", place)
+
+
+def _parse_whole(path: Path, text: str) -> list[Any] | None:
+    """Parse a file that is a list or one object; None where it is none, and may have a row on each line."""
+    try:
+        whole = _parse(text)
+    except ValueError as error:
+        if text.lstrip().startswith("["):
+            raise DataError(f"{path}: not JSON ({error})") from error
+        return None
+    return whole if isinstance(whole, list) else [whole]
+
+
+def _record(entry: Any, number: int, place: str, finder: ColumnFinder) -> Read:
+    if not isinstance(entry, dict):
+        return RowError("json", f"a JSON {type(entry).__name__} where an object is expected", place)
+    keys = list(entry)
+    try:
+        found = finder.find(keys, place)
+    except RowError as error:
+        return RowError(error.kind, error.message, place)
+    return Record(str(number), place, {column: entry[keys[index]] for column, index in found.items()})
+
+
+def _parse(text: str) -> Any:
+    """Parse JSON; numbers stay as they are written.
+
+    Raises:
+        ValueError: it is none, is nested too deeply, or an object has a key twice.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str)
+    except RecursionError as error:
+        raise ValueError("lists or objects are nested too deeply") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in an object; only one would be read")
+    return content
