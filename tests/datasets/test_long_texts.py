@@ -7,22 +7,26 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 import gitllm_plugin
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.host import launch
+from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
 from tests.m3it_shards import make_groups
 from tests.small_run import ENVIRONMENT, TINY_LORA, write_small_run
 
 gitllm_plugin.register()
+
+from gitllm_plugin.models.git_llm import GitLLMForLavis  # noqa: E402
 
 LONG = "and then the square moved to the left, "
 
 
 @pytest.fixture
 def config(tmp_path):
-    """Path of a small run whose model has a context of 128 tokens, 17 of which are those of an image."""
+    """Path of a small run whose model has a context of 256 tokens, 17 of which are those of an image."""
     return write_small_run(tmp_path, TINY_LORA, max_epoch=1, log_freq=100)
 
 
@@ -33,6 +37,15 @@ def change(config, split, place, **values):
     rows[place] |= values
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return rows[place]["id"]
+
+
+def answer_of(tokens, instruction):
+    """An answer that takes so many tokens, or one more, with all of its prompt that cannot be shortened."""
+    encoder = GitLLMForLavis.from_pretrained("tiny_llama").text_encoder
+    prompt, words = build_prompt("article", instruction, ""), "and"
+    while encoder.least_tokens(prompt, words, find_shortenable(prompt, "?")) < tokens:
+        words += " to"
+    return words
 
 
 def metrics(runner, split):
@@ -91,8 +104,8 @@ def test_what_is_only_evaluated_need_not_leave_room_for_an_answer_that_is_not_re
     change(config, "test", 1, outputs=LONG * 15)
     runner = launch.train(config, ["run.valid_loss=false"])
     assert metrics(runner, "test")["num_examples"] == 7
-    with pytest.raises(DataError, match="takes .* tokens however short its question, and .* an answer of 120 tokens"):
-        launch.train(config, ["run.valid_loss=false", "run.max_len=120"])
+    with pytest.raises(DataError, match="takes .* tokens however short its question, and .* an answer of 238 tokens"):
+        launch.train(config, ["run.valid_loss=false", "run.max_len=238"])
 
 
 def test_each_image_takes_room(config):
@@ -100,7 +113,7 @@ def test_each_image_takes_room(config):
     rows = [json.loads(line) for line in (config.parent / "train.jsonl").read_text().splitlines()]
     one = rows[0]["image_base64_str"]
     # As long as fits beside one image, and not beside three; the row before it has more images than it.
-    fitting = LONG + LONG
+    fitting = answer_of(215, rows[2]["instruction"])
     change(config, "train", 2, outputs=fitting)
     change(config, "train", 1, image_base64_str=[one] * 3)
     launch.train(config, options)
@@ -156,12 +169,12 @@ def of_shards(config):
     def make(**options):
         root, shards = config.parent / "tree", config.parent / "shards"
         for split in ("train", "val", "test"):
-            folder = root / "data" / "toy"
+            folder = root / "toy"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{split}.jsonl").write_text((config.parent / f"{split}.jsonl").read_text())
         from gitllm_plugin.cli.main import main
 
-        assert main(["m3it", "shard", str(root), str(shards), "--configs", "toy", "--workers", "0"]) in (0, None)
+        assert main(["m3it", "shard", str(root), str(shards), "--configs", "toy", "--workers", "1"]) in (0, None)
         cfg = OmegaConf.load(config)
         image = cfg.datasets.m3it.vis_processor
         cfg.datasets = {"m3it_wds": {"vis_processor": image, "build_info": {"shards": str(shards)}, **options}}
@@ -199,12 +212,7 @@ def test_shards_tell_refuse_and_skip(config, of_shards, caplog, noted):
 
 
 def test_the_rule_can_be_pickled_and_bounds_hold(config):
-    import torch
-
-    from gitllm_plugin.models.git_llm import GitLLMForLavis
-
-    model = GitLLMForLavis.from_config({"arch": "git_llm", **TINY_LORA, "language_model": "tiny:llama",
-                                        "image_encoder": "tiny:clip"})  # fmt: skip
+    model = GitLLMForLavis.from_pretrained("tiny_llama")
     rule = model.text_rule(torch.zeros(3, 32, 32), answers=True, new_tokens=4)
     again = pickle.loads(pickle.dumps(rule))
     long = "a " * 500
@@ -216,13 +224,8 @@ def test_the_rule_can_be_pickled_and_bounds_hold(config):
 
 
 def test_texts_of_other_data_are_named_by_id_or_place(config, caplog):
-    import torch
-
-    from gitllm_plugin.models.git_llm import GitLLMForLavis
-
     caplog.set_level(logging.ERROR)
-    model = GitLLMForLavis.from_config({"arch": "git_llm", **TINY_LORA, "language_model": "tiny:llama",
-                                        "image_encoder": "tiny:clip"})  # fmt: skip
+    model = GitLLMForLavis.from_pretrained("tiny_llama")
     batch = {
         "image": torch.zeros(2, 3, 32, 32),
         "text_input": ["what is it?", "and this?"],
