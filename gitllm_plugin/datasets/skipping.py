@@ -82,10 +82,10 @@ def refuse_or_tell(where: str, problems: list[Problem], on_error: OnError) -> No
     )
 
 
-def too_many_error(skipped: Skipped, what: str) -> DataError:
-    """Make the error for items that are all broken."""
+def too_many_error(skipped: Skipped, number: int, what: str) -> DataError:
+    """Make the error for so many items that are all broken."""
     return DataError(
-        f"{MAX_REPLACEMENTS} items one after another could not be read: {skipped.by_kind()}. "
+        f"{number} items one after another could not be read: {skipped.by_kind()}. "
         f"The warnings above name the first of them; look at {what}."
     )
 

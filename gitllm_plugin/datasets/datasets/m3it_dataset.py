@@ -70,14 +70,15 @@ class M3ITDataset(Dataset):
         """
         for further in range(MAX_REPLACEMENTS):
             try:
-                return self._make((index + further) % len(self))
+                # Only further ones begin anew: iterating ends where an index is too large.
+                return self._make((index + further) % len(self) if further else index)
             except RowError as error:
                 if self.on_error == "stop":
                     raise
                 self._skipped.note(error)
                 if not self.trains:
                     return {"image": None, "image_mean": None, "image_std": None, "texts": []}
-        raise too_many_error(self._skipped, "the files")
+        raise too_many_error(self._skipped, MAX_REPLACEMENTS, "the files")
 
     @property
     def num_examples(self) -> int:

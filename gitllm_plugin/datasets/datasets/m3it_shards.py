@@ -309,7 +309,7 @@ class M3ITShards(DataPipeline):
                 self._skipped.note(error)
                 if self.order is None:
                     return None
-        raise too_many_error(self._skipped, "the shards")
+        raise too_many_error(self._skipped, MAX_REPLACEMENTS, "the shards")
 
     def _make(self, number: int, position: int) -> ShardItem:
         item = self.table[number]
