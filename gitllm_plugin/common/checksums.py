@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gitllm_plugin.common.file_faults import fault_of_file
 from gitllm_plugin.errors import ConfigError
 
 _CHUNK_BYTES = 2**22
@@ -69,8 +70,9 @@ def check_files(folder: Path, sums: Mapping[str, str], noted_in: Path) -> None:
     faults = []
     for name, expected in sums.items():
         path = folder / name
-        if not path.is_file():
-            faults.append(f"{path} is missing")
+        # Which says more of what is cut off, empty or a pointer of git-lfs.
+        if fault := fault_of_file(path):
+            faults.append(f"{path} {fault}")
         elif (found := sum_of_file(path)) != expected:
             faults.append(f"{path} has not the bytes that were written (CRC-32 {found}, it was {expected})")
     if faults:

@@ -128,10 +128,10 @@ def is_readable(path: Path) -> bool:
     """Tell whether ``path`` is a whole checkpoint, of which no byte is another than was written."""
     try:
         read_checkpoint(path, mmap=True)
-    except ConfigError:
+        with open(path, "rb") as file:
+            is_zip = file.read(2) == b"PK"
+    except (ConfigError, OSError):
         return False
-    with open(path, "rb") as file:
-        is_zip = file.read(2) == b"PK"
     return not is_zip or damage_of_zip(path) is None
 
 

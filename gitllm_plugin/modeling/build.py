@@ -8,14 +8,7 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings
@@ -33,14 +26,16 @@ from gitllm_plugin.modeling.folder import (
 )
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer, resolve_dtype
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.tokens import TextEncoder
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
+from gitllm_plugin.modeling.vocabulary import end_tokens, fit_tokenizer
 
 _TINY = "tiny:"
+_WHAT = "language model"
 
 
 def build_git_llm(
@@ -213,12 +208,11 @@ def make_text_encoder(
     Raises:
         ConfigError: there is no end token, or no conversation template.
     """
-    ends = getattr(language_model.generation_config, "eos_token_id", None)
     return TextEncoder(
         tokenizer,
         loss_on=loss_on,
         chat_template=None if conversation is None else find_chat_template(tokenizer, conversation),
-        end_tokens=(ends,) if isinstance(ends, int) else tuple(ends or ()),
+        end_tokens=tuple(end_tokens(language_model)),
     )
 
 
@@ -246,11 +240,12 @@ def _load_language_model(
     if name.startswith(_TINY):
         decoder = tiny_language_model(name.removeprefix(_TINY))
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
-    tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
-    config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    # Before gigabytes are read.
+    # The small files first, before gigabytes are read.
+    config = load_config(name, _WHAT)
+    tokenizer = load_tokenizer(name, _WHAT)
     family = resolve_family(config, settings.self_test)
-    decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
+    decoder = load_model(name, _WHAT, AutoModelForCausalLM, dtype=dtype, **quantization)
+    fit_tokenizer(tokenizer, decoder, name)
     return decoder, tokenizer, family
 
 
@@ -277,7 +272,7 @@ def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
 def _load_image_encoder(name: str, dtype: torch.dtype, layer: int) -> ImageEncoder:
     if name.startswith(_TINY):
         return tiny_image_encoder(name.removeprefix(_TINY), layer).to(dtype)
-    return load_by_name(name, "image encoder", ImageEncoder.from_pretrained, layer=layer, dtype=dtype)
+    return ImageEncoder.from_pretrained(name, layer=layer, dtype=dtype)
 
 
 def use_fused_kernels(language_model: PreTrainedModel) -> None:

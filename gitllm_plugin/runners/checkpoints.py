@@ -125,16 +125,20 @@ def _by_steps(folder: Path) -> list[Path]:
     # LAVIS's own runners write `checkpoint_<epoch>.pth`.
     files = [*folder.glob("checkpoint_*.pth"), *folder.glob(f"{STEPS}/step_*.pth")]
 
-    def steps(file: Path) -> tuple[list[float], int, bool]:
+    def steps(file: Path) -> tuple[list[float], int, bool] | None:
         # Damaged ones first, unless their name says better, so that they are told of.
         content = _described(file) or {"steps": steps_in_name(file) or math.inf}
         done = [_number(content.get(key, -1)) for key in ("steps", "iters", "epoch")]
         if "steps" not in content:
             done[0] = steps_in_name(file) or -1
-        # A file and its second name are one; of the two the name is meant, which is still there when others go.
-        return done, file.stat().st_mtime_ns, file.name == LATEST
+        try:
+            # A file and its second name are one; of the two the name is meant, which is still there when others go.
+            return done, file.stat().st_mtime_ns, file.name == LATEST
+        except OSError:  # whoever trains the run has just deleted it
+            return None
 
-    return sorted(files, key=steps, reverse=True)
+    known = [(key, file) for file in files if (key := steps(file)) is not None]
+    return [file for _, file in sorted(known, key=lambda entry: entry[0], reverse=True)]
 
 
 def _number(value: Any) -> float:

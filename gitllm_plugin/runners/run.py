@@ -102,10 +102,12 @@ class RunParts:
         resume = self.run_cfg.get("resume_ckpt_path") if not self.run_cfg.evaluate else None
         resume_from = find_resume_point(str(resume), output_dir, self._differences, hold) if resume else None
         folder = run_folder_of(resume_from) if resume_from else create_run_folder(output_dir)
-        if not self.run_cfg.evaluate:
-            hold(folder)
         (folder / "result").mkdir(exist_ok=True)
         return resume_from, folder
+
+    def hold_folder(self) -> None:
+        """Let no other process train the run. One that is resumed is held since its folder was found."""
+        hold(self.folder)
 
     def close(self) -> None:
         """End what works beside the run, and let other processes resume it."""

@@ -4,6 +4,7 @@ The lock is the system's, on a file that stays: it ends with the process, howeve
 machines where the server has locks, as it has unless it is told otherwise; where there are none the run says so.
 """
 
+import atexit
 import contextlib
 import datetime
 import json
@@ -55,8 +56,15 @@ def give_back(folder: Path) -> None:
     """Let others take a run's folder; nothing is done where this process does not hold it."""
     lock = _held.pop(folder.resolve(), None)
     if lock is not None:
-        (folder / HOLDER).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be gone
+            (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
+
+
+@atexit.register
+def _give_back_all() -> None:
+    for folder in list(_held):
+        give_back(folder)
 
 
 def _wait_for_children(lock: FileLock, folder: Path) -> None:
@@ -82,7 +90,8 @@ def _holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_gone(holder: dict[str, Any] | None) -> bool:
-    if holder is None or holder["host"] != socket.gethostname():
+    # Windows takes the number 0 for Ctrl-C.
+    if holder is None or holder["host"] != socket.gethostname() or os.name != "posix":
         return False
     try:
         os.kill(holder["pid"], 0)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_folder, set_trainable
-from gitllm_plugin.modeling import folder as folder_module
+from gitllm_plugin.modeling import adapter as adapter_module
 from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.tiny import IMAGE_ENCODERS, tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from tests.modeling.batches import FAMILY_NAMES, pixels
@@ -148,7 +148,7 @@ def test_an_adapter_for_another_base_is_refused(base, other, tmp_path):
 
 def test_places_of_the_fingerprint_are_within_embeddings_of_any_size():
     for size in (40, 28_311_552, 2**31 + 1):  # the second is SmolLM2-135M's
-        places = folder_module._spread_places(size)
+        places = adapter_module._spread_places(size)
         assert places[0] == 0 and places[-1] == size - 1 and len(set(places)) == 32
 
 

@@ -102,9 +102,18 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, caplog, numb
 
 def test_a_run_that_is_done_or_failed_gives_its_folder_back(tmp_path):
     run = build_runner(tmp_path, max_epoch=1, **NO_EVALUATION)
-    with pytest.raises(ConfigError, match="process"):
-        subprocess_hold(run.output_dir)
+    refused = []
+    train_epoch = run.train_epoch
+
+    def held_epoch(epoch):
+        with pytest.raises(ConfigError, match=f"is being trained by process {os.getpid()}"):
+            subprocess_hold(run.output_dir)
+        refused.append(epoch)
+        return train_epoch(epoch)
+
+    run.train_epoch = held_epoch
     run.train()
+    assert refused == [0]
     subprocess_hold(run.output_dir)
     failed = build_runner(tmp_path, max_epoch=1, test_splits=["nowhere"], valid_splits=[])
     with pytest.raises(ConfigError, match="nowhere"):

@@ -327,3 +327,23 @@ run: {{runner: git_llm, task: m3it, device: cpu, init_lr: 0.1, max_iters: 1, out
     with pytest.raises(ConfigError, match=r"run\.(valid|test)_splits names 'train', whose data is a stream"):
         way(path, options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "gone", ["checkpoints/step_00000002.pth", "checkpoints/step_00000003.pth", "checkpoint_best.pth"]
+)
+def test_a_file_that_is_deleted_while_it_is_looked_at(tmp_path, monkeypatch, gone):
+    """As by the process that trains the run, which is refused later and by name."""
+    run = tmp_path / "20260101000000"
+    run.mkdir()
+    for steps in (1, 2, 3):
+        CheckpointFolder(run, keep_last=3).write(content(steps), [1])
+
+    def described(file):
+        found = read_checkpoint(file, mmap=True)
+        if file == run / gone:
+            file.unlink()
+        return found
+
+    monkeypatch.setattr("gitllm_plugin.runners.checkpoints._described", described)
+    assert taken(tmp_path) == 3

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from gitllm_plugin.common.files import atomic_file, remove_unfinished, write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.problems import KINDS, RowError
 from gitllm_plugin.m3it.shards.folder import OpenFiles
 from gitllm_plugin.m3it.shards.format import Shard
 from gitllm_plugin.m3it.shards.mixture import Item
@@ -132,19 +132,35 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
         content["unreadable"] = tuple(map(tuple, content["unreadable"]))
         content["checksums"] = tuple(content.get("checksums", ()))
         found = FeatureFile(**content)
+        _check_description(found)
     except FileNotFoundError as error:
         raise DataError(f"{shard.file} has no features in {path.parent}; {_ADVICE}") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{_description(path)} does not describe features ({error}); {_ADVICE}") from error
     if found.shard != shard.sha256:
         raise DataError(f"{shard.file} is another file than the one that {path} was made of; {_ADVICE}")
-    if len(found.checksums) not in (0, len(found.first_image) - 1):
-        raise DataError(f"{_description(path)} has not a checksum for each record; {_ADVICE}")
     # Their bytes are looked at when they are read: hashing terabytes at every start would take longer than encoding.
     expected = found.first_image[-1] * found.tokens * found.width * _BYTES
     if not path.is_file() or path.stat().st_size != expected:
         raise DataError(f"{path} is missing or has not {expected:,} bytes; {_ADVICE}")
     return found
+
+
+def _check_description(found: FeatureFile) -> None:
+    """Refuse numbers by which nothing could be read.
+
+    Raises:
+        ValueError: there are some.
+    """
+    numbers = (found.tokens, found.width, *found.first_image, *found.checksums)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError("a number is none, or below zero")
+    if found.first_image[:1] != (0,) or list(found.first_image) != sorted(found.first_image):
+        raise ValueError("first_image is no list of places in order")
+    if len(found.checksums) not in (0, len(found.first_image) - 1):
+        raise ValueError("there is not a checksum for each record")
+    if not all(len(entry) == 3 and entry[1] in KINDS for entry in found.unreadable):
+        raise ValueError("unreadable is no list of records with what is wrong")
 
 
 def find_makers(folder: Path) -> list[Maker]:

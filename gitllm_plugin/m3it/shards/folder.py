@@ -188,10 +188,13 @@ class ShardFolder:
         return path
 
     def _copy(self, shard: Shard, path: Path) -> None:
-        digest = hashlib.sha256()
+        digest, left = hashlib.sha256(), shard.bytes
         # A proxy's error page and a download that broke off have other hashes; nothing unchecked gets the file's name.
         with fsspec.open(f"{self.location}/{shard.file}", "rb") as source, atomic_file(path) as target:
             while chunk := source.read(_CHUNK_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
+                left -= len(chunk)
+                if left < 0:  # whoever sends without end fills no disk
+                    raise DataError(f"it has more than the {shard.bytes} bytes that the manifest says")
                 digest.update(chunk)
                 target.write(chunk)
             if digest.hexdigest() != shard.sha256:
