@@ -11,6 +11,16 @@ from gitllm_plugin.protocols import FittedData, FittingModel, ReadingTask, offer
 _USUAL_LENGTH = 30  # of what LAVIS's tasks generate where ``run.max_len`` is missing
 
 
+def read_in_evaluation(task: Any, run_cfg: Any) -> tuple[bool, int]:
+    """Find whether an evaluation lets the model read answers, and how many tokens it may generate; 0 for none.
+
+    A task that is no :class:`~gitllm_plugin.protocols.ReadingTask` may read and write anything.
+    """
+    if offers(task, ReadingTask):
+        return task.evaluation_reads()
+    return True, int(run_cfg.get("max_len") or _USUAL_LENGTH)
+
+
 def fit_texts(
     model: nn.Module, task: Any, datasets: Mapping[str, Mapping[str, Any]], run_cfg: Any, splits: Sequence[str]
 ) -> None:
@@ -28,8 +38,7 @@ def fit_texts(
     """
     if not offers(model, FittingModel):
         return
-    writes = (True, int(run_cfg.get("max_len") or _USUAL_LENGTH))
-    answers, new_tokens = task.evaluation_reads() if offers(task, ReadingTask) else writes
+    answers, new_tokens = read_in_evaluation(task, run_cfg)
     evaluated = {*run_cfg.valid_splits, *run_cfg.test_splits}
     for by_split in datasets.values():
         for split, dataset in by_split.items():

@@ -246,3 +246,32 @@ def test_groups_know_their_longest_text(tmp_path):
     (first, *_) = make_groups(tmp_path / "rows.jsonl", "toy", "train", 4, texts_per_image=2)
     sizes = [len(text.instruction.encode()) + max(len(each.encode()) for each in text.answers) for text in first.texts]
     assert longest_text(first.texts) == max(sizes)
+
+
+def test_the_check_of_a_tree_names_them_for_the_model_of_a_training(config, capsys, monkeypatch):
+    from gitllm_plugin.cli.main import main
+
+    monkeypatch.setenv("HOME", str(config.parent))
+    for split, place in (("train", 3), ("val", 2), ("test", 5)):
+        change(config, split, place, outputs=LONG * 14)
+    change(config, "train", 7, inputs=LONG * 40)
+    folder = config.parent / "tree" / "toy"
+    folder.mkdir(parents=True)
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.jsonl").write_text((config.parent / f"{split}.jsonl").read_text())
+    command = ["m3it", "check", str(folder.parent), "--configs", "toy", "--workers", "1"]
+    assert main(command) == 0
+    report = config.parent / "report.json"
+    capsys.readouterr()
+    assert main([*command, "--report", str(report), "--cfg-path", str(config)]) == 1
+    assert "toy/train.jsonl:4: example " in capsys.readouterr().out
+    problems = [
+        (problem["file"], problem["line"], problem["kind"])
+        for split in json.loads(report.read_text())["splits"]
+        for problem in split["problems"]
+    ]
+    assert sorted(problems) == [(f"toy/{split}.jsonl", line, "too_long") for split, line in
+                                (("test", 6), ("train", 4), ("val", 3))]  # fmt: skip
+    # Without a loss, an evaluation does not read the answers.
+    assert main([*command, "--cfg-path", str(config), "--options", "run.valid_loss=false"]) == 1
+    assert "val.jsonl" not in capsys.readouterr().out.partition("too_long (")[2]

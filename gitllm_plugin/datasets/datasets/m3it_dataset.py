@@ -121,10 +121,20 @@ class M3ITDataset(Dataset):
         Raises:
             DataError: there are some, and ``on_error`` is ``stop``.
         """
+        long = self.find_long_texts(rule_of)
+        self.left_out = list(long.values())
+        refuse_or_tell("M3IT", self.left_out, self.on_error)
+        if long:
+            self._group([index for index in range(len(self.examples)) if index not in long])
+            if not self.groups:
+                raise DataError("M3IT: no example fits into the model's context; the warnings above name some")
+
+    def find_long_texts(self, rule_of: Callable[[Any], TextRule | None]) -> dict[int, Problem]:
+        """Find the examples that the model cannot read however short their questions, by number."""
         rule = rule_of(self._example_image())
-        if rule is None:
-            return
         faults: dict[int, Problem] = {}
+        if rule is None:
+            return faults
         for index in self.examples.longer_than(rule.bytes_that_fit):
             group = self.examples[index]
             text = group.texts[0]
@@ -132,12 +142,7 @@ class M3ITDataset(Dataset):
             if fault:
                 path, _, line = self.examples.place_of(index).rpartition(":")
                 faults[index] = Problem(path, int(line), "too_long", f"example {text.id!r}: {fault}")
-        self.left_out = list(faults.values())
-        refuse_or_tell("M3IT", self.left_out, self.on_error)
-        if faults:
-            self._group([index for index in range(len(self.examples)) if index not in faults])
-            if not self.groups:
-                raise DataError("M3IT: no example fits into the model's context; the warnings above name some")
+        return faults
 
     def describe(self) -> dict[str, Any]:
         """Count for logs: items, examples, distinct images, and examples of each configuration."""
