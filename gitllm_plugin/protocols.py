@@ -7,7 +7,7 @@ one method of a protocol offers all of it, which :func:`offers` sees to.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -18,6 +18,18 @@ from gitllm_plugin.errors import ConfigError
 if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import TypeIs
+
+
+class TextRule(Protocol):
+    """What tells which texts a model cannot read; can be pickled."""
+
+    def bytes_that_fit(self, images: int) -> int:
+        """Give so many bytes of instruction and answer as surely fit beside so many images."""
+        ...
+
+    def fault(self, prompt: str, answer: str, question: str, images: int) -> str | None:
+        """Say why a text does not fit however short its question; None where it does."""
+        ...
 
 
 class LayeredModel(Protocol):
@@ -64,6 +76,18 @@ class DrawnModel(Protocol):
 
     def untrained(self) -> list[str]:
         """Name what is random still, empty for none; an evaluation of it is refused but for ``run.allow_untrained``."""
+        ...
+
+
+class FittingModel(Protocol):
+    """A model whose context may be too short for a text."""
+
+    def text_rule(self, image: Any, answers: bool, new_tokens: int) -> TextRule | None:
+        """Give the rule for texts beside such images, None where all fit.
+
+        ``image`` is one of an item, None for none; ``answers`` is whether they are read too, as a loss does;
+        ``new_tokens`` is how many more may be generated.
+        """
         ...
 
 
@@ -132,6 +156,14 @@ class ModelReadingData(Protocol):
 
     def use_model(self, model: Any) -> None:
         """Look at the model; called once, before it is moved, wrapped or spread over ranks."""
+        ...
+
+
+class FittedData(Protocol):
+    """A data set, or a stream, that can tell, and leave out, texts that the model cannot read."""
+
+    def use_text_rule(self, rule_of: Callable[[Any], TextRule | None]) -> None:
+        """Look for such texts before they are read; ``rule_of`` takes one of the items' images, or None for none."""
         ...
 
 
@@ -207,6 +239,14 @@ class CountingTask(Protocol):
         ...
 
 
+class ReadingTask(Protocol):
+    """A task that says what its evaluations let the model read."""
+
+    def evaluation_reads(self) -> tuple[bool, int]:
+        """Say whether answers are read, as for a loss, and how many tokens may be generated; 0 for none."""
+        ...
+
+
 def weight_of_loss(outputs: Mapping[str, Any]) -> float:
     """Say what to multiply a batch's mean loss with before it is added to those of others.
 
@@ -227,11 +267,12 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         SelectiveModel,
         MergingModel,
         DrawnModel,
+        FittingModel,
         FingerprintedModel,
         SizedImagesModel,
     ),
     "text encoder": (TextsEncoder,),
-    "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData),
+    "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData, FittedData),
     "stream": (
         BatchingStream,
         SharedStream,
@@ -241,7 +282,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         RescalableStream,
         HostStream,
     ),
-    "task": (CountingTask,),
+    "task": (CountingTask, ReadingTask),
 }
 """All protocols, by what they are about."""
 

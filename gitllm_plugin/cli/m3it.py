@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from gitllm_plugin.cli.command import Command, OneOf, argument, command
-from gitllm_plugin.cli.runs import CONFIG
+from gitllm_plugin.cli.runs import CONFIG, OPTIONS
 from gitllm_plugin.common.processes import usable_cpus
 
 _SPLITS = ("train", "val", "test")
@@ -48,6 +48,14 @@ def list_catalog(args: argparse.Namespace) -> None:
         "--decode", action="store_true", help="decode images to the last pixel (default: read their headers only)"
     ),
     argument("--report", metavar="FILE", help="write a JSON report with every problem's file and line"),
+    argument(
+        "--cfg-path", metavar="FILE", help="of a training: also name texts that do not fit into its model's context"
+    ),
+    OPTIONS,
+    examples="""
+        gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
+        gitllm m3it check ~/M3IT --configs coco vqa-v2 --cfg-path my.yaml
+    """,
 )
 def check(args: argparse.Namespace) -> int:
     """Check a tree."""
@@ -66,6 +74,10 @@ def check(args: argparse.Namespace) -> int:
             index_folder=default_index_folder(),
             on_progress=bar.update,
         )
+    if args.cfg_path is not None:
+        from gitllm_plugin.host.long_texts import find_long_texts
+
+        report.add(find_long_texts(tree, args.cfg_path, args.options, default_index_folder()))
     if args.report:
         write_report(report, Path(args.report))
     show(describe_report(report))

@@ -29,11 +29,13 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ``image_encoder``: what made the features that stand in the place of images, only where they do;
         and for each of TEXT_KEYS a list of N.
     """
+    # What was skipped in an evaluation has no texts, and an image that nothing is asked about is not encoded.
+    items = [item for item in items if item["texts"]] or items
     # Images are stacked once per item, and texts say which is theirs: the model encodes each once.
     image_index = [row for row, item in enumerate(items) for _ in item["texts"]]
     texts = [text for item in items for text in item["texts"]]
     batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
-    batch["image_index"] = torch.tensor(image_index)
+    batch["image_index"] = torch.tensor(image_index, dtype=torch.int64)
     batch.update(_stack_images(items))
     if items[0].get("image_encoder") is not None:
         batch["image_encoder"] = items[0]["image_encoder"]

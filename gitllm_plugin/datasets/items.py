@@ -71,19 +71,29 @@ class ItemMaker:
             pixels = [self.vis_processor(decode_image(image, place)) for image in images]
         return pixels[0] if len(pixels) == 1 else torch.stack(pixels)
 
-    def _make_text(self, text: Text) -> dict[str, Any]:
+    def prompt_of(self, text: Text) -> str:
+        """Make the prompt of a text."""
         question, instruction = text.question, text.instruction
         if self._takes_two:
-            prompt = self.text_processor(question, instruction)
-        else:
-            prompt = self.text_processor(" ".join(words for words in (instruction, question) if words))
+            return self.text_processor(question, instruction)
+        return self.text_processor(" ".join(words for words in (instruction, question) if words))
+
+    def example_image(self, image: bytes, place: str) -> Tensor:
+        """Make the pixels of one image file, of the size that all have, float or uint8 [3, H, W].
+
+        Raises:
+            DataError: if it is broken.
+        """
+        return self._load([image], place, seed=0)
+
+    def _make_text(self, text: Text) -> dict[str, Any]:
         return {
-            "text_input": prompt,
+            "text_input": self.prompt_of(text),
             "text_output": text.answers[0],
             "instance_id": text.id,
             "config": text.config,
             "references": list(text.answers),
-            "question": question,
+            "question": text.question,
         }
 
 

@@ -93,6 +93,10 @@ class TextsSettings(DataSetSettings):
     eval_texts_per_image: Annotated[int, Field(ge=1)] | Literal["all"] = 16
     """The same for val and test, where it changes nothing but the speed."""
 
+    on_error: Annotated[Literal["stop", "skip"], Says("stop or skip")] = "stop"
+    """At what cannot be read (an image, a shard or record of one) or does not fit into the model's context however
+    short its question: stop, or skip it, counted and warned of."""
+
 
 def _annotated_splits(values: Mapping[str, Any]) -> set[str] | None:
     info = values.get("build_info")
@@ -266,9 +270,6 @@ class M3ITWdsSettings(TextsSettings):
 
     shuffle_shards: Annotated[int, Field(ge=1)] = 4
     """How many shards of each configuration are mixed at a time."""
-
-    on_error: Annotated[Literal["stop", "skip"], Says("stop or skip")] = "stop"
-    """At a shard, record or image that cannot be read: stop, or skip it, counted and warned of."""
 
     cache_dir: str | None = None
     """Where shards are copied to before they are read; null for no copy of local ones."""

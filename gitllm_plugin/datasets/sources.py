@@ -82,6 +82,8 @@ class _Examples(Source):
             examples=self.read(split),
             texts_per_image=self.texts_per_image(split),
             separate_configs=split != "train",
+            on_error=self.settings.on_error,
+            trains=split == "train",
         )
 
     def read(self, split: str) -> IndexedExamples:

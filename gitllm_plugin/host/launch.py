@@ -150,8 +150,8 @@ def _check_script_config(path: Path, argv: Sequence[str]) -> list[str]:
     return [*words[:start], "--options", *options, *words[start + 1 + len(known.options) :]]
 
 
-def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
-    """Tabulate the parameters of the model that a configuration describes, by the names that ``trainable`` takes.
+def build_model(cfg_path: str | Path, options: Sequence[str] = ()) -> tuple[Any, Any, Any]:
+    """Build the model that a configuration describes, without its data; gives LAVIS's ``Config``, the task and it.
 
     Raises:
         ConfigError: the file, an option or a name in them is wrong; all such errors at once.
@@ -160,10 +160,21 @@ def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[B
     cfg = _read_config(cfg_path, options)
     from lavis.tasks import setup_task
 
+    task = setup_task(cfg)
+    return cfg, task, task.build_model(cfg)
+
+
+def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
+    """Tabulate the parameters of the model that a configuration describes, by the names that ``trainable`` takes.
+
+    Raises:
+        ConfigError: the file, an option or a name in them is wrong; all such errors at once.
+        HostError: LAVIS, or a library that it cannot do without, is missing.
+    """
+    _, _, model = build_model(cfg_path, options)
     from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
     from gitllm_plugin.models.image_text import ImageTextModel
 
-    model = setup_task(cfg).build_model(cfg)
     return describe_parameters(parameter_rows(model.model if isinstance(model, ImageTextModel) else model))
 
 

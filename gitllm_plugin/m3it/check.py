@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -78,6 +78,11 @@ class TreeReport:
     def is_good(self) -> bool:
         """Whether nothing is missing or broken, and all counts are the catalog's."""
         return not self.missing and all(split.agrees and not split.problems for split in self.splits)
+
+    def add(self, problems: Mapping[tuple[str, str], Sequence[Problem]]) -> None:
+        """Add what was found besides, by configuration and split; counts stay those of the files."""
+        for split in self.splits:
+            split.problems += problems.get((split.config, split.split), ())
 
     def to_json(self) -> dict[str, Any]:
         """Make the report for a file: every problem with file, line, kind and message."""

@@ -1,7 +1,8 @@
 """Random access to the texts of M3IT's files.
 
 A file is read whole once, when it is opened, so that every bad row is known before anything is trained. Kept in memory
-are, per row, where it begins, its number, how many texts it has, its configuration and a hash of its images: 56 bytes.
+are, per row, where it begins, its number, how many texts it has and how long, its configuration, how many images it
+has and a hash of them: 72 bytes.
 A row is read from its file again each time a text of it is asked for. Files are opened for each read, so an object of
 this kind can be forked or pickled into the workers of a data loader.
 """
@@ -10,7 +11,7 @@ import hashlib
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import pybase64
@@ -44,6 +45,7 @@ class IndexedExamples:
         self._file_of, self._config_of = array("l"), array("l")
         self._lines, self._positions = array("q"), array("q")
         self._ends = array("q")  # of each row: the number of examples up to its end
+        self._text_bytes, self._image_counts = array("l"), array("l")
         self._keys = bytearray()
         self.problems: list[Problem] = []
         for file in files:
@@ -109,6 +111,19 @@ class IndexedExamples:
         row, _ = self._find(index)
         return self._configs[self._config_of[row]]
 
+    def longer_than(self, bound: Callable[[int], int]) -> Iterator[int]:
+        """Give the numbers of examples that may have longer instructions and answers, without reading them.
+
+        Args:
+            bound: how many bytes instruction and answer may have beside so many images.
+        """
+        bounds: dict[int, int] = {}
+        for row, (size, images) in enumerate(zip(self._text_bytes, self._image_counts, strict=True)):
+            if images not in bounds:
+                bounds[images] = bound(images)
+            if size > bounds[images]:
+                yield from range(self._ends[row - 1] if row else 0, self._ends[row])
+
     def fingerprint(self) -> str:
         """Sum up the examples, wherever their files are: rows, images, and the texts of some that are spread over all.
 
@@ -173,6 +188,10 @@ class IndexedExamples:
         self._file_of.extend([len(self._files) - 1] * len(scan.lines))
         self._lines.extend(scan.lines)
         self._positions.extend(scan.positions)
+        # An instruction that is drawn may have been another when the file was read.
+        drawn = max((len(text.encode()) for text in file.reader.instructions), default=0)
+        self._text_bytes.extend(size + drawn for size in scan.text_bytes)
+        self._image_counts.extend(scan.image_counts)
         self._keys.extend(scan.keys)
         numbers = {config: self._number_of(config) for config in dict.fromkeys(scan.configs)}
         self._config_of.extend(numbers[config] for config in scan.configs)

@@ -64,6 +64,11 @@ def hash_images(images: Sequence[bytes]) -> bytes:
     return digest.digest()[:16]
 
 
+def longest_text(texts: Iterable[Text]) -> int:
+    """Return the bytes of the longest instruction and answer together: what of a text cannot be shortened."""
+    return max(len(text.instruction.encode()) + max(len(answer.encode()) for answer in text.answers) for text in texts)
+
+
 def group_by_image(image_keys: Iterable[str], texts_per_image: int) -> list[list[int]]:
     """Group texts by the key of their image, so that a picture is encoded once for several.
 

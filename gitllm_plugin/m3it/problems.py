@@ -17,6 +17,7 @@ KINDS = {
     "image": "the image's bytes are not an image, or are damaged",
     "image_truncated": "the image breaks off",
     "image_too_large": "the image has more pixels than are allowed",
+    "too_long": "instruction and answer leave no room in the model's context, however short the question",
     "duplicate_id": "another row of the split has the same id",
     "shard": "the shard is missing, cannot be fetched or breaks off",
     "record": "the shard's record is not what was written",
@@ -50,7 +51,7 @@ class Problem:
 
     Attributes:
         file: where it is, relative to the root of a tree where there is one.
-        line: line or row number, from 1; 0 for the file itself.
+        line: line or row number, from 1; 0 for the file itself. Where the file is empty the message says the place.
         kind: one of KINDS.
         message: what was found, what is expected.
     """
@@ -61,7 +62,8 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.message}" if self.line else f"{self.file}: {self.message}"
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.message}" if place else self.message
 
 
 def summarize_problems(problems: Sequence[Problem]) -> str:

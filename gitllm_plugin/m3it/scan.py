@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.group import hash_images
+from gitllm_plugin.m3it.group import hash_images, longest_text
 from gitllm_plugin.m3it.images import MAX_PIXELS, check_header, decode_pixels
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.rows import READING_VERSION, RowReader
@@ -33,13 +33,13 @@ KEY_BYTES = 16
 Look = Literal["base64", "header", "pixel"]
 """How far images are looked at: what finds more takes longer."""
 
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 STEP_BYTES = 32 * 2**20
 """How much is read between two steps of a progress bar."""
 
 _DEFAULT_LOOK: Look = "header"
 _LOOKS: tuple[Look, ...] = ("base64", "header", "pixel")
-_ARRAYS = {"lines": "q", "positions": "q", "texts": "l"}
+_ARRAYS = {"lines": "q", "positions": "q", "texts": "l", "text_bytes": "l", "image_counts": "l"}
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,8 @@ class Scan:
         lines: row numbers.
         positions: where rows can be read again.
         texts: how many texts each has.
+        text_bytes: the bytes of each one's longest instruction and answer; an instruction that is drawn may be another.
+        image_counts: how many images each has.
         keys: a hash of each row's images, 16 bytes; zeros where it has none.
         configs: the configuration of each row.
         ids: of rows in a form that may have ids of its own; those of other rows are unique as made.
@@ -86,6 +88,8 @@ class Scan:
     lines: array = field(default_factory=lambda: array("q"))
     positions: array = field(default_factory=lambda: array("q"))
     texts: array = field(default_factory=lambda: array("l"))
+    text_bytes: array = field(default_factory=lambda: array("l"))
+    image_counts: array = field(default_factory=lambda: array("l"))
     keys: bytearray = field(default_factory=bytearray)
     configs: list[str] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
@@ -101,9 +105,7 @@ class Scan:
         kept = [index for index, line in enumerate(self.lines) if line not in lines]
         return replace(
             self,
-            lines=array("q", (self.lines[index] for index in kept)),
-            positions=array("q", (self.positions[index] for index in kept)),
-            texts=array("l", (self.texts[index] for index in kept)),
+            **{name: array(code, (getattr(self, name)[index] for index in kept)) for name, code in _ARRAYS.items()},
             keys=bytearray(b"".join(self.keys[KEY_BYTES * index : KEY_BYTES * (index + 1)] for index in kept)),
             configs=[self.configs[index] for index in kept],
             ids=[self.ids[index] for index in kept if self.ids],
@@ -111,7 +113,7 @@ class Scan:
 
     def add(self, other: "Scan") -> None:
         """Append what was found in the next slice."""
-        for name in ("lines", "positions", "texts", "keys", "configs", "ids", "problems"):
+        for name in (*_ARRAYS, "keys", "configs", "ids", "problems"):
             getattr(self, name).extend(getattr(other, name))
         self.rows += other.rows
         self.images += other.images
@@ -167,6 +169,8 @@ def scan_slice(piece: Slice, *, look: Look = "header", limit: int | None = None,
         scan.lines.append(row.line)
         scan.positions.append(row.position)
         scan.texts.append(len(group.texts))
+        scan.text_bytes.append(longest_text(group.texts))
+        scan.image_counts.append(len(group.images))
         # Hashed now, when the bytes are at hand: grouping texts by image reads no file again.
         scan.keys += hash_images(group.images)
         scan.configs.append(group.config)

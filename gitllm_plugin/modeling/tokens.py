@@ -100,7 +100,10 @@ class TextEncoder:
         return {"eos_token_id": self.ends, "pad_token_id": self.ends[0] if pad is None else pad}
 
     def prompts(
-        self, prompts: Sequence[str], questions: Sequence[Part | None] | None = None, max_tokens: int | None = None
+        self,
+        prompts: Sequence[str],
+        questions: Sequence[Part | None] | None = None,
+        max_tokens: int | Sequence[int] | None = None,
     ) -> TextBatch:
         """Encode prompts for generation.
 
@@ -108,19 +111,20 @@ class TextEncoder:
             prompts: N texts.
             questions: the part of each prompt that may be shortened, as a text or a place in it; None where it is not
                 known, see :func:`~gitllm_plugin.modeling.fitting.place_of`.
-            max_tokens: most tokens of a prompt; None: as many as it has.
+            max_tokens: most tokens of a prompt, the same for all or of each; None: as many as it has.
 
         Raises:
             TooLongError: a prompt is too long even without its question.
         """
         ids = self._prompt_ids([self._head(prompt) for prompt in prompts])
-        long = [n for n, row in enumerate(ids) if max_tokens is not None and len(row) > max_tokens]
+        most = _of_each(max_tokens, len(prompts))
+        long = [n for n, row in enumerate(ids) if most is not None and len(row) > most[n]]
 
         def encode(prompt: str) -> list[int]:
             return self._prompt_ids([self._head(prompt)])[0]
 
         for n in long:
-            ids[n] = encode(self._shortened(n, prompts[n], questions, cast(int, max_tokens), encode))
+            ids[n] = encode(self._shortened(n, prompts[n], questions, cast(Any, most)[n], encode))
         return self._pad(ids, None, len(long))
 
     def prompts_and_answers(
@@ -128,7 +132,7 @@ class TextEncoder:
         prompts: Sequence[str],
         answers: Sequence[str],
         questions: Sequence[Part | None] | None = None,
-        max_tokens: int | None = None,
+        max_tokens: int | Sequence[int] | None = None,
     ) -> TextBatch:
         """Encode prompts followed by " answer" and the end token, with labels.
 
@@ -141,13 +145,14 @@ class TextEncoder:
             TooLongError: prompt and answer are too long even without the question.
         """
         texts = self._whole_ids([self._head(prompt) for prompt in prompts], answers)
-        long = [n for n, (ids, _) in enumerate(texts) if max_tokens is not None and len(ids) > max_tokens]
+        most = _of_each(max_tokens, len(prompts))
+        long = [n for n, (ids, _) in enumerate(texts) if most is not None and len(ids) > most[n]]
         for n in long:
 
             def encode(prompt: str, answer: str = answers[n]) -> list[int]:
                 return self._whole_ids([self._head(prompt)], [answer])[0][0]
 
-            prompt = self._shortened(n, prompts[n], questions, cast(int, max_tokens), encode, of_both=True)
+            prompt = self._shortened(n, prompts[n], questions, cast(Any, most)[n], encode, of_both=True)
             texts[n] = self._whole_ids([self._head(prompt)], [answers[n]])[0]
         ignored = 0 if self.loss_on == "all" else 1
         labels = [[IGNORED] * (start * ignored) + ids[start * ignored :] for ids, start in texts]
@@ -334,6 +339,10 @@ class TextEncoder:
             labels=None if labels is None else rows(labels, IGNORED),
             num_truncated=num_truncated,
         )
+
+
+def _of_each(max_tokens: int | Sequence[int] | None, count: int) -> Sequence[int] | None:
+    return [max_tokens] * count if isinstance(max_tokens, int) else max_tokens
 
 
 def _joined(text: Pieces, more: str) -> Pieces:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -31,15 +30,14 @@ from gitllm_plugin.modeling.ranking import CandidateScores
 from gitllm_plugin.models.samples import (
     candidates_of,
     normalized_pixels,
-    pixels_of,
     prompts_of,
-    shortenable_of,
     with_filled_prompts,
     with_one_answer_each,
 )
+from gitllm_plugin.models.text_rule import ReadsTexts
 
 
-class ImageTextModel(BaseModel):
+class ImageTextModel(ReadsTexts, BaseModel):
     """Batches of samples in, losses and answers out; a registered model adds how it is built.
 
     Args:
@@ -48,9 +46,6 @@ class ImageTextModel(BaseModel):
         prompt: for samples that bring no prompt of their own (LAVIS's captioning data sets).
         rank_by: whether answers are ranked by the ``sum`` of their tokens' log-probabilities or by the ``mean``.
         class_names: what the classes of a classification data set are called; None: as the data set calls them.
-
-    Attributes:
-        num_truncated_prompts: how many prompts did not fit into the context and lost the end of their question.
     """
 
     Settings: ClassVar[type[ImageTextSettings]] = ImageTextSettings
@@ -121,13 +116,7 @@ class ImageTextModel(BaseModel):
         prompts = samples.get("text_input", [])
         if answers is None:
             prompts, answers = [self.prompt] * len(prompts), prompts
-        text = self.text_encoder.prompts_and_answers(
-            list(prompts),
-            list(answers),
-            questions=shortenable_of(samples, prompts),
-            max_tokens=self.model.max_text_tokens(self._pixels(samples)),
-        )
-        self._count_truncated(text)
+        text = self.encode_texts(samples, list(prompts), list(answers))
         output = self.model(
             **self._inputs(text, samples),
             labels=cast(Tensor, text.labels).to(self.device),
@@ -167,13 +156,8 @@ class ImageTextModel(BaseModel):
         Returns:
             N * ``num_captions`` texts.
         """
-        prompts, room = self._prompts(samples), self.model.max_text_tokens(self._pixels(samples))
-        text = self.text_encoder.prompts(
-            prompts,
-            questions=shortenable_of(samples, prompts),
-            max_tokens=None if room is None else room - max(max_length - 1, 0),  # the last new token is not read
-        )
-        self._count_truncated(text)
+        # The last new token is not read.
+        text = self.encode_prompts(samples, self._prompts(samples), max(max_length - 1, 0))
         beams = 1 if use_nucleus_sampling else num_beams
         search: dict[str, Any] = {"do_sample": False}
         if use_nucleus_sampling:
@@ -286,15 +270,10 @@ class ImageTextModel(BaseModel):
         Raises:
             DataError: a list is empty.
         """
-        prompts, room = self._prompts(samples), self.model.max_text_tokens(self._pixels(samples))
+        prompts = self._prompts(samples)
         token_ids = self.text_encoder.candidates(prompts, candidates)
         longest = max((len(ids) for members in token_ids for ids in members), default=1)
-        text = self.text_encoder.prompts(
-            prompts,
-            questions=shortenable_of(samples, prompts),
-            max_tokens=None if room is None else room - longest + 1,  # the last token of an answer is not read
-        )
-        self._count_truncated(text)
+        text = self.encode_prompts(samples, prompts, longest - 1)  # the last token of an answer is not read
         return self.model.score_candidates(
             **cast(Any, self._inputs(text, samples)),
             candidates=token_ids,
@@ -351,10 +330,6 @@ class ImageTextModel(BaseModel):
         weights = without_known(self, self.trainable_state_dict().keys(), read_checkpoint(path)["model"])
         self.load_trainable_state_dict(weights, str(path))
 
-    def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
-        """Pixel values as the model takes them."""
-        return pixels_of(samples)
-
     def _prompts(self, samples: Mapping[str, Any]) -> list[str]:
         return prompts_of(samples, self.prompt)
 
@@ -374,16 +349,6 @@ class ImageTextModel(BaseModel):
                 "for example ['no', 'maybe', 'yes'] for snli_ve"
             )
         return names
-
-    def _count_truncated(self, text: TextBatch) -> None:
-        """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
-        before = self.num_truncated_prompts
-        self.num_truncated_prompts += text.num_truncated
-        if len(str(self.num_truncated_prompts)) > len(str(before)) or (not before and text.num_truncated):
-            logging.warning(
-                "%d prompts so far were longer than the context: the end of their question was cut off",
-                self.num_truncated_prompts,
-            )
 
     def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
         pixels = self._pixels(samples)

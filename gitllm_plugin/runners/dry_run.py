@@ -38,6 +38,8 @@ def dry_run(runner: Any) -> str:
     """
     parts = runner.parts
     model = parts.bare_model
+    run_cfg = parts.run_cfg
+    parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], runner.task)
     model.train()
     run_cfg = parts.run_cfg
     parts.check_image_sizes([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits])

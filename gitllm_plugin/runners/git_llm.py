@@ -101,7 +101,7 @@ class GitLLMRunner(RunnerBase):
         return self.parts.loaders
 
     def _check_splits(self, *names: str) -> None:
-        self.parts.check_splits(names)
+        self.parts.check_splits(names, self.task)
         self.datasets = self.parts.splits  # as the host's own attribute turns from names to splits
 
     @property

@@ -21,6 +21,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.protocols import EndlessStream, ModelReadingData, SizedImagesModel, check_offers, offers
 from gitllm_plugin.runners import parallel, precision
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
+from gitllm_plugin.runners.fitting import fit_texts
 from gitllm_plugin.runners.length import RunLength
 from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
 from gitllm_plugin.runners.loop import TrainingLoop
@@ -66,6 +67,7 @@ class RunParts:
 
     Attributes:
         saving_times: when a checkpoint is due within an epoch.
+        fitted: splits whose texts were compared with what the model can read.
         has_trained_weights: whether an evaluation has seen to it that the model is trained.
     """
 
@@ -73,6 +75,7 @@ class RunParts:
         self.config = config
         self.datasets = datasets
         self._model = model
+        self.fitted: set[str] = set()
         self.has_trained_weights = False
         self.saving_times = SavingTimes(self.run_cfg.get("save_every_steps"), self.run_cfg.get("save_every_minutes"))
 
@@ -301,13 +304,13 @@ class RunParts:
                     except ConfigError as error:
                         raise ConfigError(f"datasets.{name}, split {split!r}: {error}") from error
 
-    def check_splits(self, names: Sequence[str]) -> None:
+    def check_splits(self, names: Sequence[str], task: Any) -> None:
         """Refuse splits that cannot be read, before anything is computed.
 
         Raises:
             ConfigError: a split that no data set has, one to be evaluated on that has no end, or one whose images have
                 a size that the model does not take.
-            DataError: a split without examples.
+            DataError: a split without examples, or with texts that the model cannot read and that are not skipped.
         """
         self.check_image_sizes(names)
         for key in ("valid_splits", "test_splits"):
@@ -315,6 +318,10 @@ class RunParts:
                 dataset = self.splits.get(split)
                 if offers(dataset, EndlessStream) and dataset.endless:
                     raise ConfigError(endless_fault(f"run.{key}", split))
+        new = [name for name in names if name not in self.fitted]
+        self.fitted.update(new)
+        # First: what is left out counts for all that asks how much data there is.
+        fit_texts(self._model, task, self.datasets, self.run_cfg, new)
         for split in names:
             if split not in self.loaders:
                 known = ", ".join(sorted(self.loaders))

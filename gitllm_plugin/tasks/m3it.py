@@ -93,6 +93,10 @@ class M3ITTask(BaseTask):
         super().before_evaluation(model, dataset, **kwargs)
         self._dataset = dataset
 
+    def evaluation_reads(self) -> tuple[bool, int]:
+        """Say whether answers are read, for the loss, and how many tokens may be generated."""
+        return self.valid_loss, self.max_len if self.generates else 0
+
     def train_outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
         """Compute ``loss``, a scalar, the mean over the batch's ``num_supervised_tokens``, maybe a weighted one."""
         return model(samples)
@@ -137,6 +141,8 @@ class M3ITTask(BaseTask):
         result = EvaluationResult()
         with inference(model), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
+                if not num_samples(samples):
+                    continue  # nothing in it could be read
                 samples = move_to_device(samples, model.device)
                 if self.valid_loss:
                     outputs = model(samples)
@@ -179,7 +185,7 @@ class M3ITTask(BaseTask):
         examples = unique_by_id([example for part in parts for example in part.examples])
         if not examples:
             raise DataError(f"Split {split_name!r} has no examples to evaluate on")
-        self._check_all_are_there(examples, split_name)
+        skipped = self._count_missing(examples, split_name)
         # On one rank: metrics may start programs of their own (Java), and the files are written once.
         scores = None
         if ranks.rank() == 0:
@@ -189,17 +195,21 @@ class M3ITTask(BaseTask):
             if self.valid_loss:
                 weight = sum(part.loss_weight for part in parts)
                 scores[LOSS] = sum(part.loss_sum for part in parts) / weight if weight else math.nan
+            if skipped:
+                scores["num_skipped"] = skipped
             self._write(examples, report, scores, split_name, epoch, title_of(split_name, epoch, skip_reload))
             scores["agg_metrics"] = self._aggregate(scores)
         return ranks.broadcast_object(scores)
 
-    def _check_all_are_there(self, examples: list[dict[str, Any]], split_name: str) -> None:
-        # Streams leave out what cannot be read, and a sampler of somebody's own may leave out anything.
+    def _count_missing(self, examples: list[dict[str, Any]], split_name: str) -> int:
+        """Count the examples of a split that were not evaluated, and tell of them."""
+        # Data leaves out what cannot be read, and a sampler of somebody's own may leave out anything.
         if not offers(self._dataset, CountedData) or ranks.rank() != 0:
-            return
+            return 0
         expected = self._dataset.num_examples
         if len(examples) != expected:
             logging.warning("Split %s has %d examples, but %d were evaluated.", split_name, expected, len(examples))
+        return max(0, expected - len(examples))
 
     def _aggregate(self, scores: Mapping[str, float]) -> float:
         if self.agg_metric not in scores:
@@ -225,7 +235,7 @@ class M3ITTask(BaseTask):
         if self.agg_metric in scores:
             metrics["agg_metrics"] = self._aggregate(scores)
         (output / f"{split_name}_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-        page = describe(report, title, scores.get(LOSS))
+        page = describe(report, title, scores.get(LOSS), int(scores.get("num_skipped", 0)))
         (output / f"{split_name}_results.md").write_text(page, encoding="utf-8")
         if self.generates and self.pictures:
             shown = choose_examples(self._dataset, examples, self.pictures)

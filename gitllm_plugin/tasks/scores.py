@@ -168,9 +168,12 @@ def title_of(split: str, epoch: int | str, skip_reload: bool) -> str:
     return split if skip_reload else f"{split}, {epoch} epoch"
 
 
-def describe(report: SplitScores, title: str, loss: float | None) -> str:
-    """Write the scores as a page in Markdown."""
+def describe(report: SplitScores, title: str, loss: float | None, skipped: int = 0) -> str:
+    """Write the scores as a page in Markdown; ``skipped`` examples were not evaluated."""
     parts: list[str] = [f"# {title}", score_table(report).markdown()]
+    if skipped:
+        total = report.rows[-1].num_examples + skipped
+        parts.append(f"{skipped:,} of {total:,} examples could not be used and were skipped; the log names them.")
     if loss is not None:
         parts.append(f"Loss per token: {loss:.4f}.")
     parts += [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]

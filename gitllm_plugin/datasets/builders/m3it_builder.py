@@ -52,12 +52,13 @@ class SourceBuilder(BaseDatasetBuilder):
         """
         source = self.source(self.settings)
         self.build_processors()
-        datasets = {split: source.open(split, self._make_items(split)) for split in source.splits}
+        datasets = {split: source.open(split, self.make_items(split)) for split in source.splits}
         for split, dataset in datasets.items():
             logging.info("M3IT %s%s: %s", split, source.place, dataset.describe())
         return datasets
 
-    def _make_items(self, split: str) -> ItemMaker:
+    def make_items(self, split: str) -> ItemMaker:
+        """Make what makes a split's items, once there are processors."""
         phase = "train" if split == "train" else "eval"
         return ItemMaker(self.vis_processors[phase], self.text_processors[phase])
 

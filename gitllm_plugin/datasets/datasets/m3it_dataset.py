@@ -2,14 +2,22 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, refuse_or_tell, too_many_error
+from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.group import group_by_image
+from gitllm_plugin.m3it.problems import Problem, RowError
+from gitllm_plugin.protocols import TextRule
+
+_MOST_TRIED = 10
 
 
 class M3ITDataset(Dataset):
@@ -25,6 +33,10 @@ class M3ITDataset(Dataset):
         texts_per_image: the most examples that share an item.
         separate_configs: let only examples of one configuration share an item. Answers of one configuration are
             alike in length, and generation runs as long as the longest answer of a batch.
+        on_error: ``stop`` at what cannot be used, or ``skip`` it: an example that does not fit into the model's context
+            is in no item then (:meth:`use_text_rule`). In the place of an item whose image is broken comes the next one
+            in training; in evaluation it has no texts.
+        trains: whether items are replaced.
     """
 
     def __init__(
@@ -34,14 +46,18 @@ class M3ITDataset(Dataset):
         examples: IndexedExamples,
         texts_per_image: int = 1,
         separate_configs: bool = False,
+        on_error: OnError = "stop",
+        trains: bool = False,
     ):
         self.set_processors(vis_processor, text_processor)
         self.examples = examples
-        # Images are told apart by their hashes, which are known since the files were scanned: nothing is read here.
-        keys = [examples.image_key(index) for index in range(len(examples))]
-        if separate_configs:
-            keys = [key and f"{examples.config_of(index)} {key}" for index, key in enumerate(keys)]
-        self.groups = group_by_image(keys, texts_per_image)
+        self.texts_per_image = texts_per_image
+        self.separate_configs = separate_configs
+        self.on_error: OnError = on_error
+        self.trains = trains
+        self.left_out: list[Problem] = []
+        self._skipped = Skipped()
+        self._group(range(len(examples)))
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -50,20 +66,34 @@ class M3ITDataset(Dataset):
         """Read an item and decode its image, once for all its texts.
 
         Raises:
-            DataError: if the image is broken.
+            DataError: if the image is broken, and ``on_error`` is ``stop``.
         """
-        members = self.groups[index]
-        group = self.examples.read(members)
-        return self._items.make(group, f"example {group.texts[0].id!r} at {self.examples.place_of(members[0])}")
+        for further in range(MAX_REPLACEMENTS):
+            try:
+                # Only further ones begin anew: iterating ends where an index is too large.
+                return self._make((index + further) % len(self) if further else index)
+            except RowError as error:
+                if self.on_error == "stop":
+                    raise
+                self._skipped.note(error)
+                if not self.trains:
+                    return {"image": None, "image_mean": None, "image_std": None, "texts": []}
+        raise too_many_error(self._skipped, MAX_REPLACEMENTS, "the files")
 
     @property
     def num_examples(self) -> int:
-        """The number of questions, each of which is in exactly one item."""
+        """The number of questions, those included that are skipped."""
         return len(self.examples)
 
+    def count_skipped(self) -> dict[str, int]:
+        """Count what is left out, by kind, and how often this rank could not read an item."""
+        counts = Counter(problem.kind for problem in self.left_out) + Counter(self._skipped.by_kind())
+        return dict(sorted(counts.items()))
+
     def fingerprint(self) -> str:
-        """Sum up the rows, in their order, wherever their files are."""
-        return self.examples.fingerprint()
+        """Sum up the rows, in their order, wherever their files are, without those that are left out."""
+        left_out = "".join(f" {problem.line}" for problem in self.left_out)
+        return self.examples.fingerprint() + (f" without{left_out}" if left_out else "")
 
     def set_processors(self, vis_processor: Callable, text_processor: Callable) -> None:
         """Replace both processors."""
@@ -83,6 +113,37 @@ class M3ITDataset(Dataset):
         """Make a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
         return collate_groups(items)
 
+    def use_text_rule(self, rule_of: Callable[[Any], TextRule | None]) -> None:
+        """Leave out examples that the model cannot read however short their questions, or refuse them.
+
+        Only those are read, and their tokens counted, that are long enough for it.
+
+        Raises:
+            DataError: there are some, and ``on_error`` is ``stop``.
+        """
+        long = self.find_long_texts(rule_of)
+        self.left_out = list(long.values())
+        refuse_or_tell("M3IT", self.left_out, self.on_error)
+        if long:
+            self._group([index for index in range(len(self.examples)) if index not in long])
+            if not self.groups:
+                raise DataError("M3IT: no example fits into the model's context; the warnings above name some")
+
+    def find_long_texts(self, rule_of: Callable[[Any], TextRule | None]) -> dict[int, Problem]:
+        """Find the examples that the model cannot read however short their questions, by number."""
+        rule = rule_of(self._example_image())
+        faults: dict[int, Problem] = {}
+        if rule is None:
+            return faults
+        for index in self.examples.longer_than(rule.bytes_that_fit):
+            group = self.examples[index]
+            text = group.texts[0]
+            fault = rule.fault(self._items.prompt_of(text), text.answers[0], text.question, len(group.images))
+            if fault:
+                path, _, line = self.examples.place_of(index).rpartition(":")
+                faults[index] = Problem(path, int(line), "too_long", f"example {text.id!r}: {fault}")
+        return faults
+
     def describe(self) -> dict[str, Any]:
         """Count for logs: items, examples, distinct images, and examples of each configuration."""
         keys = {self.examples.image_key(index) for index in range(len(self.examples))}
@@ -93,3 +154,24 @@ class M3ITDataset(Dataset):
             "images": len(keys - {""}),
             "configs": dict(sorted(configs.items())),
         }
+
+    def _group(self, kept: Sequence[int]) -> None:
+        """Make the items of these examples."""
+        # Images are told apart by their hashes, which are known since the files were scanned: nothing is read here.
+        keys = [self.examples.image_key(index) for index in kept]
+        if self.separate_configs:
+            keys = [key and f"{self.examples.config_of(index)} {key}" for index, key in zip(kept, keys, strict=True)]
+        self.groups = [[kept[place] for place in group] for group in group_by_image(keys, self.texts_per_image)]
+
+    def _make(self, index: int) -> dict[str, Any]:
+        members = self.groups[index]
+        group = self.examples.read(members)
+        return self._items.make(group, f"example {group.texts[0].id!r} at {self.examples.place_of(members[0])}")
+
+    def _example_image(self) -> torch.Tensor | None:
+        """Make one of the images, of which all have the same size; None where the first examples have none."""
+        for index in range(min(_MOST_TRIED, len(self.examples))):
+            with suppress(RowError):
+                if images := self.examples[index].images:
+                    return self._items.example_image(images[0], self.examples.place_of(index))
+        return None

@@ -15,12 +15,13 @@ For that the stream must know the batch size. It may be told after it was built 
 runners build loaders late.
 """
 
+import contextlib
 import hashlib
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +32,16 @@ from webdataset.pipeline import DataPipeline
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, refuse_or_tell, too_many_error
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.problems import KINDS, RowError
+from gitllm_plugin.m3it.group import Group
+from gitllm_plugin.m3it.problems import Problem, RowError
 from gitllm_plugin.m3it.shards.features import FeatureReader
 from gitllm_plugin.m3it.shards.folder import ShardFolder
-from gitllm_plugin.m3it.shards.mixture import EpochOrder, ItemTable
-from gitllm_plugin.protocols import FingerprintedModel, offers
+from gitllm_plugin.m3it.shards.mixture import EpochOrder, Item, ItemTable, records_of
+from gitllm_plugin.protocols import FingerprintedModel, TextRule, offers
 
-MAX_REPLACEMENTS = 1000
-MAX_WORKERS = 256
-MAX_WARNINGS = 10
+_MOST_TRIED = 10
 
 
 class ShardItem(dict):
@@ -74,7 +75,7 @@ class M3ITShards(DataPipeline):
         table: ItemTable,
         folder: ShardFolder,
         order: EpochOrder | None = None,
-        on_error: Literal["stop", "skip"] = "stop",
+        on_error: OnError = "stop",
         batch_size: int = 1,
         features: FeatureReader | None = None,
     ):
@@ -83,15 +84,15 @@ class M3ITShards(DataPipeline):
         self.table = table
         self.folder = folder
         self.order = order
-        self.on_error = on_error
+        self.on_error: OnError = on_error
         self.batch_size = batch_size
         self.features = features
         self.shared = True
         self._taken = 0
         self._reported = 0
         self._ranks: tuple[int, int] | None = None
-        # One row a worker, in shared memory: the main process sees what its workers count.
-        self._skipped = torch.zeros(MAX_WORKERS, len(KINDS), dtype=torch.int64).share_memory_()
+        self._rule: TextRule | None = None
+        self._skipped = Skipped()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_ranks": self._rank_and_world()}  # a worker that is not forked has no process group
@@ -145,6 +146,32 @@ class M3ITShards(DataPipeline):
                 raise ConfigError("the data brings features of images, which this model does not take: give it pixels")
             self.features.choose(model.encoder_fingerprint())
 
+    def use_text_rule(self, rule_of: Callable[[Any], TextRule | None]) -> None:
+        """Compare texts with what the model can read: now where the manifest says that some may be too long.
+
+        The shards of others that have such texts, made before their manifest noted it, or not on this machine, are
+        looked at when they are read.
+
+        Raises:
+            DataError: some do not fit, and ``on_error`` is ``stop``.
+        """
+        self._rule = rule = rule_of(self._example_image())
+        if rule is None or self.folder.is_remote:
+            return
+        problems = []
+        for shard in self.table.shards:
+            most = shard.most_images or 0
+            if shard.text_bytes is None or shard.text_bytes <= rule.bytes_that_fit(most):
+                continue
+            for item in records_of(shard):
+                with contextlib.suppress(RowError):  # broken, which is told when it is read
+                    # Images are read only of what would not fit beside the most of them.
+                    if any(self._long_texts(rule, self.folder.read_texts(item), item, most)):
+                        group = self.folder.read(item)
+                        found = self._long_texts(rule, group, item, len(group.images))
+                        problems += [Problem("", 0, "too_long", str(error)) for _, error in found]
+        refuse_or_tell(f"M3IT {self.table.split} from {self.folder.location}", problems, self.on_error)
+
     def describe(self) -> dict[str, Any]:
         """Count for logs: shards, records, items, examples, and of each configuration its items (of an epoch)."""
         sizes = {name: len(self.table.config_items(name)) for name in self.table.config_shards}
@@ -181,7 +208,7 @@ class M3ITShards(DataPipeline):
             )
         self._taken += self.batch_size * self._rank_and_world()[1]
         # At each power of ten: a folder that is damaged all over does not fill the log.
-        skipped = int(self._skipped.sum())
+        skipped = self._skipped.total
         if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
             logging.warning("So far this rank could not read %d items: %s", skipped, self.count_skipped())
             self._reported = skipped
@@ -234,7 +261,7 @@ class M3ITShards(DataPipeline):
 
     def count_skipped(self) -> dict[str, int]:
         """Count how often this rank could not read an item, by kind; in evaluation of the last pass."""
-        return _by_kind(self._skipped.sum(0))
+        return self._skipped.by_kind()
 
     def _rank_and_world(self) -> tuple[int, int]:
         if not self.shared:
@@ -257,15 +284,15 @@ class M3ITShards(DataPipeline):
                 yield position
 
     def _read(self, positions: Iterable[int]) -> Iterator[ShardItem]:
-        worker, _ = _worker_and_number()
         # An evaluation tells of itself; training adds up, since an epoch has no end here.
         if self.order is None:
-            self._skipped[worker % MAX_WORKERS].zero_()
+            self._skipped.forget()
         for position in positions:
             item = self._make_or_replace(position)
             if item is not None:
                 yield item
-        if skipped := _by_kind(self._skipped[worker % MAX_WORKERS]):
+        if skipped := self._skipped.of_this_worker():
+            worker, _ = _worker_and_number()
             logging.warning("Split %s: worker %d could not read items: %s", self.table.split, worker, skipped)
 
     def _make_or_replace(self, position: int) -> ShardItem | None:
@@ -279,18 +306,15 @@ class M3ITShards(DataPipeline):
             except RowError as error:
                 if self.on_error == "stop":
                     raise
-                self._note_skipped(error)
+                self._skipped.note(error)
                 if self.order is None:
                     return None
-        raise DataError(
-            f"{MAX_REPLACEMENTS} items one after another could not be read: {self.count_skipped()}. "
-            "The warnings above name the first of them; look at the shards."
-        )
+        raise too_many_error(self._skipped, MAX_REPLACEMENTS, "the shards")
 
     def _make(self, number: int, position: int) -> ShardItem:
         item = self.table[number]
         group = self.folder.read(item) if self.features is None else self.folder.read_texts(item)
-        group = replace(group, texts=group.texts[item.texts])
+        group = self._fitting(replace(group, texts=group.texts[item.texts]), item)
         place = f"example {group.texts[0].id!r} in {item.shard.file}"
         # The position seeds crops and flips: they are the same after resuming, on whichever rank and worker.
         seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
@@ -300,17 +324,48 @@ class M3ITShards(DataPipeline):
         made = self.items.make(group, place, features=features)
         return ShardItem({**made, "image_encoder": self.features.image_encoder})
 
-    def _note_skipped(self, error: RowError) -> None:
-        counts = self._skipped[_worker_and_number()[0] % MAX_WORKERS]
-        counts[list(KINDS).index(error.kind)] += 1
-        if counts.sum() <= MAX_WARNINGS:
-            logging.warning("Skipped: %s", error)
+    def _fitting(self, group: Group, item: Item) -> Group:
+        """Leave out texts that do not fit into the model's context.
+
+        Raises:
+            RowError: none is left, or ``on_error`` is ``stop``.
+        """
+        if self._rule is None:
+            return group
+        # Read without its images where there are features of them.
+        images = len(group.images) if self.features is None else self.features.count_images(item)
+        errors = dict(self._long_texts(self._rule, group, item, images))
+        if not errors:
+            return group
+        first, *others = errors.values()
+        if self.on_error == "stop" or len(errors) == len(group.texts):
+            for error in others if self.on_error == "skip" else ():
+                self._skipped.note(error)
+            raise first
+        for error in errors.values():
+            self._skipped.note(error)
+        return replace(group, texts=tuple(text for n, text in enumerate(group.texts) if n not in errors))
+
+    def _long_texts(self, rule: TextRule, group: Group, item: Item, images: int) -> Iterator[tuple[int, RowError]]:
+        for number, text in enumerate(group.texts):
+            fault = rule.fault(self.items.prompt_of(text), text.answers[0], text.question, images)
+            if fault:
+                yield number, RowError("too_long", fault, f"{item.shard.file}, record {item.record}, text {text.id!r}")
+
+    def _example_image(self) -> torch.Tensor | None:
+        """Make one of the images, or of what stands in their place, of which all have the same size."""
+        for shard in self.table.shards:
+            for item in itertools.islice(records_of(shard), _MOST_TRIED if shard.images else 0):
+                with contextlib.suppress(DataError):
+                    if self.features is not None:
+                        found = torch.from_numpy(self.features.read(item).view(np.int16)).view(torch.bfloat16)
+                        if len(found):
+                            return found[:1]
+                    elif images := self.folder.read(item).images:
+                        return self.items.example_image(images[0], item.shard.file)
+        return None
 
 
 def _worker_and_number() -> tuple[int, int]:
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)
-
-
-def _by_kind(counts: torch.Tensor) -> dict[str, int]:
-    return {kind: count for kind, count in zip(KINDS, counts.tolist(), strict=True) if count}

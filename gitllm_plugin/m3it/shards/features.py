@@ -283,6 +283,13 @@ class FeatureReader:
             raise RowError("shard", f"the features of record {item.record} are damaged; {_REPLACE}", item.shard.file)
         return features
 
+    def count_images(self, item: Item) -> int:
+        """Count the images of an item's record, without reading their features."""
+        if item.shard.file not in self._described:
+            return 0
+        first, end = self._described[item.shard.file].first_image[item.record : item.record + 2]
+        return end - first
+
     def _take(self, maker: Maker) -> None:
         self._described = {shard.file: find_features(self.folder, shard, maker) for shard in self._shards}
         self._unreadable = {

@@ -66,6 +66,8 @@ class Shard:
         record_blocks: the size of each record in tar blocks of 512 bytes, in order, as numbers with spaces between
             them: where a record begins is known without reading the file.
         record_texts: how many texts each record has, likewise.
+        text_bytes: the bytes of the longest instruction and answer in it; None in shards made before that was noted.
+        most_images: how many images its record with the most of them has, likewise.
     """
 
     file: str
@@ -76,6 +78,12 @@ class Shard:
     bytes: int
     record_blocks: str = field(repr=False)
     record_texts: str = field(repr=False)
+    text_bytes: int | None = None
+    most_images: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Make what stands in the manifest."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class Manifest:
                 config: {
                     split: {
                         **vars(made),
-                        "shards": [vars(shard) for shard in made.shards],
+                        "shards": [shard.to_json() for shard in made.shards],
                         **{name: getattr(made, name) for name in _SUMS},
                     }
                     for split, made in sorted(splits.items())
@@ -337,7 +345,7 @@ def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, 
         if wrong:
             problems.append(f"{where}[{number}] lacks or has a wrong {', '.join(wrong)}")
             continue
-        shard = Shard(**{each.name: values[each.name] for each in fields(Shard)})
+        shard = Shard(**{each.name: values[each.name] for each in fields(Shard) if each.name in values})
         # Records are found by these numbers alone, so a wrong one would be read as another record.
         texts = [int(count) for count in shard.record_texts.split()]
         blocks = [int(count) for count in shard.record_blocks.split()]
@@ -353,6 +361,8 @@ def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, 
 
 
 def _is_good(name: str, value: Any) -> bool:
+    if name in ("text_bytes", "most_images") and value is None:
+        return True
     if name == "sha256":
         return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
     if name in ("record_blocks", "record_texts"):

@@ -20,7 +20,7 @@ import orjson
 from gitllm_plugin.common.files import atomic_file, write_atomically
 from gitllm_plugin.common.processes import map_in_order
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.group import Group, join_groups
+from gitllm_plugin.m3it.group import Group, join_groups, longest_text
 from gitllm_plugin.m3it.images import prepare_image
 from gitllm_plugin.m3it.problems import Problem
 from gitllm_plugin.m3it.scan import Slice
@@ -82,6 +82,8 @@ class _Counts:
     records: list[int] = field(default_factory=list)  # blocks of each
     texts: list[int] = field(default_factory=list)
     images: int = 0
+    text_bytes: int = 0
+    most_images: int = 0
 
 
 def make_shards(
@@ -310,6 +312,8 @@ def _write_shard(
                 counts.records.append(add_to_tar(tar, members))
                 counts.texts.append(len(following.texts))
                 counts.images += len(following.images)
+                counts.text_bytes = max(counts.text_bytes, longest_text(following.texts))
+                counts.most_images = max(counts.most_images, len(following.images))
                 following = next(groups, None)
     facts = {
         "sha256": hashed.digest.hexdigest(),
@@ -319,6 +323,8 @@ def _write_shard(
         "bytes": hashed.size,
         "record_blocks": " ".join(map(str, counts.records)),
         "record_texts": " ".join(map(str, counts.texts)),
+        "text_bytes": counts.text_bytes,
+        "most_images": counts.most_images,
     }
     return facts, following
 

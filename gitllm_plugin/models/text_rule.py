@@ -1,0 +1,177 @@
+"""Which texts a model cannot read: those that are too long for its context, however short their questions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
+from gitllm_plugin.modeling import TextBatch, TextEncoder
+from gitllm_plugin.modeling.fitting import TooLongError
+from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of
+
+_BYTES_OF_A_TOKEN = 2
+"""So many tokens a byte are the most: one, and where tokenizers normalise, texts may become longer."""
+
+
+@dataclass(frozen=True)
+class ContextRule:
+    """The rule of a model and of one size of images. It can be pickled.
+
+    Attributes:
+        text_encoder: counts tokens.
+        room: positions of image, text and answer together.
+        image_tokens: positions that an image takes.
+        most_images: as many are counted at least; 0 where rows of a batch do not lengthen each other.
+        answers: whether answers are read.
+        new_tokens: how many may be generated behind a prompt, of which the last is not read; 0: none is.
+    """
+
+    text_encoder: TextEncoder
+    room: int
+    image_tokens: int
+    most_images: int
+    answers: bool
+    new_tokens: int
+
+    def bytes_that_fit(self, images: int) -> int:
+        """Give so many bytes of instruction and answer as surely fit beside so many images."""
+        # Marks and conversation, which every text has: counted with an empty instruction, twice to be sure.
+        marks = 2 * self.text_encoder.least_tokens(build_prompt("article", "", "?"), "", "?")
+        return max(0, self._room(images) - self._written - marks) // _BYTES_OF_A_TOKEN
+
+    def fault(self, prompt: str, answer: str, question: str, images: int) -> str | None:
+        """Say why a text does not fit however short its question; None where it does."""
+        room, shortenable = self._room(images), find_shortenable(prompt, question)
+        beside = f"beside {images} image{'' if images == 1 else 's'}" if images else "into the model's context"
+        if self.answers:
+            least = self.text_encoder.least_tokens(prompt, answer, shortenable, enough=room)
+            if least > room:
+                return (
+                    f"the text is too long: with its answer it takes {least} tokens however short its question, and "
+                    f"{max(room, 0)} fit {beside}; shorten the answer or the instruction"
+                )
+        if self.new_tokens:
+            least = self.text_encoder.least_tokens(prompt, None, shortenable, enough=room - self._written)
+            if least > room - self._written:
+                return (
+                    f"the prompt is too long: it takes {least} tokens however short its question, and "
+                    f"{max(room - self._written, 0)} fit {beside} and an answer of {self.new_tokens} tokens; "
+                    "shorten the instruction, or make run.max_len smaller"
+                )
+        return None
+
+    @property
+    def _written(self) -> int:
+        return max(self.new_tokens - 1, 0)
+
+    def _room(self, images: int) -> int:
+        return self.room - max(images, self.most_images if images else 0) * self.image_tokens
+
+
+class ReadsTexts:
+    """The part of a registered model that encodes texts into the room that their images leave.
+
+    Attributes:
+        num_truncated_prompts: how many prompts did not fit into the context and lost the end of their question.
+    """
+
+    model: Any
+    text_encoder: TextEncoder
+    num_truncated_prompts: int
+
+    def text_rule(self, image: Tensor | None, answers: bool, new_tokens: int) -> ContextRule | None:
+        """Give the rule for texts beside such images; None where the context has no end.
+
+        Args:
+            image: of an item, ``[3, H, W]`` or ``[F, 3, H, W]``, or features in its place; None for none.
+            answers: whether answers are read too, as a loss does.
+            new_tokens: how many may be generated.
+        """
+        room = self.model.max_text_tokens(None)
+        if room is None:
+            return None
+        tokens = 0
+        if image is not None:
+            frame = image if image.ndim == 3 else image[0]
+            tokens = room - self.model.max_text_tokens(frame[None])
+        most = self.model.max_images if self._rows_are_padded else 0
+        return ContextRule(self.text_encoder, room, tokens, most, answers, new_tokens)
+
+    def encode_prompts(self, samples: Samples, prompts: Sequence[str], written: int) -> TextBatch:
+        """Encode prompts that so many tokens are read behind, each shortened to what its images leave.
+
+        Raises:
+            TooLongError: one does not fit however short its question; it is named by its id.
+        """
+        room = self._room_of_each(samples, len(prompts))
+        room = None if room is None else [each - written for each in room]
+        with _naming(samples, len(prompts)):
+            text = self.text_encoder.prompts(prompts, questions=shortenable_of(samples, prompts), max_tokens=room)
+        self._count_truncated(text)
+        return text
+
+    def encode_texts(self, samples: Samples, prompts: Sequence[str], answers: Sequence[str]) -> TextBatch:
+        """Encode prompts and answers, see :meth:`encode_prompts`."""
+        room = self._room_of_each(samples, len(prompts))
+        with _naming(samples, len(prompts)):
+            text = self.text_encoder.prompts_and_answers(
+                prompts, answers, questions=shortenable_of(samples, prompts), max_tokens=room
+            )
+        self._count_truncated(text)
+        return text
+
+    def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
+        """Pixel values as the model takes them."""
+        return pixels_of(samples)
+
+    @property
+    def _rows_are_padded(self) -> bool:
+        """Whether the images of a batch's other rows take positions of a row."""
+        decoder = getattr(self.model, "decoder", None)
+        return decoder is not None and decoder.positions == "slots"
+
+    def _room_of_each(self, samples: Samples, count: int) -> list[int] | None:
+        """Compute the most tokens of each text, which depend on its own images."""
+        pixels, whole = self._pixels(samples), self.model.max_text_tokens(None)
+        least = self.model.max_text_tokens(pixels)
+        if least is None:
+            return None
+        if pixels is None or "num_images" not in samples or self._rows_are_padded:
+            return [least] * count
+        of_an_image = (whole - least) // pixels.shape[1]
+        index = samples["image_index"].tolist() if "image_index" in samples else range(count)
+        images = samples["num_images"].tolist()
+        return [whole - of_an_image * images[row] for row in index]
+
+    def _count_truncated(self, text: TextBatch) -> None:
+        """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
+        before = self.num_truncated_prompts
+        self.num_truncated_prompts += text.num_truncated
+        if len(str(self.num_truncated_prompts)) > len(str(before)) or (not before and text.num_truncated):
+            logging.warning(
+                "%d prompts so far were longer than the context: the end of their question was cut off",
+                self.num_truncated_prompts,
+            )
+
+
+@contextmanager
+def _naming(samples: Samples, count: int) -> Iterator[None]:
+    """Name the text that does not fit: by its id, else by its place in the batch."""
+    try:
+        yield
+    except TooLongError as error:
+        ids = next((samples[key] for key in ("instance_id", "question_id", "image_id") if key in samples), None)
+        # Several texts of one image or question may share an id.
+        place = error.row
+        if ids is not None and len(ids) != count and "image_index" in samples:
+            place = int(samples["image_index"][error.row])
+        name = f"text {error.row + 1} of {count} in the batch"
+        if ids is not None and place < len(ids):
+            name = f"example {ids[place]!r}" if isinstance(ids[place], str) else f"example {int(ids[place])}"
+        raise TooLongError(f"{name}: {error}", error.row, error.least, error.allowed) from error
