@@ -11,14 +11,14 @@ from gitllm_plugin.metrics.answers import normalize
 from gitllm_plugin.metrics.registry import metric
 
 _ANSWER = (
-    r"(?:answers?|ans|solution|response|antwort|réponse|respuesta|resposta|risposta|antwoord|svaret|odpowiedź|ответ"
+    r"(?:answers?|ans\.?|solution|response|assistant|antwort|réponse|respuesta|resposta|risposta|antwoord|svaret|odpowiedź|ответ"
     r"|jawaban|cevap|đáp án|câu trả lời|答案|答え|答|正解|정답|답|उत्तर|الإجابة|الجواب|คำตอบ)"
 )
 _OPTION = r"(?:options?|choices?|letters?|alternatives?|选项|選項)"
 _CORRECT = r"(?:correct|right|best|most likely|final|chosen)"
 # What may stand between such a word and its letter: no "not", and nothing that begins another sentence.
 _LINK = (
-    r"[\"'”’]?(?:\s?(?:is|are|was|be|would|should|must|will|could|may|might|seems|appears|here|probably|likely|most"
+    r"(?:[\"'”’]s?)?(?:\s?(?:is|are|was|be|would|should|must|will|could|may|might|seems|appears|here|probably|likely|most"
     r"|definitely|clearly|obviously|surely|certainly|therefore|thus|simply|to|for|this|that|question|problem|the|my|one"
     r"|correct|right|best|final|options?|choices?|letters?|answers?|ist|lautet|est|es|la|é|è|correcta|correcte|correta"
     r"|corretta|adalah|là|는|은|は|है|هي|هو|คือ|应该是|應該是|应为|应选|选项|選項|选择|選擇|是|为|為|选|選|[:=→,–—-]|[-=]>)){0,8}\s?"
@@ -41,8 +41,8 @@ _BETWEEN = re.compile(
 )
 # Behind a letter at the start of a text, or of one that is listed behind another.
 _LABELS = re.compile(
-    r"[.):,;]{1,2}(?:\s|$)|[。、:]|\s?(?:\n|$)|\s[-–—:]\s"
-    r"|\s(?:because|since|as|is|was|due|it|the|this|that|there|he|she|they|its)\b"
+    r"[.):,;]{1,2}(?=[\s\u3040-\u9fff]|$)|[。、:]|\s?(?:\n|$)|\s(?:[-–—:/]\s|[(\[])"
+    r"|\s(?:because|since|as|due|it|the|this|that|there|he|she|they|its)\b"
 )
 _ITEM = re.compile(r"[.):](?:\s|$)|\s?(?:\n|$)")
 _EXPLAINS = re.compile(
@@ -52,7 +52,7 @@ _EXPLAINS = re.compile(
 
 _SAYS_LAST = re.compile(rf"final answer{_LINK}$", re.IGNORECASE)
 _SAYS = re.compile(
-    rf"(?:(?<![^\W\d_]){_ANSWER}|\b{_CORRECT} {_OPTION}|\b{_OPTION}(?={_IS}\b|:)){_LINK}$"
+    rf"(?:(?<![A-Za-zÀ-ɏ]){_ANSWER}|\b{_CORRECT} {_OPTION}|(?<![A-Za-z]){_OPTION}(?={_IS}\b|:|是|为|為)){_LINK}$"
     rf"|(?:我选|我選|故选|应选|选择|選擇|选|選)(?:项|項|是|:)?\s?$",
     re.IGNORECASE,
 )
@@ -64,7 +64,8 @@ _IS_RIGHT = re.compile(
 _MENTIONS = re.compile(rf"{_OPTION}\s?:?\s?$", re.IGNORECASE)
 _THINKS = re.compile(
     r"\b(?:it'?s|that'?s|is|be|think|say|choose|chose|pick|picked|select|selected|go with|going with|go for|guess"
-    r"|believe|but|definitely|probably|perhaps|maybe|likely|sure|so|therefore|hence|thus|yes|okay|ok|well)[,:]? $",
+    r"|believe|(?<!thing )(?<!all )but|definitely|probably|perhaps|maybe|likely|sure|so|therefore|hence|thus|yes|okay"
+    r"|ok|well)[,:]? $",
     re.IGNORECASE,
 )
 _CLAUSE = re.compile(
@@ -250,14 +251,22 @@ def _same_option(prediction: str, reference: str) -> bool:
         return True
     # An option's own text, which may begin as a letter does: "C major", "A dog".
     plain = normalize(_LEAD.sub("", _without_marks(prediction), count=1)) if own_label is None else own_text
-    # Or "B a dog"; but "A dog" is a dog.
-    spelled = f"{label} {text}".lower() if label not in (None, "A", "I") else text
-    if len(text) > 1 and own_label is None and plain in (text, spelled):
+    if len(text) > 1 and own_label is None and plain == text:
+        return True
+    if text and label and _is_spelled(prediction, label, text):
         return True
     named, letter = named_options(prediction), label or option_letter(reference)
     if named and letter:
         return named == {letter}
     return bool(text) and own_label is not None and own_text == text
+
+
+def _is_spelled(prediction: str, label: str, text: str) -> bool:
+    """Tell whether a text is a letter and its option's text, "B a dog" or "(B)a dog"; but "A dog" is a dog."""
+    found = re.match(rf"\W{{0,3}}{label}(\W{{1,4}})", _without_marks(prediction), re.IGNORECASE)
+    if found is None or (label in "AI" and not found[1].strip()):
+        return False
+    return normalize(found.string[found.end() :]) == text
 
 
 def _split(text: str) -> tuple[str | None, str]:
@@ -273,5 +282,5 @@ def _without_marks(text: str) -> str:
     """Take out the marks of Markdown, HTML and LaTeX; what they make stand out is the final answer."""
     text = re.sub(r"\\(?:boxed|fbox)\s?\{|<answer>", " final answer {", text)
     text = re.sub(r"\\(?:text|math|bf|rm)[a-z]*\s?\{", "{", text)
-    text = re.sub(r"</?[a-zA-Z]+>|[*`$]|__|\\[()\[\]]", "", text)
+    text = re.sub(r"</?[a-zA-Z]+>|[*`$]|__|##+|\\(?=[().\[\]])", "", text)
     return re.sub(r"\n\s*", "\n", re.sub(r"[^\S\n]+", " ", text)).strip()

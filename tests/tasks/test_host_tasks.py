@@ -79,7 +79,8 @@ def test_captioning(run, data, name, dataset, split, annotations):
     assert [result["image_id"] for result in results] == ids
     assert all(set(result) == {"image_id", "caption"} for result in results)
     found = scores(folder)[split]
-    assert set(found) == {"Bleu_4", "CIDEr", "num_images", "tokenizer", "agg_metrics"}
+    assert set(found) == {"Bleu_4", "CIDEr", "num_images", "tokenizer", "notes", "agg_metrics"}
+    assert f"come from {len(ids)} images" in found["notes"]["CIDEr"]
 
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
