@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     check_new_folder(args.target)  # not after the training
     work = Path(args.work)
-    splits = convert_table(args.table, work / "data", FromTable(val=0.1))
+    splits = convert_table(args.table, work / "data", FromTable(val=0.1), tell=print)
     config = OmegaConf.create(
         {
             "model": {

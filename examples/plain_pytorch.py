@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from gitllm_plugin.errors import exit_status
-from gitllm_plugin.modeling import LoraSettings, TextEncoder, build_git_llm, parameter_groups
+from gitllm_plugin.modeling import LoraSettings, build_git_llm, make_text_encoder, parameter_groups
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
 
 COLORS = ("red", "green", "blue", "yellow")
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     model, tokenizer = build_git_llm(
         args.language_model, args.image_encoder, trainable="proj+lora", lora=LoraSettings(rank=8), dtype="float32"
     )
-    text = TextEncoder(tokenizer)
+    text = make_text_encoder(model.language_model, tokenizer)
     transform = ImageTransform(args.image_size, *NORMALIZATIONS["clip"])
     pixels = torch.stack([transform(Image.new("RGB", (64, 64), color)) for color in COLORS])
     prompts = ["##Question: what color is it? ##Answer:"] * len(COLORS)

@@ -111,6 +111,14 @@ class NumberedData(Protocol):
         ...
 
 
+class FingerprintedData(Protocol):
+    """A split that tells whether it is the one that a run was trained on, which ``resume_ckpt_path: auto`` asks."""
+
+    def fingerprint(self) -> str:
+        """Sum up the contents in some words; without it, the number of items does."""
+        ...
+
+
 class ModelReadingData(Protocol):
     """A data set whose items depend on the model, as features of images do."""
 
@@ -132,6 +140,15 @@ class SharedStream(Protocol):
 
     def set_shared(self, shared: bool) -> None:
         """Give each rank its share of the split (as without this call), or the whole of it to every rank."""
+        ...
+
+
+class EndlessStream(Protocol):
+    """A stream that says whether it ends: one without an end is refused where it would be evaluated on."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether it gives items for ever, as the training data of a run may."""
         ...
 
 
@@ -198,8 +215,16 @@ def weight_of_loss(outputs: Mapping[str, Any]) -> float:
 PROTOCOLS: dict[str, tuple[type, ...]] = {
     "model": (LayeredModel, GroupedModel, SelectiveModel, MergingModel, DrawnModel, FingerprintedModel),
     "text encoder": (TextsEncoder,),
-    "data set": (CollatingData, CountedData, NumberedData, ModelReadingData),
-    "stream": (BatchingStream, SharedStream, CountingStream, ResumableStream, RescalableStream, HostStream),
+    "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData),
+    "stream": (
+        BatchingStream,
+        SharedStream,
+        EndlessStream,
+        CountingStream,
+        ResumableStream,
+        RescalableStream,
+        HostStream,
+    ),
     "task": (CountingTask,),
 }
 """All protocols, by what they are about."""

@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from gitllm_plugin.common.checksums import damage_of_zip, sum_of_weights
 from gitllm_plugin.common.files import atomic_path, link_or_copy
 from gitllm_plugin.errors import ConfigError, StorageError
 
 WEIGHTS_ENDING = ".safetensors"
 """Of files that hold weights and nothing else."""
+
+_SUM = "crc32"
+"""In the metadata of such a file: what :func:`sum_of_weights` gives."""
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -30,7 +34,7 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], **facts: Any) -> No
     """Write weights as safetensors, with ``facts`` as its metadata, as :func:`write_checkpoint` writes."""
     # A tied weight that is trained under two names is written twice: the format knows no ties.
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
-    metadata = {"format": "pt", **{name: str(value) for name, value in facts.items()}}
+    metadata = {"format": "pt", _SUM: sum_of_weights(copies), **{name: str(value) for name, value in facts.items()}}
     _write_whole(path, lambda temporary: save_file(copies, temporary, metadata))
 
 
@@ -51,19 +55,22 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
 
     Args:
         path: a ``.pth`` file, or weights alone as ``.safetensors``.
-        mmap: read tensors only when they are used.
+        mmap: read tensors only when they are used. Their bytes are not compared with the file's checksums then.
 
     Raises:
-        ConfigError: there is no such file, or it is not a checkpoint that is plain data.
+        ConfigError: there is no such file, it is not a checkpoint that is plain data, or it is damaged: a ``.pth``
+            of torch 1.6 or newer and a ``.safetensors`` of :func:`write_weights` have checksums of all their bytes.
     """
     if not path.is_file():
         raise ConfigError(f"There is no checkpoint {path}")
     try:
         if path.suffix == WEIGHTS_ENDING:
-            return {"model": load_file(path)}
+            return {"model": _read_weights(path)}
         content = _load_plain_data(path, mmap)
     except SafetensorError as error:
         raise ConfigError(f"{path} is not a safetensors file that can be read: {error}") from error
+    except ConfigError:
+        raise
     except Exception as error:  # torch raises a different class for every way in which a file can be broken
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
@@ -75,11 +82,27 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     return content
 
 
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    weights = load_file(path)
+    with safe_open(path, "pt") as file:
+        expected = (file.metadata() or {}).get(_SUM)
+    # Other programs write none, nor did version 0.1.0.
+    if expected is not None and sum_of_weights(weights) != expected:
+        raise _damaged(path, "its weights are not those that were written")
+    return weights
+
+
 def _load_plain_data(path: Path, mmap: bool) -> Any:
     # Files older than torch 1.6, which LAVIS's hub has some of, are no zip files and cannot be mapped.
     with open(path, "rb") as file:
         is_zip = file.read(2) == b"PK"
+    if is_zip and not mmap and (damage := damage_of_zip(path)):
+        raise _damaged(path, damage)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+
+
+def _damaged(path: Path, reason: str) -> ConfigError:
+    return ConfigError(f"{path} is not a checkpoint that can be read: it is damaged ({reason}). Take an earlier one")
 
 
 def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -102,13 +125,14 @@ def _storage_error(path: Path, error: Exception) -> StorageError:
 
 
 def is_readable(path: Path) -> bool:
-    """Tell whether ``path`` is a whole checkpoint, without reading all of it."""
-    # A zip file's table of contents is its end: where that can be read, nothing was cut off.
+    """Tell whether ``path`` is a whole checkpoint, of which no byte is another than was written."""
     try:
         read_checkpoint(path, mmap=True)
-    except ConfigError:
+        with open(path, "rb") as file:
+            is_zip = file.read(2) == b"PK"
+    except (ConfigError, OSError):
         return False
-    return True
+    return not is_zip or damage_of_zip(path) is None
 
 
 def without_known(model: nn.Module, wanted: Collection[str], given: Mapping[str, Tensor]) -> dict[str, Tensor]:

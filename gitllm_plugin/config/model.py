@@ -16,7 +16,7 @@ MODULES = ("proj", "lora", "llm", "vit", "all", "head")
 
 WAYS_TO_NAME_WEIGHTS = (
     "Evaluate a run by its folder, `gitllm evaluate RUN`; name weights with --options model.load_finetuned=true "
-    "model.finetuned=PATH, or an exported model with model.folder=FOLDER; or, where chance is what you want to measure, "
+    "model.finetuned=PATH, or an exported model with model.folder=FOLDER; or, to measure chance, "
     "run.allow_untrained=true"
 )
 

@@ -99,6 +99,22 @@ def _missing_trackers(trackers: tuple[str, ...]) -> Iterable[str]:
             yield f".trackers has {name!r}, which is not installed: pip install {name}"
 
 
+def endless_fault(key: str, split: str) -> str:
+    """Say that a split cannot be evaluated on because its data has no end; ``key`` begins with a dot, or with run."""
+    return (
+        f"{key} names {split!r}, whose data is a stream without an end, so that its evaluation would have none; "
+        "name val or test. To see how well a model knows what it was trained on, give the rows of the training split "
+        "as a split of their own: datasets.m3it.build_info.annotations.test_train.storage=FILE, run.test_splits="
+        "[test_train]"
+    )
+
+
+def _endless_faults(streams: bool, *named: tuple[str, ...]) -> Iterable[str]:
+    for key, names in zip(("valid_splits", "test_splits"), named, strict=True):
+        if streams and "train" in names:
+            yield endless_fault(f".{key}", "train")
+
+
 def _split_faults(training: bool, splits: Iterable[str], *named: tuple[str, ...]) -> Iterable[str]:
     """Find splits that no data set has files for, else found only when their turn comes."""
     for key, names in zip(("train_splits", "valid_splits", "test_splits"), named, strict=True):
@@ -132,7 +148,7 @@ class LaunchSettings:
     """Evaluate weights that were drawn at random too, where nothing is trained or loaded: an error otherwise."""
 
     resume_ckpt_path: str | None = None
-    """A checkpoint, a run's folder, or ``auto``: the newest below ``output_dir``."""
+    """A checkpoint, a run's folder, or ``auto``: the newest run of this configuration below ``output_dir``."""
 
     train_splits: tuple[str, ...] = ()
     """What is trained on."""
@@ -163,6 +179,7 @@ class LaunchSettings:
 
     RULES = (
         Rule(("resume_ckpt_path", "run.training"), _resume_fault),
+        Rule(("datasets.streams", "valid_splits", "test_splits"), _endless_faults),
         Rule(("run.training", "datasets.splits", "train_splits", "valid_splits", "test_splits"), _split_faults),
     )
 

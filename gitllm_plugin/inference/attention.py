@@ -9,7 +9,7 @@ from typing import Any, cast
 from PIL import Image
 from torch import Tensor
 
-from gitllm_plugin.inference.pipeline import Pipeline
+from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 
 _MOST_TOKENS = 7
 _COLUMNS = 4
@@ -30,15 +30,24 @@ class AnswerAttention:
 
 
 def answer_attention(
-    pipeline: Pipeline, pictures: Sequence[Image.Image], question: str, answer: str, instruction: str | None = None
+    pipeline: Pipeline,
+    pictures: Sequence[Image.Image],
+    question: str,
+    answer: str,
+    instruction: str | None = None,
+    decoding: Decoding | None = None,
 ) -> AnswerAttention:
     """Read it from one pass over pictures, prompt and answer.
+
+    Args:
+        pipeline, pictures, question, instruction, decoding: that the answer was made with.
+        answer: the answer.
 
     Raises:
         DataError: image, prompt and answer do not fit; ConfigError: the decoder gives no attention weights.
     """
     pixels = pipeline.pixels(pictures)
-    text = pipeline.encode_answer(question, answer, instruction)
+    text = pipeline.encode_answer(question, answer, instruction, pixels, decoding)
     with pipeline.exclusive() as model:
         weights = model.attention_to_image(text.input_ids.to(pipeline.device), pixels).mean(0)  # [T, F*P]
     rows, columns = pipeline.model.image_encoder.grid_shape(*pixels.shape[-2:])

@@ -17,8 +17,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 
 from gitllm_plugin.common.device import default_device
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.prompts import build_prompt, check_template
-from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, find_chat_template, load_folder
+from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
+from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import read_encoder
@@ -107,12 +107,14 @@ class Pipeline:
             raise ConfigError(f"{folder} has no {part}; `gitllm export` writes both")
         settings = loaded.settings
         prompts = settings.get("text_processor") or {}
-        chat = (
-            find_chat_template(loaded.tokenizer, loaded.model.decoder.family) if settings.get("chat_template") else None
-        )
+        family = loaded.model.decoder.family
         return cls(
             model=loaded.model.to(device or default_device()),
-            text_encoder=TextEncoder(loaded.tokenizer, chat_template=chat),
+            text_encoder=make_text_encoder(
+                loaded.model.language_model,
+                loaded.tokenizer,
+                conversation=family if settings.get("chat_template") else None,
+            ),
             transform=_read_transform(Path(folder).expanduser()),
             **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
         )
@@ -188,8 +190,7 @@ class Pipeline:
         if decoding.num_beams > 1:
             raise ConfigError("a search with beams gives its answer at the end: call answer, or num_beams=1")
         pixels, text, arguments = self._inputs(pictures, question, instruction, decoding)
-        tokenizer = cast(Any, self.text_encoder.tokenizer)
-        streamer = TextIteratorStreamer(tokenizer, skip_special_tokens=True)
+        streamer = _Answer(self.text_encoder)
         failure: list[BaseException] = []
         stop = _StopWhenAsked()
 
@@ -221,22 +222,60 @@ class Pipeline:
         if failure:
             raise failure[0]
 
-    def encode_answer(self, question: str, answer: str, instruction: str | None = None) -> TextBatch:
-        """Encode prompt and answer; labels mark the answer and the end token."""
-        return self.text_encoder.prompts_and_answers([self.prompt(question, instruction)], [answer])
+    def encode_answer(
+        self,
+        question: str,
+        answer: str,
+        instruction: str | None = None,
+        pixels: Tensor | None = None,
+        decoding: Decoding | None = None,
+    ) -> TextBatch:
+        """Encode prompt and answer; labels mark the answer and the end token.
+
+        Args:
+            question, instruction: as for :meth:`answer`.
+            answer: what was answered, or another text.
+            pixels: of :meth:`pixels`, beside which the text is to fit: the prompt is shortened as for :meth:`answer`.
+            decoding: as for :meth:`answer`.
+
+        Raises:
+            DataError: prompt and answer do not fit beside the pictures.
+        """
+        prompt = self.prompt(question, instruction)
+        place = find_shortenable(prompt, question)
+        room = None if pixels is None else self.model.max_text_tokens(pixels)
+        asked = self.text_encoder.shortened(prompt, place, _room_for_prompt(room, decoding or Decoding()))
+        if place is not None:
+            place = slice(place.start, place.stop - (len(prompt) - len(asked)))
+        return self.text_encoder.prompts_and_answers([asked], [answer], [place], room)
 
     def _inputs(
         self, pictures: Image.Image | Sequence[Image.Image], question: str, instruction: str | None, decoding: Decoding
     ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         pixels = self.pixels([pictures] if isinstance(pictures, Image.Image) else list(pictures))
         arguments = {**decoding.as_arguments(), **self.text_encoder.special_tokens}
-        room = self.model.max_text_tokens(pixels)
+        prompt = self.prompt(question, instruction)
         text = self.text_encoder.prompts(
-            [self.prompt(question, instruction)],
-            questions=[question.strip() or self.prompt(question, instruction)],
-            max_tokens=None if room is None else room - decoding.max_new_tokens + 1,
+            [prompt],
+            questions=[find_shortenable(prompt, question)],
+            max_tokens=_room_for_prompt(self.model.max_text_tokens(pixels), decoding),
         )
         return pixels, _on(self.device, text), arguments
+
+
+class _Answer(TextIteratorStreamer):
+    """Gives an answer as it grows, without what ends it."""
+
+    def __init__(self, text_encoder: TextEncoder) -> None:
+        # Left as they are: some tokenizers would take the spaces before punctuation away.
+        settings = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        super().__init__(cast(Any, text_encoder.tokenizer), **settings)
+        self._ends = set(text_encoder.ends)
+
+    def put(self, value: Tensor) -> None:
+        """Take the next token."""
+        if value.numel() != 1 or int(value) not in self._ends:
+            super().put(value)
 
 
 class _StopWhenAsked(StoppingCriteria):
@@ -247,6 +286,11 @@ class _StopWhenAsked(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         return torch.full((len(input_ids),), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def _room_for_prompt(room: int | None, decoding: Decoding) -> int | None:
+    """Tell how many of a text's tokens may be the prompt's."""
+    return None if room is None else room - decoding.max_new_tokens + 1  # the last new token is not read
 
 
 def _read_transform(folder: Path) -> ImageTransform:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from gitllm_plugin.common.device import default_device
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.pipeline import Pipeline
-from gitllm_plugin.m3it.prompts import build_prompt, check_template
+from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
 from gitllm_plugin.modeling import TextBatch
 from gitllm_plugin.modeling.ranking import CandidateScores
 
@@ -32,7 +32,7 @@ class _Request:
     Attributes:
         place: its number among all.
         prompt: with instruction, question and what stands around them.
-        question: the part of the prompt that may be shortened.
+        question: the place of the part of the prompt that may be shortened; None: not known.
         pictures: in order; none for text alone.
         given: generation settings, or the continuation.
         is_choice: whether the continuation is one of several choices.
@@ -40,7 +40,7 @@ class _Request:
 
     place: int
     prompt: str
-    question: str
+    question: slice | None
     pictures: list[Image.Image]
     given: Any
     is_choice: bool
@@ -165,7 +165,7 @@ class GitLLMForLmmsEval(lmms):
                 "train one with model.max_images as large, or choose another task"
             )
         prompt = build_prompt(self.template, self.instruction, question)
-        return _Request(place, prompt, question or prompt, pictures, given, is_choice)
+        return _Request(place, prompt, find_shortenable(prompt, question), pictures, given, is_choice)
 
     def _score(self, heads: Sequence[_Request], continuations: Sequence[Sequence[str]]) -> CandidateScores:
         """Score each prompt's continuations."""

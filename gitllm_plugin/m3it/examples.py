@@ -6,6 +6,7 @@ A row is read from its file again each time a text of it is asked for. Files are
 this kind can be forked or pickled into the workers of a data loader.
 """
 
+import hashlib
 import sys
 from array import array
 from bisect import bisect_right
@@ -24,6 +25,7 @@ from gitllm_plugin.m3it.tables import get_version, open_table
 from gitllm_plugin.m3it.tree import Source
 
 MAX_REPORTED = 10
+_SAMPLED = 64
 _PROGRESS_FROM_BYTES = 64 * 2**20
 
 
@@ -106,6 +108,21 @@ class IndexedExamples:
         """Return the configuration name of example ``index``, without reading it."""
         row, _ = self._find(index)
         return self._configs[self._config_of[row]]
+
+    def fingerprint(self) -> str:
+        """Sum up the examples, wherever their files are: rows, images, and the texts of some that are spread over all.
+
+        Raises:
+            DataError: if a file is no longer what it was when it was opened.
+        """
+        found = hashlib.sha256()
+        for numbers in (self._lines, self._ends, self._keys):
+            found.update(numbers)
+        # Reading all texts would take as long as reading all files.
+        for place in range(min(_SAMPLED, len(self))):
+            (text,) = self[place * len(self) // min(_SAMPLED, len(self))].texts
+            found.update(repr((text.instruction, text.question, text.answers)).encode())
+        return f"{len(self)} texts {found.hexdigest()[:12]}"
 
     def __getstate__(self) -> dict[str, Any]:
         # Neither open files nor a row of megabytes go to a worker.

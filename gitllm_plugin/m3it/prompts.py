@@ -3,7 +3,10 @@
 A prompt ends where the answer begins; the answer follows after one space.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
 
 from gitllm_plugin.errors import ConfigError
 
@@ -11,22 +14,67 @@ WITH_QUESTION, WITHOUT_QUESTION = "Answer the question about the image.", "Descr
 """Instructions where none is given, the same for rows, training and inference."""
 
 
-def _article(instruction: str, question: str) -> str:
+@dataclass(frozen=True)
+class Template:
+    """A template, from which prompts are made and in which their parts are found again.
+
+    Attributes:
+        text: with ``{instruction}`` and ``{question}``, one time each at most and in this order.
+        keeps_marks: what an empty instruction or question leaves: all that stands around it, or no gap.
+    """
+
+    text: str
+    keeps_marks: bool = True
+
+    def fill(self, instruction: str, question: str) -> str:
+        """Make a prompt."""
+        given = {_INSTRUCTION: instruction, _QUESTION: question}
+        if not self.keeps_marks:
+            return " ".join(words for part in self.text.split(" ") if (words := given.get(part, part)))
+        return "".join(given.get(part, part) for part in _FIELDS.split(self.text))
+
+    def find(self, prompt: str, question: str | None) -> slice | None:
+        """Find the part of a prompt that may be shortened, its question, or its instruction where that is empty.
+
+        Args:
+            prompt: a text.
+            question: what was asked, where it is known.
+
+        Returns:
+            None: the prompt is of another template, or has another question.
+        """
+        before, behind = self.text.partition(_QUESTION)[::2]
+        head, mark = before.partition(_INSTRUCTION)[::2]
+        if not prompt.startswith(head) or not prompt.endswith(behind):
+            return None
+        if question is None and not before + behind:
+            return None  # without marks, every text is of this template
+        end = len(prompt) - len(behind)
+        if question:
+            start = end - len(question)
+            return slice(start, end) if start >= len(head) and prompt[start:end] == question else None
+        if not self.keeps_marks or not mark:
+            return slice(len(head), end)
+        # Where the question is not known, it begins at the first mark, which is how it was asked in most cases.
+        place = end - len(mark) if question is not None else prompt.find(mark, len(head), end)
+        if place < len(head) or prompt[place : place + len(mark)] != mark:
+            return None
+        asked = slice(place + len(mark), end)
+        return asked if asked.start < end else slice(len(head), place)
+
+
+_INSTRUCTION, _QUESTION = "{instruction}", "{question}"
+_FIELDS = re.compile("({instruction}|{question})")
+
+TEMPLATES: dict[str, Template] = {
     # The markers stay where the question is empty, as in the article.
-    return f"##Instruction: {instruction} ##Question: {question} ##Answer:"
-
-
-def _plain(instruction: str, question: str) -> str:
+    "article": Template("##Instruction: {instruction} ##Question: {question} ##Answer:"),
     # No markers: half the tokens where questions are short.
-    return " ".join(words for words in (instruction, question, "Answer:") if words)
-
-
-def _question(instruction: str, question: str) -> str:
+    "plain": Template("{instruction} {question} Answer:", keeps_marks=False),
     # Plain GIT was trained on bare questions, and on captions behind nothing.
-    return question
-
-
-TEMPLATES: dict[str, Callable[[str, str], str]] = {"article": _article, "plain": _plain, "question": _question}
+    "question": Template("{question}"),
+}
+"""By name; those with more marks first, for a prompt is looked for in this order."""
 
 
 def default_instruction(question: str) -> str:
@@ -48,7 +96,28 @@ def build_prompt(template: str, instruction: str | None, question: str) -> str:
     check_template(template)
     if instruction is None:
         instruction = default_instruction(question)
-    return TEMPLATES[template](instruction.strip(), question.strip())
+    return TEMPLATES[template].fill(instruction.strip(), question.strip())
+
+
+def find_shortenable(prompt: str, question: str | None = None) -> slice | None:
+    """Find the part of a prompt of any template that may lose its end where the prompt is too long.
+
+    Args:
+        prompt: a text of :func:`build_prompt`, or another one.
+        question: what was asked, where it is known; may be empty, and have space around it.
+
+    Returns:
+        Its place: the question's; the instruction's where the question is empty; both where they cannot be told apart.
+        None: the prompt is of no template, and its question is not known or not in it.
+    """
+    question = None if question is None else question.strip()
+    for template in TEMPLATES.values():
+        found = template.find(prompt, question)
+        if found is not None:
+            return found
+    # Of no template: the last place where the question stands.
+    start = prompt.rfind(question) if question else -1
+    return slice(start, start + len(question)) if question and start >= 0 else None
 
 
 def check_template(template: str) -> None:

@@ -12,6 +12,7 @@ from gitllm_plugin.modeling.build import (
     build_git_llm,
     find_chat_template,
     load_folder,
+    make_text_encoder,
     merge_folder,
     resolve_family,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "load_folder",
     "load_published",
     "load_trainable_state_dict",
+    "make_text_encoder",
     "merge_folder",
     "parameter_groups",
     "resolve_family",

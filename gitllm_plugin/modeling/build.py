@@ -4,18 +4,11 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings
@@ -25,6 +18,7 @@ from gitllm_plugin.modeling.folder import (
     BASES,
     LANGUAGE_MODEL,
     LoadedFolder,
+    check_folder,
     only_dtype,
     read_folder,
     save_folder,
@@ -32,13 +26,16 @@ from gitllm_plugin.modeling.folder import (
 )
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer, resolve_dtype
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
+from gitllm_plugin.modeling.tokens import TextEncoder
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
+from gitllm_plugin.modeling.vocabulary import end_tokens, fit_tokenizer
 
 _TINY = "tiny:"
+_WHAT = "language model"
 
 
 def build_git_llm(
@@ -115,6 +112,7 @@ def merge_folder(source: str | Path, target: str | Path, dtype: str | None = Non
     Raises:
         ConfigError: not such a folder, no adapter in it, or the target is in use.
     """
+    check_folder(source)
     written = stored_dtypes(source) if dtype is None else dict.fromkeys(BASES, resolve_dtype(dtype))
     only = only_dtype(source)
     # Float32 holds every stored weight exactly. The stored dtype does in half the memory, and gives the same sums where
@@ -191,6 +189,33 @@ def find_chat_template(tokenizer: PreTrainedTokenizerBase, family: Family) -> st
     return template
 
 
+def make_text_encoder(
+    language_model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    conversation: Family | None = None,
+    loss_on: Literal["answer", "all"] = "answer",
+) -> TextEncoder:
+    """Make what turns texts into a language model's ids; every way to a model takes this one.
+
+    Args:
+        language_model: whose generation config may name end tokens that its tokenizer does not.
+        tokenizer: the language model's own.
+        conversation: its family, where prompts are the user's turns in a conversation, see
+            :func:`find_chat_template`; None: they are not.
+        loss_on: see :class:`~gitllm_plugin.modeling.tokens.TextEncoder`.
+
+    Raises:
+        ConfigError: there is no end token, or no conversation template.
+    """
+    return TextEncoder(
+        tokenizer,
+        loss_on=loss_on,
+        chat_template=None if conversation is None else find_chat_template(tokenizer, conversation),
+        end_tokens=tuple(end_tokens(language_model)),
+    )
+
+
 def enable_gradient_checkpointing(model: GitLLM) -> None:
     """Let the language model, and the encoder where it is trained, compute activations twice and keep few.
 
@@ -215,11 +240,12 @@ def _load_language_model(
     if name.startswith(_TINY):
         decoder = tiny_language_model(name.removeprefix(_TINY))
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
-    tokenizer = load_by_name(name, "language model", AutoTokenizer.from_pretrained)
-    config = load_by_name(name, "language model", AutoConfig.from_pretrained)
-    # Before gigabytes are read.
+    # The small files first, before gigabytes are read.
+    config = load_config(name, _WHAT)
+    tokenizer = load_tokenizer(name, _WHAT)
     family = resolve_family(config, settings.self_test)
-    decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=dtype, **quantization)
+    decoder = load_model(name, _WHAT, AutoModelForCausalLM, dtype=dtype, **quantization)
+    fit_tokenizer(tokenizer, decoder, name)
     return decoder, tokenizer, family
 
 
@@ -246,7 +272,7 @@ def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
 def _load_image_encoder(name: str, dtype: torch.dtype, layer: int) -> ImageEncoder:
     if name.startswith(_TINY):
         return tiny_image_encoder(name.removeprefix(_TINY), layer).to(dtype)
-    return load_by_name(name, "image encoder", ImageEncoder.from_pretrained, layer=layer, dtype=dtype)
+    return ImageEncoder.from_pretrained(name, layer=layer, dtype=dtype)
 
 
 def use_fused_kernels(language_model: PreTrainedModel) -> None:

@@ -17,23 +17,31 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
+from gitllm_plugin.common.checksums import check_files, sums_of_files
+from gitllm_plugin.common.file_faults import check_file, read_json
 from gitllm_plugin.common.files import new_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.lora import ADAPTER
-from gitllm_plugin.modeling.pretrained import load_by_name, resolve_dtype
+from gitllm_plugin.modeling.adapter import check_fingerprint, fingerprint, load_adapter, save_adapter
+from gitllm_plugin.modeling.pretrained import (
+    is_tokenizer_at,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_dtype,
+)
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
+from gitllm_plugin.modeling.vocabulary import fit_tokenizer
 
 DESCRIPTION = "git_llm.json"
 PROJECTION = "projection.safetensors"
@@ -42,8 +50,17 @@ LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapte
 BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
 """What is made elsewhere, trained or not: in a folder as Hugging Face has it, or by its name."""
 _FORMAT = 1
-_SAMPLES = 32
-_PEFT_PREFIX = "base_model.model."
+_SUMMED = ("*.safetensors", "config.json", "adapter_config.json")
+"""What of a folder decides which model it is: these are compared with their checksums when it is read."""
+_DESCRIBED = {
+    LANGUAGE_MODEL: str,
+    IMAGE_ENCODER: str,
+    "vision_layer": int,
+    "max_images": int,
+    "fingerprint": list,
+    "settings": dict,
+}
+"""What a description says in every version; since 0.2.0 also whether there is an adapter."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By safetensors' names."""
 
@@ -131,8 +148,10 @@ def save_folder(
             **places,
             "vision_layer": model.image_encoder.layer,
             "max_images": model.max_images,
-            "fingerprint": _fingerprint(model.language_model),
+            LORA: has_lora(model),
+            "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
+            "checksums": sums_of_files(target, _SUMMED),
         }
         _write_json(target / DESCRIPTION, description)
         _open_weights(target, like=target / DESCRIPTION)
@@ -152,36 +171,45 @@ def read_folder(
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = Path(folder).expanduser()
+    # First: what is damaged is given to no library.
+    check_folder(folder)
     description = _read_description(folder)
     frozen = resolve_dtype(dtype)
     name, encoder_name = (_place(folder, description, base) for base in BASES)
-    config = load_by_name(name, "language model", AutoConfig.from_pretrained)
+    has_adapter, preprocessor = _has_adapter(folder, description), _read_preprocessor(folder)
     # Before gigabytes are read.
-    family = confirm_family(config, model_class, self_test)
-    decoder = load_by_name(name, "language model", AutoModelForCausalLM.from_pretrained, dtype=frozen)
-    encoder = load_by_name(
-        encoder_name, "image encoder", ImageEncoder.from_pretrained, layer=_layer_to_cut(description), dtype=frozen
-    )
+    family = confirm_family(load_config(name, "language model"), model_class, self_test)
+    tokenizer = _load_tokenizer(folder, name)
+    decoder = load_model(name, "language model", AutoModelForCausalLM, dtype=frozen)
+    check_fingerprint(decoder, description["fingerprint"], folder, name)
+    encoder = ImageEncoder.from_pretrained(encoder_name, layer=_layer_to_cut(description), dtype=frozen)
     # In the folder, what was behind that layer is gone, and it is the last one.
     encoder.layer = description["vision_layer"]
     model = model_class(encoder, decoder, max_images=description["max_images"], family=family)
     model.sources = {base: description[base] for base in BASES if description[base] != base}
     _load_projection(model, folder / PROJECTION)
-    if (folder / LORA).is_dir():
-        _check_fingerprint(decoder, description["fingerprint"], folder, name)
+    if has_adapter:
         load_adapter(decoder, folder / LORA)
+    if tokenizer is not None:
+        fit_tokenizer(tokenizer, decoder, str(folder))
     # What of a base was trained is in the base now, and frozen with it.
     trained = names_of_module(model, "proj") | names_of_module(model, "lora")
     for parameter_name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter_name in trained)
-    # Beside the encoder also where the encoder itself is named and not written.
-    preprocessor = folder / IMAGE_ENCODER / PREPROCESSOR
-    return LoadedFolder(
-        model=model.eval(),
-        tokenizer=_load_tokenizer(folder, name),
-        image_processor=json.loads(preprocessor.read_text()) if preprocessor.is_file() else None,
-        settings=description["settings"],
-    )
+    return LoadedFolder(model.eval(), tokenizer, preprocessor, description["settings"])
+
+
+def check_folder(folder: str | Path) -> None:
+    """Compare a folder's weights with the checksums that were noted when they were written.
+
+    Raises:
+        ConfigError: not a folder of a GIT-LLM, or files of it are missing or damaged.
+    """
+    folder = Path(folder).expanduser()
+    sums = _read_description(folder).get("checksums", {})  # version 0.1.0 noted none
+    if not isinstance(sums, dict):
+        raise ConfigError(f"{folder / DESCRIPTION}: checksums is {sums!r:.80}, expected a mapping of files")
+    check_files(folder, sums, folder / DESCRIPTION)
 
 
 def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
@@ -192,10 +220,7 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
     """
     folder = Path(folder).expanduser()
     description = _read_description(folder)
-    configs = {
-        base: load_by_name(_place(folder, description, base), base.replace("_", " "), AutoConfig.from_pretrained)
-        for base in BASES
-    }
+    configs = {base: load_config(_place(folder, description, base), base.replace("_", " ")) for base in BASES}
     return {base: config.dtype or torch.float32 for base, config in configs.items()}
 
 
@@ -213,6 +238,7 @@ def only_dtype(folder: str | Path) -> torch.dtype | None:
         if not files:
             return None
         for file in files:
+            check_file(file)
             # Of the files' tables of contents: weights may say another dtype than the configuration beside them.
             with safe_open(file, "pt") as weights:
                 dtypes |= {_DTYPES.get(weights.get_slice(name).get_dtype()) for name in weights.keys()}  # noqa: SIM118
@@ -222,48 +248,6 @@ def only_dtype(folder: str | Path) -> torch.dtype | None:
 def has_lora(model: InFolder) -> bool:
     """Tell whether the language model has LoRA layers."""
     return bool(names_of_module(model, "lora"))
-
-
-def save_adapter(language_model: PreTrainedModel, folder: Path, base_name: str) -> None:
-    """Write LoRA in PEFT's own form: ``PeftModel.from_pretrained(base, folder)`` reads it too."""
-    config: LoraConfig = cast(Any, language_model).peft_config[ADAPTER]
-    # PEFT reads these two: the first to find the base, the second to load as what is not trained.
-    config.base_model_name_or_path = base_name
-    config.inference_mode = True
-    config.save_pretrained(str(folder))
-    state = _adapter_state(language_model)
-    state = {f"{_PEFT_PREFIX}{name}": value.detach().cpu().contiguous() for name, value in state.items()}
-    save_file(state, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-
-
-def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
-    """Put the LoRA layers of a PEFT adapter into ``language_model``, in place.
-
-    Raises:
-        ConfigError: the adapter's names or shapes are not this language model's.
-    """
-    config = cast(LoraConfig, LoraConfig.from_pretrained(str(folder)))
-    # It was saved for use, and PEFT would freeze it.
-    config.inference_mode = False
-    try:
-        inject_adapter_in_model(config, language_model, adapter_name=ADAPTER)
-    except ValueError as error:
-        raise ConfigError(f"{folder} is an adapter for another language model: {error}") from error
-    state = {
-        name.removeprefix(_PEFT_PREFIX): value
-        for name, value in load_file(folder / "adapter_model.safetensors").items()
-    }
-    check_same_weights(_adapter_state(language_model), state, str(folder))
-    # First: PEFT gave LoRA the dtype of the layer beside it, and what was trained in float32 would be rounded to that.
-    for name, parameter in language_model.named_parameters():
-        if ".lora_" in name:
-            parameter.data = parameter.data.float()
-    set_peft_model_state_dict(language_model, state, adapter_name=ADAPTER)
-
-
-def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
-    """Give LoRA's weights by PEFT's names. Embeddings stay out: PEFT would look the base up on the hub."""
-    return get_peft_model_state_dict(language_model, adapter_name=ADAPTER, save_embedding_layers=False)
 
 
 def _save_language_model(model: InFolder, folder: Path) -> None:
@@ -312,8 +296,9 @@ def _projection_state(model: InFolder) -> dict[str, Tensor]:
 
 
 def _load_projection(model: InFolder, path: Path) -> None:
-    if not path.is_file():
+    if not path.exists():
         raise ConfigError(f"{path.parent} has no {path.name}")
+    check_file(path)
     state = load_file(path)
     check_same_weights(_projection_state(model), state, str(path))
     model.load_state_dict(state, strict=False)
@@ -337,9 +322,19 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"{folder} is not a folder of a GIT-LLM: it has no {DESCRIPTION}. `gitllm export RUN FOLDER` makes one of "
             "a training run, `gitllm convert-checkpoint` of a published checkpoint"
         )
-    description = json.loads(path.read_text())
+    description = read_json(path)
     if description.get("format") != _FORMAT:
         raise ConfigError(f"{path} has format {description.get('format')}; this version reads format {_FORMAT}")
+    expected_types = _DESCRIBED | ({LORA: bool} if LORA in description else {})
+    faults = [
+        f"{key} is {description[key]!r:.40}, expected {expected.__name__}"
+        if key in description
+        else f"{key} is missing"
+        for key, expected in expected_types.items()
+        if type(description.get(key)) is not expected
+    ]
+    if faults:
+        raise ConfigError(f"{path} is no whole description of a GIT-LLM: {'; '.join(faults)}")
     return description
 
 
@@ -348,35 +343,37 @@ def _place(folder: Path, description: Mapping[str, Any], base: str) -> str:
     return str(folder / base) if description[base] == base else description[base]
 
 
-def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
-    # Saved with the model, or else the one that goes with the language model's name.
-    inside = folder / LANGUAGE_MODEL
-    if not inside.is_dir() and name.startswith(str(folder)):
-        return None
-    place = inside if (inside / "tokenizer_config.json").is_file() else name
-    # No tokenizer is no fault here: a model can be used without one, and who needs it says so.
-    try:
-        return AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError):
-        return None
+def _has_adapter(folder: Path, description: Mapping[str, Any]) -> bool:
+    """Tell whether LoRA is to be read, and refuse a folder from which it is gone.
 
-
-def _fingerprint(language_model: PreTrainedModel) -> list[float]:
-    """Take a few input embeddings: language models of one shape are told apart by them, in any number format."""
-    weight = cast(Any, language_model.get_input_embeddings()).weight.detach().flatten()
-    places = torch.tensor(_spread_places(len(weight)), device=weight.device)
-    return [round(value, 6) for value in weight[places].float().tolist()]
-
-
-def _spread_places(size: int) -> list[int]:
-    """Spread places from first to last, in integers: float32 cannot count the weights of a real embedding."""
-    return [number * (size - 1) // (_SAMPLES - 1) for number in range(_SAMPLES)]
-
-
-def _check_fingerprint(language_model: PreTrainedModel, expected: list[float], folder: Path, name: str) -> None:
-    found, wanted = torch.tensor(_fingerprint(language_model)), torch.tensor(expected)
-    # bfloat16 keeps 8 bits: a base loaded in it differs by up to 0.4 percent from the float32 original.
-    if not torch.allclose(found, wanted, rtol=0.02, atol=1e-3):
+    Raises:
+        ConfigError: the description says that there is an adapter and there is none, or the other way round.
+    """
+    found = (folder / LORA).exists()
+    # Version 0.1.0 did not say.
+    said = description.get(LORA, found)
+    if said and not found:
         raise ConfigError(
-            f"the adapter in {folder} was trained on another language model than {name!r}, whose weights differ"
+            f"{folder} has no {LORA}/, but LoRA was trained ({DESCRIPTION}): without it the model gives other answers. "
+            "Copy the folder again, whole"
         )
+    if found and not said:
+        raise ConfigError(f"{folder} has a folder {LORA}/ that its {DESCRIPTION} does not know: it is another model's")
+    return found
+
+
+def _read_preprocessor(folder: Path) -> dict[str, Any] | None:
+    # Beside the encoder also where the encoder itself is named and not written.
+    path = folder / IMAGE_ENCODER / PREPROCESSOR
+    return read_json(path) if path.exists() else None
+
+
+def _load_tokenizer(folder: Path, name: str) -> PreTrainedTokenizerBase | None:
+    """Read what was saved with the model, or else the one that goes with the language model's name."""
+    inside = folder / LANGUAGE_MODEL
+    if is_tokenizer_at(inside):
+        return load_tokenizer(str(inside), "language model")
+    # No tokenizer is no fault here: a model can be used without one, and who needs it says so.
+    if name == str(inside) or (Path(name).is_dir() and not is_tokenizer_at(Path(name))):
+        return None
+    return load_tokenizer(name, "language model")

@@ -13,15 +13,17 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, GitConfig, GitForCausalLM, PreTrainedTokenizerBase
+from transformers import GitConfig, GitForCausalLM, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
-from gitllm_plugin.modeling.pretrained import load_by_name
+from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
+from gitllm_plugin.modeling.shortlist import Continuations, choose
 from gitllm_plugin.modeling.tokens import IGNORED
+from gitllm_plugin.modeling.vocabulary import fit_tokenizer
 
 #: transformers corrected the spelling of a parameter, but not in the checkpoints: without this, the temporal
 #: embeddings of the video checkpoints are whatever the memory held before.
@@ -40,37 +42,20 @@ def load_git(weights: str) -> tuple[Git, PreTrainedTokenizerBase]:
     Raises:
         ConfigError: the name cannot be loaded, is another kind of model, or lacks some of the weights.
     """
-    config = load_by_name(weights, "GIT", AutoConfig.from_pretrained)
+    config = load_config(weights, "GIT")
     if config.model_type != GitConfig.model_type:
         raise ConfigError(
             f"model.weights is {weights!r}, a model of type {config.model_type!r}, but arch 'git' takes GIT alone: "
             "microsoft/git-base, a fine-tuning of it, or a folder written by GitForCausalLM.save_pretrained"
         )
-    causal_lm, report = load_by_name(
-        weights,
-        "GIT",
-        GitForCausalLM.from_pretrained,
-        dtype=torch.float32,
-        key_mapping=_RENAMED,
-        output_loading_info=True,
-    )
-    if missing := sorted(report["missing_keys"]):
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise ConfigError(
-            f"model.weights is {weights!r}, which is not a whole GIT: it lacks {shown}. "
-            "Fetch or save it again; transformers would fill such gaps with chance values"
-        )
-    return Git(causal_lm).eval(), _load_tokenizer(weights, config.vocab_size)
+    tokenizer = _load_tokenizer(weights)
+    causal_lm = load_model(weights, "GIT", GitForCausalLM, dtype=torch.float32, key_mapping=_RENAMED)
+    fit_tokenizer(tokenizer, causal_lm, weights)
+    return Git(causal_lm).eval(), tokenizer
 
 
-def _load_tokenizer(weights: str, vocab_size: int) -> PreTrainedTokenizerBase:
-    tokenizer = load_by_name(weights, "GIT's tokenizer", AutoTokenizer.from_pretrained)
-    # In a folder without a tokenizer, transformers makes one that knows no word, and says nothing.
-    if not len(tokenizer.all_special_tokens) < len(tokenizer) <= vocab_size:
-        raise ConfigError(
-            f"{weights!r} has a tokenizer of {len(tokenizer)} tokens for a model of {vocab_size}, or none at all: "
-            "save the tokenizer that the model was trained with (BERT's) in the same folder"
-        )
+def _load_tokenizer(weights: str) -> PreTrainedTokenizerBase:
+    tokenizer = load_tokenizer(weights, "GIT")
     if tokenizer.cls_token is None or tokenizer.sep_token is None:
         raise ConfigError(
             f"the tokenizer of {weights!r} has no [CLS] or no [SEP], with which GIT begins and ends texts; "
@@ -227,11 +212,18 @@ class Git(nn.Module):
         with self._images_by_number(pixel_values, num_images, image_index) as numbers:
             hidden = self._read(prompts, numbers)
             last = hidden[torch.arange(len(prompts)), [length - 1 for length in lengths]]
-            tally = Tally(candidates, self.causal_lm.output(last).float().log_softmax(-1), shortlist)
-            pairs = [(n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(candidates[n][c]) > 1]
+            first = self.causal_lm.output(last).float().log_softmax(-1)
             size = max(1, tokens_at_once // (max(lengths) + longest))
-            for start in range(0, len(pairs), size):
-                self._score(tally, prompts, numbers, pairs[start : start + size])
+
+            def read(tally: Tally | Continuations) -> None:
+                pairs = [
+                    (n, c) for n, chosen in enumerate(tally.chosen) for c in chosen if len(tally.candidates[n][c]) > 1
+                ]
+                for start in range(0, len(pairs), size):
+                    self._score(tally, prompts, numbers, pairs[start : start + size])
+
+            tally = Tally(candidates, first, choose(candidates, first, shortlist, read))
+            read(tally)
         return tally.scores(mean)
 
     def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
@@ -245,7 +237,11 @@ class Git(nn.Module):
         return self.causal_lm.git(**inputs, pixel_values=numbers, use_cache=False).last_hidden_state[:, -width:]
 
     def _score(
-        self, tally: Tally, prompts: Sequence[Sequence[int]], numbers: Tensor, pairs: Sequence[tuple[int, int]]
+        self,
+        tally: Tally | Continuations,
+        prompts: Sequence[Sequence[int]],
+        numbers: Tensor,
+        pairs: Sequence[tuple[int, int]],
     ) -> None:
         """Count the tokens of some candidates, given as prompt and place in its list."""
         found = [tally.candidates[n][c] for n, c in pairs]

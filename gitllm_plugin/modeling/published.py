@@ -12,10 +12,10 @@ temporal embeddings inside it; ``<root>`` is the decoder's own prefix (``model.`
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,26 +26,19 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from gitllm_plugin.common.checksums import damage_of_zip
+from gitllm_plugin.common.file_faults import check_file, first_line, read_json
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
+from gitllm_plugin.modeling.pretrained import TOKENIZER_FILES, account, check_weight_files, listed, weight_files
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _PREFIX = "git_"
 _PROJECTION = "visual_projection.visual_projection."
 _TEMPORAL = re.compile(r"img_temporal_embedding\.(\d+)$")
 _LORA = re.compile(r"(?P<layer>.+)\.lora_(?P<half>[AB])\.(?:\w+\.)?weight$")
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 #: Buffers that older releases of transformers saved and that are computed today.
 _COMPUTED = re.compile(r"rotary_emb\.inv_freq$|embeddings\.position_ids$|\.attention\.(masked_)?bias$")
@@ -89,13 +82,20 @@ def load_published(
     # The class itself, because its `from_pretrained` takes weights without a folder.
     model_class = AutoModelForCausalLM._model_mapping[type(decoder_config)]
     decoder = _load(model_class, decoder_config, by_module["language_model"])
-    vision_config = CLIPVisionConfig.from_dict(dict(config["vision_config"]))
+    vision_config = _from_dict(CLIPVisionConfig, config["vision_config"])
     encoder = ImageEncoder(_load(CLIPVisionModel, vision_config, by_module["image_encoder"]))
     temporal = by_module["temporal"]
     _check_frames(config, temporal)
     model = GitLLM(encoder, decoder, max_images=max(len(temporal), 1), family=family)
     _fill(model.projection, by_module["projection"])
     if model.temporal_embedding is not None:
+        expected = (1, *model.temporal_embedding.shape[1:])
+        for name, value in temporal.items():
+            if value.shape != expected:
+                raise ConfigError(
+                    f"img_temporal_embedding.{name} is {list(value.shape)} in the checkpoint, {list(expected)} by its "
+                    "configuration"
+                )
         frames = torch.cat([temporal[str(index)] for index in range(len(temporal))])
         model.temporal_embedding.data.copy_(frames)
     return model.requires_grad_().eval()
@@ -112,10 +112,12 @@ def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     folder = Path(folder).expanduser()
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is not the folder of a published checkpoint: it has no config.json")
-    config = json.loads((folder / "config.json").read_text())
-    files = sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    config = read_json(folder / "config.json")
+    check_weight_files(folder)
+    indexed = [file for file in weight_files(folder) if file.suffix != ".json"]
+    files = indexed or sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
-        raise ConfigError(f"{folder} has neither model*.safetensors nor pytorch_model*.bin")
+        raise ConfigError(f"{folder} has neither model.safetensors nor pytorch_model.bin, whole or in shards")
     state_dict: dict[str, Tensor] = {}
     for file in files:
         state_dict |= _read_weights(file)
@@ -136,20 +138,29 @@ def convert_published(source: str | Path, target: str | Path, lora_alpha: float 
     source = Path(source).expanduser()
     config, state_dict = read_published(source)
     model = load_published(config, state_dict, lora_alpha=lora_alpha)
-    files = [source / name for name in _TOKENIZER_FILES if (source / name).is_file()]
+    files = [source / name for name in TOKENIZER_FILES if (source / name).exists()]
+    for file in files:
+        check_file(file)
     save_folder(model, target, tokenizer=files, image_processor=_read_json(source / PREPROCESSOR))
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:
+    check_file(file)
     if file.suffix == ".safetensors":
         return load_file(file)
+    # Files of torch before 1.6 are no zip files and have no checksums.
+    if zipfile.is_zipfile(file) and (damage := damage_of_zip(file)):
+        raise ConfigError(f"{file} is damaged: {damage}. Copy or download it again")
     try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to be broken
         raise ConfigError(
             f"{file} cannot be read as plain weights: it is damaged, of a format older than torch 1.6, or holds "
             f"objects that could run code ({str(error).splitlines()[0]})"
         ) from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ConfigError(f"{file} is no plain state dict: it holds other things than weights by name")
+    return weights
 
 
 def _decoder_config(config: Mapping[str, Any]) -> PreTrainedConfig:
@@ -161,7 +172,16 @@ def _decoder_config(config: Mapping[str, Any]) -> PreTrainedConfig:
             "that transformers has, such as git_opt, git_llama, git_mpt or git_gpt_neox, and a vision_config beside it"
         )
     own = {key: value for key, value in config.items() if key not in ("vision_config", "model_type")}
-    return CONFIG_MAPPING[model_type].from_dict(own)
+    return _from_dict(CONFIG_MAPPING[model_type], own)
+
+
+def _from_dict(config_class: Any, content: Any) -> PreTrainedConfig:
+    try:
+        return config_class.from_dict(dict(content))
+    except Exception as error:  # transformers checks types and values with errors of several kinds
+        raise ConfigError(
+            f"the published configuration is none of a {config_class.__name__}: {first_line(error)}"
+        ) from error
 
 
 def _plain_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -199,6 +219,9 @@ def _merge_lora(weights: dict[str, Tensor], config: Mapping[str, Any], lora_alph
         rank = pair["A"].shape[0]
         scale = float(alpha) / (math.sqrt(rank) if settings.get("use_rslora") else rank)
         base = merged[name]
+        if pair["A"].ndim != 2 or pair["B"].shape[1:] != (rank,) or len(pair["B"]) * pair["A"].shape[1] != base.numel():
+            shapes = [list(value.shape) for value in (pair["A"], pair["B"], base)]
+            raise ConfigError(f"the LoRA of {name} does not fit it: A is {shapes[0]}, B {shapes[1]}, it is {shapes[2]}")
         update = scale * pair["B"].float() @ pair["A"].float()
         merged[name] = (base.float() + update.view(base.shape)).to(base.dtype)
     return merged
@@ -246,24 +269,17 @@ def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]
     model, info = model_class.from_pretrained(
         None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    faults = [f"missing: {name}" for name in sorted(info["missing_keys"])]
-    faults += [f"not explained: {name}" for name in sorted(info["unexpected_keys"])]
-    faults += [f"another shape: {name}" for name in sorted(map(str, info["mismatched_keys"]))]
-    if faults:
-        raise ConfigError(
-            f"the checkpoint does not fit its configuration ({model_class.__name__}, {len(faults)} differences):\n  "
-            + "\n  ".join(faults)
-        )
+    account(model, info, f"the checkpoint's {model_class.__name__}", other_parts=False)
     return model
 
 
 def _check_frames(config: Mapping[str, Any], temporal: Mapping[str, Tensor]) -> None:
     stated = config.get("num_image_with_embedding") or 0
-    if sorted(temporal, key=int) != [str(index) for index in range(len(temporal))] or len(temporal) != stated:
-        raise ConfigError(
-            f"num_image_with_embedding is {stated}, but the checkpoint has the temporal embeddings "
-            f"{sorted(temporal, key=int)}"
-        )
+    wanted = {str(index) for index in range(stated)}
+    faults = [f"missing: img_temporal_embedding.{index}" for index in sorted(wanted - temporal.keys(), key=int)]
+    faults += [f"too many: img_temporal_embedding.{index}" for index in sorted(temporal.keys() - wanted, key=int)]
+    if faults:
+        raise ConfigError(f"num_image_with_embedding is {stated}, but of the checkpoint's {listed(faults)}")
 
 
 def _fill(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
@@ -274,4 +290,4 @@ def _fill(module: torch.nn.Module, weights: dict[str, Tensor]) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text()) if path.is_file() else None
+    return read_json(path) if path.exists() else None

@@ -24,6 +24,7 @@ from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.shortlist import Continuations, choose
 
 Candidates = Sequence[Sequence[int]]
 """Token ids of one prompt's candidates."""
@@ -60,12 +61,14 @@ class Tally:
     Args:
         candidates: N lists of candidates.
         first: float32 ``[N, V]``, log-probabilities of the token behind each prompt.
-        shortlist: score in full only so many candidates of each prompt, those whose first tokens are most likely;
-            None: all.
+        chosen: places of the candidates of each prompt that are scored in full; None: all.
     """
 
-    def __init__(self, candidates: Sequence[Candidates], first: Tensor, shortlist: int | None = None) -> None:
+    def __init__(
+        self, candidates: Sequence[Candidates], first: Tensor, chosen: Sequence[Sequence[int]] | None = None
+    ) -> None:
         self.candidates = candidates
+        self.chosen = [range(len(members)) for members in candidates] if chosen is None else chosen
         starts = [0]
         for members in candidates:
             starts.append(starts[-1] + len(members))
@@ -75,7 +78,6 @@ class Tally:
         self.sums = torch.cat([scores[ids] for scores, ids in zip(first, first_ids, strict=True)]).double()
         greedy = first.argmax(1)
         self.misses = torch.cat([(ids != greedy[n]).long() for n, ids in enumerate(first_ids)])
-        self.chosen = [self._shortlist(n, shortlist) for n in range(len(candidates))]
 
     def add(self, numbers: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Count tokens.
@@ -107,12 +109,6 @@ class Tally:
             log_likelihood.append(values.float())
             is_greedy.append((misses[own] == 0) & ~left_out)
         return CandidateScores(log_likelihood, is_greedy)
-
-    def _shortlist(self, prompt: int, size: int | None) -> list[int]:
-        sums = self.sums[self.starts[prompt] : self.starts[prompt + 1]]
-        if size is None or size >= len(sums):
-            return list(range(len(sums)))
-        return sorted(sums.topk(size).indices.tolist())
 
 
 def check_candidates(candidates: Sequence[Candidates], num_prompts: int) -> None:
@@ -153,7 +149,8 @@ def score_candidates(
         candidates: N lists of lists of token ids, end token included where it counts. Common candidates are N times
             the same list.
         mean: give the mean over a candidate's tokens instead of the sum, so that long candidates have a chance.
-        shortlist: see :class:`Tally`.
+        shortlist: score in full only so many candidates of each prompt, see
+            :mod:`~gitllm_plugin.modeling.shortlist`; None: all.
         tokens_at_once: how many tokens of candidates one call of the language model reads.
 
     Raises:
@@ -169,9 +166,14 @@ def score_candidates(
     decoder.check_fits(layout, longest - 1)
     cache = DynamicCache(config=decoder.language_model.config)
     prefix = decoder.read(layout, image_embeds, input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    tally = Tally(candidates, prefix.logits[:, -1].float().log_softmax(-1), shortlist)
-    for packs in _plan(decoder, tally, layout.attention_mask.shape[1], tokens_at_once):
-        _score(decoder, layout, cache, tally, packs)
+    first = prefix.logits[:, -1].float().log_softmax(-1)
+
+    def read(tally: Tally | Continuations) -> None:
+        for packs in _plan(decoder, tally, layout.attention_mask.shape[1], tokens_at_once):
+            _score(decoder, layout, cache, tally, packs)
+
+    tally = Tally(candidates, first, choose(candidates, first, shortlist, read))
+    read(tally)
     return tally.scores(mean)
 
 
@@ -183,7 +185,7 @@ class _Pack:
     members: list[int]
 
 
-def _plan(decoder: Decoder, tally: Tally, cached: int, tokens_at_once: int) -> Iterator[list[_Pack]]:
+def _plan(decoder: Decoder, tally: Tally | Continuations, cached: int, tokens_at_once: int) -> Iterator[list[_Pack]]:
     """Plan the rows of every call of the language model; candidates of one token are scored already."""
     by_prompt = [
         [c for c in chosen if len(tally.candidates[n][c]) > 1] for n, chosen in enumerate(tally.chosen)
@@ -198,7 +200,7 @@ def _plan(decoder: Decoder, tally: Tally, cached: int, tokens_at_once: int) -> I
     # One pack of each prompt stands in a call, so that the cache need not be copied.
     capacity = max(1, tokens_at_once // len(by_prompt))
     packs = [_fill(n, members, tally.candidates[n], capacity) for n, members in enumerate(by_prompt)]
-    for step in range(max(map(len, packs))):
+    for step in range(max(map(len, packs), default=0)):
         # Prompts with few candidates are done sooner.
         yield [of_prompt[step] for of_prompt in packs if step < len(of_prompt)]
 
@@ -216,7 +218,9 @@ def _fill(prompt: int, members: Sequence[int], candidates: Candidates, capacity:
     return packs
 
 
-def _score(decoder: Decoder, layout: Layout, cache: Cache, tally: Tally, packs: Sequence[_Pack]) -> None:
+def _score(
+    decoder: Decoder, layout: Layout, cache: Cache, tally: Tally | Continuations, packs: Sequence[_Pack]
+) -> None:
     """Score some packs in one call of the language model."""
     device = layout.attention_mask.device
     prompts = torch.tensor([pack.prompt for pack in packs], device=device)

@@ -1,18 +1,33 @@
-"""Prompts and answers to token ids and labels; the same ids for a prompt in training and at inference."""
+"""Prompts and answers to token ids and labels; the same ids for a prompt in training and at inference.
+
+The ids of prompt and answer are those of the whole text, as the tokenizer sees it::
+
+    text     ##Question: is it red? ##Answer: yes
+    stem     ##Question: is it red? ##Answer:           what is given at inference
+    joint                                    " "        white space in front of an answer goes with the answer
+
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, cast
+from functools import cached_property
+from os.path import commonprefix
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.conversation import Conversation, Turn, find_turn
+from gitllm_plugin.modeling.fitting import Part, TooLongError, place_of, shorten, without
+from gitllm_plugin.modeling.plain_text import Pieces, PlainText
 
 IGNORED = -100
+
+_LINE_BREAKS = "\n\r"
 
 
 @dataclass(frozen=True)
@@ -33,75 +48,142 @@ class TextBatch:
 
 
 @dataclass(frozen=True)
+class _Head:
+    """What stands in front of an answer: the prompt without white space at its end, and that white space."""
+
+    stem: Pieces
+    joint: str
+
+    def before(self, answer: str) -> Pieces:
+        """Give the whole text."""
+        return _joined(self.stem, self.joint + answer) if answer else self.stem
+
+
+@dataclass(frozen=True)
 class TextEncoder:
-    """Turns prompts and answers into a :class:`TextBatch`.
+    """Turns prompts and answers into a :class:`TextBatch`. What they are made of is text: ``</s>`` in one ends nothing.
 
     Attributes:
         tokenizer: the language model's own tokenizer; its special tokens in front of a text (BOS) are kept.
         loss_on: "answer": answer and end token are trained on; "all": every text token (the article's).
         chat_template: None, or the Jinja template of a conversation: a prompt is then what the user says in it, and
             the answer what the assistant does.
+        end_tokens: ids with which the language model may end an answer, beside the tokenizer's end token and the
+            template's: those of its generation config.
     """
 
     tokenizer: PreTrainedTokenizerBase
     loss_on: Literal["answer", "all"] = "answer"
     chat_template: str | None = None
+    end_tokens: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.loss_on not in ("answer", "all"):
             raise ConfigError(f"loss_on is {self.loss_on!r}; it may be 'answer' or 'all'")
+        if not self.ends:
+            raise ConfigError(
+                "neither the tokenizer nor the language model's generation config has an end token, so that no answer "
+                "would end: set tokenizer.eos_token to one of its tokens (eos_token in tokenizer_config.json), or "
+                "eos_token_id in generation_config.json"
+            )
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """All tokens that end an answer; the first is the one that is trained on."""
+        own = [self._turn.end, cast("int | None", self.tokenizer.eos_token_id), *self.end_tokens]
+        return list(dict.fromkeys(token for token in own if token is not None))
 
     @property
-    def special_tokens(self) -> dict[str, int]:
-        """End and padding token for generation, the ones of training."""
-        end = cast(int, self.tokenizer.eos_token_id)
+    def special_tokens(self) -> dict[str, Any]:
+        """End tokens and padding token for generation, those of training among them."""
         pad = cast("int | None", self.tokenizer.pad_token_id)
-        return {"eos_token_id": end, "pad_token_id": end if pad is None else pad}
+        return {"eos_token_id": self.ends, "pad_token_id": self.ends[0] if pad is None else pad}
 
     def prompts(
-        self, prompts: Sequence[str], questions: Sequence[str] | None = None, max_tokens: int | None = None
+        self, prompts: Sequence[str], questions: Sequence[Part | None] | None = None, max_tokens: int | None = None
     ) -> TextBatch:
         """Encode prompts for generation.
 
         Args:
             prompts: N texts.
-            questions: the part of each prompt that may be shortened; None: all of it.
+            questions: the part of each prompt that may be shortened, as a text or a place in it; None where it is not
+                known, see :func:`~gitllm_plugin.modeling.fitting.place_of`.
             max_tokens: most tokens of a prompt; None: as many as it has.
 
         Raises:
-            DataError: a prompt is too long even without its question.
+            TooLongError: a prompt is too long even without its question.
         """
-        fitted = [
-            self._fit(prompt, questions[i] if questions else prompt, max_tokens) for i, prompt in enumerate(prompts)
-        ]
-        return self._pad([ids for ids, _ in fitted], None, sum(cut for _, cut in fitted))
+        ids = self._prompt_ids([self._head(prompt) for prompt in prompts])
+        long = [n for n, row in enumerate(ids) if max_tokens is not None and len(row) > max_tokens]
+
+        def encode(prompt: str) -> list[int]:
+            return self._prompt_ids([self._head(prompt)])[0]
+
+        for n in long:
+            ids[n] = encode(self._shortened(n, prompts[n], questions, cast(int, max_tokens), encode))
+        return self._pad(ids, None, len(long))
 
     def prompts_and_answers(
         self,
         prompts: Sequence[str],
         answers: Sequence[str],
-        questions: Sequence[str] | None = None,
+        questions: Sequence[Part | None] | None = None,
         max_tokens: int | None = None,
     ) -> TextBatch:
         """Encode prompts followed by " answer" and the end token, with labels.
 
         Args:
-            prompts: N texts.
+            prompts: N texts; no space is added behind one that ends in white space.
             answers: N texts, never shortened.
             questions, max_tokens: as for :meth:`prompts`; the bound is on prompt and answer together.
 
         Raises:
-            DataError: prompt and answer are too long even without the question.
+            TooLongError: prompt and answer are too long even without the question.
         """
-        ids, labels, num_truncated = [], [], 0
-        for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            after = self._answer_ids(self._space_before_answer(prompt), answer)
-            room = None if max_tokens is None else max_tokens - len(after)
-            before, cut = self._fit(prompt, questions[i] if questions else prompt, room)
-            ids.append(before + after)
-            labels.append((before if self.loss_on == "all" else [IGNORED] * len(before)) + after)
-            num_truncated += cut
-        return self._pad(ids, labels, num_truncated)
+        texts = self._whole_ids([self._head(prompt) for prompt in prompts], answers)
+        long = [n for n, (ids, _) in enumerate(texts) if max_tokens is not None and len(ids) > max_tokens]
+        for n in long:
+
+            def encode(prompt: str, answer: str = answers[n]) -> list[int]:
+                return self._whole_ids([self._head(prompt)], [answer])[0][0]
+
+            prompt = self._shortened(n, prompts[n], questions, cast(int, max_tokens), encode, of_both=True)
+            texts[n] = self._whole_ids([self._head(prompt)], [answers[n]])[0]
+        ignored = 0 if self.loss_on == "all" else 1
+        labels = [[IGNORED] * (start * ignored) + ids[start * ignored :] for ids, start in texts]
+        return self._pad([ids for ids, _ in texts], labels, len(long))
+
+    def shortened(self, prompt: str, question: Part | None = None, max_tokens: int | None = None) -> str:
+        """Give the text of a prompt as :meth:`prompts` encodes it.
+
+        Raises:
+            TooLongError: it is too long even without its question.
+        """
+
+        def encode(text: str) -> list[int]:
+            return self._prompt_ids([self._head(text)])[0]
+
+        if max_tokens is None or len(encode(prompt)) <= max_tokens:
+            return prompt
+        return self._shortened(0, prompt, [question], max_tokens, encode)
+
+    def least_tokens(
+        self, prompt: str, answer: str | None = None, question: Part | None = None, enough: int | None = None
+    ) -> int:
+        """Count the tokens that a prompt takes when all of its question is left out, answer and end token included.
+
+        Args:
+            prompt, answer, question: as for :meth:`prompts_and_answers`; without an answer of the prompt alone.
+            enough: a text that surely takes no more than so many tokens is not encoded, and ``enough`` is given.
+        """
+        head = self._head(without(prompt, place_of(prompt, question)))
+        if enough is not None:
+            most = self._plain.most_tokens(head.before((answer or "").strip()))
+            if most is not None and most + len(self._plain.around[0]) + 2 <= enough:
+                return enough
+        if answer is None:
+            return len(self._prompt_ids([head])[0])
+        return len(self._whole_ids([head], [answer])[0][0])
 
     def candidates(
         self, prompts: Sequence[str], candidates: Sequence[Sequence[str]], end: bool = True
@@ -110,79 +192,134 @@ class TextEncoder:
 
         Args:
             prompts: N texts.
-            candidates: N lists of answers; the same list for several prompts is encoded once.
+            candidates: N lists of answers; the same list for several prompts is encoded once where that is the same.
             end: whether the end token, which closes an answer, belongs to it.
         """
-        encoded: dict[tuple[str, int], list[list[int]]] = {}
+        heads = [self._head(prompt) for prompt in prompts]
+        known: dict[int, list[list[int]]] = {}
         found = []
-        for prompt, answers in zip(prompts, candidates, strict=True):
-            space = self._space_before_answer(prompt)
-            key = (space, id(answers))
-            if key not in encoded:
-                ids = [self._answer_ids(space, answer) for answer in answers]
-                encoded[key] = ids if end else [answer[:-1] for answer in ids]
-            found.append(encoded[key])
+        for head, stem, answers in zip(heads, self._stable(heads), candidates, strict=True):
+            texts = [answer.strip() for answer in answers]
+            if id(answers) not in known:
+                # The last word is enough in front of them: what stands before it would only be encoded again.
+                tail = _Head(_last_word(head.stem), head.joint)
+                known[id(answers)] = self._behind(tail, self._stable([tail])[0], texts)
+            ids = known[id(answers)]
+            some = sorted({0, len(texts) // 2, len(texts) - 1}) if texts else []
+            if self._behind(head, stem, [texts[n] for n in some]) != [ids[n] for n in some]:
+                ids = self._behind(head, stem, texts)
+            found.append([[*answer, self.ends[0]] for answer in ids] if end else [list(answer) for answer in ids])
         return found
 
     def decode(self, token_ids: Tensor) -> list[str]:
         """Turn generated ids ``[N, L]`` into answers, without special tokens and outer white space."""
-        return [text.strip() for text in self.tokenizer.batch_decode(token_ids, skip_special_tokens=True)]
+        ends = set(self.ends)
+        kept = [[number for number in row if number not in ends] for row in token_ids.tolist()]
+        # Left as they are: some tokenizers would take the spaces before punctuation away.
+        texts = self.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return [text.strip() for text in texts]
 
-    def _space_before_answer(self, prompt: str) -> str:
-        # Chat templates end with the line break behind which the assistant speaks.
-        return "" if self._in_conversation(prompt)[-1:].isspace() else " "
+    @cached_property
+    def _turn(self) -> Turn:
+        return Turn(None, None) if self.chat_template is None else find_turn(self.tokenizer, self.chat_template)
 
-    def _answer_ids(self, space: str, answer: str) -> list[int]:
-        return [*self._ids(space + answer.strip()), cast(int, self.tokenizer.eos_token_id)]
+    @cached_property
+    def _plain(self) -> PlainText:
+        return PlainText(self.tokenizer, self.ends)
 
-    def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
-
-    def _in_conversation(self, prompt: str) -> str:
+    @cached_property
+    def _conversation(self) -> Conversation | None:
         if self.chat_template is None:
-            return prompt
-        said = [{"role": "user", "content": prompt}]
-        return cast(
-            str,
-            self.tokenizer.apply_chat_template(
-                said, chat_template=self.chat_template, add_generation_prompt=True, tokenize=False
-            ),
-        )
+            return None
+        return Conversation(self.tokenizer, self.chat_template, self._plain.special)
 
-    def _prompt_ids(self, prompt: str) -> list[int]:
-        text = self._in_conversation(prompt)
-        begin = self.tokenizer.bos_token
-        # Many chat templates write the special token in front of a text themselves.
-        has_begin = self.chat_template is not None and isinstance(begin, str) and text.startswith(begin)
-        ids = self.tokenizer(text, add_special_tokens=not has_begin)["input_ids"]
-        # Some tokenizers close every text with the end token; here the answer still follows.
-        if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id:
-            ids = ids[:-1]
+    def _head(self, prompt: str) -> _Head:
+        text = (prompt,) if self._conversation is None else self._conversation.ask(prompt)
+        last = text[-1] if text and isinstance(text[-1], str) else ""
+        # Where line breaks end a prompt, the answer is a line of its own, as in many conversations; all other white
+        # space is a part of the word behind it in most vocabularies.
+        kept = len(last)
+        while kept and last[kept - 1].isspace() and last[kept - 1] not in _LINE_BREAKS:
+            kept -= 1
+        stem = (*text[:-1], last[:kept]) if kept < len(last) else text
+        space = self._turn.space
+        if space is None:
+            space = "" if last[-1:].isspace() else " "
+        return _Head(stem, last[kept:] + space)
+
+    def _beginning(self, stem: list[int]) -> list[int]:
+        """Give what stands in front of a text whose prompt has these ids."""
+        begin, _ = self._plain.around
+        # Many conversation templates write the special token in front of a text themselves.
+        if self._conversation is not None and stem[: len(begin)] == begin:
+            begin = []
+        if begin or stem:
+            return begin
         # Something must stand before an answer: its first token is not predicted from the image.
         start = cast("int | None", self.tokenizer.bos_token_id)
-        return ids or [self.special_tokens["eos_token_id"] if start is None else start]
+        return [self.ends[0] if start is None else start]
 
-    def _fit(self, prompt: str, question: str, max_tokens: int | None) -> tuple[list[int], bool]:
-        """Encode a prompt, of its question only the beginning that fits, and tell whether it was shortened."""
-        ids = self._prompt_ids(prompt)
-        if max_tokens is None or len(ids) <= max_tokens:
-            return ids, False
-        before, found, after = prompt.rpartition(question)
-        if not found:
-            before, question, after = "", prompt, ""
-        if len(self._prompt_ids(before + after)) > max_tokens:
-            raise DataError(
-                f"a prompt leaves no room for its question: {len(self._prompt_ids(before + after))} tokens without it, "
-                f"{max(max_tokens, 0)} allowed beside image and answer; shorten the instruction or the answer "
-                f"(the prompt begins {prompt[:60]!r})"
+    def _prompt_ids(self, heads: Sequence[_Head]) -> list[list[int]]:
+        return [[*self._beginning(ids), *ids] for ids in self._stable(heads)]
+
+    def _stable(self, heads: Sequence[_Head]) -> list[list[int]]:
+        """Encode prompts as far as their ids are the same whatever answer follows."""
+        found = self._plain.encode([head.stem for head in heads])
+        return [self._as_far_as_stable(head, ids) for head, ids in zip(heads, found, strict=True)]
+
+    def _as_far_as_stable(self, head: _Head, stem: list[int]) -> list[int]:
+        # Behind anything but line breaks the answer begins with a space, and tokenizers divide texts there.
+        if head.joint or not head.stem or not str(head.stem[-1]).endswith(tuple(_LINE_BREAKS)):
+            return stem
+        letter, digit = self._plain.encode([head.before("a"), head.before("1")])
+        return stem if letter[: len(stem)] == stem else list(commonprefix([letter, digit]))
+
+    def _whole_ids(self, heads: Sequence[_Head], answers: Sequence[str]) -> list[tuple[list[int], int]]:
+        """Encode whole texts with end token; gives, with each, how many of its tokens are the prompt's."""
+        texts = [head.before(answer.strip()) for head, answer in zip(heads, answers, strict=True)]
+        encoded = self._plain.encode([*(head.stem for head in heads), *texts])
+        found = []
+        for head, stem, ids in zip(heads, encoded, encoded[len(heads) :], strict=False):
+            begin = self._beginning(stem)
+            if ids[: len(stem)] != stem:
+                stem = list(commonprefix([self._as_far_as_stable(head, stem), ids]))
+            elif len(ids) == len(stem):
+                ids = stem = self._as_far_as_stable(head, stem)
+            found.append(([*begin, *ids, self.ends[0]], len(begin) + len(stem)))
+        return found
+
+    def _behind(self, head: _Head, stem: list[int], answers: Sequence[str]) -> list[list[int]]:
+        """Encode answers, without end token, as they follow the prompt whose ids are ``stem``."""
+        encoded = self._plain.encode([head.before(answer) for answer in answers])
+        return [
+            # What joins the prompt's last word to one token has no ids of its own.
+            ids[len(stem) :] if ids[: len(stem)] == stem else self._plain.encode([(head.joint + answer,)])[0]
+            for ids, answer in zip(encoded, answers, strict=True)
+        ]
+
+    def _shortened(
+        self,
+        row: int,
+        prompt: str,
+        questions: Sequence[Part | None] | None,
+        max_tokens: int,
+        encode: Callable[[str], list[int]],
+        of_both: bool = False,
+    ) -> str:
+        """Leave out, of a prompt that is too long, the end of its question; ``of_both``: an answer is counted too."""
+        place = place_of(prompt, questions[row] if questions else None)
+        least = len(encode(without(prompt, place)))
+        if least > max_tokens:
+            with_answer, beside = (" but with its answer", "the image") if of_both else ("", "image and answer")
+            raise TooLongError(
+                f"a prompt leaves no room for its question: {least} tokens without it{with_answer}, "
+                f"{max(max_tokens, 0)} allowed beside {beside}; shorten the instruction or the answer "
+                f"(the prompt begins {prompt[:60]!r})",
+                row,
+                least,
+                max_tokens,
             )
-        # By halving, in characters: `low` of them fit and `high` do not. Tokens cannot be cut without changing others.
-        low, high = 0, len(question)
-        while high - low > 1:
-            middle = (low + high) // 2
-            fits = len(self._prompt_ids(before + question[:middle] + after)) <= max_tokens
-            low, high = (middle, high) if fits else (low, middle)
-        return self._prompt_ids(before + question[:low] + after), True
+        return shorten(prompt, place, lambda shorter: len(encode(shorter)) <= max_tokens)
 
     def _pad(self, ids: list[list[int]], labels: list[list[int]] | None, num_truncated: int) -> TextBatch:
         longest = max(map(len, ids))
@@ -197,3 +334,17 @@ class TextEncoder:
             labels=None if labels is None else rows(labels, IGNORED),
             num_truncated=num_truncated,
         )
+
+
+def _joined(text: Pieces, more: str) -> Pieces:
+    return (*text[:-1], text[-1] + more) if text and isinstance(text[-1], str) else (*text, more)
+
+
+def _last_word(text: Pieces) -> Pieces:
+    """Give the last word of a text, line breaks behind it included, or the special token at its end."""
+    last = text[-1] if text else ""
+    if isinstance(last, int):
+        return (last,)
+    words = last.rstrip()
+    start = max(words.rfind(" "), words.rfind("\n")) + 1
+    return (last[start:],) if words or len(text) == 1 else text[-2:]

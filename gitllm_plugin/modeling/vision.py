@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -14,6 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.pixels import are_features
+from gitllm_plugin.modeling.pretrained import load_config, load_model
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ TOWERS: dict[str, Tower] = {
     "git_vision_model": _GIT,
 }
 TIMM = "timm_wrapper"
+_WHAT = "image encoder"
+
+#: What stands behind the features (poolers, heads), is for images with holes, or only counts.
+_UNREAD = re.compile(
+    r"^(timm_model\.|vision_model\.)?(pooler|head|head_dist|fc|fc_norm|attn_pool|classifier|pre_logits)\."
+    r"|(^|\.)(mask_token|num_batches_tracked)$"
+)
 
 
 def _facts(model_type: str) -> Tower:
@@ -122,24 +132,19 @@ class ImageEncoder(nn.Module):
         Args:
             name: hub name or folder, of the tower alone or of a model that has one (CLIP, SigLIP, GIT).
             layer: as for the class.
-            **kwargs: go to ``from_pretrained`` (``dtype``, ``revision``, ...).
+            **kwargs: go to ``from_pretrained`` (``dtype``, ...).
 
         Raises:
-            ConfigError: a type of encoder that is not supported, or weights that do not hold it.
-            OSError: the name is neither a folder nor a model that can be fetched.
+            ConfigError: the name is neither a folder nor a model that can be fetched, of a type that is not supported,
+                or its weights are not all there, see :func:`~gitllm_plugin.modeling.pretrained.load_model`.
         """
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(name)
+        config = load_config(name, _WHAT)
         model_class = _class_of(config.model_type)
         if config.model_type == "git":
             # The tower stands two levels deep there.
             kwargs["key_mapping"] = {r"^git\.image_encoder\.": ""}
-        tower, info = cast(Any, model_class).from_pretrained(
-            name, config=_vision_config(config), output_loading_info=True, **kwargs
-        )
-        if missing := [key for key in info["missing_keys"] if not _is_unused(key, tower.config.model_type)]:
-            raise ConfigError(f"{name} does not hold the weights of a {model_class.__name__}: missing {missing[:5]}")
+        is_unread = partial(_is_unread, model_type=config.model_type)
+        tower = load_model(name, _WHAT, model_class, is_unread, config=_vision_config(config), **kwargs)
         return cls(tower, layer)
 
     @property
@@ -253,10 +258,10 @@ class ImageEncoder(nn.Module):
             return self.tower(**{"pixel_values": pixel_values, **inputs}).last_hidden_state
 
 
-def _is_unused(name: str, model_type: str) -> bool:
-    """Tell whether a weight behind the features does nothing to them: a pooler, or the final norm."""
+def _is_unread(name: str, model_type: str) -> bool:
+    """Tell whether a weight does nothing to the features: of a pooler, a head or the final norm behind them."""
     norm = None if model_type == TIMM else _facts(model_type).final_norm
-    return "pooler" in name or (norm is not None and name.startswith(f"{norm}."))
+    return _UNREAD.search(name) is not None or (norm is not None and name.startswith(f"{norm}."))
 
 
 def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from lavis.common.registry import registry
 
 from gitllm_plugin.config.model import GitSettings
-from gitllm_plugin.modeling import TextEncoder
+from gitllm_plugin.modeling import make_text_encoder
 from gitllm_plugin.modeling.git import load_git
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
@@ -36,6 +36,6 @@ class GitForLavis(ImageTextModel):
         """
         settings = cls.read_config(cfg)
         git, tokenizer = load_git(settings.weights)
-        model = cls(git, TextEncoder(tokenizer), **cls.answer_settings(settings))
+        model = cls(git, make_text_encoder(git.causal_lm, tokenizer), **cls.answer_settings(settings))
         model.load_finetuned(settings)
         return model

@@ -17,7 +17,7 @@ from gitllm_plugin.modeling import (
     TextEncoder,
     build_from_folder,
     build_git_llm,
-    find_chat_template,
+    make_text_encoder,
     parameter_groups,
 )
 from gitllm_plugin.modeling.lora import lora_merged
@@ -69,10 +69,11 @@ class GitLLMForLavis(ImageTextModel):
         else:
             names = cast(str, settings.language_model), cast(str, settings.image_encoder)
             git_llm, tokenizer = build_git_llm(*names, settings)
-        text_encoder = TextEncoder(
+        text_encoder = make_text_encoder(
+            git_llm.language_model,
             tokenizer,
+            conversation=git_llm.decoder.family if settings.chat_template else None,
             loss_on=settings.loss_on,
-            chat_template=find_chat_template(tokenizer, git_llm.decoder.family) if settings.chat_template else None,
         )
         model = cls(
             git_llm,

@@ -33,6 +33,7 @@ from gitllm_plugin.models.samples import (
     normalized_pixels,
     pixels_of,
     prompts_of,
+    shortenable_of,
     with_filled_prompts,
     with_one_answer_each,
 )
@@ -123,7 +124,7 @@ class ImageTextModel(BaseModel):
         text = self.text_encoder.prompts_and_answers(
             list(prompts),
             list(answers),
-            questions=samples.get("question"),
+            questions=shortenable_of(samples, prompts),
             max_tokens=self.model.max_text_tokens(self._pixels(samples)),
         )
         self._count_truncated(text)
@@ -142,7 +143,7 @@ class ImageTextModel(BaseModel):
         use_nucleus_sampling: bool = False,
         num_beams: int = 1,
         max_length: int = 30,
-        min_length: int = 1,
+        min_length: int = 0,
         top_p: float = 0.9,
         repetition_penalty: float = 1.0,
         length_penalty: float = 1.0,
@@ -156,7 +157,7 @@ class ImageTextModel(BaseModel):
             use_nucleus_sampling: sample from the ``top_p`` nucleus instead of searching.
             num_beams: beams of the search.
             max_length: most new tokens; the prompt does not count.
-            min_length: least new tokens.
+            min_length: least new tokens in front of the one that ends an answer.
             top_p: mass of the nucleus.
             repetition_penalty: above 1 discourages repeated tokens.
             length_penalty: exponent on a beam's length.
@@ -166,10 +167,10 @@ class ImageTextModel(BaseModel):
         Returns:
             N * ``num_captions`` texts.
         """
-        room = self.model.max_text_tokens(self._pixels(samples))
+        prompts, room = self._prompts(samples), self.model.max_text_tokens(self._pixels(samples))
         text = self.text_encoder.prompts(
-            self._prompts(samples),
-            questions=None if "prompt" in samples else samples.get("question"),
+            prompts,
+            questions=shortenable_of(samples, prompts),
             max_tokens=None if room is None else room - max(max_length - 1, 0),  # the last new token is not read
         )
         self._count_truncated(text)
@@ -211,17 +212,17 @@ class ImageTextModel(BaseModel):
             num_beams: beams of the search.
             inference_method: ``generate``, or ``rank``: the most likely answer of ``answer_list``.
             max_len: most new tokens.
-            min_len: least new tokens.
+            min_len: least new tokens in front of the one that ends an answer.
             prompt: ``run.prompt`` of LAVIS: a template with ``{}`` for the question; empty: the text as it is.
             answer_list: what may be answered, the same for all samples or one list each.
-            num_ans_candidates: rank only so many answers, those whose first tokens are most likely; None or 0: all.
+            num_ans_candidates: rank only so many answers, those whose first differing tokens are likeliest; 0: all.
             **kwargs: further arguments of LAVIS's other models.
 
         Raises:
             ConfigError: another method, or ranking without answers.
         """
         if prompt:
-            samples = {**samples, "prompt": [prompt.format(text) for text in self._prompts(samples)]}
+            samples = with_filled_prompts(samples, self.prompt, prompt)
         if inference_method == "generate":
             return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
         if inference_method != "rank":
@@ -250,7 +251,7 @@ class ImageTextModel(BaseModel):
             Places in the list, long ``[N, C]``; a list of lists where samples have different numbers of candidates.
         """
         lists = candidates_of(self._prompts(samples), candidates)
-        scores = self.score_answers(with_filled_prompts(samples), lists).log_likelihood
+        scores = self.score_answers(with_filled_prompts(samples, self.prompt), lists).log_likelihood
         ranks = [values.argsort(descending=True, stable=True) for values in scores]
         return torch.stack(ranks) if len({len(rank) for rank in ranks}) == 1 else [rank.tolist() for rank in ranks]
 
@@ -280,18 +281,17 @@ class ImageTextModel(BaseModel):
         Args:
             samples: N prompts about images, as in :meth:`generate`.
             candidates: N lists of answers.
-            shortlist: score only so many of each list, those whose first tokens are most likely; None: all.
+            shortlist: score only so many of each list, those whose first differing tokens are likeliest; None: all.
 
         Raises:
             DataError: a list is empty.
         """
-        prompts = self._prompts(samples)
+        prompts, room = self._prompts(samples), self.model.max_text_tokens(self._pixels(samples))
         token_ids = self.text_encoder.candidates(prompts, candidates)
         longest = max((len(ids) for members in token_ids for ids in members), default=1)
-        room = self.model.max_text_tokens(self._pixels(samples))
         text = self.text_encoder.prompts(
             prompts,
-            questions=None if "prompt" in samples else samples.get("question"),
+            questions=shortenable_of(samples, prompts),
             max_tokens=None if room is None else room - longest + 1,  # the last token of an answer is not read
         )
         self._count_truncated(text)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.prompts import find_shortenable
 from gitllm_plugin.modeling.pixels import normalize_pixels
 
 Samples = Mapping[str, Any]
@@ -66,12 +67,42 @@ def candidates_of(prompts: Sequence[str], candidates: Sequence[str] | Sequence[S
     return list(cast(Sequence[Sequence[str]], candidates))
 
 
-def with_filled_prompts(samples: Samples) -> Samples:
-    """Put each ``text_input`` into its ``prompt`` in the place of ``{}``, as LAVIS's instruction-tuned models do."""
-    if "prompt" not in samples or "text_input" not in samples:
+def shortenable_of(samples: Samples, prompts: Sequence[str]) -> list[slice | None]:
+    """Find the part of each prompt that may be shortened; None where it is not known.
+
+    Args:
+        samples: the batch, whose ``question`` is what was asked in each ``text_input``.
+        prompts: the prompts that are made of it.
+    """
+    if "shortenable" in samples:
+        return list(samples["shortenable"])
+    questions = samples.get("question")
+    if questions is None or list(prompts) != list(samples.get("text_input", ())):
+        questions = [None] * len(prompts)
+    return [find_shortenable(prompt, question) for prompt, question in zip(prompts, questions, strict=True)]
+
+
+def with_filled_prompts(samples: Samples, default: str, template: str | None = None) -> Samples:
+    """Put each ``text_input`` into its ``prompt`` in the place of ``{}``, as LAVIS's instruction-tuned models do.
+
+    Args:
+        samples: the batch, given back as it is where it has no prompts or no texts.
+        default: see :func:`prompts_of`.
+        template: goes around the batch's prompts; None: those go around its texts.
+    """
+    if template is not None:
+        texts = prompts_of(samples, default)
+        prompts = [template] * len(texts)
+    elif "prompt" not in samples or "text_input" not in samples:
         return samples
-    pairs = zip(prompts_of(samples, ""), samples["text_input"], strict=True)
-    return {**samples, "prompt": [prompt.format(text) for prompt, text in pairs]}
+    else:
+        prompts, texts = prompts_of(samples, default), list(samples["text_input"])
+    shortenable: list[slice | None] = []
+    for prompt, text, place in zip(prompts, texts, shortenable_of(samples, texts), strict=True):
+        start, place = prompt.format("\0").find("\0"), place or slice(0, len(text))
+        shortenable.append(None if start < 0 else slice(start + place.start, start + place.stop))
+    filled = [prompt.format(text) for prompt, text in zip(prompts, texts, strict=True)]
+    return {**samples, "prompt": filled, "shortenable": shortenable}
 
 
 def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[], list[str]]) -> Samples:
@@ -102,8 +133,9 @@ def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[]
             "text_output": samples["answer"],
             "image_index": index if images is None else torch.as_tensor(images).cpu()[index],
         }
-        # A question stands for one text each and not for its answers: what does not match is not handed on.
-        return {**{key: value for key, value in samples.items() if key != "question"}, **answers}
+        if "question" in samples:
+            answers["question"] = [samples["question"][question] for question in index]
+        return {**samples, **answers}
     if "label" in samples:
         names = class_names()
         outputs = [names[number] for number in samples["label"]]

@@ -54,7 +54,7 @@ def read_encoder(name: str) -> dict[str, Any]:
     from transformers import AutoImageProcessor
 
     try:
-        processor = AutoImageProcessor.from_pretrained(name)
+        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ConfigError(f"encoder: {name} has no image processor that can be read: {error}") from error
     timm = getattr(processor, "data_config", None)

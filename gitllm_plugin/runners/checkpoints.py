@@ -1,31 +1,44 @@
 """The checkpoints of runs on disk: which there are, what they are called, when one is due, and how many are kept."""
 
 import logging
+import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import remove_unfinished
-from gitllm_plugin.common.run_files import BEST, LATEST, STEPS
+from gitllm_plugin.common.run_files import BEST, LATEST, STEPS, run_folder_of
 from gitllm_plugin.common.weights import (
     WEIGHTS_ENDING,
     is_readable,
     link_checkpoint,
+    read_checkpoint,
     write_checkpoint,
     write_weights,
 )
 from gitllm_plugin.errors import ConfigError, StorageError
 
 
-def find_resume_point(value: str, output_dir: Path) -> Path | None:
+def find_resume_point(
+    value: str,
+    output_dir: Path,
+    differences: Callable[[Mapping[str, Any]], Sequence[str]] = lambda content: (),
+    hold: Callable[[Path], Any] = lambda folder: None,
+) -> Path | None:
     """Find the file meant by ``run.resume_ckpt_path``.
 
+    The newest checkpoint of a run is the one with most steps; times of files say when they were copied.
+
     Args:
-        value: a file, a run's folder (its newest checkpoint), or ``auto`` (the newest in ``output_dir``). Of several,
-            one that cannot be read is passed over, with a warning.
+        value: a file, a run's folder (its newest checkpoint), or ``auto`` (that of the newest run in ``output_dir``
+            that is this one). Of several, one that cannot be read is passed over, with a warning.
         output_dir: ``run.output_dir``.
+        differences: says what of a checkpoint's run is otherwise than in this one. ``auto`` passes such runs over,
+            and tells of them where none is left; a run that was named is gone on with, with a warning.
+        hold: is given the run's folder before it is decided which of its checkpoints is taken.
 
     Returns:
         the file, or None when ``auto`` finds none.
@@ -33,34 +46,125 @@ def find_resume_point(value: str, output_dir: Path) -> Path | None:
     Raises:
         ConfigError: the path has no checkpoint.
     """
+    if value == "auto":
+        return _find_same_run(output_dir, differences, hold)
     path = Path(value).expanduser()
-    if value != "auto" and not path.is_dir():
-        if not path.is_file():
-            raise ConfigError(
-                f"run.resume_ckpt_path is {value}, which does not exist; "
-                "give a checkpoint, a run's folder, 'auto', or leave it out"
-            )
+    if path.is_file():
+        hold(run_folder_of(path))
+        _warn_of(path, differences)
         return path.resolve()
-    # Links such as `latest` lead to folders that are found anyway.
-    folders = [path] if value != "auto" else [f for f in output_dir.glob("*") if not f.is_symlink()]
-    found = [file for folder in folders for file in _checkpoints_in(folder)]
-    for file in sorted(found, key=_age, reverse=True):
-        if is_readable(file):
-            return file.resolve()
-        logging.warning("%s is damaged; the checkpoint before it is taken.", file)
-    if value != "auto":
+    if not path.is_dir():
+        raise ConfigError(
+            f"run.resume_ckpt_path is {value}, which does not exist; "
+            "give a checkpoint, a run's folder, 'auto', or leave it out"
+        )
+    if _by_steps(path):
+        hold(path)
+    file = _newest_whole(path)
+    if file is None:
         raise ConfigError(f"run.resume_ckpt_path is the folder {value}, which has no checkpoint that can be read")
+    _warn_of(file, differences)
+    return file.resolve()
+
+
+def _find_same_run(output_dir: Path, differences: Callable, hold: Callable) -> Path | None:
+    others: list[tuple[Path, Sequence[str]]] = []
+    for folder in _runs_by_age(output_dir):
+        for file in _by_steps(folder):
+            content = _described(file)
+            if content is None:
+                continue
+            if found := differences(content):
+                others.append((folder, found))
+                break
+            hold(folder)
+            if (whole := _newest_whole(folder)) is not None:
+                return whole.resolve()
+            break
+    if others:
+        folder, found = others[0]
+        logging.warning(
+            "run.resume_ckpt_path is auto, and none of the %d runs in %s that can be resumed is of this configuration. "
+            "A new one is started. Of the newest, %s, these differ:\n  %s\nTo go on with it all the same, give "
+            "run.resume_ckpt_path=%s",
+            len(others),
+            output_dir,
+            folder.name,
+            "\n  ".join(found),
+            folder,
+        )
     return None
 
 
-def _checkpoints_in(folder: Path) -> list[Path]:
+def _warn_of(file: Path, differences: Callable) -> None:
+    content = _described(file)
+    if content is not None and (found := differences(content)):
+        logging.warning("%s is of a run that was otherwise:\n  %s", file, "\n  ".join(found))
+
+
+def _runs_by_age(output_dir: Path) -> list[Path]:
+    """List folders of runs: first the one that was started or resumed last, then by their names, which have the time.
+
+    Times of files change when a run is copied, and are wrong where a clock was.
+    """
+    # Links such as `latest` lead to folders that are found anyway.
+    folders = [folder for folder in output_dir.glob("*") if folder.is_dir() and not folder.is_symlink()]
+    link = output_dir / "latest"
+    last = Path(link.read_text().strip()) if link.is_file() else link
+
+    def age(folder: Path) -> tuple[bool, int, int, str]:
+        stamp = re.fullmatch(r"(\d{14})(?:_(\d+))?", folder.name)
+        started, number = (int(stamp[1]), int(stamp[2] or 1)) if stamp else (-1, 0)
+        return last.exists() and folder.samefile(last), started, number, folder.name
+
+    return sorted(folders, key=age, reverse=True)
+
+
+def _by_steps(folder: Path) -> list[Path]:
+    """List a run's checkpoints, those with most steps first."""
     # LAVIS's own runners write `checkpoint_<epoch>.pth`.
-    return [*folder.glob("checkpoint_*.pth"), *folder.glob(f"{STEPS}/step_*.pth")]
+    files = [*folder.glob("checkpoint_*.pth"), *folder.glob(f"{STEPS}/step_*.pth")]
+
+    def steps(file: Path) -> tuple[list[float], int, bool] | None:
+        # Damaged ones first, unless their name says better, so that they are told of.
+        content = _described(file) or {"steps": steps_in_name(file) or math.inf}
+        done = [_number(content.get(key, -1)) for key in ("steps", "iters", "epoch")]
+        if "steps" not in content:
+            done[0] = steps_in_name(file) or -1
+        try:
+            # A file and its second name are one; of the two the name is meant, which is still there when others go.
+            return done, file.stat().st_mtime_ns, file.name == LATEST
+        except OSError:  # whoever trains the run has just deleted it
+            return None
+
+    known = [(key, file) for file in files if (key := steps(file)) is not None]
+    return [file for _, file in sorted(known, key=lambda entry: entry[0], reverse=True)]
 
 
-def _age(file: Path) -> tuple[int, bool]:
-    # A file and its second name are of one age; of the two the name is meant, which is still there when others go.
-    return file.stat().st_mtime_ns, file.name == LATEST
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) else -1.0
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    for file in _by_steps(folder):
+        if is_readable(file):
+            return file
+        logging.warning("%s is damaged; the checkpoint before it is taken.", file)
+    return None
+
+
+def _described(file: Path) -> dict[str, Any] | None:
+    """Read what a checkpoint holds besides its tensors; None where it cannot be read."""
+    try:
+        return read_checkpoint(file, mmap=True)
+    except ConfigError:
+        return None
+
+
+def steps_in_name(file: Path) -> int | None:
+    """Read the steps out of the name of a file in :data:`STEPS`; None where it is another name."""
+    match = re.fullmatch(r"step_(\d{1,18})\.pth", file.name)
+    return int(match[1]) if match else None
 
 
 class CheckpointFolder:
@@ -113,7 +217,7 @@ class CheckpointFolder:
         write_checkpoint(path, content)
         self._name(path, self.latest)
         self.name_best(best_steps)
-        self._delete_others(best_steps)
+        self._delete_others(content["steps"], best_steps)
         return self.latest
 
     def name_best(self, best_steps: list[int]) -> None:
@@ -137,12 +241,13 @@ class CheckpointFolder:
         for ending in (WEIGHTS_ENDING, path.suffix):
             link_checkpoint(path.with_suffix(ending), name.with_suffix(ending))
 
-    def _delete_others(self, best_steps: list[int]) -> None:
-        # By the time of writing and not by number: a run resumed from an earlier step counts up to newer ones again.
-        by_age = sorted((path.stat().st_mtime_ns, path) for path in self.folder.glob("step_*.pth"))
-        newest = [path for _, path in reversed(by_age)]
+    def _delete_others(self, steps: int, best_steps: list[int]) -> None:
+        # By steps and not by time: clocks are set back. What has more steps than were done now is of the future that a
+        # run had before it was resumed from an earlier checkpoint, and would be taken for the newest.
+        done = {path: number for path in self.folder.glob("step_*.pth") if (number := steps_in_name(path)) is not None}
+        newest = sorted((path for path in done if done[path] <= steps), key=lambda path: done[path], reverse=True)
         kept = {*newest[: self.keep_last], *map(self._path, best_steps)}
-        for path in newest:
+        for path in done:
             if path not in kept:
                 path.unlink()
                 path.with_suffix(WEIGHTS_ENDING).unlink(missing_ok=True)

@@ -211,13 +211,13 @@ class GitLLMRunner(RunnerBase):
                 messages.say_how_to_resume("Stopped", self.parts, self.progress)
                 raise
             finally:
-                if "data" in vars(self.parts):  # else it would be built only to be closed
-                    self.parts.data.close()
                 self.trackers.close()
+                self.parts.close()
 
     def _prepare_training(self) -> None:
         """Check what can be checked before the first step, and take up a run to be resumed."""
         settings.check_training_settings(self.config.run_cfg)
+        ranks.from_first_rank(self.parts.hold_folder)
         self._check_splits(*self.train_splits, *self.valid_splits, *self.test_splits)
         if self.parts.resume_from is not None:
             self._load_checkpoint(self.parts.resume_from)

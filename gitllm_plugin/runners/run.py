@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.loading import Loader
 from gitllm_plugin.common.run_files import run_folder_of
+from gitllm_plugin.config.run import endless_fault
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.protocols import ModelReadingData, check_offers, offers
+from gitllm_plugin.protocols import EndlessStream, ModelReadingData, check_offers, offers
 from gitllm_plugin.runners import parallel, precision
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
 from gitllm_plugin.runners.length import RunLength
@@ -25,6 +26,8 @@ from gitllm_plugin.runners.loaders import LoaderSettings, evaluation_loader
 from gitllm_plugin.runners.loop import TrainingLoop
 from gitllm_plugin.runners.optimizer import Schedule, build_optimizer, build_schedule
 from gitllm_plugin.runners.run_folder import create_run_folder
+from gitllm_plugin.runners.run_lock import give_back, hold
+from gitllm_plugin.runners.same_run import differences, fingerprints
 from gitllm_plugin.runners.state import Saving, TrainingState
 from gitllm_plugin.runners.training_data import TrainingData, training_data
 
@@ -94,10 +97,28 @@ class RunParts:
         output_dir = Path(self.run_cfg.output_dir).expanduser().absolute()
         # An evaluation has a folder of its own: it must not write over what the training evaluated.
         resume = self.run_cfg.get("resume_ckpt_path") if not self.run_cfg.evaluate else None
-        resume_from = find_resume_point(str(resume), output_dir) if resume else None
+        resume_from = find_resume_point(str(resume), output_dir, self._differences, hold) if resume else None
         folder = run_folder_of(resume_from) if resume_from else create_run_folder(output_dir)
         (folder / "result").mkdir(exist_ok=True)
         return resume_from, folder
+
+    def hold_folder(self) -> None:
+        """Let no other process train the run. One that is resumed is held since its folder was found."""
+        hold(self.folder)
+
+    def close(self) -> None:
+        """End what works beside the run, and let other processes resume it."""
+        if "data" in vars(self):  # else it would be built only to be closed
+            self.data.close()
+        if ranks.rank() == 0:
+            give_back(self.folder)
+
+    @cached_property
+    def _trained_on(self) -> dict[str, str]:
+        return fingerprints(self.datasets, self.run_cfg.train_splits)
+
+    def _differences(self, content: Mapping[str, Any]) -> list[str]:
+        return differences(content, self.plain_config, self._trained_on)
 
     @property
     def resume_from(self) -> Path | None:
@@ -208,6 +229,7 @@ class RunParts:
             length=self.length,
             data=self.data,
             config=self.plain_config,
+            trained_on=self._trained_on if ranks.rank() == 0 else {},  # only its content is written
         )
 
     @cached_property
@@ -265,9 +287,14 @@ class RunParts:
         """Refuse splits that cannot be read, before anything is computed.
 
         Raises:
-            ConfigError: a split that no data set has.
+            ConfigError: a split that no data set has, or one to be evaluated on that has no end.
             DataError: a split without examples.
         """
+        for key in ("valid_splits", "test_splits"):
+            for split in self.run_cfg[key]:
+                dataset = self.splits.get(split)
+                if offers(dataset, EndlessStream) and dataset.endless:
+                    raise ConfigError(endless_fault(f"run.{key}", split))
         for split in names:
             if split not in self.loaders:
                 known = ", ".join(sorted(self.loaders))

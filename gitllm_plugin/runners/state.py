@@ -23,6 +23,7 @@ and those of this runner:
     schedule          what the learning rate is computed from, None for LAVIS's own schedules
     random            by rank, the states of the random generators
     data              by rank, the position of streaming data, None where it has none
+    trained_on        by data set and split, a fingerprint of what is trained on
 """
 
 import logging
@@ -163,6 +164,7 @@ class TrainingState:
         length: of the run.
         data: the training batches.
         config: the resolved configuration, as plain values.
+        trained_on: fingerprints of the training data, on the first rank.
     """
 
     model: nn.Module
@@ -172,6 +174,7 @@ class TrainingState:
     length: RunLength
     data: TrainingData
     config: dict[str, Any]
+    trained_on: dict[str, str]
 
     def gather(self, progress: TrainingProgress) -> dict[str, Any]:
         """Gather the content of a checkpoint. All ranks must call it together; only rank 0's is whole."""
@@ -195,6 +198,7 @@ class TrainingState:
             "schedule": self.schedule.rates,
             "random": ranks.gather_objects(random_state()),
             "data": ranks.gather_objects(self.data.state_dict()),
+            "trained_on": self.trained_on,
         }
 
     def restore(self, content: dict[str, Any], progress: TrainingProgress, source: str) -> None:

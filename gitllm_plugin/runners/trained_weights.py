@@ -1,4 +1,4 @@
-"""Which weights an evaluation without a training evaluates: a run's own, or those that were named, but no random ones."""
+"""Which weights an evaluation without a training evaluates: a run's own, or those named, but no random ones."""
 
 import logging
 from typing import Any

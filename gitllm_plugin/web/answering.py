@@ -76,10 +76,10 @@ class Answering:
         return words_figure(self.pipeline.seen(pictures[0]), words, MEASURES)
 
     def draw_attention(
-        self, pictures: Sequence[Image.Image], question: str, instruction: str | None, answer: str
+        self, pictures: Sequence[Image.Image], question: str, instruction: str | None, answer: str, decoding: Decoding
     ) -> Any:
         """Draw the figure of what the answer attends to; None for an empty answer."""
         if not answer:
             return None
-        attention = answer_attention(self.pipeline, pictures, question, answer, instruction)
+        attention = answer_attention(self.pipeline, pictures, question, answer, instruction, decoding)
         return attention_figure([self.pipeline.seen(picture) for picture in pictures], attention)

@@ -130,7 +130,7 @@ def _respond(
     answer = ""
     for answer in answering.answer(pictures, question, instruction, decoding):
         yield answer, None, None
-    attention = answering.draw_attention(pictures, question, instruction, answer)
+    attention = answering.draw_attention(pictures, question, instruction, answer, decoding)
     yield answer, attention, None
     yield answer, attention, answering.draw_words(pictures)
 

@@ -141,6 +141,13 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder)
         ("a.parquet", "", "is not a parquet file"),
         ("b.parquet", None, "there is no such file"),
         ("a.csv", "image,answer\n", "has no rows"),
+        (
+            "a.csv",
+            "image:answer\n1.png:x\n",
+            "The header is one cell: it may be divided by commas, tabs, semicolons, bars",
+        ),
+        ("a.csv", "1.png,a dog\n2.png,a cat\n", "no column 'image'; the columns are 1.png, a dog"),
+        ("a.csv", "# mine\nimage,answer\n1.png,x\n", "no column 'image'; the columns are # mine"),
         ("a.csv", "picture,answer\n1.png,x\n", "no column 'image'; the columns are picture, answer. Name yours with"),
         ("a.jsonl", "[1]\n", "a JSON list where an object is expected"),
         ("a.jsonl", "{\n", "a.jsonl:1: not JSON"),

@@ -174,7 +174,7 @@ def test_a_merge_without_all_shares_names_what_is_missing(root, made, tmp_path, 
         merge(tmp_path / "other")
 
 
-@pytest.mark.parametrize("victim", ["os.replace", "write_manifest", "shutil.rmtree"])
+@pytest.mark.parametrize("victim", ["os.replace", "write_manifest", "clear_split"])
 def test_stopped_while_a_split_is_finished(root, made, tmp_path, monkeypatch, victim):
     """At every step of finishing, what is there goes on to the same result."""
     for index in range(2):

@@ -122,7 +122,15 @@ def test_names_of_columns_that_are_refused(folder, header, said):
         assert said in Converted(folder, "t.jsonl", row).error
 
 
-@pytest.mark.parametrize("header", ["Image,ANSWER,Question", " image , answer,question ", "image,answer\xa0,QUESTION"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Image,ANSWER,Question",
+        " image , answer,question ",
+        "image,answer\xa0,QUESTION",
+        "\ufeff\ufeffimage,answer,question",
+    ],
+)
 def test_names_of_columns_that_are_taken(folder, header):
     assert Converted(folder, "t.csv", f"{header}\np.png,x,why?\n").texts == [("why?", "x")]
 

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerFast
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_published
@@ -21,6 +24,13 @@ from gitllm_plugin.modeling.tiny import tiny_tokenizer
 from tests.modeling.test_folder import logits, trained_model
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
+
+
+def small_tokenizer():
+    """One of as few words as the published checkpoints here have embeddings for."""
+    words = {word: number for number, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", "red", "blue"])}
+    special = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel(words, unk_token="<unk>")), **special)
 
 
 def make_source(folder, name, form):
@@ -37,7 +47,7 @@ def make_source(folder, name, form):
             torch.save(tensors, folder / f"pytorch_model{stem}.bin")
         else:
             save_file(tensors, folder / f"model{stem}.safetensors")
-    tiny_tokenizer().save_pretrained(folder)
+    small_tokenizer().save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"image_processor_type": "CLIPImageProcessor"}')
 
 
@@ -53,7 +63,7 @@ def test_a_published_folder_becomes_one_of_ours(name, form, tmp_path):
     inputs = [given[f"rightpad/in/{key}"] for key in ("input_ids", "attention_mask", "pixel_values")]
     with torch.no_grad():
         assert torch.equal(loaded.model(*inputs).logits, expected(*inputs).logits)
-    assert loaded.tokenizer("red").input_ids == tiny_tokenizer()("red").input_ids
+    assert loaded.tokenizer("red").input_ids == small_tokenizer()("red").input_ids == [4]
     assert loaded.image_processor == {"image_processor_type": "CLIPImageProcessor"}
 
 
@@ -192,3 +202,14 @@ def test_a_model_of_real_size_loads_once_trains_and_generates_within_6_gib(shape
 def test_a_folder_without_weights_in_it_is_not_taken_for_a_model(tmp_path):
     with pytest.raises(ConfigError, match="is not a folder of a GIT-LLM"):
         GitLLM.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.8])
+def test_a_flipped_bit_of_a_published_weight_is_seen(tmp_path, part):
+    make_source(tmp_path / "published", "opt", "bin")
+    path = tmp_path / "published" / "pytorch_model.bin"
+    data = bytearray(path.read_bytes())
+    data[int(part * len(data))] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"pytorch_model\.bin is damaged: .* has not the bytes that were written"):
+        convert_published(tmp_path / "published", tmp_path / "ours")

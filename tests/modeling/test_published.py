@@ -120,8 +120,8 @@ def test_harmless_extra_keys_are_passed_over():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda w: w.update({"model.layers.0.extra.weight": torch.zeros(1)}), "not explained: model.layers.0.extra"),
-        (lambda w: w.update({"model.image_encoder.vision_model.extra": torch.zeros(1)}), "not explained: .*extra"),
+        (lambda w: w.update({"model.layers.0.extra.weight": torch.zeros(1)}), "not in the model: model.layers.0.extra"),
+        (lambda w: w.update({"model.image_encoder.vision_model.extra": torch.zeros(1)}), "not in the model: .*extra"),
         (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), "missing: model.layers.1.mlp.up_proj.weight"),
         (lambda w: w.update({"model.norm.weight": torch.zeros(3)}), "model.norm.weight"),
         (lambda w: w.pop("model.visual_projection.visual_projection.1.bias"), "visual_projection does not fit"),

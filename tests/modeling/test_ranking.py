@@ -123,3 +123,50 @@ def test_text_alone_is_ranked_too(llama):
     for row, length in enumerate(text.attention_mask.sum(1)):
         expected = [separately(model, text.input_ids[row, :length], None, ids)[0] for ids in COMMON]
         torch.testing.assert_close(scores.log_likelihood[row], torch.tensor(expected), **TOLERANCE)
+
+
+FAMILIES_READ = [("llama", None), ("mpt", None), ("opt", None)]
+
+
+def likeliest(model, prompt, image, candidates, size):
+    """The candidates of a shortlist, by a forward pass for each: its tokens up to the first that is its own."""
+
+    def own(ids):
+        others = [other for other in candidates if other != ids]
+        return next((n for n in range(1, len(ids)) if all(other[:n] != ids[:n] for other in others)), len(ids))
+
+    scores = [separately(model, prompt, image, ids[: own(ids)])[0] for ids in candidates]
+    return set(sorted(range(len(candidates)), key=lambda place: (-scores[place], place))[:size])
+
+
+@pytest.mark.parametrize("member", FAMILIES_READ, ids=lambda member: member[0])
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        [[9, token, 5, 2] for token in range(20, 50)],  # all begin alike, as behind a space of its own
+        [[9, 9, 9, token, 2] for token in range(20, 40)],
+        [[9, token, 2] for token in range(20, 40)] + [[token, 2] for token in range(40, 60)],
+        [[9, 2], [9, 30, 2], [9, 30, 31, 2], [9, 30, 31, 32, 2], [40, 2], [40, 41], [41]],
+        [[9], [9, 30], [9, 30, 31], [40, 9]],  # one begins another
+    ],
+    ids=["one beginning", "a long beginning", "one beginning and others", "answers in answers", "without end token"],
+)
+def test_a_shortlist_goes_by_the_first_token_that_differs(member, candidates):
+    model = GitLLM(tiny_image_encoder("clip"), sharpen(tiny_language_model(*member))).eval()
+    prompts, image = torch.tensor([[5, 6, 7], [8, 9, 10]]), pixels(2)
+    given = {"input_ids": prompts, "pixel_values": image, "candidates": [candidates, candidates[::-1]]}
+    full = model.score_candidates(**given).log_likelihood
+    for size in (1, 3, len(candidates) - 1):
+        short = model.score_candidates(**given, shortlist=size).log_likelihood
+        for row in range(2):
+            kept = torch.isfinite(short[row])
+            expected = likeliest(model, prompts[row], image[row : row + 1], given["candidates"][row], size)
+            assert set(kept.nonzero()[:, 0].tolist()) == expected
+            torch.testing.assert_close(short[row][kept], full[row][kept], **TOLERANCE)
+
+
+def test_candidates_that_are_the_same_are_listed_together(llama):
+    model, text_encoder = llama
+    ids = text_encoder.prompts(["what color?"]).input_ids
+    scores = model.score_candidates(ids, None, pixels(1), candidates=[[[5, 6], [5, 6], [5, 6]]], shortlist=2)
+    assert torch.isfinite(scores.log_likelihood[0]).tolist() == [True, True, False]

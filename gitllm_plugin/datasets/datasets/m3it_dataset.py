@@ -61,6 +61,10 @@ class M3ITDataset(Dataset):
         """The number of questions, each of which is in exactly one item."""
         return len(self.examples)
 
+    def fingerprint(self) -> str:
+        """Sum up the rows, in their order, wherever their files are."""
+        return self.examples.fingerprint()
+
     def set_processors(self, vis_processor: Callable, text_processor: Callable) -> None:
         """Replace both processors."""
         self._items = ItemMaker(vis_processor, text_processor)

@@ -102,6 +102,11 @@ class M3ITShards(DataPipeline):
         return len(range(rank, len(self.table), world)) if self.order is None else len(self.order) // world
 
     @property
+    def endless(self) -> bool:
+        """Whether it is for training."""
+        return self.order is not None
+
+    @property
     def num_examples(self) -> int:
         """The number of questions of all ranks together, without what an epoch repeats or leaves out."""
         return self.table.num_texts
@@ -115,6 +120,10 @@ class M3ITShards(DataPipeline):
     def text_processor(self) -> Any:
         """What makes prompts."""
         return self.items.text_processor
+
+    def fingerprint(self) -> str:
+        """Sum up the shards, by the hashes that the manifest has of them."""
+        return f"{self.num_examples} texts in {len(self.table.shards)} shards {self._hash_of_shards()[:12]}"
 
     def collater(self, items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch; see :func:`gitllm_plugin.datasets.collate.collate_groups`."""
@@ -215,8 +224,11 @@ class M3ITShards(DataPipeline):
             "shuffle_shards": self.order.shuffle_shards,
             "texts_per_image": self.table.texts_per_image,
             "configs": dict(self.order.quotas),
-            "shards": hashlib.sha256("".join(shard.sha256 for shard in self.table.shards).encode()).hexdigest(),
+            "shards": self._hash_of_shards(),
         }
+
+    def _hash_of_shards(self) -> str:
+        return hashlib.sha256("".join(shard.sha256 for shard in self.table.shards).encode()).hexdigest()
 
     # ------------------------------------------------------------------ reading
 

@@ -102,7 +102,8 @@ class ColumnFinder:
 
 
 def _plain(name: str) -> str:
-    return name.strip().casefold()
+    # A second byte order mark, of a file that was saved as UTF-8 twice, is not seen by anyone.
+    return name.replace("\ufeff", "").strip().casefold()
 
 
 def _is_slip(name: str, column: str) -> bool:

@@ -47,7 +47,7 @@ def read_delimited(
         elif not any(cell.strip() for cell in cells):
             nothing += 1
         elif header is None:
-            header, found = cells, finder.find(_named(cells), f"{path}:{line}")
+            header, found = cells, _find_columns(_named(cells), finder, f"{path}:{line}")
         else:
             place = f"{path}:{line}"
             fault = _fault(header, cells, delimiter, is_picture)
@@ -74,6 +74,18 @@ def _read_rows(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, lis
             continue
         if cells:
             yield line, cells
+
+
+def _find_columns(header: list[str], finder: ColumnFinder, place: str) -> dict[str, int]:
+    try:
+        return finder.find(header, place)
+    except RowError as error:
+        if len(header) > 1:
+            raise
+        known = ", ".join(_NAMES.values())
+        raise RowError(
+            error.kind, f"{error.message}. The header is one cell: it may be divided by {known}", place
+        ) from error
 
 
 def _find_delimiter(text: str, usual: str, finder: ColumnFinder) -> str:

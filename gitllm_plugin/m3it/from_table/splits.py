@@ -43,7 +43,7 @@ class Dealer:
             for picture in row.pictures:
                 self._join(row.pictures[0], picture)
         self._given: dict[bytes, set[str]] = {}
-        best: dict[bytes, tuple[int, bytes, bytes]] = {}
+        best: dict[bytes, tuple[int, int, bytes, bytes]] = {}
         for row in rows:
             root = self._root(row.pictures[0])
             if row.given:
@@ -51,9 +51,9 @@ class Dealer:
             # One of the linked rows stands for all: of those with the most pictures, so that further questions about
             # some of these pictures change nothing. Which one, its last bytes say, so that its first, which are its
             # place, stay evenly spread.
-            rank = (-len(row.pictures), row.whole[8:], row.whole[:8])
+            rank = (-len(set(row.pictures)), len(row.pictures), row.whole[8:], row.whole[:8])
             best[root] = min(best.get(root, rank), rank)
-        self._place = {root: int.from_bytes(rank[2], "big") / 2**64 for root, rank in best.items()}
+        self._place = {root: int.from_bytes(rank[-1], "big") / 2**64 for root, rank in best.items()}
 
     def deal(self, row: Shown) -> str:
         """Choose a row's split.

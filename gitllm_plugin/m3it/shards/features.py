@@ -12,6 +12,7 @@ JSON is removed before and written after it takes its name: features without one
 
 import hashlib
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from filelock import FileLock
 
 from gitllm_plugin.common.files import atomic_file, remove_unfinished, write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.problems import KINDS, RowError
 from gitllm_plugin.m3it.shards.folder import OpenFiles
 from gitllm_plugin.m3it.shards.format import Shard
 from gitllm_plugin.m3it.shards.mixture import Item
@@ -61,6 +62,7 @@ class FeatureFile:
         tokens, width: of the features of each image; 0 where no image could be read.
         first_image: of each record, and behind the last one the number of images.
         unreadable: records without features because their images could not be read: number, kind and message.
+        checksums: CRC-32 of each record's features; empty where version 0.1.0 wrote them.
     """
 
     shard: str
@@ -69,6 +71,7 @@ class FeatureFile:
     width: int
     first_image: tuple[int, ...]
     unreadable: tuple[tuple[int, str, str], ...]
+    checksums: tuple[int, ...] = ()
 
 
 def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
@@ -95,19 +98,22 @@ def write_features(
     remove_unfinished(path.parent, path.name)
     write_atomically(folder / maker.folder_name / _MAKER_NAME, orjson.dumps(asdict(maker), option=orjson.OPT_INDENT_2))
     tokens = width = 0
-    first_image, unreadable = [0], []
+    first_image, unreadable, checksums = [0], [], []
     with atomic_file(path) as file:
         for number, features in enumerate(records):
-            count = 0
+            count, data = 0, b""
             if isinstance(features, RowError):
                 unreadable.append((number, features.kind, features.message))
             elif len(features):
                 count, tokens, width = features.shape
-                file.write(np.ascontiguousarray(features).data)
+                data = np.ascontiguousarray(features).data
+                file.write(data)
+            checksums.append(zlib.crc32(data))
             first_image.append(first_image[-1] + count)
         # Before the file takes its name: killed between, the old description would vouch for new features.
         _description(path).unlink(missing_ok=True)
-    written = FeatureFile(shard.sha256, dtype, tokens, width, tuple(first_image), tuple(unreadable))
+    images = tuple(first_image)
+    written = FeatureFile(shard.sha256, dtype, tokens, width, images, tuple(unreadable), tuple(checksums))
     write_atomically(_description(path), orjson.dumps(asdict(written)))
     return written
 
@@ -124,18 +130,37 @@ def find_features(folder: Path, shard: Shard, maker: Maker) -> FeatureFile:
         content: dict[str, Any] = orjson.loads(_description(path).read_bytes())
         content["first_image"] = tuple(content["first_image"])
         content["unreadable"] = tuple(map(tuple, content["unreadable"]))
+        content["checksums"] = tuple(content.get("checksums", ()))
         found = FeatureFile(**content)
+        _check_description(found)
     except FileNotFoundError as error:
         raise DataError(f"{shard.file} has no features in {path.parent}; {_ADVICE}") from error
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{_description(path)} does not describe features ({error}); {_ADVICE}") from error
     if found.shard != shard.sha256:
         raise DataError(f"{shard.file} is another file than the one that {path} was made of; {_ADVICE}")
-    # The size stands for the content: hashing terabytes at every start would take longer than encoding saves.
+    # Their bytes are looked at when they are read: hashing terabytes at every start would take longer than encoding.
     expected = found.first_image[-1] * found.tokens * found.width * _BYTES
     if not path.is_file() or path.stat().st_size != expected:
         raise DataError(f"{path} is missing or has not {expected:,} bytes; {_ADVICE}")
     return found
+
+
+def _check_description(found: FeatureFile) -> None:
+    """Refuse numbers by which nothing could be read.
+
+    Raises:
+        ValueError: there are some.
+    """
+    numbers = (found.tokens, found.width, *found.first_image, *found.checksums)
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        raise ValueError("a number is none, or below zero")
+    if found.first_image[:1] != (0,) or list(found.first_image) != sorted(found.first_image):
+        raise ValueError("first_image is no list of places in order")
+    if len(found.checksums) not in (0, len(found.first_image) - 1):
+        raise ValueError("there is not a checksum for each record")
+    if not all(len(entry) == 3 and entry[1] in KINDS for entry in found.unreadable):
+        raise ValueError("unreadable is no list of records with what is wrong")
 
 
 def find_makers(folder: Path) -> list[Maker]:
@@ -229,8 +254,8 @@ class FeatureReader:
         """Read the features of an item's images: the bits of bfloat16, uint16 [images, tokens, width].
 
         Raises:
-            RowError: of kind ``shard`` if the file is gone or was shortened; if there are none because the images
-                could not be read, what was wrong with them.
+            RowError: of kind ``shard`` if the file is gone, was shortened or has other bytes than were written; if
+                there are none because the images could not be read, what was wrong with them.
             ConfigError: the folder has features of several encoders, and none was chosen.
         """
         if not item.shard.images:
@@ -254,6 +279,8 @@ class FeatureReader:
         # Straight into the array: features of a batch are tens of megabytes.
         if os.preadv(file, [features.data], start) < features.nbytes:
             raise RowError("shard", f"its features end before they should; {_ADVICE}", item.shard.file)
+        if found.checksums and zlib.crc32(features.data) != found.checksums[item.record]:
+            raise RowError("shard", f"the features of record {item.record} are damaged; {_REPLACE}", item.shard.file)
         return features
 
     def _take(self, maker: Maker) -> None:
@@ -267,6 +294,7 @@ class FeatureReader:
         self._files = OpenFiles()  # the others' files are known by the same names
 
 
+_REPLACE = "delete its .features file and run `gitllm m3it features` again with this configuration"
 _ADVICE = "run `gitllm m3it features` with this configuration"
 
 

@@ -141,7 +141,7 @@ class ShardFolder:
         offset, end = item.offset, item.offset + item.size
         # The JSON stands last, behind images that are stepped over by their headers.
         while offset < end:
-            member = _parse_header(_read(file, TAR_BLOCK, offset, place), place)
+            member = _parse_header(_read(file, TAR_BLOCK, offset, place), end - offset - TAR_BLOCK, place)
             offset += TAR_BLOCK
             if member.name.endswith(".json"):
                 members = {member.name: _read(file, member.size, offset, place)}
@@ -153,7 +153,12 @@ class ShardFolder:
         """Open a shard, and return its file descriptor."""
 
         def find() -> Path:
-            return Path(self.location, shard.file) if self.cache_dir is None else self._fetch(shard, place)
+            if self.cache_dir is not None:
+                return self._fetch(shard, place)
+            path = Path(self.location, shard.file)
+            if path.exists() and not path.is_file():  # opening a pipe would wait for whoever writes into it
+                raise OSError(f"{path} is not a file")
+            return path
 
         try:
             return self._files.get(shard.file, find)
@@ -183,10 +188,13 @@ class ShardFolder:
         return path
 
     def _copy(self, shard: Shard, path: Path) -> None:
-        digest = hashlib.sha256()
+        digest, left = hashlib.sha256(), shard.bytes
         # A proxy's error page and a download that broke off have other hashes; nothing unchecked gets the file's name.
         with fsspec.open(f"{self.location}/{shard.file}", "rb") as source, atomic_file(path) as target:
             while chunk := source.read(_CHUNK_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
+                left -= len(chunk)
+                if left < 0:  # whoever sends without end fills no disk
+                    raise DataError(f"it has more than the {shard.bytes} bytes that the manifest says")
                 digest.update(chunk)
                 target.write(chunk)
             if digest.hexdigest() != shard.sha256:
@@ -202,7 +210,8 @@ def _place(location: str, item: Item) -> str:
 
 def _read(file: int, size: int, offset: int, place: str) -> bytes:
     # At an offset of its own: threads and forks that share the descriptor do not move each other's position.
-    data = os.pread(file, size, offset)
+    # Memory for what is read is taken first: no more than the file has.
+    data = os.pread(file, size, offset) if offset + size <= os.fstat(file).st_size else b""
     if len(data) < size:
         raise RowError("shard", f"the file ends before the record does; {_ADVICE}", place)
     return data
@@ -211,19 +220,27 @@ def _read(file: int, size: int, offset: int, place: str) -> bytes:
 def _read_record(data: bytes, place: str) -> Group:
     members, offset = {}, 0
     while offset < len(data):
-        member = _parse_header(data[offset : offset + TAR_BLOCK], place)
         begin = offset + TAR_BLOCK
+        member = _parse_header(data[offset:begin], len(data) - begin, place)
         members[member.name] = data[begin : begin + member.size]
         offset = begin + _padded(member.size)
     return _parse_record(members, place)
 
 
-def _parse_header(data: bytes, place: str) -> tarfile.TarInfo:
+def _parse_header(data: bytes, left: int, place: str) -> tarfile.TarInfo:
+    """Read a member's header, behind which its record has so many bytes left."""
     try:
-        # Not tarfile.open: it reads headers up to a place, here the place is known.
-        return tarfile.TarInfo.frombuf(data, "utf-8", "surrogateescape")
-    except tarfile.HeaderError as error:
+        # Not tarfile.open: it reads headers up to a place, here the place is known, and follows what they say.
+        member = tarfile.TarInfo.frombuf(data, "utf-8", "replace")
+    except (tarfile.HeaderError, ValueError, OverflowError) as error:
         raise RowError("record", f"not a record ({error}); {_ADVICE}", place) from error
+    # Sizes below zero would be read for ever, links and extended headers stand for bytes that are elsewhere.
+    if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE):
+        raise RowError("record", f"its member {member.name!r} is no plain file; {_ADVICE}", place)
+    if not 0 <= member.size <= left:
+        what = f"its member {member.name!r} says that it has {member.size:.4g} bytes, where {left} are left"
+        raise RowError("record", f"{what}; {_ADVICE}", place)
+    return member
 
 
 def _padded(size: int) -> int:

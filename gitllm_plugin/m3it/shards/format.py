@@ -45,6 +45,10 @@ _SIGNATURES = (
     (b"MM\0*", "tiff"),
 )
 _TEXT_KEYS = ("answers", "id", "instruction", "question")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+_BLOCK = tarfile.BLOCKSIZE
+_SMALLEST_TEXT = 52
+"""Bytes of a text without a word in it, in a record's JSON."""
 _IMAGE_NAME = re.compile(r"(?:^|\.)(\d+)\.\w+$")  # with or without the key in front
 
 
@@ -172,6 +176,12 @@ def read_manifest(source: str | Path | Mapping[str, Any]) -> Manifest:
     return _parse_manifest(content, str(path))
 
 
+def is_name(name: Any) -> bool:
+    """Tell whether a configuration or split may be called so: it becomes a folder's name and begins names in tars."""
+    # A manifest may come from anybody: nothing in it may lead out of its folder.
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
 def group_key(config: str, split: str, number: int) -> str:
     """Make the key of a record. A dot would end it: webdataset takes all behind the first one as the member's kind."""
     return f"{config}-{split}-{number:08d}".replace(".", "_")
@@ -223,7 +233,7 @@ def read_group(members: Mapping[str, Any], place: str, with_images: bool = True)
             images=tuple(images[index] for index in range(content["images"] if with_images else 0)),
             texts=tuple(_read_text(item, content["config"]) for item in content["texts"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(
             f"{place}: not a record of this format ({type(error).__name__}: {error}); its members are "
             f"{', '.join(members)}. Make the shard again."
@@ -257,7 +267,10 @@ def image_extension(data: bytes) -> str:
 
 
 def _read_text(item: Mapping[str, Any], config: str) -> Text:
-    return Text(item["id"], config, item["instruction"], item["question"], tuple(item["answers"]))
+    words, answers = [item[name] for name in ("id", "instruction", "question")], item["answers"]
+    if not isinstance(answers, list) or not all(isinstance(word, str) for word in (config, *words, *answers)):
+        raise TypeError("texts that are no texts")
+    return Text(words[0], config, words[1], words[2], tuple(answers))
 
 
 def _parse_manifest(content: Any, place: str) -> Manifest:
@@ -271,6 +284,12 @@ def _parse_manifest(content: Any, place: str) -> Manifest:
     configs: dict[str, dict[str, SplitManifest]] = {}
     for config, splits in _items(content.get("configs"), "configs", problems):
         for split, content_of_split in _items(splits, f"configs.{config}", problems):
+            if not is_name(config) or not is_name(split):
+                problems.append(
+                    f"configs has {config!r:.80} with {split!r:.80}; names have up to 60 letters (a-z), digits, '.', "
+                    "'-' and '_', and begin with a letter or digit"
+                )
+                continue
             where = f"configs.{config}.{split}"
             configs.setdefault(config, {})[split] = _parse_split(content_of_split, where, problems)
     if problems:
@@ -294,7 +313,11 @@ def _parse_split(given: Any, where: str, problems: list[str]) -> SplitManifest:
         problems.append(f"{where}.skips names {', '.join(unknown)}; the kinds are {', '.join(KINDS)}")
     settings = dict(_items(given.get("settings", {}), f"{where}.settings", problems))
     # Sums say nothing that the shards do not; where they disagree somebody has edited the file.
-    result = SplitManifest(shards, skips, tuple(given.get("sources", ())), settings)
+    sources = given.get("sources", [])
+    if not isinstance(sources, Sequence) or isinstance(sources, str):
+        problems.append(f"{where}.sources is {sources!r:.80}, expected a list")
+        sources = ()
+    result = SplitManifest(shards, skips, tuple(sources), settings)
     problems += [
         f"{where}.{name} is {given[name]!r}, but its shards have {getattr(result, name)} together"
         for name in _SUMS
@@ -320,6 +343,11 @@ def _parse_shards(shards: Any, where: str, problems: list[str]) -> tuple[Shard, 
         blocks = [int(count) for count in shard.record_blocks.split()]
         if not len(texts) == len(blocks) == shard.groups or sum(texts) != shard.texts:
             problems.append(f"{where}[{number}] lists other records than its {shard.groups} with {shard.texts} texts")
+        # What is kept in memory of a shard is in proportion to these, and must be to its file.
+        elif _BLOCK * sum(blocks) > shard.bytes or any(
+            _SMALLEST_TEXT * count > _BLOCK * size for count, size in zip(texts, blocks, strict=True)
+        ):
+            problems.append(f"{where}[{number}] lists more records or texts than a file of {shard.bytes} bytes holds")
         parsed.append(shard)
     return tuple(parsed)
 
@@ -328,7 +356,7 @@ def _is_good(name: str, value: Any) -> bool:
     if name == "sha256":
         return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
     if name in ("record_blocks", "record_texts"):
-        return isinstance(value, str) and re.fullmatch("[0-9 ]*", value) is not None
+        return isinstance(value, str) and re.fullmatch("([0-9]{1,15}( |$))*", value) is not None
     if name == "file":  # never outside of the folder
-        return isinstance(value, str) and value != "" and not value.startswith("/") and ".." not in value.split("/")
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        return isinstance(value, str) and all(map(is_name, value.split("/")))
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**62

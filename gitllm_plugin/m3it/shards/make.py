@@ -6,7 +6,6 @@ shards of all slices of a split are renamed in order, and the split is entered i
 
 import hashlib
 import os
-import shutil
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -37,13 +36,21 @@ from gitllm_plugin.m3it.shards.format import (
     write_manifest,
 )
 from gitllm_plugin.m3it.shards.plan import (
-    WORK_NAME,
     Settings,
     SplitPlan,
     choose_share,
     make_plan,
+)
+from gitllm_plugin.m3it.shards.work import (
+    clear_split,
+    drop_finished,
     note_path,
+    read_note,
+    read_plan,
+    remove_work,
     shard_path,
+    unfinished_splits,
+    work_folder,
 )
 from gitllm_plugin.m3it.tables import open_table
 from gitllm_plugin.m3it.tree import Tree
@@ -158,13 +165,15 @@ def finish_split(out: Path, config: str, split: str) -> SplitManifest:
     Raises:
         DataError: if slices are missing, or rows of different slices have the same id.
     """
-    work = out / WORK_NAME / config / split
-    plan = orjson.loads((work / "plan.json").read_bytes())
+    work = work_folder(out, config, split)
+    plan = read_plan(work)
+    if plan is None:
+        raise DataError(f"{config}/{split}: {work} has no plan; run `gitllm m3it shard` again")
     numbers = range(len(plan["parts"]))
     missing = [number for number in numbers if not note_path(work, number).is_file()]
     if missing:
         raise DataError(_explain_missing(f"{config}/{split}", missing, len(numbers)))
-    notes = [orjson.loads(note_path(work, number).read_bytes()) for number in numbers]
+    notes = [read_note(work, number) for number in numbers]
     _check_ids(f"{config}/{split}", notes)
     shards = tuple(_name_shards(out, config, split, notes))
     # Not durable: it is for people, and no shard depends on it.
@@ -180,7 +189,7 @@ def finish_split(out: Path, config: str, split: str) -> SplitManifest:
     manifest.configs.setdefault(config, {})[split] = result
     # The manifest before the notes go: whatever kills the process, one of them says what the shards are.
     write_manifest(manifest, out)
-    shutil.rmtree(work)
+    clear_split(out, config, split)
     return result
 
 
@@ -209,31 +218,9 @@ def make_slice(task: SliceTask) -> int:
     return task.slice.bytes
 
 
-def unfinished_splits(out: Path) -> list[tuple[str, str]]:
-    """List configuration and split of all that is under way, in order."""
-    plans = sorted((out / WORK_NAME).glob("*/*/plan.json"))
-    return [(path.parts[-3], path.parts[-2]) for path in plans]
-
-
-def drop_finished(out: Path) -> None:
-    """Remove what is left of splits that are in the manifest, where a process was killed just then."""
-    if (out / MANIFEST_NAME).is_file():
-        for config, splits in read_manifest(out).configs.items():
-            for split in splits:
-                shutil.rmtree(out / WORK_NAME / config / split, ignore_errors=True)
-
-
-def remove_work(out: Path) -> None:
-    """Remove the folders that are empty when all is done."""
-    work = out / WORK_NAME
-    for folder in [*work.glob("*"), work]:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-
-
 def _name_shards(out: Path, config: str, split: str, notes: list[dict[str, Any]]) -> Iterator[Shard]:
     """Rename the shards of all slices, in order, and say what each is."""
-    work, target = out / WORK_NAME / config / split, out / config / split
+    work, target = work_folder(out, config, split), out / config / split
     target.mkdir(parents=True, exist_ok=True)
     number = 0
     for slice_number, note in enumerate(notes):

@@ -27,11 +27,11 @@ from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.images import MAX_PIXELS
 from gitllm_plugin.m3it.rows import READING_VERSION
-from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, read_manifest
+from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, is_name, read_manifest
+from gitllm_plugin.m3it.shards.work import PLAN_NAME, WORK_NAME, check_own, note_path, read_plan, work_folder
 from gitllm_plugin.m3it.tables import JsonlFile, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
 
-WORK_NAME = ".work"
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
@@ -84,22 +84,12 @@ class SplitPlan:
         return [] if self.is_done else [n for n in range(len(self.ranges)) if not note_path(self.work, n).is_file()]
 
 
-def note_path(work: Path, number: int) -> Path:
-    """Return the file that says what a slice is; it is there when the slice is done."""
-    return work / f"{number:06d}.json"
-
-
-def shard_path(work: Path, number: int, shard: int) -> Path:
-    """Return the file of a shard of a slice, until its split is done."""
-    return work / f"{number:06d}.{shard:03d}.tar"
-
-
 def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
     """Decide how all splits are made, and note in ``OUT/.work`` what the manifest does not have yet.
 
     Raises:
         ConfigError: if ``OUT`` holds shards that were made with other settings or of other files.
-        DataError: if a file is empty.
+        DataError: if a file is empty, or a part of ``OUT/.work`` is a link.
     """
     manifest = read_manifest(out) if (out / MANIFEST_NAME).is_file() else Manifest({})
     plans, problems = [], []
@@ -107,7 +97,9 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
         _check_name(files.config)
         plan = _plan_split(tree, files, out, settings)
         done = manifest.configs.get(files.config, {}).get(files.split)
-        facts, before = plan.facts, _read_plan(plan.work)
+        check_own(out, plan.work)
+        facts, before = plan.facts, read_plan(plan.work)
+        before = before and {key: before[key] for key in ("settings", "sources")}
         # A split that is finished stays as it is with whichever versions it was made; one that is under way must not be
         # made by two of them.
         if done is not None:
@@ -127,7 +119,7 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
             continue
         content = orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON)
         # Not durable: it can be made again.
-        write_atomically(plan.work / "plan.json", content, durable=False)
+        write_atomically(plan.work / PLAN_NAME, content, durable=False)
     return plans
 
 
@@ -202,7 +194,7 @@ def _plan_split(tree: Tree, files: SplitFiles, out: Path, settings: Settings) ->
         },
         "sources": sources,
     }
-    return SplitPlan(files, tuple(ranges), facts, out / WORK_NAME / files.config / files.split)
+    return SplitPlan(files, tuple(ranges), facts, work_folder(out, files.config, files.split))
 
 
 def find_revision(root: Path, path: Path) -> str | None:
@@ -216,14 +208,6 @@ def find_revision(root: Path, path: Path) -> str | None:
         return note.read_text(encoding="utf-8").split("\n", 1)[0].strip() or None
     match = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
     return match[1] if match else None
-
-
-def _read_plan(work: Path) -> dict[str, Any] | None:
-    path = work / "plan.json"
-    if not path.is_file():
-        return None
-    content = orjson.loads(path.read_bytes())
-    return {key: content[key] for key in ("settings", "sources")}
 
 
 def _without_versions(settings: dict[str, Any]) -> dict[str, Any]:
@@ -240,8 +224,8 @@ def _explain_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _check_name(config: str) -> None:
-    # It becomes a folder's name and the beginning of names in tar files, which have room for 100 bytes.
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}", config):
+    # Names in tar files have room for 100 bytes.
+    if not is_name(config):
         raise ConfigError(
             f"the configuration's name is {config!r}; in shards a name has up to 60 letters (a-z), digits, '.', '-' "
             "and '_', and begins with a letter or digit. Rename its folder."

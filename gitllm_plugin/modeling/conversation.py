@@ -1,0 +1,122 @@
+"""Conversation templates: a question as the user's turn, and the answer as the assistant's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.plain_text import Pieces
+
+_QUESTION, _ANSWER = "QUESTION", "ANSWERTEXT"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a template writes around an answer.
+
+    Attributes:
+        space: white space between where the assistant begins and what it says; None: the template does not tell.
+        end: the token that ends what it says; None: none.
+    """
+
+    space: str | None
+    end: int | None
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Turns of a conversation, written by a template.
+
+    Attributes:
+        tokenizer: gives the template its special tokens by name.
+        template: Jinja.
+        special: special tokens as they are written, and their ids; what of them the user writes stays a string.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    special: Mapping[str, int]
+
+    def ask(self, question: str) -> Pieces:
+        """Write the user's turn and the beginning of the assistant's.
+
+        Raises:
+            ConfigError: the template cannot be used.
+        """
+        hidden: dict[str, str] = {}
+
+        def hide(found: re.Match[str]) -> str:
+            if found[0] not in hidden:
+                used = {*question, *self.template, *hidden.values()}
+                hidden[found[0]] = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
+            return hidden[found[0]]
+
+        said = self._pattern.sub(hide, question)
+        pieces: list[str | int] = []
+        for place, piece in enumerate(self._pattern.split(self._render(said))):
+            if place % 2:
+                pieces.append(self.special[piece])
+                continue
+            for written, character in hidden.items():
+                piece = piece.replace(character, written)
+            if piece:
+                pieces.append(piece)
+        return tuple(pieces)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        return _any_of(self.special)
+
+    def _render(self, question: str) -> str:
+        return render(self.tokenizer, self.template, question)
+
+
+def render(tokenizer: PreTrainedTokenizerBase, template: str, question: str, answer: str | None = None) -> str:
+    """Write a question, and its answer or, without one, where the answer begins.
+
+    Raises:
+        ConfigError: the template cannot be used.
+    """
+    said = [{"role": "user", "content": question}]
+    if answer is not None:
+        said.append({"role": "assistant", "content": answer})
+    try:
+        text = tokenizer.apply_chat_template(
+            said, chat_template=template, add_generation_prompt=answer is None, tokenize=False
+        )
+    except TemplateError as error:
+        raise ConfigError(
+            f"the chat template cannot write a question and its answer: {error}; set chat_template: false, or give the "
+            "tokenizer another template"
+        ) from error
+    return cast(str, text)
+
+
+def find_turn(tokenizer: PreTrainedTokenizerBase, template: str) -> Turn:
+    """Find out, by writing one, what stands around an answer.
+
+    Raises:
+        ConfigError: the template cannot be used.
+    """
+    asked, whole = render(tokenizer, template, _QUESTION), render(tokenizer, template, _QUESTION, _ANSWER)
+    place = whole.rfind(_ANSWER)
+    if place < 0:
+        return Turn(None, None)
+    between = whole[len(asked) : place] if whole.startswith(asked) else None
+    space = between if between is not None and not between.strip() else None
+    added = {written: number for written, number in cast(Any, tokenizer).get_added_vocab().items() if written.strip()}
+    found = _any_of(added).match(whole[place + len(_ANSWER) :].lstrip()) if added else None
+    return Turn(space, added[found[0]] if found else None)
+
+
+def _any_of(written: Mapping[str, int]) -> re.Pattern[str]:
+    """The longest of those that begin at a place, as tokenizers find them; nothing where there are none."""
+    longest_first = sorted(written, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
