@@ -127,7 +127,9 @@ class CaptioningTask(RepairedTask, CaptionTask):
         notes = {HOST_NAMES[name]: note for name, note in scores.notes.items()}
         for name, note in notes.items():
             logging.warning("%s: %s", name, note)
-        note_scores({split_name: {**metrics, "tokenizer": scores.tokenizer, **({"notes": notes} if notes else {})}})
+        skipped = {HOST_NAMES[name]: reason for name, reason in scores.skipped.items()}
+        remarks = {"tokenizer": scores.tokenizer, "notes": notes, "skipped_metrics": skipped}
+        note_scores({split_name: {**metrics, **{name: value for name, value in remarks.items() if value}}})
         logging.info("%s; words by %s", metrics, scores.tokenizer)
         return metrics
 
