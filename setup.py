@@ -44,6 +44,7 @@ setup(
         "pillow",
         "pybase64",
         "pydantic>=2.12",
+        "regex",
         "rich",
         "rouge-score",
         "safetensors",

@@ -9,8 +9,9 @@ that is the only place that names it. The contract in ``tests/metrics/test_contr
 import importlib
 import pkgutil
 
-from gitllm_plugin.metrics.answers import exact_match, option_accuracy, rouge_l
+from gitllm_plugin.metrics.answers import exact_match
 from gitllm_plugin.metrics.captions import CAPTION_METRICS, score_captions
+from gitllm_plugin.metrics.option_accuracy import option_accuracy
 from gitllm_plugin.metrics.registry import (
     DEFAULT,
     METRICS,
@@ -23,6 +24,7 @@ from gitllm_plugin.metrics.registry import (
     score,
     why_not,
 )
+from gitllm_plugin.metrics.rouge import rouge_l
 from gitllm_plugin.metrics.vqa import vqa_accuracy
 
 # A module registers its metrics when it is imported, and a new one need not be named anywhere.

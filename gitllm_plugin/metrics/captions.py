@@ -11,11 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.metrics.registry import Metric, Scores, register
+from gitllm_plugin.metrics.registry import Metric, Scores, clean_all, register
 
 BLEU = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
 CAPTION_METRICS = (*BLEU, "meteor", "rouge_l_coco", "cider", "spice")
 """What :func:`score_captions` can compute."""
+
+FEW = 100
+"""Images; of fewer, CIDEr's weights of words say little."""
 
 PTB, TREEBANK = "PTB (Stanford CoreNLP)", "Treebank (NLTK); no Java for PTB"
 
@@ -26,7 +29,8 @@ def score_captions(
     """Score a set of captions.
 
     Texts are split by COCO's tokenizer, which needs Java; without it by NLTK's, which differs in small things, and the
-    result says so. Metrics that cannot be computed here are skipped, each with its reason.
+    result says so. Metrics that cannot be computed here are skipped, each with its reason; so is CIDEr of one image,
+    and of few it has a note.
 
     Args:
         predictions: N captions.
@@ -40,11 +44,13 @@ def score_captions(
     _check(predictions, references, metrics)
     scores = Scores(tokenizer=PTB if has_java() else TREEBANK)
     scores.skipped = {name: reason for name in metrics if (reason := what_lacks(name))}
+    if "cider" in metrics and "cider" not in scores.skipped and predictions:
+        _tell_if_small(len(predictions), scores)
     wanted = [name for name in metrics if name not in scores.skipped]
     if not predictions or not wanted:
         return scores
-    texts = [[" ".join(text.split()) for text in [prediction, *accepted]]  # one line each, whatever ends a line
-             for prediction, accepted in zip(predictions, references, strict=True)]  # fmt: skip
+    both = clean_all([[prediction, *accepted] for prediction, accepted in zip(predictions, references, strict=True)])
+    texts = [[" ".join(text.split()) for text in row] for row in both]  # one line each, whatever ends a line
     tokens = _tokenize(texts)
     hypotheses = {n: words[:1] for n, words in enumerate(tokens)}
     accepted = {n: words[1:] for n, words in enumerate(tokens)}
@@ -56,6 +62,19 @@ def score_captions(
             }
             scores.by_example |= {name: each for name, (_, each) in zip(names, found, strict=True) if name in wanted}
     return scores
+
+
+def _tell_if_small(count: int, scores: Scores) -> None:
+    if count == 1:
+        scores.skipped["cider"] = (
+            "it weighs words by how few of the set's images have them, and of one image is 0 whatever a caption says: "
+            "evaluate two images or more"
+        )
+    elif count < FEW:
+        scores.notes["cider"] = (
+            f"its weights of words come from {count} images; compare it with scores of the same images only, and with "
+            f"published ones from {FEW} images on"
+        )
 
 
 def has_java() -> bool:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
+
+from gitllm_plugin.metrics.texts import clean
 
 PerExample = Callable[[Sequence[str], Sequence[Sequence[str]]], list[float]]
 """From N predictions and N lists of one or more accepted texts to N floats between 0 and 1."""
@@ -17,12 +20,14 @@ class Scores:
         over_all: metric -> score of the set.
         by_example: metric -> N scores.
         skipped: metric -> why it could not be computed.
+        notes: metric -> what a reader of its score must know.
         tokenizer: what split captions into words; empty where nothing did.
     """
 
     over_all: dict[str, float] = field(default_factory=dict)
     by_example: dict[str, list[float]] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     tokenizer: str = ""
 
 
@@ -70,9 +75,16 @@ def register(metric: Metric) -> None:
 def metric(
     name: str, meaning: str, *, leads: tuple[str, ...] = (), kinds: tuple[str, ...] = ()
 ) -> Callable[[PerExample], PerExample]:
-    """Register a function that scores each example by itself; a set scores their mean. See :class:`Metric`."""
+    """Register a function that scores each example by itself; a set scores their mean. See :class:`Metric`.
 
-    def decorate(function: PerExample) -> PerExample:
+    Whoever calls it, the function is given cleaned texts, see :func:`~gitllm_plugin.metrics.texts.clean`.
+    """
+
+    def decorate(given: PerExample) -> PerExample:
+        @wraps(given)
+        def function(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+            return given([clean(text) for text in predictions], clean_all(references))
+
         def compute(predictions: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str]) -> Scores:
             each = function(predictions, references)
             return Scores(over_all={name: sum(each) / len(each)}, by_example={name: each}) if each else Scores()
@@ -81,6 +93,11 @@ def metric(
         return function
 
     return decorate
+
+
+def clean_all(references: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Clean the texts of N lists, see :func:`~gitllm_plugin.metrics.texts.clean`."""
+    return [[clean(text) for text in accepted] for accepted in references]
 
 
 def score(names: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Scores:
@@ -92,7 +109,7 @@ def score(names: Sequence[str], predictions: Sequence[str], references: Sequence
         references: N lists of accepted texts.
 
     Returns:
-        The scores of all metrics that can be computed on this machine, and why the others cannot.
+        The scores of all metrics that can be computed on this machine and of this set, and why the others cannot.
 
     Raises:
         KeyError: when a name is not that of a metric.
@@ -107,6 +124,8 @@ def score(names: Sequence[str], predictions: Sequence[str], references: Sequence
         found = compute(predictions, references, computed)
         scores.over_all |= found.over_all
         scores.by_example |= found.by_example
+        scores.skipped |= found.skipped
+        scores.notes |= found.notes
         scores.tokenizer = scores.tokenizer or found.tokenizer
     return scores
 

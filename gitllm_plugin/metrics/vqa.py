@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from gitllm_plugin.metrics.registry import metric
+from gitllm_plugin.metrics.texts import fold
 
 # As they should be written; each is recognised when one of its apostrophes is missing.
 _CONTRACTIONS = """
@@ -92,5 +93,5 @@ def _strip_punctuation(text: str) -> str:
 
 
 def _normalize_words(text: str) -> str:
-    words = [_NUMBERS.get(word, word) for word in text.lower().split()]
+    words = [_NUMBERS.get(word, word) for word in fold(text).split()]
     return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in _ARTICLES)

@@ -122,8 +122,14 @@ class CaptioningTask(RepairedTask, CaptionTask):
         for name, reason in scores.skipped.items():
             logging.warning("%s was not computed: %s", HOST_NAMES[name], reason)
         metrics = {HOST_NAMES[name]: value for name, value in scores.over_all.items()}
-        metrics |= {"num_images": len(results), "agg_metrics": metrics["CIDEr"] + metrics["Bleu_4"]}
-        note_scores({split_name: {**metrics, "tokenizer": scores.tokenizer}})
+        # Of one image there is no CIDEr.
+        metrics |= {"num_images": len(results), "agg_metrics": metrics.get("CIDEr", 0.0) + metrics["Bleu_4"]}
+        notes = {HOST_NAMES[name]: note for name, note in scores.notes.items()}
+        for name, note in notes.items():
+            logging.warning("%s: %s", name, note)
+        skipped = {HOST_NAMES[name]: reason for name, reason in scores.skipped.items()}
+        remarks = {"tokenizer": scores.tokenizer, "notes": notes, "skipped_metrics": skipped}
+        note_scores({split_name: {**metrics, **{name: value for name, value in remarks.items() if value}}})
         logging.info("%s; words by %s", metrics, scores.tokenizer)
         return metrics
 

@@ -198,7 +198,7 @@ class M3ITTask(BaseTask):
             if skipped:
                 scores["num_skipped"] = skipped
             self._write(examples, report, scores, split_name, epoch, title_of(split_name, epoch, skip_reload))
-            scores["agg_metrics"] = self._aggregate(scores)
+            scores["agg_metrics"] = self._aggregate(scores, report)
         return ranks.broadcast_object(scores)
 
     def _count_missing(self, examples: list[dict[str, Any]], split_name: str) -> int:
@@ -211,8 +211,13 @@ class M3ITTask(BaseTask):
             logging.warning("Split %s has %d examples, but %d were evaluated.", split_name, expected, len(examples))
         return max(0, expected - len(examples))
 
-    def _aggregate(self, scores: Mapping[str, float]) -> float:
+    def _aggregate(self, scores: Mapping[str, float], report: SplitScores) -> float:
         if self.agg_metric not in scores:
+            for name, reason in report.skipped.items():
+                # Not an error, which would end a training behind its first epoch.
+                if self.agg_metric in (name, name.rpartition("/")[2]):
+                    logging.warning("run.agg_metric is %s, which was not computed: %s.", self.agg_metric, reason)
+                    return math.nan
             names = ", ".join(name for name in scores if name != "num_examples")
             raise ConfigError(f"run.agg_metric is {self.agg_metric!r}, but computed are: {names}")
         # LAVIS chooses the highest.
@@ -233,7 +238,7 @@ class M3ITTask(BaseTask):
             file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         metrics = {"split": split_name, "epoch": epoch, **scores, **report.notes()}
         if self.agg_metric in scores:
-            metrics["agg_metrics"] = self._aggregate(scores)
+            metrics["agg_metrics"] = self._aggregate(scores, report)
         (output / f"{split_name}_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
         page = describe(report, title, scores.get(LOSS), int(scores.get("num_skipped", 0)))
         (output / f"{split_name}_results.md").write_text(page, encoding="utf-8")

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gitllm_plugin.m3it.catalog import BY_NAME
-from gitllm_plugin.metrics import DEFAULT, MetricsOf, Scores, metrics_of_kind, score
+from gitllm_plugin.metrics import DEFAULT, MetricsOf, Scores, metrics_of_kind, score, why_not
 from gitllm_plugin.tables import Table
 
 Example = dict[str, Any]
@@ -53,12 +53,14 @@ class SplitScores:
 
     Attributes:
         rows: configurations in the order of their names, then categories, then all.
-        skipped: metric -> why it could not be computed.
+        skipped: metric, or configuration/metric, -> why it could not be computed.
+        remarks: configuration/metric -> what a reader of its score must know.
         tokenizer: what split captions into words; empty where nothing did.
     """
 
     rows: list[Row]
     skipped: dict[str, str] = field(default_factory=dict)
+    remarks: dict[str, str] = field(default_factory=dict)
     tokenizer: str = ""
 
     def as_dict(self) -> dict[str, float]:
@@ -73,9 +75,11 @@ class SplitScores:
         return flat
 
     def notes(self) -> dict[str, Any]:
-        """Give what a reader of the scores must know: metrics that were not computed, and what split captions."""
-        skipped = {"skipped_metrics": self.skipped} if self.skipped else {}
-        return skipped | ({"tokenizer": self.tokenizer} if self.tokenizer else {})
+        """Give what a reader of the scores must know: metrics that were not computed or say little, and what split
+        captions.
+        """
+        notes = {"skipped_metrics": self.skipped, "notes": self.remarks, "tokenizer": self.tokenizer}
+        return {name: value for name, value in notes.items() if value}
 
 
 def unique_by_id(examples: Sequence[Example]) -> list[Example]:
@@ -102,7 +106,9 @@ def score_split(
         members = [example for example in examples if str(example["config"]) == config]
         names = metrics_of(config)
         scores = _score(members, names)
-        report.skipped |= scores.skipped
+        # What this machine lacks it lacks for all; other reasons are the configuration's own.
+        report.skipped |= {name if why_not(name) else f"{config}/{name}": why for name, why in scores.skipped.items()}
+        report.remarks |= {f"{config}/{name}": note for name, note in scores.notes.items()}
         report.tokenizer = report.tokenizer or scores.tokenizer
         computed = {name: scores.over_all[name] for name in names if name in scores.over_all}
         rows.append(Row(config, "config", len(members), computed, next(iter(computed.values()), None)))
@@ -177,6 +183,7 @@ def describe(report: SplitScores, title: str, loss: float | None, skipped: int =
     if loss is not None:
         parts.append(f"Loss per token: {loss:.4f}.")
     parts += [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]
+    parts += [f"{name}: {note}." for name, note in report.remarks.items()]
     if report.tokenizer:
         parts.append(f"Captions were split into words by: {report.tokenizer}.")
     parts.append("Rows of several configurations are means, weighted by their examples. Scores are in percent.")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from gitllm_plugin.metrics import metrics_by_config, option_accuracy, rouge_l, vqa_accuracy
-from gitllm_plugin.metrics.answers import option_letter
+from gitllm_plugin.metrics.option_accuracy import option_letter
 from gitllm_plugin.metrics.vqa import CONTRACTIONS, normalize_vqa
 
 TEXTS = [

@@ -125,5 +125,21 @@ def test_what_cannot_be_scored_is_refused(predictions, references, metrics, mess
         score_captions(predictions, references, metrics)
 
 
+@pytest.mark.parametrize("caption", ["a dog on a sofa", "a red kite", "nothing of the kind"])
+def test_cider_of_one_image_is_told_and_not_a_zero(caption):
+    scores = score(["bleu_1", "cider"], [caption], [["a dog on a sofa", "a red kite"]])
+    assert set(scores.over_all) == {"bleu_1"} and "of one image is 0" in scores.skipped["cider"]
+    assert scores.notes == {}
+
+
+@pytest.mark.parametrize(("count", "noted"), [(2, True), (99, True), (100, False)])
+def test_cider_of_few_images_has_a_note(count, noted):
+    captions_ = [f"number {n} is a thing" for n in range(count)]
+    scores = score(["cider", "bleu_1"], captions_, [[text] for text in captions_])
+    assert scores.over_all["cider"] > 1 and scores.skipped == {}
+    assert set(scores.notes) == ({"cider"} if noted else set())
+    assert not noted or f"come from {count} images" in scores.notes["cider"]
+
+
 def test_nothing_to_score_scores_nothing():
     assert score_captions([], [], IN_PYTHON).over_all == {}

@@ -1,6 +1,7 @@
 """What every metric promises, whoever adds one: over all that are registered."""
 
 import random
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,19 @@ def test_the_order_of_examples_does_not_matter(name):
     again, each_again = scores_of(name, [mixed[n] for n in order], [REFERENCES[n] for n in order])
     assert again == pytest.approx(total, abs=1e-9)
     assert each_again == pytest.approx([each[n] for n in order], abs=1e-9)
+
+
+def test_it_does_not_matter_how_accents_are_typed(name):
+    accented = [[f"{text}, très élégant" for text in accepted] for accepted in REFERENCES]
+    apart = [unicodedata.normalize("NFD", accepted[0]) for accepted in accented]
+    assert apart[0] != accented[0][0]
+    assert scores_of(name, apart, accented) == scores_of(name, [accepted[0] for accepted in accented], accented)
+
+
+def test_whatever_a_text_holds_it_is_scored(name):
+    odd = ["", " \n", "\x00", "\ud800", "\u202bab\u202c", "👩‍🔬", "\u0301", "a" * 100_000, "\x1c", "|||"]
+    total, each = scores_of(name, odd, [["a red cat", "\udfff"]] * len(odd))
+    assert all(0 <= value <= 10 for value in (total, *each))
 
 
 def test_references_and_predictions_are_as_many(name):

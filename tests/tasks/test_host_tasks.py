@@ -19,8 +19,11 @@ from gitllm_plugin.metrics.captions import has_java
 
 gitllm_plugin.register()
 
+from lavis.common.registry import registry  # noqa: E402
+
 from gitllm_plugin.modeling.build import BuildSettings, build_git_llm  # noqa: E402
 from gitllm_plugin.modeling.folder import save_folder  # noqa: E402
+from gitllm_plugin.tasks.captioning import CaptioningTask  # noqa: E402
 from tests.benchmark_files import NAMES, write_benchmarks  # noqa: E402
 
 PROJECTS = Path(__file__).parents[2] / "projects" / "git_llm"
@@ -79,7 +82,8 @@ def test_captioning(run, data, name, dataset, split, annotations):
     assert [result["image_id"] for result in results] == ids
     assert all(set(result) == {"image_id", "caption"} for result in results)
     found = scores(folder)[split]
-    assert set(found) == {"Bleu_4", "CIDEr", "num_images", "tokenizer", "agg_metrics"}
+    assert set(found) == {"Bleu_4", "CIDEr", "num_images", "tokenizer", "notes", "agg_metrics"}
+    assert f"come from {len(ids)} images" in found["notes"]["CIDEr"]
 
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
@@ -88,6 +92,16 @@ def test_captioning(run, data, name, dataset, split, annotations):
     references = tokenize({n: [{"caption": text} for text in row["caption"]] for n, row in enumerate(rows)})
     captions = tokenize({n: [{"caption": result["caption"]}] for n, result in enumerate(results)})
     assert found["CIDEr"] == pytest.approx(Cider().compute_score(references, captions)[0], abs=1e-9)
+
+
+def test_captions_of_one_image_are_scored_without_cider(data, tmp_path, monkeypatch):
+    pytest.importorskip("pycocoevalcap", reason="needs the extra `eval`")
+    monkeypatch.setitem(registry.mapping["paths"], "output_dir", str(tmp_path))
+    task = CaptioningTask.__new__(CaptioningTask)
+    task.caption_metrics = ["bleu_4", "cider"]
+    found = task._score([{"caption": "a red square on grass"}], [["a red square on grass"]], "val")
+    assert "CIDEr" not in found and found["agg_metrics"] == found["Bleu_4"] == pytest.approx(1)
+    assert "of one image is 0" in scores(tmp_path)["val"]["skipped_metrics"]["CIDEr"]
 
 
 @pytest.mark.skipif(not has_java(), reason="needs Java")

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -166,6 +167,24 @@ def test_an_empty_split_is_refused(folder):
 def test_settings_that_cannot_be_are_refused(run, message):
     with pytest.raises(ConfigError, match=message):
         task(**run)
+
+
+@pytest.mark.parametrize("agg_metric", [None, "coco/cider"])
+def test_a_score_that_a_set_is_too_small_for_is_told_everywhere(folder, caplog, agg_metric):
+    pytest.importorskip("pycocoevalcap", reason="needs the extra `eval`")
+    m3it = task(metrics=["cider", "bleu_1"], agg_metric=agg_metric)
+    examples = [*scored("coco", ("a red cat", "a red cat")), *scored("nocaps", ("a dog", "a dog"), ("a car", "a bus"))]
+    result = EvaluationResult([{"instance_id": str(n), **example} for n, example in enumerate(examples)])
+    with caplog.at_level(logging.INFO):
+        scores = m3it.after_evaluation(result, "val", 0)
+    written, page = json.loads((folder / "val_metrics.json").read_text()), (folder / "val_results.md").read_text()
+    assert "coco/cider" not in scores and "coco/cider was not computed: it weighs words" in page
+    assert list(written["skipped_metrics"]) == ["coco/cider"] and list(written["notes"]) == ["nocaps/cider"]
+    assert "nocaps/cider: its weights of words come from 2 images" in page and page in caplog.text
+    if agg_metric:
+        assert (
+            math.isnan(scores["agg_metrics"]) and "run.agg_metric is coco/cider, which was not computed" in caplog.text
+        )
 
 
 def test_repeated_examples_count_once():
