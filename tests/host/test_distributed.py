@@ -25,8 +25,10 @@ value = SmoothedValue()
 value.update(10.0 * (get_rank() + 1), n=get_rank() + 1)  # 10 once, 20 twice
 value.synchronize_between_processes()
 lavis.common.utils.now = lambda: f"clock of rank {get_rank()}"
-print(args.rank, args.world_size, args.gpu, args.dist_backend, args.distributed,
-      value.count, value.global_avg, _shared_job_id(), flush=True, force=True)
+found = (args.rank, args.world_size, args.gpu, args.dist_backend, args.distributed,
+         value.count, value.global_avg, _shared_job_id())
+# In one piece: both ranks write to one pipe.
+print(" ".join(map(str, found)) + "\\n", end="", flush=True, force=True)
 """
 
 
