@@ -10,7 +10,6 @@ from transformers import (
     BitImageProcessor,
     CLIPImageProcessor,
     SiglipImageProcessor,
-    TimmWrapperConfig,
     ViTImageProcessor,
 )
 
@@ -18,7 +17,16 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor, GitLLMImageTrainProcessor
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS
 from tests.photos import open_photo
+from tests.timm_folder import write_timm
 
+TIMM = {
+    "input_size": [3, 64, 64],
+    "interpolation": "bicubic",
+    "crop_pct": 0.875,
+    "crop_mode": "center",
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.25, 0.25, 0.25],
+}
 DINO = {"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}
 
 
@@ -46,25 +54,10 @@ def test_an_encoders_own_processor_gives_the_same_pixels(own, tmp_path):
     assert (difference * torch.tensor(own.image_std) < 1.001 / 255).all()
 
 
-def write_timm(folder, **changes) -> str:
-    settings = {
-        "input_size": [3, 64, 64],
-        "interpolation": "bicubic",
-        "crop_pct": 0.875,
-        "crop_mode": "center",
-        "mean": [0.5, 0.5, 0.5],
-        "std": [0.25, 0.25, 0.25],
-    }
-    TimmWrapperConfig.from_dict(
-        {"architecture": "resnet18", "num_classes": 0, "pretrained_cfg": {**settings, **changes}}
-    ).save_pretrained(folder)
-    return str(folder)
-
-
 def test_backbones_of_timm(tmp_path):
     from timm.data import create_transform
 
-    processor = make(encoder=write_timm(tmp_path))
+    processor = make(encoder=write_timm(tmp_path, TIMM))
     photo = open_photo(320, 240)
     expected = create_transform((3, 64, 64), interpolation="bicubic", mean=(0.5,) * 3, std=(0.25,) * 3, crop_pct=0.875)
     assert torch.allclose(processor(photo), expected(photo), atol=1.001 / 255 / 0.25)
@@ -94,8 +87,14 @@ def test_the_transform_is_written_as_it_was_read(tmp_path):
     "write, message",
     [
         (lambda folder: str(folder / "nowhere"), "encoder: .*nowhere has no image processor that can be read"),
-        (lambda folder: write_timm(folder, crop_mode="border"), "crop_mode is border with a crop_pct of 0.875"),
-        (lambda folder: write_timm(folder, input_size=[3, 64, 32]), "input_size is .3, 64, 32., which is no square"),
+        (
+            lambda folder: write_timm(folder, {**TIMM, "crop_mode": "border"}),
+            "crop_mode is border with a crop_pct of 0.875",
+        ),
+        (
+            lambda folder: write_timm(folder, {**TIMM, "input_size": [3, 64, 32]}),
+            "input_size is .3, 64, 32., which is no square",
+        ),
         (
             lambda folder: ViTImageProcessor(size={"height": 64, "width": 32}).save_pretrained(folder) and str(folder),
             "does something else than resizing to one square size",

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, TimmWrapperConfig
+from transformers import AutoImageProcessor
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.processors import image_transform
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, ImageTransform
 from gitllm_plugin.processors.transform_config import transform_of_encoder
 from tests.photos import open_photo
+from tests.timm_folder import write_timm
 
 PLAIN = {
     "do_resize": True,
@@ -23,6 +24,14 @@ PLAIN = {
     "do_normalize": True,
     "image_mean": [0.5, 0.4, 0.3],
     "image_std": [0.2, 0.3, 0.4],
+}
+TIMM = {
+    "input_size": [3, 32, 32],
+    "interpolation": "bicubic",
+    "crop_pct": 0.9,
+    "crop_mode": "center",
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.3, 0.4],
 }
 CUT = {"size": {"shortest_edge": 40}, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}}
 KINDS = {
@@ -39,21 +48,6 @@ GREY_LEVELS = 2.001  # Pillow, which timm resizes with, rounds twice
 def write(folder, kind: str, **changes) -> str:
     config = {"image_processor_type": kind, **PLAIN, **KINDS[kind], **changes}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
-    return str(folder)
-
-
-def write_timm(folder, architecture: str = "resnet18", **changes) -> str:
-    pretrained = {
-        "input_size": [3, 32, 32],
-        "interpolation": "bicubic",
-        "crop_pct": 0.9,
-        "crop_mode": "center",
-        "mean": [0.5, 0.4, 0.3],
-        "std": [0.2, 0.3, 0.4],
-        **changes,
-    }
-    settings = {"architecture": architecture, "num_classes": 0, "pretrained_cfg": pretrained}
-    TimmWrapperConfig.from_dict(settings).save_pretrained(folder)
     return str(folder)
 
 
@@ -118,7 +112,7 @@ def test_sizes_in_every_form(kind, changes, tmp_path):
     ],
 )
 def test_timm(changes, tmp_path):
-    check_same_pixels(write_timm(tmp_path, **changes))
+    check_same_pixels(write_timm(tmp_path, {**TIMM, **changes}))
 
 
 REFUSED = {
