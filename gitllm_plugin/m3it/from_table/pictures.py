@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pybase64
 
-from gitllm_plugin.m3it.images import prepare_image
+from gitllm_plugin.m3it.images import SUFFIXES, prepare_image
 from gitllm_plugin.m3it.problems import RowError
 
-_ENDINGS = (
-    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
-    *(".avif", ".heic", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".ico"),
-)
+# Also of kinds that are not decoded: a table that names one has to be told so, not read as if it named none.
+_ENDINGS = (*SUFFIXES, ".heic", ".tga", ".ico")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _SHOWN = 200
 _KEPT = 16  # pictures; rows about one picture mostly stand together
