@@ -95,11 +95,15 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 def _load_plain_data(path: Path, mmap: bool) -> Any:
     # Files older than torch 1.6, which LAVIS's hub has some of, are no zip files and cannot be mapped.
-    with open(path, "rb") as file:
-        is_zip = file.read(2) == b"PK"
+    is_zip = _is_zip(path)
     if is_zip and not mmap and (damage := damage_of_zip(path)):
         raise _damaged(path, damage)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
+
+
+def _is_zip(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _damaged(path: Path, reason: str) -> ConfigError:
@@ -129,11 +133,9 @@ def is_readable(path: Path) -> bool:
     """Tell whether ``path`` is a whole checkpoint, of which no byte is another than was written."""
     try:
         read_checkpoint(path, mmap=True)
-        with open(path, "rb") as file:
-            is_zip = file.read(2) == b"PK"
+        return not _is_zip(path) or damage_of_zip(path) is None
     except (ConfigError, OSError):
         return False
-    return not is_zip or damage_of_zip(path) is None
 
 
 def without_known(model: nn.Module, wanted: Collection[str], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
