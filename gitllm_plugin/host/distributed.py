@@ -3,15 +3,21 @@
 Here a run on CPU uses gloo. torchrun and SLURM are understood, as in LAVIS.
 """
 
+import atexit
 import datetime
 import os
 import re
+import time
 
 from gitllm_plugin.errors import ConfigError
 
 # LAVIS waits a year, so that one rank may download a data set; a run whose rank died should end the same day.
 TIMEOUT = datetime.timedelta(hours=2)
 DEFAULT_PORT = 29500
+
+# Gloo's threads free the tensors of the last collective, for which they need Python's lock. One that asks for it while
+# the interpreter ends takes the process down (SIGABRT, in about one of 25 runs): so much time they have before.
+_SECONDS_FOR_THREADS = 0.2
 
 
 def replace_init_distributed_mode() -> None:
@@ -64,6 +70,8 @@ def init_distributed_mode(args) -> None:
             rank=args.rank,
             timeout=TIMEOUT,
         )
+        if args.dist_backend == "gloo":
+            atexit.register(time.sleep, _SECONDS_FOR_THREADS)
     dist.barrier()
     setup_for_distributed(args.rank == 0)
 

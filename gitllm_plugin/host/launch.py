@@ -5,7 +5,6 @@ import ctypes
 import random
 import runpy
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -310,9 +309,5 @@ def _leave_process_group() -> None:
     import torch.distributed as dist
 
     if dist.is_initialized():
-        if dist.get_backend() == "gloo":
-            # Its threads free the tensors of the last collective, for which they need Python's lock. One that asks for
-            # it while the interpreter ends takes the process down (SIGABRT, in about one of 25 runs): let them have it.
-            time.sleep(0.2)
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(dist.group.WORLD))
         dist.destroy_process_group()
