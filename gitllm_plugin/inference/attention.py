@@ -48,15 +48,17 @@ def answer_attention(
     """
     pixels = pipeline.pixels(pictures)
     text = pipeline.encode_answer(question, answer, instruction, pixels, decoding)
+    # A token is predicted at the one before it; the last that is trained on is the end token.
+    places = cast(Tensor, text.labels)[0].ne(-100).nonzero()[:-1, 0] - 1
+    first = int(places[0]) if len(places) else text.input_ids.shape[1] - 1
+    ids = text.input_ids.to(pipeline.device)
     with pipeline.exclusive() as model:
-        weights = model.attention_to_image(text.input_ids.to(pipeline.device), pixels).mean(0)  # [T, F*P]
+        weights = model.attention_to_image(ids, pixels, last=ids.shape[1] - first).mean(0)  # [last, F*P]
     rows, columns = pipeline.model.image_encoder.grid_shape(*pixels.shape[-2:])
     patches = weights.unflatten(1, (len(pictures), -1))[:, :, -rows * columns :].unflatten(2, (rows, columns))
-    # A token is predicted at the one before it; the last that is trained on is the end token.
-    places = cast(Tensor, text.labels)[0].ne(-100).nonzero()[:-1, 0]
     tokenizer = cast(Any, pipeline.text_encoder.tokenizer)
-    tokens = [tokenizer.decode([token]) for token in text.input_ids[0, places].tolist()]
-    return AnswerAttention(tokens, patches[places - 1])
+    tokens = [tokenizer.decode([token]) for token in text.input_ids[0, places + 1].tolist()]
+    return AnswerAttention(tokens, patches[places - first])
 
 
 def attention_figure(pictures: Sequence[Image.Image], attention: AnswerAttention) -> Any:

@@ -260,7 +260,14 @@ class Decoder:
             return self.language_model(**self._inputs(layout, image_embeds, input_ids), **kwargs)
 
     def read_behind(
-        self, cache: Cache, rule: PrefixRule, input_ids: Tensor, attention_mask: Tensor, order: Tensor, before: Tensor
+        self,
+        cache: Cache,
+        rule: PrefixRule,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        order: Tensor,
+        before: Tensor,
+        **kwargs: Any,
     ) -> Any:
         """Run the language model over more text behind cached rows.
 
@@ -271,14 +278,13 @@ class Decoder:
             attention_mask: long ``[R, C + Q]``, 1 on real tokens.
             order: long ``[R, Q]``, the place of each new token in its own text, from 0.
             before: long ``[R]``, see :meth:`end_of`.
-
-        Returns:
-            transformers' output.
+            **kwargs: as for :meth:`read`.
         """
-        positions = {} if self.positions == "slots" else {"position_ids": before[:, None] + order}
+        if self.positions != "slots":
+            kwargs["position_ids"] = before[:, None] + order
         with prefix_attention(self.language_model.config, rule):
             return self.language_model(
-                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **positions
+                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **kwargs
             )
 
     def end_of(self, layout: Layout) -> Tensor:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.modeling.attention_map import attention_to_image
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
 from gitllm_plugin.modeling.families import Family
 from gitllm_plugin.modeling.folder import InFolder
-from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -250,33 +249,18 @@ class GitLLM(InFolder):
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
         return score_candidates(self.decoder, *images, input_ids, attention_mask, candidates, **kwargs)
 
-    @torch.no_grad()
-    def attention_to_image(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
-        """Measure how much each token of a text attends to each image token, averaged over heads.
+    def attention_to_image(self, input_ids: Tensor, pixel_values: Tensor, last: int | None = None) -> Tensor:
+        """Measure how much tokens of a text attend to each image token: ``attention_map.py:attention_to_image``.
 
         Args:
             input_ids: long ``[1, T]`` without padding.
             pixel_values: ``[1, 3, H, W]`` or ``[1, F, 3, H, W]``.
+            last: for how many of the last tokens; None: for all.
 
         Returns:
-            float32 ``[layers, T, F*P]`` on the CPU. What a token does not give to the image goes to the text before it.
-
-        Raises:
-            ConfigError: a decoder that does not give its attention weights.
-            DataError: image and text are longer than the context.
+            float32 ``[layers, last, F*P]`` on the CPU.
         """
-        image_embeds, image_valid = self.encode_images(pixel_values)
-        layout = lay_out(image_valid, torch.ones_like(input_ids, dtype=torch.bool))
-        self.decoder.check_fits(layout)
-        with _eager_attention(self.language_model):
-            output = self.decoder.read(layout, image_embeds, input_ids, use_cache=False, output_attentions=True)
-        weights = output.attentions
-        if not weights or weights[0] is None:
-            raise ConfigError(
-                f"decoders of type {self.language_model.config.model_type!r} do not give attention weights"
-            )
-        stacked = torch.stack([layer[0].float().mean(0) for layer in weights])  # [layers, S, S]
-        return stacked[:, layout.text_slot][:, :, layout.image_slot].cpu()
+        return attention_to_image(self.decoder, *self.encode_images(pixel_values), input_ids, last)
 
     def _image_or_nothing(
         self, input_ids: Tensor, pixel_values: Tensor | None, num_images: Tensor | None
@@ -287,14 +271,3 @@ class GitLLM(InFolder):
         # An image of no tokens: everything behind it is the same for text alone.
         embeds = torch.zeros(len(input_ids), 0, width, device=input_ids.device)
         return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool, device=input_ids.device)
-
-
-@contextmanager
-def _eager_attention(language_model: PreTrainedModel) -> Iterator[None]:
-    """Let attention compute its weights inside the block; the other kinds never hold them."""
-    before = cast(Any, language_model).config._attn_implementation
-    language_model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        language_model.set_attn_implementation(before)
