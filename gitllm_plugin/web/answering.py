@@ -15,7 +15,7 @@ from gitllm_plugin.inference.attention import answer_attention, attention_figure
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.processors.video_frames import read_frames
-from gitllm_plugin.web.limits import MOST_PIXELS, check_pixels
+from gitllm_plugin.web.limits import MOST_FRAMES, MOST_PIXELS, check_pixels
 from gitllm_plugin.words.draw import words_figure
 from gitllm_plugin.words.nearest import MEASURES
 from gitllm_plugin.words.picture import picture_words
@@ -52,7 +52,7 @@ class Answering:
         for file in files:
             check_pixels([picture.size for picture in pictures])
             if Path(file).suffix.lower() in VIDEO_SUFFIXES:
-                frames = read_frames(file, self.pipeline.model.max_images)
+                frames = read_frames(file, self.pipeline.model.max_images, MOST_PIXELS, MOST_FRAMES)
                 pictures += [Image.fromarray(frame) for frame in frames]
             else:
                 pictures.append(Image.fromarray(read_pixels(file, Path(file).name, MOST_PIXELS)))

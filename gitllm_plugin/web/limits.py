@@ -12,6 +12,9 @@ MOST_CHARACTERS = 20_000
 MOST_PIXELS = 50_000_000
 """Of a picture, and of all pictures of a question."""
 
+MOST_FRAMES = 20_000
+"""Of a video, which are decoded to find the few that are looked at: some ten minutes."""
+
 MOST_UPLOADED = 64 * 2**20
 """Bytes of an uploaded file."""
 

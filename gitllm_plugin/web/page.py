@@ -71,11 +71,11 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         gr.Examples(rows, inputs=[pictures, question], cache_examples=False)
 
         def respond(
-            files: Any, instruction: str | None, question: str | None, *settings: float
+            files: list[str] | None, instruction: str | None, question: str | None, *settings: float
         ) -> Iterator[tuple[Any, Any, Any]]:
             instruction = (instruction or "").strip() or None  # Gradio gives None for a box that nobody touched
             try:
-                yield from _respond(answering, _as_paths(files), instruction, question or "", settings)
+                yield from _respond(answering, files or [], instruction, question or "", settings)
             except GitLLMError as error:
                 raise gr.Error(str(error), duration=None, print_exception=False) from error
             except Exception as error:
@@ -119,25 +119,29 @@ def _unexpected(error: Exception) -> str:
 
 
 def _picture_input(gr: Any, max_images: int) -> Any:
-    # Gradio's own classes decode and convert what they are given, in whatever format it is; here files are files.
-    class Picture(gr.Image):
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
-
-    class Pictures(gr.Gallery):
-        def preprocess(self, payload: Any) -> list[str] | None:
-            media = [] if payload is None else payload.root
-            return [(each.video if hasattr(each, "video") else each.image).path or "" for each in media]
-
     if max_images == 1:
-        return Picture(type="filepath", label="Picture", sources=["upload", "clipboard", "webcam"], height=320)
-    return Pictures(
-        type="filepath",
-        label=f"Up to {max_images} pictures, or a video",
-        file_types=["image", *VIDEO_SUFFIXES],
-        interactive=True,
-        height=320,
+        box = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard", "webcam"], height=320)
+    else:
+        box = gr.Gallery(
+            type="filepath",
+            label=f"Up to {max_images} pictures, or a video",
+            file_types=["image", *VIDEO_SUFFIXES],
+            interactive=True,
+            height=320,
+        )
+    # Gradio itself decodes and converts what it is given, in whatever format it is; here files are files.
+    box.preprocess = _uploaded
+    return box
+
+
+def _uploaded(payload: Any) -> list[str]:
+    """List the files of a picture or a gallery, as Gradio has them."""
+    if payload is None:
+        return []
+    items = (
+        [getattr(each, "video", None) or each.image for each in payload.root] if hasattr(payload, "root") else [payload]
     )
+    return [item.path for item in items if item.path]
 
 
 def _instruction_input(gr: Any, own: str | None) -> Any:
@@ -163,15 +167,6 @@ def _decoding_inputs(gr: Any) -> list[Any]:
             gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Nucleus (top p)", info="for sampling"),
             gr.Slider(1, 2, defaults.repetition_penalty, step=0.05, label="Penalty on repetition"),
         ]
-
-
-def _as_paths(files: Any) -> list[str]:
-    """List the paths in a path, a gallery's list of (path, caption), or None."""
-    if files is None:
-        return []
-    if isinstance(files, str):
-        return [files]
-    return [file if isinstance(file, str) else file[0] for file in files]
 
 
 def _about(pipeline: Pipeline, name: str) -> str:
