@@ -7,9 +7,10 @@ A page in a browser may be any host's: it can send requests to 127.0.0.1, and by
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,10 +33,16 @@ _ROUTES = (
     *(f"{_API}/{name}" for name in ("upload", "upload_progress", "app_id", "token", "user", "login_check")),
 )
 _BELOW = (*_ASSETS, f"{_API}/heartbeat/", f"{_API}/file=", f"{_API}/call/", "/pwa_icon")
+_CLOSED = (f"{_API}/call/v2", f"{_API}/file=http", f"{_API}/file=//")
 _CALLS = (f"{_API}/queue/join", f"{_API}/call/")
+
+_UPLOAD = f"{_API}/upload"
 
 _SLOWEST = 30.0
 """Seconds without a byte of a request that is not complete."""
+
+_MOST_LEFT = 2**28
+"""Bytes of a request that are read to be dropped."""
 
 
 class Refused(Exception):
@@ -51,6 +58,13 @@ class Refused(Exception):
         self.status = status
 
 
+_TOO_LARGE = Refused(
+    413,
+    f"The request is too large: at most {MOST_BYTES:,} bytes are taken, of a picture {MOST_UPLOADED:,}, of a question "
+    f"{MOST_CHARACTERS:,} characters.",
+)
+
+
 class Guard:
     """Stands in front of a server of ASGI.
 
@@ -62,6 +76,7 @@ class Guard:
     def __init__(self, app: App, folder: Path):
         self.app = app
         self.folder = folder
+        self.uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or say why not."""
@@ -71,37 +86,55 @@ class Guard:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        # Gradio would believe what a proxy tells, and there is none.
         headers = [(name.lower(), value) for name, value in scope["headers"]]
+        headers = [pair for pair in headers if not pair[0].startswith((b"x-forwarded", b"forwarded"))]
+        scope = {**scope, "headers": headers}
+        body = _Body(receive, MOST_BYTES)
         try:
             check_sender(scope["method"], scope["path"], headers)
             check_route(scope["path"])
-            receive = await self._bounded(scope, headers, receive)
+            if scope["path"] == _UPLOAD:
+                await self._upload(scope, body, send)
+                return
+            check_length(headers, MOST_BYTES)
+            content = await _read(body)
+            if scope["method"] == "POST" and scope["path"].startswith(_CALLS):
+                check_files(content, self.folder)
         except Refused as refused:
+            await body.leave(headers)
             await _tell(refused, send)
             return
-        # Gradio would believe what a proxy tells, and there is none.
-        kept = [(name, value) for name, value in headers if not name.startswith((b"x-forwarded", b"forwarded"))]
-        await self.app({**scope, "headers": kept}, receive, send)
+        await self.app(scope, _replayed(content, receive), send)
 
-    async def _bounded(self, scope: Scope, headers: list[tuple[bytes, bytes]], receive: Receive) -> Receive:
-        uploads = scope["path"] == f"{_API}/upload"
-        most = MOST_UPLOADED + 2**20 if uploads else MOST_BYTES
-        length = dict(headers).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > most:
-            raise _too_large(most)
-        if uploads and await asyncio.to_thread(_size_below, self.folder) + int(length) > MOST_KEPT:
+    async def _upload(self, scope: Scope, body: _Body, send: Send) -> None:
+        body.most = most = MOST_UPLOADED + 2**20
+        length = check_length(scope["headers"], most)
+        if await asyncio.to_thread(_size_below, self.folder) + length > MOST_KEPT:
             raise Refused(507, f"{MOST_KEPT:,} bytes of uploads are kept; they are deleted within the hour.")
-        if uploads:
-            return _counted(receive, most)
-        body = b""
-        if scope["method"] not in ("GET", "HEAD"):
-            body = await _read(_counted(receive, most))
-            if scope["path"].startswith(_CALLS):
-                check_files(body, self.folder)
-        return _replayed(body, receive)
+        started = False
+
+        async def send_if_whole(message: MutableMapping[str, Any]) -> None:
+            nonlocal started
+            if body.cut is None:
+                started = True
+                await send(message)
+
+        self.uploading += 1
+        try:
+            await self.app(scope, body, send_if_whole)
+        except Exception:
+            if body.cut is None:
+                raise
+        finally:
+            self.uploading -= 1
+            if not self.uploading:
+                await asyncio.to_thread(_remove_files_in, self.folder)
+        if body.cut is not None and not started:
+            raise body.cut
 
 
-def check_sender(method: str, path: str, headers: list[tuple[bytes, bytes]]) -> None:
+def check_sender(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
     """Refuse what another host's page sends, whatever it is called.
 
     Raises:
@@ -132,8 +165,20 @@ def check_route(path: str) -> None:
         Refused: there is nothing.
     """
     known = path in _ROUTES or path.startswith(_BELOW)
-    if not known or "/../" in f"{path}/" or path.startswith((f"{_API}/file=http", f"{_API}/file=//")):
+    if not known or path.startswith(_CLOSED) or "/../" in f"{path}/":
         raise Refused(404, "There is nothing here.")
+
+
+def check_length(headers: Sequence[tuple[bytes, bytes]], most: int) -> int:
+    """Give the length that a request says it has, 0 where it says none.
+
+    Raises:
+        Refused: it is more than is read.
+    """
+    length = dict(headers).get(b"content-length", b"0")
+    if not length.isdigit() or int(length) > most:
+        raise _TOO_LARGE
+    return int(length)
 
 
 def check_files(body: bytes, folder: Path) -> None:
@@ -152,11 +197,12 @@ def check_files(body: bytes, folder: Path) -> None:
         raise Refused(400, "The request is no JSON.") from error
     for path in _paths(content):
         try:
-            inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-        except ValueError:  # a null byte
+            real = Path(os.path.realpath(path))
+            inside = real.is_relative_to(os.path.realpath(folder)) and real.is_file()
+        except (ValueError, OSError):  # no name of a file
             inside = False
         if not inside:
-            raise Refused(403, f"{path[:200]} was not uploaded here: upload the picture, and name what that gives.")
+            raise Refused(403, f"{path[:200]} is no upload, or was deleted: upload the picture (again).")
 
 
 def _paths(content: Any) -> Iterator[str]:
@@ -192,42 +238,64 @@ def _size_below(folder: Path) -> int:
     return total
 
 
-def _too_large(most: int) -> Refused:
-    return Refused(
-        413,
-        f"The request is too large: at most {most:,} bytes are taken, of a picture {MOST_UPLOADED:,}, of a question "
-        f"{MOST_CHARACTERS:,} characters.",
-    )
+def _remove_files_in(folder: Path) -> None:
+    """Remove what uploads that were not completed have left; complete ones are in folders of their own."""
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
 
 
-def _counted(receive: Receive, most: int) -> Receive:
-    """Read no more than ``most`` bytes, and wait for none too long."""
-    count, complete = 0, False
+class _Body:
+    """Gives a request's body as far as ``most`` bytes, and waits for none too long.
 
-    async def counted() -> MutableMapping[str, Any]:
-        nonlocal count, complete
-        if complete:
-            return await receive()
+    Attributes:
+        cut: why it ended before it was whole.
+    """
+
+    def __init__(self, receive: Receive, most: int):
+        self.receive = receive
+        self.most = most
+        self.whole = False
+        self.cut: Refused | None = None
+
+    async def __call__(self) -> MutableMapping[str, Any]:
+        """Give the next message."""
+        if self.whole:
+            return await self.receive()
         try:
-            message = await asyncio.wait_for(receive(), _SLOWEST)
+            message = await asyncio.wait_for(self.receive(), _SLOWEST)
         except asyncio.TimeoutError:
+            self.cut = Refused(408, f"No byte of the request came for {_SLOWEST:.0f} seconds.")
             return {"type": "http.disconnect"}
-        count += len(message.get("body", b""))
-        complete = not message.get("more_body", False)
-        return message if count <= most else {"type": "http.disconnect"}
-
-    return counted
-
-
-async def _read(receive: Receive) -> bytes:
-    body = bytearray()
-    while True:
-        message = await receive()
         if message["type"] == "http.disconnect":
-            raise _too_large(MOST_BYTES)
+            self.cut = Refused(400, "The request was not complete.")
+            return message
+        self.most -= len(message.get("body", b""))
+        if self.most < 0:
+            self.cut = _TOO_LARGE
+            return {"type": "http.disconnect"}
+        self.whole = not message.get("more_body", False)
+        return message
+
+    async def leave(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """Read what is left and drop it: who still sends would see a broken connection instead of the answer."""
+        length = dict(headers).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > _MOST_LEFT or self.cut not in (None, _TOO_LARGE):
+            return
+        self.most, self.cut = _MOST_LEFT, None
+        while not self.whole and self.cut is None:
+            await self()
+
+
+async def _read(receive: _Body) -> bytes:
+    body = bytearray()
+    while not receive.whole:
+        message = await receive()
+        if receive.cut is not None:
+            raise receive.cut
         body += message.get("body", b"")
-        if not message.get("more_body", False):
-            return bytes(body)
+    return bytes(body)
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
@@ -245,9 +313,9 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 
 
 async def _tell(refused: Refused, send: Send) -> None:
-    body = f"{refused}\n".encode()
+    body = json.dumps({"detail": str(refused)}).encode()  # which Gradio's page shows
     headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),  # what is left of the request is not read
     ]

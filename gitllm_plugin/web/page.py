@@ -15,6 +15,9 @@ from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Answering
 from gitllm_plugin.web.examples import write_examples
 from gitllm_plugin.web.limits import MOST_BEAMS, MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_SECONDS, check_texts
 
+_LOOK_EVERY, _DELETE_AFTER = 600, 3600
+"""Seconds: how often uploads and figures are looked at, and at which age they are deleted."""
+
 _ABOUT = """\
 **{name}**: {encoder} and {decoder}, {parameters} parameters. It runs on this machine ({device}); nothing is sent
 anywhere. Without a question the model does what the instruction says alone.
@@ -39,19 +42,13 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         raise ConfigError(f'the page needs Gradio ({error}): pip install "gitllm-plugin[web]"') from error
     answering = Answering(pipeline)
     several = pipeline.model.max_images > 1
-    # What was uploaded is deleted after an hour, and when the page ends.
-    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(_LOOK_EVERY, _DELETE_AFTER)) as page:
         gr.Markdown("# GIT-LLM\n" + _about(pipeline, name))
         with gr.Row():
             with gr.Column():
                 pictures = _picture_input(gr, pipeline.model.max_images)
                 instruction = _instruction_input(gr, pipeline.instruction)
-                question = gr.Textbox(
-                    label="Question",
-                    placeholder="what is in the picture?",
-                    elem_id="question",
-                    max_length=MOST_CHARACTERS,
-                )
+                question = _question_input(gr)
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                     stop = gr.Button("Stop")
@@ -152,6 +149,12 @@ def _instruction_input(gr: Any, own: str | None) -> Any:
         max_length=MOST_CHARACTERS,
         placeholder=WITH_QUESTION if own is None else own,
         info=usual if own is None else "empty: the model's own",
+    )
+
+
+def _question_input(gr: Any) -> Any:
+    return gr.Textbox(
+        label="Question", placeholder="what is in the picture?", elem_id="question", max_length=MOST_CHARACTERS
     )
 
 

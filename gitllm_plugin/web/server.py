@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
+import threading
 import webbrowser
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -101,6 +103,8 @@ def _run(app: Any, listening: socket.socket) -> None:
         ws="none",
         timeout_graceful_shutdown=2,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and removes what was uploaded
     uvicorn.Server(config).run(sockets=[listening])
 
 
