@@ -71,7 +71,7 @@ class ContextRule:
         return max(self.new_tokens - 1, 0)
 
     def _room(self, images: int) -> int:
-        return self.room - max(images, self.most_images if images else 0) * self.image_tokens
+        return self.room - max(images, self.most_images) * self.image_tokens
 
 
 class ReadsTexts:
@@ -144,7 +144,8 @@ class ReadsTexts:
             return None
         if pixels is None or "num_images" not in samples or self._rows_are_padded:
             return [least] * count
-        of_an_image = (whole - least) // pixels.shape[1]
+        frames = pixels.shape[1] if pixels.ndim == 5 else 1
+        of_an_image = (whole - least) // frames
         index = samples["image_index"].tolist() if "image_index" in samples else range(count)
         images = samples["num_images"].tolist()
         return [whole - of_an_image * images[row] for row in index]

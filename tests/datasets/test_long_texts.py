@@ -275,3 +275,27 @@ def test_the_check_of_a_tree_names_them_for_the_model_of_a_training(config, caps
     # Without a loss, an evaluation does not read the answers.
     assert main([*command, "--cfg-path", str(config), "--options", "run.valid_loss=false"]) == 1
     assert "val.jsonl" not in capsys.readouterr().out.partition("too_long (")[2]
+
+
+@pytest.mark.parametrize("model_type", ["tiny_llama", "tiny_mpt"])
+def test_texts_with_and_without_an_image_in_one_batch_are_shortened_to_their_own_room(model_type):
+    model = GitLLMForLavis.from_pretrained(model_type)
+    prompt = build_prompt("article", "Answer.", LONG * 40)
+    samples = {
+        "text_input": [prompt, prompt],
+        "text_output": ["no", "no"],
+        "image": torch.zeros(2, 3, 32, 32),
+        "num_images": torch.tensor([1, 0]),
+    }
+    taken = model.encode_texts(samples, [prompt] * 2, ["no"] * 2).attention_mask.sum(1).tolist()
+    rule = model.text_rule(samples["image"][0], answers=True, new_tokens=0)
+    room = [rule.room - max(images, rule.most_images) * rule.image_tokens for images in (1, 0)]
+    assert all(most - 10 < tokens <= most for tokens, most in zip(taken, room, strict=True))
+    assert model(samples)["num_supervised_tokens"] > 0
+    # What the rule lets through is refused in no batch: ALiBi counts the slots that the image of the other row takes.
+    least = model.text_encoder.least_tokens(prompt, "no", find_shortenable(prompt, LONG * 40))
+    answer = " no" * (rule.room - rule.image_tokens - least + 4)
+    fits = rule.fault(prompt, answer, LONG * 40, 0) is None
+    assert fits == (model_type == "tiny_llama")
+    if fits:
+        assert model({**samples, "text_output": ["no", answer]})["num_supervised_tokens"] > 0
