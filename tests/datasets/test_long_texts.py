@@ -137,6 +137,14 @@ def test_a_resumed_run_goes_on_at_the_same_place(config, tmp_path):
     assert steps(resumed) == steps(whole)
 
 
+def test_the_run_that_goes_on_by_itself_is_the_one_that_left_out_the_same(config):
+    change(config, "train", 3, outputs=LONG * 15)
+    options = [SKIP, "run.valid_splits=[]", "run.test_splits=[]", "run.lr_sched=constant"]
+    first = launch.train(config, options)
+    second = launch.train(config, [*options, "run.max_epoch=2", "run.resume_ckpt_path=auto"])
+    assert second.output_dir == first.output_dir and second.position.epoch == 2
+
+
 def test_an_image_that_is_broken_is_skipped_too(config, caplog):
     for split, place in (("train", 5), ("test", 2)):
         change(config, split, place, image_base64_str="bm8gcGljdHVyZQ==")
