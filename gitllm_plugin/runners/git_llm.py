@@ -351,7 +351,8 @@ class GitLLMRunner(RunnerBase):
 
     def _evaluate_only(self) -> None:
         """Evaluate the given weights on all splits that are named."""
-        self._check_splits(*self.valid_splits)
+        # All at once: loaders, which know how much data there is, are made when the first are checked.
+        self._check_splits(*self.valid_splits, *self.test_splits)
         use_trained_weights(self.parts, skip_reload=True)
         for split in self.valid_splits:
             stats = self.eval_epoch(split, "best", skip_reload=True)

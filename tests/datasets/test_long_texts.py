@@ -145,6 +145,15 @@ def test_the_run_that_goes_on_by_itself_is_the_one_that_left_out_the_same(config
     assert second.output_dir == first.output_dir and second.position.epoch == 2
 
 
+def test_it_is_skipped_in_each_split_where_nothing_is_trained(config):
+    for split, place in (("val", 0), ("test", 3)):
+        change(config, split, place, outputs=LONG * 15)
+    untrained = ["run.evaluate=true", "run.allow_untrained=true"]
+    runner = launch.train(config, [SKIP, *untrained])
+    for split in ("val", "test"):
+        assert (metrics(runner, split)["num_examples"], metrics(runner, split)["num_skipped"]) == (6, 1)
+
+
 def test_an_image_that_is_broken_is_skipped_too(config, caplog):
     for split, place in (("train", 5), ("test", 2)):
         change(config, split, place, image_base64_str="bm8gcGljdHVyZQ==")
