@@ -123,6 +123,15 @@ def test_each_image_takes_room(config):
     assert row_id in str(refused.value) and "1 text does" in str(refused.value)
 
 
+def test_an_image_takes_room_though_the_first_rows_have_none(config):
+    for place in range(12):
+        change(config, "train", place, image_base64_str="")
+    row_id = change(config, "train", 15, outputs=answer_of(245, "Answer the question about the image."))
+    with pytest.raises(DataError, match=r"train.jsonl:16: .* fit beside 1 image;") as refused:
+        launch.train(config, ["datasets.m3it.allow_text_only=true"])
+    assert row_id in str(refused.value)
+
+
 def test_a_resumed_run_goes_on_at_the_same_place(config, tmp_path):
     for place in (2, 11):
         change(config, "train", place, outputs=LONG * 15)
