@@ -15,8 +15,8 @@ from gitllm_plugin.modeling import TextBatch, TextEncoder
 from gitllm_plugin.modeling.fitting import TooLongError
 from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of
 
-_BYTES_OF_A_TOKEN = 2
-"""So many tokens a byte are the most: one, and where tokenizers normalise, texts may become longer."""
+_TOKENS_OF_A_BYTE = 2
+"""The most: one, and where tokenizers normalise, texts may become longer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ContextRule:
         """Give so many bytes of instruction and answer as surely fit beside so many images."""
         # Marks and conversation, which every text has: counted with an empty instruction, twice to be sure.
         marks = 2 * self.text_encoder.least_tokens(build_prompt("article", "", "?"), "", "?")
-        return max(0, self._room(images) - self._written - marks) // _BYTES_OF_A_TOKEN
+        return max(0, self._room(images) - self._written - marks) // _TOKENS_OF_A_BYTE
 
     def fault(self, prompt: str, answer: str, question: str, images: int) -> str | None:
         """Say why a text does not fit however short its question; None where it does."""
