@@ -87,7 +87,6 @@ class M3ITShards(DataPipeline):
         self.features = features
         self.shared = True
         self._taken = 0
-        self._reported = 0
         self._ranks: tuple[int, int] | None = None
         self._rule: TextRule | None = None
         self._skipped = Skipped()
@@ -205,11 +204,6 @@ class M3ITShards(DataPipeline):
                 "before the loader's iterator is made"
             )
         self._taken += self.batch_size * self._rank_and_world()[1]
-        # At each power of ten: a folder that is damaged all over does not fill the log.
-        skipped = self._skipped.total
-        if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
-            logging.warning("So far this rank could not read %d items: %s", skipped, self.count_skipped())
-            self._reported = skipped
 
     def state_dict(self) -> dict[str, Any]:
         """Say where training stands, the same on every rank: how many items all have taken, and of what order."""
