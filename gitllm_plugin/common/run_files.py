@@ -13,6 +13,22 @@ CONFIG = "config.yaml"
 STEPS = "checkpoints"
 """Folder of the files by step, of which :data:`BEST` and :data:`LATEST` are two."""
 
+LATEST_RUN, LATEST_EVALUATION = "latest", "latest_evaluation"
+"""Beside the folders of runs: which was trained last, and which was evaluated last."""
+
+
+def linked_run(output_dir: Path, name: str = LATEST_RUN) -> Path | None:
+    """Find the folder of the run that was trained last below ``run.output_dir``; None where none is known.
+
+    Args:
+        output_dir: the folder above those of the runs.
+        name: :data:`LATEST_EVALUATION` for the one that was evaluated last. It is a link or, where no links can be
+            made, a text file with the folder's path.
+    """
+    link = output_dir / name
+    folder = Path(link.read_text(encoding="utf-8").strip()) if link.is_file() else link
+    return folder.resolve() if folder.is_dir() else None
+
 
 def run_folder_of(checkpoint: Path) -> Path:
     """Find the folder of the run that a checkpoint belongs to."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gitllm_plugin.common.checksums import damage_of_zip, sum_of_weights
+from gitllm_plugin.common.file_faults import first_line
 from gitllm_plugin.common.files import atomic_path, link_or_copy
 from gitllm_plugin.errors import ConfigError, StorageError
 
@@ -72,10 +73,9 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     except ConfigError:
         raise
     except Exception as error:  # torch raises a different class for every way in which a file can be broken
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than "
-            f"tensors and plain values, which are not loaded because they could run code ({reason})"
+            f"tensors and plain values, which are not loaded because they could run code ({first_line(error)})"
         ) from error
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -123,7 +123,7 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 def _storage_error(path: Path, error: Exception) -> StorageError:
     free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
     return StorageError(
         f"{path} cannot be written: {reason} ({free / 1e6:,.0f} MB are free there). What was saved before is whole."
     )

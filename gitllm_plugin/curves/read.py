@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.run_files import linked_run
 from gitllm_plugin.errors import ConfigError
 
 STEPS = "metrics.jsonl"
@@ -46,8 +47,8 @@ def read_run(folder: str | Path, name: str | None = None) -> RunCurves:
         ConfigError: it is not a run's folder.
     """
     folder = Path(folder).expanduser()
-    if not (folder / STEPS).is_file() and (folder / "latest" / STEPS).is_file():
-        name, folder = name or folder.name, folder / "latest"
+    if not (folder / STEPS).is_file() and (latest := linked_run(folder)) is not None:
+        name, folder = name or folder.name, latest
     if not (folder / STEPS).is_file():
         raise ConfigError(f"{folder} is not the folder of a training run: it has no {STEPS}")
     steps = [entry for entry in _read_lines(folder / STEPS) if entry["loss"] is not None]

@@ -7,7 +7,7 @@ from typing import Any
 
 import gitllm_plugin
 from gitllm_plugin.common.files import check_new_folder
-from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, run_folder_of, weights_of
+from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, linked_run, run_folder_of, weights_of
 from gitllm_plugin.errors import ConfigError
 
 
@@ -72,7 +72,8 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
         ConfigError: there is none.
     """
     run = Path(run).expanduser()
-    checkpoint = weights_of(run) or weights_of(run / "latest") or (run if run.is_file() else None)
+    latest = linked_run(run)
+    checkpoint = weights_of(run) or (latest and weights_of(latest)) or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():
         return checkpoint, config
     raise ConfigError(

@@ -156,7 +156,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to be broken
         raise ConfigError(
             f"{file} cannot be read as plain weights: it is damaged, of a format older than torch 1.6, or holds "
-            f"objects that could run code ({str(error).splitlines()[0]})"
+            f"objects that could run code ({first_line(error)})"
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ConfigError(f"{file} is no plain state dict: it holds other things than weights by name")

@@ -15,8 +15,8 @@ from gitllm_plugin.modeling import TextBatch, TextEncoder
 from gitllm_plugin.modeling.fitting import TooLongError
 from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of
 
-_BYTES_OF_A_TOKEN = 2
-"""So many tokens a byte are the most: one, and where tokenizers normalise, texts may become longer."""
+_TOKENS_OF_A_BYTE = 2
+"""The most: one, and where tokenizers normalise, texts may become longer."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ContextRule:
         """Give so many bytes of instruction and answer as surely fit beside so many images."""
         # Marks and conversation, which every text has: counted with an empty instruction, twice to be sure.
         marks = 2 * self.text_encoder.least_tokens(build_prompt("article", "", "?"), "", "?")
-        return max(0, self._room(images) - self._written - marks) // _BYTES_OF_A_TOKEN
+        return max(0, self._room(images) - self._written - marks) // _TOKENS_OF_A_BYTE
 
     def fault(self, prompt: str, answer: str, question: str, images: int) -> str | None:
         """Say why a text does not fit however short its question; None where it does."""
@@ -71,7 +71,7 @@ class ContextRule:
         return max(self.new_tokens - 1, 0)
 
     def _room(self, images: int) -> int:
-        return self.room - max(images, self.most_images if images else 0) * self.image_tokens
+        return self.room - max(images, self.most_images) * self.image_tokens
 
 
 class ReadsTexts:
@@ -144,7 +144,8 @@ class ReadsTexts:
             return None
         if pixels is None or "num_images" not in samples or self._rows_are_padded:
             return [least] * count
-        of_an_image = (whole - least) // pixels.shape[1]
+        frames = pixels.shape[1] if pixels.ndim == 5 else 1
+        of_an_image = (whole - least) // frames
         index = samples["image_index"].tolist() if "image_index" in samples else range(count)
         images = samples["num_images"].tolist()
         return [whole - of_an_image * images[row] for row in index]

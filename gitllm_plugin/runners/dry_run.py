@@ -43,8 +43,6 @@ def dry_run(runner: Any) -> str:
     run_cfg = parts.run_cfg
     parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], runner.task)
     model.train()
-    run_cfg = parts.run_cfg
-    parts.check_image_sizes([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits])
     batch = next(iter(parts.data.batches(Position())))
     samples = move_to_device(batch, parts.device)
     samples |= {"epoch": 0, "iters": 0, "num_iters_per_epoch": parts.length.iters_per_epoch}

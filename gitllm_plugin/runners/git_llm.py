@@ -17,6 +17,7 @@ from lavis.runners.runner_base import RunnerBase
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.lost_processes import lost_processes_explained
 from gitllm_plugin.common.progress import Progress
+from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import ConfigError, LostProcessError, StorageError
@@ -223,7 +224,7 @@ class GitLLMRunner(RunnerBase):
             self._load_checkpoint(self.parts.resume_from)
         elif self.resume_ckpt_path is not None:
             logging.info("run.resume_ckpt_path is auto and there is no run to resume: starting a new one.")
-        self._describe_run("latest")
+        self._describe_run(LATEST_RUN)
         names = self.config.run_cfg.trackers if ranks.rank() == 0 else []
         self.trackers = records.Trackers(names, self.output_dir, self.parts.plain_config)
 
@@ -346,12 +347,13 @@ class GitLLMRunner(RunnerBase):
             raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
         self._check_splits(*self.test_splits)
         use_trained_weights(self.parts, skip_reload)
-        self._describe_run("latest_evaluation")
+        self._describe_run(LATEST_EVALUATION)
         return self._test(cur_epoch, skip_reload)
 
     def _evaluate_only(self) -> None:
         """Evaluate the given weights on all splits that are named."""
-        self._check_splits(*self.valid_splits)
+        # All at once: loaders, which know how much data there is, are made when the first are checked.
+        self._check_splits(*self.valid_splits, *self.test_splits)
         use_trained_weights(self.parts, skip_reload=True)
         for split in self.valid_splits:
             stats = self.eval_epoch(split, "best", skip_reload=True)

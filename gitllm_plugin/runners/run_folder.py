@@ -69,7 +69,7 @@ def point_to(folder: Path, name: str) -> None:
         try:
             partial.symlink_to(folder.name, target_is_directory=True)
         except OSError:
-            partial.write_text(f"{folder}\n")
+            partial.write_text(f"{folder}\n", encoding="utf-8")
 
 
 def _version(package: str) -> str | None:

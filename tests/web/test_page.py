@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(folder):
-    return Pipeline.from_folder(folder, dtype="float32")
+    return Pipeline.from_pretrained(folder, dtype="float32")
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_several_pictures_and_the_frames_of_a_video(tmp_path, picture):
     av = pytest.importorskip("av", reason="videos need the extra `video`")
     import numpy as np
 
-    answering = Answering(Pipeline.from_folder(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32"))
+    answering = Answering(Pipeline.from_pretrained(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32"))
     with av.open(str(tmp_path / "video.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width = stream.height = 64

@@ -12,7 +12,7 @@ from gitllm_plugin.m3it.from_table.settings import SPLITS
 from gitllm_plugin.m3it.from_table.text_files import read_text_file
 from gitllm_plugin.m3it.problems import RowError
 
-_TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
+_TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet", ".xlsx")
 
 
 def read_folder(folder: Path, encoding: str | None, tell: Callable[[str], None]) -> Iterator[Read]:
