@@ -285,7 +285,7 @@ def test_examples_are_given_at_once_and_answers_are_not(page):
 
 def test_a_session_that_took_an_example_is_given_files_too(page, monkeypatch):
     body = {"data": [1], "fn_index": 0, "session_hash": "example"}
-    path = page.client.post(f"{API}/run/predict", json=body).json()["data"][0]["path"]
+    path = page.client.post(f"{API}/run/predict", json=body).json()["data"][0]["value"]["path"]
     monkeypatch.setattr("gradio.image_utils.preprocess_image", lambda *given, **named: 1 / 0)
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
     body = {"data": [file, None, "what?", *SETTINGS], "session_hash": "example"}
