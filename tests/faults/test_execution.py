@@ -213,7 +213,9 @@ def read_checkpoint(path: Path) -> None:
 def use_as_run(path: Path) -> None:
     from gitllm_plugin.host.export import export_run
 
-    (path.parent / "config.yaml").write_text("model: {arch: git_llm, model_type: tiny_opt}\nrun: {}\ndatasets: {}\n")
+    (path.parent / "config.yaml").write_text(
+        "model: {arch: git_llm, language_model: tiny:opt, image_encoder: tiny:clip, trainable: proj}\nrun: {}\ndatasets: {}\n"
+    )
     export_run(path, path.parent / "exported")
 
 
@@ -229,28 +231,36 @@ def convert(path: Path) -> None:
     convert_published(folder, path.parent / "converted")
 
 
+def with_weights(path: Path) -> Path:
+    """A model's folder whose weights are the file."""
+    from tests.tiny_folder import write_tiny_folder
+
+    folder = write_tiny_folder(path.parent / "tiny")
+    for weights in folder.rglob("model.safetensors"):
+        weights.with_name("pytorch_model.bin").write_bytes(path.read_bytes())
+        weights.unlink()
+    return folder
+
+
 def load_weights(path: Path) -> None:
-    """A folder of a language model whose weights are the file."""
     from gitllm_plugin.modeling import build_git_llm
 
-    folder = path.parent / "model"
-    folder.mkdir()
-    config = {"model_type": "opt", "architectures": ["OPTForCausalLM"], "hidden_size": 16, "num_hidden_layers": 1}
-    sizes = {"num_attention_heads": 2, "ffn_dim": 16, "vocab_size": 32, "word_embed_proj_dim": 16}
-    (folder / "config.json").write_text(json.dumps({**config, **sizes}))
-    (folder / "pytorch_model.bin").write_bytes(path.read_bytes())
-    build_git_llm(str(folder), "tiny:clip")
+    folder = with_weights(path)
+    for file in (folder / "tokenizer").glob("*"):
+        file.rename(folder / "language_model" / file.name)
+    build_git_llm(str(folder / "language_model"), "tiny:clip")
+
+
+def load_encoder(path: Path) -> None:
+    from gitllm_plugin.modeling import build_git_llm
+
+    build_git_llm("tiny:opt", str(with_weights(path) / "image_encoder"))
 
 
 def open_model(path: Path) -> None:
     from gitllm_plugin.inference.pipeline import Pipeline
-    from tests.tiny_folder import write_tiny_folder
 
-    folder = write_tiny_folder(path.parent / "tiny")
-    for weights in folder.rglob("*.safetensors"):
-        weights.write_bytes(path.read_bytes())
-        weights.with_name("pytorch_model.bin").write_bytes(path.read_bytes())
-    Pipeline.from_pretrained(folder)
+    Pipeline.from_pretrained(with_weights(path))
 
 
 def read_picture(path: Path) -> None:
@@ -291,6 +301,7 @@ READERS = {
     "a run's checkpoint": use_as_run,
     "a published checkpoint": convert,
     "a language model's weights": load_weights,
+    "an image encoder's weights": load_encoder,
     "an exported model's weights": open_model,
     "a picture": read_picture,
     "rows": read_table("rows.jsonl"),
@@ -309,6 +320,26 @@ def test_nothing_is_run_wherever_it_is_read(reader, form, tmp_path, mark):
         warnings.simplefilter("ignore")
         with pytest.raises(GitLLMError):
             READERS[reader](path)
+
+
+@pytest.mark.parametrize("kind", ["rows.parquet", "saved/data-00000.arrow"])
+@pytest.mark.parametrize("name", ["arrow.py_extension_type", "datasets.features.Array2DExtensionType", "mine"])
+def test_types_of_tables_are_no_code(kind, name, tmp_path, mark):
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    own = {"ARROW:extension:name": name, "ARROW:extension:metadata": pickle.dumps(Payload(mark))}
+    schema = pa.schema(
+        [pa.field("inputs", pa.binary(), metadata=own)], metadata={"huggingface": pickle.dumps(Payload(mark))}
+    )
+    table = pa.table([pa.array([b"x"])], schema=schema)
+    path = tmp_path / "written"
+    if kind.endswith("parquet"):
+        parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(GitLLMError):
+        read_table(kind)(path)
 
 
 YAMLS = [
