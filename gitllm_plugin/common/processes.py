@@ -66,6 +66,19 @@ def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def is_running(process: int) -> bool:
+    """Tell whether a process of this machine is there; also true where that cannot be known."""
+    if os.name != "posix":  # Windows takes the signal 0 for Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's; or no process can have such a number
+        return True
+    return True
+
+
 def run_module(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """Run ``python -m`` with this interpreter, showing what it prints.
 

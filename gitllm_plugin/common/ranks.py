@@ -6,7 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gitllm_plugin.errors import GitLLMError, StorageError
+from gitllm_plugin.common.files import storage_error
+from gitllm_plugin.errors import GitLLMError
 
 
 def is_distributed() -> bool:
@@ -72,7 +73,7 @@ def from_first_rank(action: Callable[[], Any]) -> Any:
         except GitLLMError as raised:
             error = raised
         except OSError as raised:
-            error = StorageError(f"{raised.filename}: {raised.strerror}")
+            error = storage_error(raised.filename or "a file of the run", raised)
     # The error travels as the result does: ranks that are not told would wait in the next exchange for ever.
     result, error = broadcast_object((result, error))
     if error is not None:

@@ -15,6 +15,7 @@ from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.common.lost_processes import lost_processes_explained
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
@@ -28,7 +29,7 @@ from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, TrainingLoop
 from gitllm_plugin.runners.optimizer import DECAYS, StepSchedule
 from gitllm_plugin.runners.run import RunParts, introduce
-from gitllm_plugin.runners.run_folder import describe, storage_errors
+from gitllm_plugin.runners.run_folder import describe
 from gitllm_plugin.runners.state import BestScores, TrainingProgress
 
 # LAVIS and the check of configurations look schedules up in LAVIS's registry.
@@ -142,7 +143,7 @@ class GitLLMRunner(RunnerBase):
 
     def log_stats(self, stats: dict[str, Any], split_name: str) -> None:
         """Add a line to LAVIS's log. Repairs: a full disk is a traceback."""
-        with storage_errors():
+        with storage_errors("LAVIS's log of the run"):
             super().log_stats(stats, split_name)
 
     def _describe_run(self, link: str) -> None:
