@@ -129,6 +129,8 @@ def check_new_folder(folder: str | Path) -> Path:
         StorageError: nobody, or not this user, may write there.
     """
     folder = Path(folder).expanduser()
+    # Also where nothing will be written since all is done: a process may have been killed just before it tidied up.
+    remove_abandoned(folder.parent)
     with _told(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConfigError(f"{folder} exists already; name a new folder, or delete it")

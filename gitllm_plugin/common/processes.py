@@ -3,6 +3,7 @@
 Imports nothing heavy: commands are started before torch is needed.
 """
 
+import contextlib
 import multiprocessing
 import os
 import shlex
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gitllm_plugin.errors import ConfigError, DataError
@@ -76,6 +78,9 @@ def is_running(process: int) -> bool:
         return False
     except (OSError, OverflowError):  # it is another user's; or no process can have such a number
         return True
+    # One that has ended is there until its parent asks how, and in containers the first process may never do so.
+    with contextlib.suppress(OSError, IndexError):  # only Linux says
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     return True
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from gitllm_plugin.common.files import storage_error
-from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.common.files import storage_errors
+from gitllm_plugin.errors import GitLLMError, StorageError
 
 
 def is_distributed() -> bool:
@@ -69,11 +69,12 @@ def from_first_rank(action: Callable[[], Any]) -> Any:
     result, error = None, None
     if rank() == 0:
         try:
-            result = action()
+            with storage_errors("a file of the run"):
+                result = action()
         except GitLLMError as raised:
             error = raised
         except OSError as raised:
-            error = storage_error(raised.filename or "a file of the run", raised)
+            error = StorageError(f"{raised.filename}: {raised.strerror}")
     # The error travels as the result does: ranks that are not told would wait in the next exchange for ever.
     result, error = broadcast_object((result, error))
     if error is not None:

@@ -8,7 +8,8 @@ import os
 import sysconfig
 from pathlib import Path
 
-from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.errors import GitLLMError, StorageError
 from gitllm_plugin.host.autoload import KILL_SWITCH
 
 FILE_NAME = "gitllm_plugin_hook.pth"
@@ -50,9 +51,10 @@ def install(site_packages: str | Path | None = None) -> HookStatus:
     """
     path = status(site_packages).path
     try:
-        path.write_text(LINE, encoding="utf-8")
-    except OSError as error:
-        raise HookError(f"cannot write {path}: {error.strerror}. Use an environment that you own.") from error
+        # Whole or not at all: Python runs what there is of it at every start.
+        write_atomically(path, LINE)
+    except StorageError as error:
+        raise HookError(f"{error} Use an environment that you own.") from error
     return status(site_packages)
 
 

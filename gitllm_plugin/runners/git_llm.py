@@ -143,14 +143,15 @@ class GitLLMRunner(RunnerBase):
 
     def log_stats(self, stats: dict[str, Any], split_name: str) -> None:
         """Add a line to LAVIS's log. Repairs: a full disk is a traceback."""
-        with storage_errors("LAVIS's log of the run"):
+        with storage_errors(str(self.output_dir / "log.txt")):
             super().log_stats(stats, split_name)
 
     def _describe_run(self, link: str) -> None:
         """Write how the run was made, and let ``link`` beside the folder point to it."""
 
         def write() -> None:
-            self.log_config()
+            with storage_errors(str(self.output_dir / "log.txt")):
+                self.log_config()
             trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
             describe(self.output_dir, self.config.config, link, trained_parameters=trained)
 
