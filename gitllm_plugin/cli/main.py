@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli import m3it, machine, models, runs
+from gitllm_plugin.cli import ask, m3it, machine, models, runs
 from gitllm_plugin.cli.command import epilog
 from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.common.files import storage_error, storage_errors
@@ -23,6 +23,9 @@ COMMANDS = (
     models.export,
     models.merge,
     models.convert_checkpoint,
+    ask.ask,
+    ask.caption,
+    ask.predict,
     models.demo,
     models.words,
     runs.run_script,
@@ -37,13 +40,15 @@ _EXAMPLES = """
     gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
     gitllm evaluate --cfg-path my.yaml
     gitllm run ../LAVIS/train.py --cfg-path my.yaml
-    gitllm words cat.jpg --model my-model
+    gitllm ask cat.jpg "what color is the cat?" --model my-model
+    gitllm caption pictures/ --out captions.jsonl --model my-model
     gitllm doctor
 """
 _EXIT_STATUS = """
 exit status:
   0  done
-  1  doctor or m3it check found a fault; or an unexpected error, with a traceback: please report it
+  1  doctor or m3it check found a fault, or caption or predict could not answer all; or an unexpected error, with a
+     traceback: please report it
   2  wrong input: the message says what was given, what is allowed and what to do; or a full disk, a data loader's
      process that was killed, another rank that is gone: the message says what to change
   75  a rank made no progress for run.step_timeout_minutes; the run can be resumed

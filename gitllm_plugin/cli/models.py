@@ -10,7 +10,7 @@ from gitllm_plugin.cli.command import argument, command
 from gitllm_plugin.cli.runs import CONFIG
 
 _DEMO_MODEL = "output/demo/train/latest"
-_MODEL = argument(
+MODEL = argument(
     "--model",
     default=_DEMO_MODEL,
     metavar="FOLDER",
@@ -110,8 +110,8 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     "demo",
     "serve a page on this machine to try a model on pictures",
     "Serve a page on 127.0.0.1: drop a picture, ask, see the answer and where it looks.",
-    _MODEL,
-    argument("--port", type=int, help="default: the first free one from 7860 on"),
+    MODEL,
+    argument("--port", type=int, help="default: the first free one from 7860 on; 0: any free one"),
     argument("--open", action="store_true", help="open the page in the browser"),
     examples="""
         gitllm demo                            the demonstration's model
@@ -123,7 +123,7 @@ def demo(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.open_model import open_pipeline
 
     pipeline = open_pipeline(args.model)
-    from gitllm_plugin.web.page import serve
+    from gitllm_plugin.web.server import serve
 
     serve(pipeline, args.model, args.port, args.open)
 
@@ -137,7 +137,7 @@ def demo(args: argparse.Namespace) -> None:
     argument(
         "--images", metavar="PATH", help="statistics: JSONL of M3IT rows, or a folder of pictures with .txt beside them"
     ),
-    _MODEL,
+    MODEL,
     argument("--before-training", action="store_true", help="the run's model as it was before training"),
     argument("--top-k", type=int, default=5, metavar="K", help="words a patch (default 5)"),
     argument("--limit", type=int, default=200, metavar="N", help="most pictures of --images (default 200)"),

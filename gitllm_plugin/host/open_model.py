@@ -15,17 +15,20 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
     """Load a model with its processors.
 
     Args:
-        path: a folder of ``gitllm export``, which needs no LAVIS; or a run's folder or checkpoint.
+        path: a folder of ``gitllm export`` or its name on the model hub, which need no LAVIS; or a run's folder or
+            checkpoint.
         trained: False: the run's model as it was before training, its projection drawn with the run's seed.
 
     Raises:
         ConfigError: none of these, or an exported folder is asked for before training.
     """
-    path = Path(path).expanduser()
+    from gitllm_plugin.common.hub import local_folder
+
+    path = local_folder(path)
     if not path.exists():
         raise ConfigError(
-            f"there is no model {path}; give a folder of `gitllm export` or of a training run (`make demo` trains one "
-            "into output/demo/train/latest)"
+            f"there is no model {path}; give a folder of `gitllm export`, a name on the model hub (user/name), or a "
+            "training run (`make demo` trains one into output/demo/train/latest)"
         )
     from gitllm_plugin.inference.pipeline import Pipeline
     from gitllm_plugin.modeling.folder import DESCRIPTION
@@ -35,7 +38,7 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
             raise ConfigError(
                 f"{path} is an exported model; before training there is only a run: give the run's folder"
             )
-        return Pipeline.from_folder(path)
+        return Pipeline.from_pretrained(path)
     return _pipeline_of_run(path, trained)
 
 

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from gitllm_plugin.common.checksums import check_files, sums_of_files
 from gitllm_plugin.common.file_faults import check_file, read_json
 from gitllm_plugin.common.files import new_folder
+from gitllm_plugin.common.hub import local_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.adapter import check_fingerprint, fingerprint, load_adapter, save_adapter
@@ -163,14 +164,14 @@ def read_folder(
     """Read what :func:`save_folder` wrote, as a model of the class that wrote it.
 
     Args:
-        folder: the folder.
+        folder: its path, or its name on the model hub.
         model_class: :class:`~gitllm_plugin.modeling.model.GitLLM`, which this file is imported by.
         dtype, self_test: as for :func:`~gitllm_plugin.modeling.load_folder`.
 
     Raises:
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
-    folder = Path(folder).expanduser()
+    folder = local_folder(folder)
     # First: a library is given no damaged configuration, which decides what is built.
     check_folder(folder, ".json")
     try:

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from gitllm_plugin.common.files import atomic_path, remove_abandoned, write_atomically
 from gitllm_plugin.common.run_files import CONFIG
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners.saved_config import without_secrets
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
 
@@ -81,13 +82,13 @@ def describe(folder: Path, config: Any, link: str, **facts: Any) -> None:
 
     Args:
         folder: the run's.
-        config: OmegaConf's node of the whole configuration, written with what it refers to.
+        config: OmegaConf's node of the whole configuration, written with what it refers to but secrets.
         link: the name of the link, beside the folder.
         **facts: written beside the versions of packages, the source's revision and the command of this process.
     """
     from gitllm_plugin import __version__
 
-    write_atomically(folder / CONFIG, OmegaConf.to_yaml(config, resolve=True))
+    write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(without_secrets(config))))
     versions = {
         "python": platform.python_version(),
         "platform": platform.platform(),

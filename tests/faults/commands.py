@@ -22,7 +22,7 @@ from tests.m3it_files import make_square, write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
 from tests.small_run import TINY_LORA, write_small_run
 
-WRITES_NOTHING = {"m3it list", "keys", "parameters", "demo", "run", "doctor", "completion"}
+WRITES_NOTHING = {"m3it list", "keys", "parameters", "ask", "demo", "run", "doctor", "completion"}
 """``demo`` keeps its examples in a temporary folder, and ``run`` starts a script that writes what it writes."""
 
 Files = dict[str, bytes]
@@ -111,6 +111,14 @@ class Inputs:
             lines.append(f"{number}.png,what is it?,number {number}")
         (folder / "mine.csv").write_text("\n".join(lines) + "\n")
         return folder / "mine.csv"
+
+    @cached_property
+    def questions(self) -> Path:
+        """Rows about the table's pictures."""
+        rows = [{"image": f"{number}.png", "question": f"what is in picture {number}?"} for number in range(14)]
+        path = self.table.with_name("questions.jsonl")
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
 
     def _make(self, name: str) -> Path:
         (self.folder / name).mkdir()
@@ -233,6 +241,9 @@ def _train(inputs: Inputs, out: Path, *flags: str) -> list[str]:
     return ["train", "--cfg-path", str(inputs.config), *flags, "--options", *options]
 
 
+_JOURNAL = r".*\.progress"
+"""What an unfinished start has answered so far; the next goes on with it."""
+
 WRITING = (
     Writing("m3it check", _check, replaces=True, status=1),
     Writing("m3it shard", _shard, grows="manifest.json"),
@@ -279,6 +290,24 @@ WRITING = (
             *("--out", str(out)),
         ],
         replaces=True,
+    ),
+    Writing(
+        "caption",
+        lambda inputs, out: [
+            *("caption", *(str(inputs.table.with_name(f"{number}.png")) for number in range(12))),
+            *("--batch-size", "2", "--model", str(inputs.model), "--out", str(out / "captions.csv")),
+        ],
+        replaces=True,
+        grows=_JOURNAL,
+    ),
+    Writing(
+        "predict",
+        lambda inputs, out: [
+            *("predict", "--input", str(inputs.questions), "--output", str(out / "answers.jsonl")),
+            *("--batch-size", "2", "--model", str(inputs.model)),
+        ],
+        replaces=True,
+        grows=_JOURNAL,
     ),
     Writing("plot", lambda inputs, out: ["plot", str(inputs.run), "--output", str(out)], replaces=True),
     Writing("hook", lambda inputs, out: ["hook", "install"], replaces=True, before=_hook_into),
