@@ -9,7 +9,7 @@ from gitllm_plugin.errors import ConfigError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
-"""What a model's folder is read from: no weights of other formats, which could hold objects, and nothing that is code."""
+"""What a model's folder is read from: nothing that is code, and no weights of formats that could hold some."""
 
 
 def local_folder(name: str | Path) -> Path:
