@@ -22,7 +22,7 @@ from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.adapters import ADAPTERS
 from gitllm_plugin.m3it.catalog import BY_NAME, SPLITS, Entry, own_entry
 from gitllm_plugin.m3it.rows import INSTRUCTION_FILES, RowReader, read_instructions
-from gitllm_plugin.m3it.table_kinds import DELIMITERS, LONGEST_SIGNATURE, SPREADSHEETS, kind_by_bytes
+from gitllm_plugin.m3it.table_kinds import DELIMITERS, LONGEST_SIGNATURE, PARQUET, SPREADSHEETS, kind_by_bytes
 from gitllm_plugin.m3it.tables import Table, open_table
 
 _LABEL_KEY = re.compile(r"(n\d{8}|\d+)[\s:,]+(?=\S)")
@@ -294,15 +294,17 @@ def _is_table(path: str) -> bool:
 def _other_table(path: Path) -> str | None:
     """Say of a table that is not in M3IT's form what makes it one."""
     suffix = path.suffix.lower()
-    if suffix in DELIMITERS:
-        return f"{path} is no file of rows: `gitllm m3it from-csv {shlex.quote(str(path))} FOLDER` makes some of it"
+    if path.is_dir() or suffix == PARQUET:
+        return None
     if suffix in SPREADSHEETS:
         return f"{path} is a spreadsheet: save the sheet as CSV (UTF-8), and make rows of that: `gitllm m3it from-csv`"
-    if path.is_dir() or suffix == ".parquet":
-        return None
     with open(path, "rb") as file:
         kind = kind_by_bytes(file.read(LONGEST_SIGNATURE))
-    return kind and f"{path} is no file of rows but {kind}"
+    if kind:
+        return f"{path} is no file of rows but {kind}"
+    if suffix in DELIMITERS:
+        return f"{path} is no file of rows: `gitllm m3it from-csv {shlex.quote(str(path))} FOLDER` makes some of it"
+    return None
 
 
 def _explain_no_match(path: str) -> str:

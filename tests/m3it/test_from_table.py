@@ -253,8 +253,8 @@ def test_what_is_no_text_is_called_what_it_is(folder, begin, said):
         (folder / name).write_bytes(begin)
         with pytest.raises(DataError, match=f"{name} is not text but {said}"):
             convert_table(folder / name, folder / "out")
-    with pytest.raises(DataError, match=f"mine.jsonl is no file of rows but {said}"):
-        find_sources(str(folder / "mine.jsonl"))
+        with pytest.raises(DataError, match=f"{name} is no file of rows but {said}"):
+            find_sources(str(folder / name))
 
 
 @pytest.mark.parametrize("name", ["mine.csv", "two words.TSV", "sheet.xlsx"])
