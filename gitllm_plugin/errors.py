@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from gitllm_plugin.secret_values import hide_secrets
+
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -36,7 +38,7 @@ def exit_status(call: Callable[[], int]) -> int:
     try:
         return call()
     except GitLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

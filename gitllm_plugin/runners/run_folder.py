@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.common.run_files import CONFIG
 from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.runners.saved_config import without_secrets
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
 
@@ -96,13 +97,13 @@ def describe(folder: Path, config: Any, link: str, **facts: Any) -> None:
 
     Args:
         folder: the run's.
-        config: OmegaConf's node of the whole configuration, written with what it refers to.
+        config: OmegaConf's node of the whole configuration, written with what it refers to but secrets.
         link: the name of the link, beside the folder.
         **facts: written beside the versions of packages, the source's revision and the command of this process.
     """
     from gitllm_plugin import __version__
 
-    OmegaConf.save(config, folder / CONFIG, resolve=True)
+    OmegaConf.save(OmegaConf.create(without_secrets(config)), folder / CONFIG)
     versions = {
         "python": platform.python_version(),
         "platform": platform.platform(),
