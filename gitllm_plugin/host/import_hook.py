@@ -4,13 +4,12 @@ One line in a ``.pth`` file of this environment's site-packages, which Python ru
 """
 
 import dataclasses
-import errno
 import os
 import sysconfig
 from pathlib import Path
 
 from gitllm_plugin.common.files import write_atomically
-from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.errors import GitLLMError, StorageError
 from gitllm_plugin.host.autoload import KILL_SWITCH
 
 FILE_NAME = "gitllm_plugin_hook.pth"
@@ -68,10 +67,10 @@ def install(site_packages: str | Path | None = None) -> HookStatus:
     path = status(site_packages).path
     try:
         if not path.parent.is_dir():
-            raise FileNotFoundError(errno.ENOENT, "there is no such folder")
+            raise HookError(f"cannot write {path}: there is no such folder. Use an environment that you own.")
         write_atomically(path, LINE.encode())  # half a line would be an error at every start of Python
-    except OSError as error:
-        raise HookError(f"cannot write {path}: {error.strerror}. Use an environment that you own.") from error
+    except StorageError as error:
+        raise HookError(f"{error} Use an environment that you own.") from error
     return status(site_packages)
 
 
