@@ -213,9 +213,8 @@ def read_checkpoint(path: Path) -> None:
 def use_as_run(path: Path) -> None:
     from gitllm_plugin.host.export import export_run
 
-    (path.parent / "config.yaml").write_text(
-        "model: {arch: git_llm, language_model: tiny:opt, image_encoder: tiny:clip, trainable: proj}\nrun: {}\ndatasets: {}\n"
-    )
+    model = "{arch: git_llm, language_model: tiny:opt, image_encoder: tiny:clip, trainable: proj}"
+    (path.parent / "config.yaml").write_text(f"model: {model}\nrun: {{}}\ndatasets: {{}}\n")
     export_run(path, path.parent / "exported")
 
 
