@@ -17,7 +17,7 @@ from gitllm_plugin.config.node import (
     read,
     unknown_key,
 )
-from gitllm_plugin.config.values import DefaultIs, OneOf, Says, did_you_mean, nearest, unexpected
+from gitllm_plugin.config.values import DefaultIs, OneOf, Says, did_you_mean, nearest, shown, unexpected
 
 __all__ = [
     "MISSING",
@@ -35,6 +35,7 @@ __all__ = [
     "nearest",
     "node",
     "read",
+    "shown",
     "unexpected",
     "unknown_key",
 ]
