@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config.node import ReadIf, Rule, node
-from gitllm_plugin.config.values import DefaultIs, Says, shown
+from gitllm_plugin.config.values import DefaultIs, Says
 from gitllm_plugin.errors import ConfigError
 
 MODULES = ("proj", "lora", "llm", "vit", "all", "head")
@@ -58,7 +58,7 @@ def is_there(path: str) -> bool:
 def missing_path(key: str, path: str) -> str | None:
     """Find whether a file or folder is not there, and say so; ``key`` begins with a dot, see :class:`Rule`."""
     if not is_there(path):
-        return f"{key} is {path if len(path) < 300 else shown(path)}, which does not exist (looked from {Path.cwd()})"
+        return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
     return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ _BOUNDS = {
 _OUT_OF_BOUNDS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
 _MOST = 2**63 - 1
 _MOST_SHOWN = 300
+_MOST_IN_A_WORD = 1000
 _TYPES = {
     "boolean": "true or false",
     "integer": "a whole number",
@@ -125,6 +127,11 @@ def shown(value: Any) -> str:
     except ValueError:  # Python writes no more digits than 4300
         return "a number of thousands of digits"
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
+
+
+def cut_long_words(message: str) -> str:
+    """Shorten words that no reader wants whole, such as a path of thousands of letters."""
+    return re.sub(rf"\S{{{_MOST_IN_A_WORD},}}", lambda word: f"{word[0][:_MOST_SHOWN]}...", message)
 
 
 def _beyond(value: Any) -> str | None:

@@ -36,30 +36,29 @@ def load_config(path: Path) -> Any:
 
     text = _read(path)
     try:
-        parse(text)
-        config = OmegaConf.create(text) if text.strip() else None
+        config = OmegaConf.create(text) if _holds_a_mapping(text) else None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except unreadable() as error:
         raise ConfigError(f"{path} is not a YAML file that can be read: {why(error)}") from error
-    if config is None or not OmegaConf.is_dict(config) or not config:
+    if not config:
         raise ConfigError(f"{path} must hold the sections model, datasets, run, each a mapping")
     return config
 
 
-def parse(text: str) -> None:
-    """Refuse YAML that stands for more than a configuration is.
+def _holds_a_mapping(text: str) -> bool:
+    """Look at YAML without making values of it.
 
     Raises:
-        ConfigError: with what is too much.
-        YAMLError: and others of :func:`unreadable`: it is no YAML.
+        ConfigError: it stands for more than a configuration is.
+        YAMLError: it is no YAML.
     """
     import yaml
 
     root = yaml.compose(text, Loader=yaml.SafeLoader)
-    sizes: dict[int, int] = {}
     if root is not None:
-        _count(root, sizes, set(), 0)
+        _count(root, {}, set(), 0)
+    return isinstance(root, yaml.MappingNode)
 
 
 def why(error: Exception) -> str:
