@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.common.run_files import weights_of_own_config
-from gitllm_plugin.config import Checked, check, nearest, shown, unknown_key
+from gitllm_plugin.config import Checked, check, cut_long_words, nearest, shown, unknown_key
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
@@ -334,4 +334,5 @@ def _unknown(where: str, given: Any, known: Iterable[str], what: str) -> str:
         return f"{where} is missing; {what} there are: {', '.join(known)}"
     near = nearest(given, known)
     hint = f" Did you mean '{near}'?" if near else ""
-    return f"{where} '{given if len(str(given)) < 300 else shown(given)}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"
+    said = f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"
+    return cut_long_words(said)
