@@ -395,5 +395,6 @@ class GitLLMRunner(RunnerBase):
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:
         self.log_stats(stats, split)
-        records.note_evaluation(self.output_dir, split, self.position, stats)
+        with storage_errors():
+            records.note_evaluation(self.output_dir, split, self.position, stats)
         self.trackers.log(self.position.steps, split, stats)

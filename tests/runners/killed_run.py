@@ -3,7 +3,7 @@
 PLACE is `step` (before the NUMBERth step's weights change), `written half` (in the middle of the NUMBERth
 checkpoint's bytes), `unnamed` (it is whole under its temporary name), `unlinked` (it is named by its step, but not
 yet `checkpoint_latest`), `between` (`checkpoint_latest.pth` is new, its weights' second name old), `evaluation`,
-`noting` (in the middle of noting the NUMBERth evaluation) or `noted` (it is noted, and nothing says yet that it was done).
+`noting` (in the middle of noting the NUMBERth evaluation) or `noted` (behind it, before it is known to be done).
 With a RANK in the environment variable KILLED_RANK only that rank is killed.
 """
 
