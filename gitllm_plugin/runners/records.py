@@ -139,22 +139,39 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
     # A checkpoint is older than the last steps before a kill: the resumed run does and writes these again.
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step):
-            kept.append(line + "\n")
+    kept = [
+        json.dumps(record) + "\n"
+        for record in _records_of(path)
+        if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step)
+    ]
     write_atomically(path, "".join(kept).encode())
 
 
 def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping[str, Any]) -> None:
-    """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was."""
+    """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was.
+
+    A run that is killed before it has noted that an evaluation is done does it again: its line takes the other's place.
+    """
+    path = folder / EVALUATIONS_FILE
     place = {"split": split, "step": position.steps, "iter": position.iters, "epoch": position.last_epoch}
-    with contextlib.closing(RecordsFile(folder / EVALUATIONS_FILE)) as evaluations:
-        evaluations.write({**place, **stats})
+    record = {**place, **stats}
+    others = [each for each in _records_of(path) if not _is_same_evaluation(each, record, place)]
+    write_atomically(path, "".join(json.dumps(each) + "\n" for each in [*others, record]).encode())
+
+
+def _is_same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
+    # A split may be both validated on, which notes the best epoch, and tested on, with the best weights.
+    same_kind = ("best_epoch" in one) == ("best_epoch" in other)
+    return same_kind and all(one.get(key) == value for key, value in place.items())
+
+
+def _records_of(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a file but for what a crash cut off; none where there is no file."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records
 
 
 def note_tested(folder: Path, position: Position, splits: Sequence[str]) -> None:
