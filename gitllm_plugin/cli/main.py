@@ -26,6 +26,7 @@ COMMANDS = (
     ask.ask,
     ask.caption,
     ask.predict,
+    ask.serve,
     models.demo,
     models.words,
     runs.run_script,
