@@ -27,6 +27,8 @@ from gitllm_plugin.m3it.shards.mixture import ItemTable
 from gitllm_plugin.m3it.tables import get_version, open_table
 from gitllm_plugin.modeling import load_folder
 from tests.faults.kit import Format
+from tests.faults.run_formats import RUN_FORMATS
+from tests.faults.table_formats import TABLE_FORMATS
 from tests.m3it_files import write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
 from tests.tiny_folder import write_tiny_folder
@@ -213,5 +215,5 @@ FORMATS = {
     "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
     "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
     "pictures": Format(_make_pictures, "*", _read_pictures, units=17, refused=8),
-}
+} | TABLE_FORMATS | RUN_FORMATS
 """By name."""
