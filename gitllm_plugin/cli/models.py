@@ -153,6 +153,9 @@ def words(args: argparse.Namespace) -> None:
     """Explain one picture, or many."""
     if (args.image is None) == (args.images is None):
         args.parser.error("give either IMAGE or --images")
+    from gitllm_plugin.common.files import check_writable
+
+    check_writable(args.out)
     files = _explain_one(args) if args.images is None else _explain_many(args)
     print("\n".join(f"written: {file}" for file in files))
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import orjson
 
-from gitllm_plugin.common.file_faults import first_line
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.errors import DataError, first_line
 
 _CHUNK_BYTES = 8 * 2**20
 _LINE_BYTES = 2**17  # more than most lines have

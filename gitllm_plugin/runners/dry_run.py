@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
+from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import peak_memory
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
@@ -224,8 +225,8 @@ def draw_images(batch: Mapping[str, Any], path: Path) -> bool:
     grid = Image.new("RGB", (_COLUMNS * width, ceil(len(tiles) / _COLUMNS) * height))
     for place, tile in enumerate(tiles):
         grid.paste(tile, (place % _COLUMNS * width, place // _COLUMNS * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
+    with atomic_path(path) as partial:
+        grid.save(partial, format="PNG")
     return True
 
 

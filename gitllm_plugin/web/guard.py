@@ -31,10 +31,11 @@ _ROUTES = (
     *("/", "/config", "/config/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt"),
     *(f"{_API}/{name}" for name in ("info", "info/", "startup-events", "queue/join", "queue/data", "cancel", "reset")),
     *(f"{_API}/{name}" for name in ("upload", "upload_progress", "app_id", "token", "user", "login_check")),
+    f"{_API}/run/predict",  # a click on an example; what waits in the queue is not asked for by it
 )
 _BELOW = (*_ASSETS, f"{_API}/heartbeat/", f"{_API}/file=", f"{_API}/call/", "/pwa_icon")
 _CLOSED = (f"{_API}/call/v2", f"{_API}/file=http", f"{_API}/file=//")
-_CALLS = (f"{_API}/queue/join", f"{_API}/call/")
+_CALLS = (f"{_API}/queue/join", f"{_API}/call/", f"{_API}/run/")
 
 _UPLOAD = f"{_API}/upload"
 

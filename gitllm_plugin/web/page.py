@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from abc import ABCMeta
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -117,18 +118,25 @@ def _unexpected(error: Exception) -> str:
 
 def _picture_input(gr: Any, max_images: int) -> Any:
     if max_images == 1:
-        box = gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard", "webcam"], height=320)
-    else:
-        box = gr.Gallery(
-            type="filepath",
-            label=f"Up to {max_images} pictures, or a video",
-            file_types=["image", *VIDEO_SUFFIXES],
-            interactive=True,
-            height=320,
-        )
-    # Gradio itself decodes and converts what it is given, in whatever format it is; here files are files.
-    box.preprocess = _uploaded
-    return box
+        sources = ["upload", "clipboard", "webcam"]
+        return _of_files(gr.Image)(type="filepath", label="Picture", sources=sources, height=320)
+    return _of_files(gr.Gallery)(
+        type="filepath",
+        label=f"Up to {max_images} pictures, or a video",
+        file_types=["image", *VIDEO_SUFFIXES],
+        interactive=True,
+        height=320,
+    )
+
+
+def _of_files(component: type) -> Any:
+    """Make a component of Gradio's give its files as they are.
+
+    Gradio itself decodes and converts what it is given, in whatever format it is. It makes components anew in sessions,
+    so that a method of one is not enough; and its way of deriving classes writes a file beside the module.
+    """
+    own = {"preprocess": lambda self, payload: _uploaded(payload), "__module__": component.__module__}
+    return ABCMeta.__new__(type(component), component.__name__, (component,), own)
 
 
 def _uploaded(payload: Any) -> list[str]:

@@ -101,7 +101,7 @@ def page(folder, tmp_path_factory):
         patch.setattr("gitllm_plugin.web.server._SESSIONS", 8)
         patch.setattr("gitllm_plugin.web.page._LOOK_EVERY", 1)
         patch.setattr("gitllm_plugin.web.page._DELETE_AFTER", 3600)
-        served = Page(Pipeline.from_folder(folder, dtype="float32"), tmp_path_factory.mktemp("page"))
+        served = Page(Pipeline.from_pretrained(folder, dtype="float32"), tmp_path_factory.mktemp("page"))
         yield served
         served.close()
 
@@ -275,6 +275,24 @@ def test_routes_that_the_page_does_not_use_are_closed(page, route):
         assert page.client.get(outside).status_code in (404, 405)
 
 
+def test_examples_are_given_at_once_and_answers_are_not(page):
+    example = page.client.post(f"{API}/run/predict", json={"data": [1], "fn_index": 0})
+    assert example.status_code == 200 and "what shape is in the image?" in example.text
+    for number in range(1, 4):
+        body = {"data": [None, None, "what?", *SETTINGS], "fn_index": number}
+        assert page.client.post(f"{API}/run/predict", json=body).status_code >= 400
+
+
+def test_a_session_that_took_an_example_is_given_files_too(page, monkeypatch):
+    body = {"data": [1], "fn_index": 0, "session_hash": "example"}
+    path = page.client.post(f"{API}/run/predict", json=body).json()["data"][0]["value"]["path"]
+    monkeypatch.setattr("gradio.image_utils.preprocess_image", lambda *given, **named: 1 / 0)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    body = {"data": [file, None, "what?", *SETTINGS], "session_hash": "example"}
+    event = page.client.post(f"{API}/call/respond", json=body).json()["event_id"]
+    assert "event: complete" in page.client.get(f"{API}/call/respond/{event}").text
+
+
 def test_a_postscript_picture_starts_no_program(page, tmp_path, monkeypatch):
     ran = tmp_path / "ran"
     for name in ("gs", "gswin64c"):
@@ -368,7 +386,7 @@ def test_settings_out_of_their_bounds_are_refused(page, settings):
 
 
 def test_an_answer_ends_after_its_time(folder):
-    pipeline = Pipeline.from_folder(folder, dtype="float32")
+    pipeline = Pipeline.from_pretrained(folder, dtype="float32")
     picture = Image.linear_gradient("L")
     for beams in (1, 2):
         whole = pipeline.answer(picture, "what?", decoding=Decoding(60, beams))
