@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.common.run_files import read_records
 from gitllm_plugin.errors import StorageError
 from gitllm_plugin.runners.length import Position
 
@@ -139,15 +140,12 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
     # A checkpoint is older than the last steps before a kill: the resumed run does and writes these again.
     if not path.is_file():
         return
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step):
-            kept.append(line + "\n")
-    write_atomically(path, "".join(kept).encode())
+    kept = [
+        line
+        for line, record in read_records(path)
+        if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step)
+    ]
+    write_atomically(path, b"".join(kept))
 
 
 def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping[str, Any]) -> None:
@@ -166,10 +164,10 @@ def is_tested(folder: Path, position: Position, splits: Sequence[str]) -> bool:
     """Tell whether the end of the run, as far as it is trained now, was evaluated on all of ``splits``."""
     try:
         tested = json.loads((folder / TESTED).read_text())
-    except (OSError, json.JSONDecodeError):  # none yet, or cut off by a crash
+        done = tested["splits"] if tested["iters"] == position.iters else []
+        return set(splits) <= set(done)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: it is done again
         return not splits
-    done = tested.get("splits", []) if tested.get("iters") == position.iters else []
-    return set(splits) <= set(done)
 
 
 class Tracker:

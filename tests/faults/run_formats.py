@@ -45,7 +45,7 @@ def _make_journal(folder: Path) -> None:
 def _read_journal(folder: Path) -> tuple[list[Any], int]:
     shutil.copytree(folder, again := folder.with_name("again"), dirs_exist_ok=True)
     try:
-        journal = Journal(again / "answers.csv", _ASKED)
+        journal = Journal(again / "answers.jsonl", _ASKED)
         done = journal.done
         journal.finish()
         return [done], 0
