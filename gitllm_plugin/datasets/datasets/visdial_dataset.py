@@ -73,6 +73,8 @@ def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
         content = content.get("data", content)
         for dialogue in content["dialogs"]:
             yield from _turns(dialogue, content.get("questions"), content.get("answers"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise DataError(f"{path} is not a file of dialogues as VisDial 1.0 has them: {error!r}") from error
 
