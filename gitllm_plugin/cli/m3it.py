@@ -10,7 +10,7 @@ from gitllm_plugin.common.processes import usable_cpus
 
 _SPLITS = ("train", "val", "test")
 _TREE = (
-    argument("root", metavar="ROOT", help="folder that M3IT was downloaded to"),
+    argument("root", metavar="ROOT", help="folder that M3IT was downloaded to, or that from-csv made"),
     OneOf(
         (
             argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)"),
@@ -214,9 +214,11 @@ def from_csv(args: argparse.Namespace) -> None:
 
 def _find_tree(args: argparse.Namespace, seed: int):
     from gitllm_plugin.m3it.catalog import get_preset
-    from gitllm_plugin.m3it.tree import find_tree
+    from gitllm_plugin.m3it.tree import find_tree, holds_rows
 
-    names = args.configs or [entry.name for entry in get_preset(args.preset or "core")]
+    names = args.configs
+    if not names and (args.preset or not holds_rows(args.root)):
+        names = [entry.name for entry in get_preset(args.preset or "core")]
     return find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
 
 

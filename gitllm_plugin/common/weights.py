@@ -53,7 +53,9 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         if path.suffix == WEIGHTS_ENDING:
             return {"model": _read_weights(path)}
-        content = _load_plain_data(path, mmap)
+        content = load_plain_data(path, mmap=mmap, compare=not mmap)
+    except DamagedError as error:
+        raise _damaged(path, str(error)) from error
     except SafetensorError as error:
         raise ConfigError(f"{path} is not a safetensors file that can be read: {error}") from error
     except ConfigError:
@@ -79,11 +81,26 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _load_plain_data(path: Path, mmap: bool) -> Any:
+class DamagedError(Exception):
+    """A file of torch has other bytes than were written; the message is where."""
+
+
+def load_plain_data(path: Path, *, mmap: bool, compare: bool) -> Any:
+    """Read a file of ``torch.save`` onto the CPU, running nothing that it may contain.
+
+    Args:
+        path: the file.
+        mmap: read tensors only when they are used.
+        compare: compare all bytes with the file's checksums first.
+
+    Raises:
+        DamagedError: they differ.
+        Exception: torch's, which is another one for every way in which a file can be broken.
+    """
     # Files older than torch 1.6, which LAVIS's hub has some of, are no zip files and cannot be mapped.
     is_zip = _is_zip(path)
-    if is_zip and not mmap and (damage := damage_of_zip(path)):
-        raise _damaged(path, damage)
+    if is_zip and compare and (damage := damage_of_zip(path)):
+        raise DamagedError(damage)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
 
 

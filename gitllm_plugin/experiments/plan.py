@@ -66,13 +66,18 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
     Raises:
         ConfigError: a key that is missing or not known, a name used twice, or a configuration that does not exist.
     """
+    import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     from gitllm_plugin.runners.saved_config import without_secrets
 
     path = find_config(path)
-    loaded = OmegaConf.load(path)
-    content = OmegaConf.to_container(loaded, resolve=True)
+    try:
+        loaded = OmegaConf.load(path)
+        content = OmegaConf.to_container(loaded, resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold title, output_dir and runs")
     _check_keys(str(path), content, {"title", "output_dir", "runs", "options"})

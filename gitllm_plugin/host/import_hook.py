@@ -67,7 +67,7 @@ def install(site_packages: str | Path | None = None) -> HookStatus:
     path = status(site_packages).path
     try:
         if not path.parent.is_dir():
-            raise HookError(f"cannot write {path}: there is no such folder. Use an environment that you own.")
+            raise HookError(f"{path} cannot be written: there is no such folder. Use an environment that you own.")
         write_atomically(path, LINE.encode())  # half a line would be an error at every start of Python
     except StorageError as error:
         raise HookError(f"{error} Use an environment that you own.") from error

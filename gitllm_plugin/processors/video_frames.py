@@ -55,9 +55,9 @@ def read_frames(
             decoded = itertools.islice(container.decode(stream), max(wanted, default=-1) + 1)
             frames = [read_pixels(frame, str(path)) for index, frame in enumerate(decoded) if index in wanted]
     except (av.FFmpegError, IndexError) as error:
-        raise DataError(f"{path}: the video cannot be decoded ({error}). Replace it or remove the row.") from error
+        raise DataError(f"{path}: the video cannot be decoded ({error}). Replace it or leave it out.") from error
     if not frames:
-        raise DataError(f"{path}: the video has no frames. Replace it or remove the row.")
+        raise DataError(f"{path}: the video has no frames. Replace it or leave it out.")
     return frames
 
 
@@ -66,5 +66,5 @@ def _check_size(path: str | Path, width: int, height: int, max_pixels: int) -> N
     if width * height > max_pixels:
         raise DataError(
             f"{path}: frames of {width}x{height} pixels; at most {max_pixels} are decoded. Scale the video down or "
-            "remove the row."
+            "leave it out."
         )

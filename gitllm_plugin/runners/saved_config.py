@@ -37,8 +37,9 @@ def secret_keys(node: Any) -> set[str]:
     """Name the keys of a node whose texts refer to what is secret."""
     if not OmegaConf.is_dict(node):
         return set()
-    written, values = without_secrets(node), OmegaConf.to_container(node, resolve=True)
-    return {key for key, value in values.items() if isinstance(value, str | list) and value != written[key]}
+    written: Any = without_secrets(node)
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    return {str(key) for key, value in values.items() if isinstance(value, str | list) and value != written[key]}
 
 
 @contextmanager

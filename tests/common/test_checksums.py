@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from gitllm_plugin.common.checksums import sum_of_weights
 from gitllm_plugin.common.weights import is_readable, read_checkpoint, write_checkpoint, write_weights
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.host.open_model import open_pipeline
 from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.features import FeatureReader, Maker, write_features
@@ -192,6 +193,39 @@ def test_what_did_not_arrive_is_named(exported, tmp_path, name):
         GitLLM.from_pretrained(tmp_path / "copy")
     with pytest.raises(ConfigError, match=f"{name}.* is missing"):
         merge_folder(tmp_path / "copy", tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("language_model/tokenizer.json", Path.unlink, "is missing"),
+        ("language_model/tokenizer_config.json", Path.unlink, "is missing"),
+        ("language_model/generation_config.json", Path.unlink, "is missing"),
+        ("language_model/chat_template.jinja", Path.unlink, "is missing"),
+        ("language_model/chat_template.jinja", lambda path: path.write_text("{{ 1 }}"), "has not the bytes"),
+        ("language_model/generation_config.json", lambda path: path.write_text("{}"), "has not the bytes"),
+        ("projection.safetensors", Path.unlink, "is missing"),
+        ("projection.safetensors", lambda path: path.write_bytes(path.read_bytes()[:100]), "was cut off"),
+    ],
+)
+def test_any_file_that_is_read_is_checked_and_its_fault_told_once(exported, tmp_path, name, change, fault):
+    tokenizer = load_folder(exported / "one").tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    model = GitLLM.from_pretrained(exported / "one")
+    model.save_pretrained(tmp_path / "copy", tokenizer=tokenizer)
+    change(tmp_path / "copy" / name)
+    with pytest.raises(ConfigError, match=f"{name}.*{fault}") as raised:
+        load_folder(tmp_path / "copy")
+    assert str(raised.value).count(name) == 1 and "Copy the folder again" in str(raised.value)
+
+
+@pytest.mark.parametrize("left", ["language_model", "image_encoder", "projection.safetensors"])
+def test_an_export_without_its_description_is_called_so(exported, tmp_path, left):
+    (tmp_path / "copy").mkdir()
+    whole = exported / "one" / left
+    (shutil.copytree if whole.is_dir() else shutil.copyfile)(whole, tmp_path / "copy" / left)
+    with pytest.raises(ConfigError, match=f"not copied whole: it has {left} and no git_llm.json. Copy the folder"):
+        open_pipeline(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("name", ["projection.safetensors", "adapter/adapter_model.safetensors"])
