@@ -33,11 +33,14 @@ def linked_run(output_dir: Path, name: str = LATEST_RUN) -> Path | None:
     return folder.resolve() if folder.is_dir() else None
 
 
-def read_records(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
+def read_records(path: Path, counted: Sequence[str] = ("step",)) -> list[tuple[bytes, dict[str, Any]]]:
     """Read the records of a run, a line each: the line with its end, and what it says; none where there is no file.
 
-    Lines that are no records, cut off by a crash or damaged, are left out, and a warning says how many. A record has at
-    least ``step`` and ``epoch``, and a loss that is a number or null if it has one.
+    Lines that are no records, cut off by a crash or damaged, are left out, and a warning says how many.
+
+    Args:
+        path: the file.
+        counted: what a record has at least, whole numbers. A loss, if it has one, is a number or null.
     """
     records, lost = [], 0
     for line in path.read_bytes().splitlines() if path.is_file() else ():
@@ -45,7 +48,7 @@ def read_records(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
             record = json.loads(line)
         except (ValueError, RecursionError):
             record = None
-        if not isinstance(record, dict) or not _is_record(record):
+        if not isinstance(record, dict) or not _is_record(record, counted):
             lost += bool(line.strip())
         else:
             records.append((line + b"\n", record))
@@ -55,8 +58,8 @@ def read_records(path: Path) -> list[tuple[bytes, dict[str, Any]]]:
     return records
 
 
-def _is_record(record: dict[str, Any]) -> bool:
-    numbers = all(type(record.get(key)) is int for key in ("step", "epoch"))
+def _is_record(record: dict[str, Any], counted: Sequence[str]) -> bool:
+    numbers = all(type(record.get(key)) is int for key in counted)
     return numbers and isinstance(record.get("loss"), (int, float, type(None)))
 
 

@@ -247,8 +247,7 @@ def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> Scann
     """Load what was found in a file, if that is kept, the file is the same, and images were looked at as far."""
     version = get_version(open_table(path))
     stored = index_path(folder, path, reader.config)
-    # Whatever is wrong with it, and a zip file of arrays can be damaged in many ways: reading the rows again is all that
-    # it costs.
+    # A zip file of arrays can be damaged in many ways, and all that any of them costs is that the rows are read again.
     try:
         scan, facts = _read_index(stored)
         if facts["key"] != _make_key(path, reader, version) or _LOOKS.index(facts["look"]) < _LOOKS.index(look):

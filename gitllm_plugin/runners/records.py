@@ -142,7 +142,7 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
         return
     kept = [
         line
-        for line, record in read_records(path)
+        for line, record in read_records(path, ("step", "epoch"))
         if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step)
     ]
     write_atomically(path, b"".join(kept))

@@ -204,16 +204,20 @@ def _read_pictures(folder: Path) -> tuple[list[str], int]:
     return found, told
 
 
-FORMATS = {
-    "jsonl": Format(lambda f: _rows(f / "rows.jsonl"), "*", lambda f: _read_table(f / "rows.jsonl")),
-    "parquet": Format(_make_parquet, "*", lambda f: _read_table(f / "rows.parquet")),
-    "arrow": Format(_make_arrow, "*", _read_table),
-    "questions": Format(_make_questions, "*.*", _read_questions),
-    "shards": Format(_make_shards, "**/*.tar", _read_shards, units=_ROWS),
-    "manifest": Format(_make_shards, "*.json", _read_manifest),
-    "features": Format(_make_features, "features/**/*", _read_features, exact=True),
-    "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
-    "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
-    "pictures": Format(_make_pictures, "*", _read_pictures, units=17, refused=8),
-} | TABLE_FORMATS | RUN_FORMATS
+FORMATS = (
+    {
+        "jsonl": Format(lambda f: _rows(f / "rows.jsonl"), "*", lambda f: _read_table(f / "rows.jsonl")),
+        "parquet": Format(_make_parquet, "*", lambda f: _read_table(f / "rows.parquet")),
+        "arrow": Format(_make_arrow, "*", _read_table),
+        "questions": Format(_make_questions, "*.*", _read_questions),
+        "shards": Format(_make_shards, "**/*.tar", _read_shards, units=_ROWS),
+        "manifest": Format(_make_shards, "*.json", _read_manifest),
+        "features": Format(_make_features, "features/**/*", _read_features, exact=True),
+        "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
+        "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
+        "pictures": Format(_make_pictures, "*", _read_pictures, units=17, refused=8),
+    }
+    | TABLE_FORMATS
+    | RUN_FORMATS
+)
 """By name."""

@@ -17,7 +17,7 @@ from gitllm_plugin.m3it.catalog import BY_NAME
 from gitllm_plugin.m3it.check import check_tree
 from gitllm_plugin.m3it.from_table.convert import convert_table
 from gitllm_plugin.m3it.rows import RowReader
-from gitllm_plugin.m3it.scan import Scan, ScannedFile, cut_file, index_path, load_index, save_index, scan_slice
+from gitllm_plugin.m3it.scan import Scan, ScannedFile, cut_file, load_index, save_index, scan_slice
 from gitllm_plugin.m3it.tables import get_version, open_table
 from gitllm_plugin.m3it.tree import find_tree
 from gitllm_plugin.words.collection import read_collection
@@ -77,9 +77,7 @@ def _convert(name: str) -> Callable[[Path], tuple[Any, int]]:
     def read(folder: Path) -> tuple[list[Any], int]:
         notes: list[str] = []
         counts = convert_table(folder / name, folder / "made", tell=notes.append)
-        rows = [
-            orjson.loads(line) for path in sorted((folder / "made").glob("*.jsonl")) for line in path.open("rb")
-        ]
+        rows = [orjson.loads(line) for path in sorted((folder / "made").glob("*.jsonl")) for line in path.open("rb")]
         assert len(rows) == sum(counts.values())
         return [row["outputs"] for row in rows], 0
 

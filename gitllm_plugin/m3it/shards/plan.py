@@ -26,7 +26,15 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.images import MAX_PIXELS
 from gitllm_plugin.m3it.rows import READING_VERSION
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, is_name, read_manifest
-from gitllm_plugin.m3it.shards.work import PLAN_NAME, WORK_NAME, check_own, note_path, read_plan, work_folder, write_noted
+from gitllm_plugin.m3it.shards.work import (
+    PLAN_NAME,
+    WORK_NAME,
+    check_own,
+    note_path,
+    read_plan,
+    work_folder,
+    write_noted,
+)
 from gitllm_plugin.m3it.tables import JsonlFile, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
 

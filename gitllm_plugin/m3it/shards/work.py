@@ -141,9 +141,9 @@ def _read(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
     try:
         content = orjson.loads(path.read_bytes())
         # What a note says of shards goes into the manifest: a digit that changed would be found in the training.
-        if isinstance(content, dict) and content.pop(_SUM, None) == _sum_of(content):
-            if all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
-                return content
+        is_whole = isinstance(content, dict) and content.pop(_SUM, None) == _sum_of(content)
+        if is_whole and all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+            return content
     except orjson.JSONDecodeError:
         pass
     raise DataError(f"{path} is not what `gitllm m3it shard` writes. Delete {path.parent} and make its shards again")
