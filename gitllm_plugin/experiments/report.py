@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.file_faults import read_json
 from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.curves.draw import draw_training_loss, draw_validation_loss
 from gitllm_plugin.curves.read import RunCurves, read_run
@@ -80,7 +81,7 @@ def _result(run: RunCurves, seconds: float | None, folder: str) -> dict[str, Any
 
 def _trained_parameters(folder: Path) -> int | None:
     path = folder / "versions.json"
-    return json.loads(path.read_text()).get("trained_parameters") if path.is_file() else None
+    return read_json(path).get("trained_parameters") if path.is_file() else None
 
 
 def _number(value: float | None, form: str) -> str:

@@ -276,7 +276,10 @@ def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, s
         missing.append(f"{what}: {path}")
         return {}
     labels: dict[str | int, str] = {}
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); expected a class on each line. Download it again.") from error
     for number, line in enumerate(lines):
         keyed = _LABEL_KEY.match(line)
         name = line[keyed.end() :] if keyed else line

@@ -27,6 +27,8 @@ from gitllm_plugin.m3it.shards.mixture import ItemTable
 from gitllm_plugin.m3it.tables import get_version, open_table
 from gitllm_plugin.modeling import load_folder
 from tests.faults.kit import Format
+from tests.faults.run_formats import RUN_FORMATS
+from tests.faults.table_formats import TABLE_FORMATS
 from tests.m3it_files import write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
 from tests.tiny_folder import write_tiny_folder
@@ -202,16 +204,20 @@ def _read_pictures(folder: Path) -> tuple[list[str], int]:
     return found, told
 
 
-FORMATS = {
-    "jsonl": Format(lambda f: _rows(f / "rows.jsonl"), "*", lambda f: _read_table(f / "rows.jsonl")),
-    "parquet": Format(_make_parquet, "*", lambda f: _read_table(f / "rows.parquet")),
-    "arrow": Format(_make_arrow, "*", _read_table),
-    "questions": Format(_make_questions, "*.*", _read_questions),
-    "shards": Format(_make_shards, "**/*.tar", _read_shards, units=_ROWS),
-    "manifest": Format(_make_shards, "*.json", _read_manifest),
-    "features": Format(_make_features, "features/**/*", _read_features, exact=True),
-    "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
-    "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
-    "pictures": Format(_make_pictures, "*", _read_pictures, units=17, refused=8),
-}
+FORMATS = (
+    {
+        "jsonl": Format(lambda f: _rows(f / "rows.jsonl"), "*", lambda f: _read_table(f / "rows.jsonl")),
+        "parquet": Format(_make_parquet, "*", lambda f: _read_table(f / "rows.parquet")),
+        "arrow": Format(_make_arrow, "*", _read_table),
+        "questions": Format(_make_questions, "*.*", _read_questions),
+        "shards": Format(_make_shards, "**/*.tar", _read_shards, units=_ROWS),
+        "manifest": Format(_make_shards, "*.json", _read_manifest),
+        "features": Format(_make_features, "features/**/*", _read_features, exact=True),
+        "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
+        "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
+        "pictures": Format(_make_pictures, "*", _read_pictures, units=17, refused=8),
+    }
+    | TABLE_FORMATS
+    | RUN_FORMATS
+)
 """By name."""

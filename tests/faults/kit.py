@@ -7,20 +7,27 @@ an error of the project or a counted problem comes of it. ``python -m tests.faul
 from __future__ import annotations
 
 import json
+import os
 import random
 import resource
 import shutil
-import subprocess
+import signal
 import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import GitLLMError
+
+# Children that have torch and all else from the start, as those of ``children.py``.
+_CONTEXT = get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["tests.faults.preloaded"])
 
 SECONDS = 20  # for one input of a few kilobytes on a machine with other work
 MORE_MEMORY = 500 * 2**20
@@ -176,27 +183,30 @@ def run(name: str, inputs: int, seed: int = 0) -> tuple[dict[str, int], list[tup
 def _watch(name: str, first: int, count: int, folder: Path) -> list[tuple[int, str, str]]:
     """Run a child until it ends; where it crashed or hung, the input that it had begun is the finding."""
     log, errors = folder / "log", folder / "errors"
-    command = [sys.executable, "-W", "ignore", "-m", "tests.faults.kit", name, str(first), str(count), str(folder)]
-    with open(log, "w") as out, open(errors, "w") as err:
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        size, since = -1, time.monotonic()
-        while process.poll() is None:
-            time.sleep(0.05)
-            if (now := log.stat().st_size) != size:
-                size, since = now, time.monotonic()
-            # The first line comes when torch and all else is loaded.
-            elif time.monotonic() - since > (SECONDS if size else 120):
-                process.kill()
-                process.wait()
+    log.write_bytes(b"")
+    process = _CONTEXT.Process(target=_child, args=(name, first, count, folder, log, errors))
+    process.start()
+    size, since = 0, time.monotonic()
+    while process.exitcode is None:
+        process.join(0.05)
+        if (now := log.stat().st_size) != size:
+            size, since = now, time.monotonic()
+        # The first line comes when torch and all else is loaded.
+        elif time.monotonic() - since > (SECONDS if size else 120):
+            process.kill()
+            process.join()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     if not lines:
         raise RuntimeError(f"the child of {name} did not begin: {errors.read_text()[-3000:]}")
     ended = [(seed, kind, more) for seed, kind, more in lines if kind != "begun"]
     if lines[-1][1] == "begun":
-        kind = "hang" if process.returncode == -9 else "crash"
-        ended.append((lines[-1][0], kind, f"exit status {process.returncode}: {errors.read_text()[-1000:]}"))
+        kind = "hang" if process.exitcode == -signal.SIGKILL else "crash"
+        ended.append((lines[-1][0], kind, f"exit status {process.exitcode}: {errors.read_text()[-1000:]}"))
     return ended
 
 
-if __name__ == "__main__":
-    child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+def _child(name: str, first: int, count: int, folder: Path, log: Path, errors: Path) -> None:
+    for stream, path in ((1, log), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+    warnings.simplefilter("ignore")
+    child(name, first, count, folder)

@@ -6,16 +6,19 @@ but files that making a split writes, by their names, in a folder that has a spl
 
 import contextlib
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, is_name, read_manifest
 
 WORK_NAME = ".work"
 PLAN_NAME = "plan.json"
+_SUM = "crc32"
 
 _MADE = r"plan\.json|\d{6,}\.json|\d{6,}\.\d{3,}\.tar"
 _OWN = re.compile(rf"(?:{_MADE})|\.(?:{_MADE})\..+\.partial")
@@ -64,6 +67,12 @@ def read_note(work: Path, number: int) -> dict[str, Any]:
         DataError: what is there is no note of a slice.
     """
     return _read(note_path(work, number), {"shards": list, "skips": dict, "problems": list, "ids": list})
+
+
+def write_noted(path: Path, content: dict[str, Any], durable: bool = True) -> None:
+    """Write a plan or a note, with a sum by which :func:`read_plan` and :func:`read_note` know damage."""
+    noted = {**content, _SUM: _sum_of(content)}
+    write_atomically(path, orjson.dumps(noted, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), durable)
 
 
 def unfinished_splits(out: Path) -> list[tuple[str, str]]:
@@ -124,10 +133,16 @@ def _link_in(out: Path, folder: Path) -> Path | None:
     return next((path for n in range(len(parts)) if (path := out.joinpath(*parts[: n + 1])).is_symlink()), None)
 
 
+def _sum_of(content: dict[str, Any]) -> int:
+    return zlib.crc32(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+
+
 def _read(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
     try:
         content = orjson.loads(path.read_bytes())
-        if isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        # What a note says of shards goes into the manifest: a digit that changed would be found in the training.
+        is_whole = isinstance(content, dict) and content.pop(_SUM, None) == _sum_of(content)
+        if is_whole and all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
             return content
     except orjson.JSONDecodeError:
         pass
