@@ -97,7 +97,7 @@ def _is_gone(holder: dict[str, Any] | None) -> bool:
         os.kill(holder["pid"], 0)
     except ProcessLookupError:
         return True
-    except OSError:
+    except (OSError, OverflowError):  # another user's, or no number of a process
         return False
     return False
 
