@@ -155,7 +155,7 @@ def save_folder(
             "checksums": sums_of_files(target, _SUMMED),
         }
         _write_json(target / DESCRIPTION, description)
-        _open_weights(target, like=target / DESCRIPTION)
+        open_weights(target, like=target / DESCRIPTION)
 
 
 def read_folder(
@@ -332,7 +332,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _open_weights(folder: Path, like: Path) -> None:
+def open_weights(folder: Path, like: Path) -> None:
     """Let weights be read by whom ``like`` may be read by: safetensors writes for the owner alone."""
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(like.stat().st_mode)

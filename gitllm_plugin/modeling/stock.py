@@ -16,6 +16,7 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Pre
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import Family
+from gitllm_plugin.modeling.folder import open_weights
 from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.tiny import IMAGE_ENCODERS, sharpen, tiny_copy, tiny_image_encoder
@@ -49,6 +50,7 @@ def save_stock(model: GitLLM, folder: Path) -> None:
     for config in (stock.config, stock.config.text_config, stock.config.vision_config):
         cast(Any, config).dtype = dtype
     stock.config.save_pretrained(folder)
+    open_weights(folder, like=folder / "config.json")
 
 
 def check_stock(model: GitLLM) -> None:
@@ -74,6 +76,8 @@ def check_stock(model: GitLLM) -> None:
         )
     if getattr(decoder, "is_quantized", False):
         raise _refusal("its language model is held in 4 bits: export it with model.load_in_4bit=false")
+    if getattr(decoder.get_output_embeddings(), "bias", None) is not None:
+        raise _refusal(f"the head of a language model of type {kind!r} has a bias, that class's has none")
     tiny_kind = _tiny_kind(tower)
     if tiny_kind is None or model.image_encoder.patchifies:
         raise _refusal(f"that class cannot read an image encoder of type {tower.config.model_type!r}")
@@ -136,8 +140,6 @@ def _convert(model: GitLLM, device: torch.device | None = None) -> PaliGemmaForC
     """Make transformers' model; on the device ``meta``, of the model's own weights."""
     decoder, tower = model.language_model, model.image_encoder.tower
     head = cast(nn.Linear, decoder.get_output_embeddings())
-    if head.bias is not None:
-        raise ConfigError("its head has a bias")
     config = _config(decoder, tower)
     with torch.device(device or "cpu"):
         stock = PaliGemmaForConditionalGeneration(config).eval()
@@ -157,7 +159,9 @@ def _config(decoder: PreTrainedModel, tower: PreTrainedModel) -> PaliGemmaConfig
     text, vision = copy.deepcopy(decoder.config), copy.deepcopy(tower.config)
     # The prompt is causal: PaliGemma's own is not.
     text.use_bidirectional_attention = False
-    if getattr(text, "sliding_window", None) is not None and "sliding_attention" not in (text.layer_types or ()):
+    if getattr(text, "sliding_window", None) is not None and "sliding_attention" not in (
+        getattr(text, "layer_types", None) or ()
+    ):
         # No row is longer than the window, see `Decoder.longest_row`; the class makes two masks where there is one.
         text.sliding_window = None
     embeddings = decoder.get_input_embeddings()
