@@ -51,6 +51,7 @@ def parameters(args: argparse.Namespace) -> None:
         help="who is to open it: this package (default), or transformers alone, which takes models of "
         "model.projection=linear",
     ),
+    argument("--push", metavar="USER/NAME", help="upload the folder to the model hub too; a new repository is private"),
     examples="""
         gitllm export output/demo/train/latest my-model                  loads offline: weights, tokenizer, processor
         gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
@@ -61,9 +62,14 @@ def parameters(args: argparse.Namespace) -> None:
 def export(args: argparse.Namespace) -> None:
     """Export a run's model."""
     from gitllm_plugin.host.export import export_run
+    from gitllm_plugin.host.push import check_repository, push_folder
 
+    if args.push:
+        check_repository(args.push)
     export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base, to=args.to)
     print(f"written: {args.target}")
+    if args.push:
+        print(f"uploaded: {push_folder(args.target, args.push)}")
 
 
 @command(
