@@ -8,8 +8,8 @@ from pathlib import Path
 from gitllm_plugin.errors import ConfigError
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# No weights of other formats, which could hold objects, and nothing that is code.
-_FILES = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
+MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+"""What a model's folder is read from: nothing that is code, and no weights of formats that could hold some."""
 
 
 def local_folder(name: str | Path) -> Path:
@@ -27,7 +27,7 @@ def local_folder(name: str | Path) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), allow_patterns=_FILES))
+        return Path(snapshot_download(str(name), allow_patterns=list(MODEL_FILES)))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{name} is neither a folder here nor a model that the hub gives ({type(error).__name__}); check the "

@@ -42,7 +42,12 @@ def export_run(
     from omegaconf import OmegaConf
 
     exported = _Exported(
-        model.model, model.text_encoder, eval_processors(config), cast(Any, OmegaConf.to_container(config)), checkpoint
+        model.model,
+        model.text_encoder,
+        eval_processors(config),
+        eval_processors(config, secrets=False),
+        cast(Any, OmegaConf.to_container(config)),
+        checkpoint,
     )
     if to == "transformers":
         _write_stock(exported, Path(target))
@@ -52,11 +57,12 @@ def export_run(
 
 @dataclass
 class _Exported:
-    """A run's model with what stands around it."""
+    """A run's model with what stands around it; nothing secret is resolved in what is written of it."""
 
     model: Any
     text_encoder: Any
     processors: dict[str, Any]
+    written_processors: dict[str, Any]
     config: dict[str, Any]
     checkpoint: Path
 
@@ -69,7 +75,7 @@ def _write_folder(run: _Exported, target: Path, merge: bool, with_base: bool) ->
     if merge and has_lora(run.model):
         merge_lora(run.model.language_model)
     settings = {
-        **run.processors,
+        **run.written_processors,
         "loss_on": run.text_encoder.loss_on,
         "chat_template": run.text_encoder.chat_template is not None,
         "run": str(run.checkpoint),
@@ -109,7 +115,7 @@ def _write_stock(run: _Exported, target: Path) -> None:
         use = use_of_stock(
             target.name,
             run.text_encoder,
-            run.processors.get("text_processor") or {},
+            run.written_processors.get("text_processor") or {},
             run.model.image_encoder.num_tokens(side["height"], side["width"]),
         )
         write_card(partial, target.name, "transformers", use, run.config, run.checkpoint)
@@ -164,14 +170,23 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
     return GitLLMForLavis.from_config(OmegaConf.merge(config.model, loaded))
 
 
-def eval_processors(config: Any) -> dict[str, Any]:
-    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run."""
+def eval_processors(config: Any, secrets: bool = True) -> dict[str, Any]:
+    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run.
+
+    Args:
+        config: of the run.
+        secrets: False: what is secret in the environment is not resolved, to be written down.
+    """
     from omegaconf import OmegaConf
+
+    from gitllm_plugin.runners.saved_config import without_secrets
 
     dataset = next(iter(config.datasets.values()))
     kinds = ("vis_processor", "text_processor")
     return {
         kind: OmegaConf.to_container(dataset[kind].eval, resolve=True)
+        if secrets
+        else without_secrets(dataset[kind].eval)
         for kind in kinds
         if dataset.get(kind) is not None and dataset[kind].get("eval") is not None
     }

@@ -31,7 +31,7 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
             "training run (`make demo` trains one into output/demo/train/latest)"
         )
     from gitllm_plugin.inference.pipeline import Pipeline
-    from gitllm_plugin.modeling.folder import DESCRIPTION
+    from gitllm_plugin.modeling.folder import BASES, DESCRIPTION, PROJECTION
 
     if (path / DESCRIPTION).is_file():
         if not trained:
@@ -39,6 +39,11 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
                 f"{path} is an exported model; before training there is only a run: give the run's folder"
             )
         return Pipeline.from_pretrained(path)
+    if there := [name for name in (*BASES, PROJECTION) if (path / name).exists()]:
+        raise ConfigError(
+            f"{path} is an exported model that was not copied whole: it has {', '.join(there)} and no {DESCRIPTION}. "
+            "Copy the folder again"
+        )
     return _pipeline_of_run(path, trained)
 
 

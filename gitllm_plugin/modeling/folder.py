@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from gitllm_plugin.common.checksums import check_files, sums_of_files
 from gitllm_plugin.common.file_faults import check_file, read_json
 from gitllm_plugin.common.files import new_folder
-from gitllm_plugin.common.hub import local_folder
+from gitllm_plugin.common.hub import MODEL_FILES, local_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.adapter import check_fingerprint, fingerprint, load_adapter, save_adapter
@@ -58,8 +58,6 @@ PROJECTION = "projection.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
 """What is made elsewhere, trained or not: in a folder as Hugging Face has it, or by its name."""
-_SUMMED = ("*.safetensors", "config.json", "adapter_config.json")
-"""What of a folder decides which model it is: these are compared with their checksums when it is read."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By safetensors' names."""
 
@@ -152,7 +150,7 @@ def save_folder(
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
-            "checksums": sums_of_files(target, _SUMMED),
+            "checksums": sums_of_files(target, MODEL_FILES),
         }
         _write_json(target / DESCRIPTION, description)
         open_weights(target, like=target / DESCRIPTION)
@@ -172,18 +170,18 @@ def read_folder(
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
     folder = local_folder(folder)
-    # First: a library is given no damaged configuration, which decides what is built.
-    check_folder(folder, ".json")
+    # First: a library is given no damaged configuration, which decides what is built, and no folder with gaps.
+    check_folder(folder, weights=False)
     try:
         loaded = _read(folder, model_class, dtype, self_test)
     except ConfigError as error:
         # Checksums know which file it is, and what failed on it which weights.
         try:
-            check_folder(folder, ".safetensors")
+            check_folder(folder)
         except ConfigError as damage:
             raise ConfigError(f"{damage}\n{error}") from error
         raise
-    check_folder(folder, ".safetensors")
+    check_folder(folder)
     return loaded
 
 
@@ -217,12 +215,13 @@ def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) 
     return LoadedFolder(model.eval(), tokenizer, preprocessor, description["settings"])
 
 
-def check_folder(folder: str | Path, ending: str = "") -> None:
+def check_folder(folder: str | Path, weights: bool = True) -> None:
     """Compare a folder's files with the checksums that were noted when they were written.
 
     Args:
         folder: the folder.
-        ending: of the files' names, ``.json`` or ``.safetensors``; empty: all that have checksums.
+        weights: whether the bytes of weights are compared too, which takes as long as reading them; else it is only
+            seen whether their files are there and not cut off.
 
     Raises:
         ConfigError: not a folder of a GIT-LLM, or files of it are missing or damaged.
@@ -231,7 +230,7 @@ def check_folder(folder: str | Path, ending: str = "") -> None:
     sums = read_description(folder).get("checksums", {})  # version 0.1.0 noted none
     if not isinstance(sums, dict):
         raise ConfigError(f"{folder / DESCRIPTION}: checksums is {sums!r:.80}, expected a mapping of files")
-    check_files(folder, {name: value for name, value in sums.items() if name.endswith(ending)}, folder / DESCRIPTION)
+    check_files(folder, sums, folder / DESCRIPTION, lambda name: weights or not name.endswith(".safetensors"))
 
 
 def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:

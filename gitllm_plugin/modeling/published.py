@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gitllm_plugin.common.checksums import damage_of_zip
-from gitllm_plugin.common.file_faults import check_file, first_line, read_json
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.common.file_faults import check_file, read_json
+from gitllm_plugin.common.weights import DamagedError, load_plain_data
+from gitllm_plugin.errors import ConfigError, first_line
 from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
@@ -148,11 +147,10 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     check_file(file)
     if file.suffix == ".safetensors":
         return load_file(file)
-    # Files of torch before 1.6 are no zip files and have no checksums.
-    if zipfile.is_zipfile(file) and (damage := damage_of_zip(file)):
-        raise ConfigError(f"{file} is damaged: {damage}. Copy or download it again")
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        weights = load_plain_data(file, mmap=True, compare=True)
+    except DamagedError as error:
+        raise ConfigError(f"{file} is damaged: {error}. Copy or download it again") from error
     except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to be broken
         raise ConfigError(
             f"{file} cannot be read as plain weights: it is damaged, of a format older than torch 1.6, or holds "
