@@ -79,12 +79,14 @@ class LlamaCpp:
         """Encode a text, in which nothing is a special token."""
         given = text.encode("utf-8", "replace")
         room = (ctypes.c_int32 * (2 * len(given) + 8))()
-        return room[: self._lib.llama_tokenize(self._vocab, given, len(given), room, len(room), False, False)]
+        count = self._lib.llama_tokenize(self._vocab, given, len(given), room, len(room), False, False)
+        return room[:count]
 
     def piece(self, token: int) -> bytes:
         """Decode a token; a special one is nothing."""
         room = ctypes.create_string_buffer(512)
-        return room.raw[: max(0, self._lib.llama_token_to_piece(self._vocab, token, room, len(room), 0, False))]
+        count = self._lib.llama_token_to_piece(self._vocab, token, room, len(room), 0, False)
+        return room.raw[: max(0, count)]
 
     def _decode(self, count: int, **given: Any) -> None:
         # Positions go on behind what was read, and only the last logits are wanted, where a batch does not say.
@@ -176,9 +178,13 @@ class Engine:
         if np.array_equal(self._seen, pixels):
             self.decoder.forget_text()
             return
-        self._seen = np.zeros(0)
+        self.forget()
         self.decoder.see(np.concatenate([self._encode(each, place) for place, each in enumerate(pixels)]))
         self._seen = pixels
+
+    def forget(self) -> None:
+        """Let the pictures that were read last be read again."""
+        self._seen = np.zeros(0)
 
     def _encode(self, pixels: np.ndarray, place: int) -> np.ndarray:
         places = {"place": np.array([place])} if self.about["max_images"] > 1 else {}
