@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,38 @@ def predict(args: argparse.Namespace) -> int:
             # Of a pipe nobody can say whether the next start is given the same.
             input={"input": path.name, "sum": sum_of_file(path)} if is_file else None,
         )
+
+
+@command(
+    "serve",
+    "serve a model to OpenAI's clients",
+    "Serve a model at /v1/chat/completions, for OpenAI's clients and what speaks as they do: pictures as data URIs, "
+    "streaming, batches of what waits. Requests of pages and names of other hosts are refused. A key that requests have"
+    " to bring is taken from the environment variable GITLLM_API_KEY.",
+    MODEL,
+    argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine alone"),
+    argument("--port", type=int, default=8000, help="default 8000; 0 for a free one"),
+    _BATCH_SIZE,
+    examples="""
+        gitllm serve --model my-model
+        GITLLM_API_KEY=secret gitllm serve --model my-model --host 0.0.0.0 --port 8080
+    """,
+)
+def serve(args: argparse.Namespace) -> None:
+    """Serve the endpoint."""
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch-size is {args.batch_size}; at least 1")
+    from gitllm_plugin.serving.server import check_installed
+
+    check_installed()
+    from gitllm_plugin.host.open_model import open_pipeline
+
+    pipeline = open_pipeline(args.model)
+    from gitllm_plugin.serving.api import Limits
+    from gitllm_plugin.serving.server import serve
+
+    key = os.environ.get("GITLLM_API_KEY") or None
+    serve(pipeline, args.model, args.host, args.port, key, Limits(batch_size=args.batch_size))
 
 
 def _run(args: argparse.Namespace, **job: Any) -> int:

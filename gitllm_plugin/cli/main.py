@@ -9,6 +9,7 @@ from gitllm_plugin import __version__
 from gitllm_plugin.cli import ask, m3it, machine, models, runs
 from gitllm_plugin.cli.command import epilog
 from gitllm_plugin.common import torchvision_repair
+from gitllm_plugin.common.files import storage_error, storage_errors
 from gitllm_plugin.errors import exit_status
 
 COMMANDS = (
@@ -25,6 +26,7 @@ COMMANDS = (
     ask.ask,
     ask.caption,
     ask.predict,
+    ask.serve,
     models.demo,
     models.words,
     runs.run_script,
@@ -84,4 +86,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         # transformers' bars too: where they are piped, each change of a bar would be a line.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torchvision_repair.announce = torchvision_repair.note
-    return exit_status(lambda: args.call(args) or 0)
+    return exit_status(lambda: _call(args))
+
+
+def _call(args: argparse.Namespace) -> int:
+    # Writers tell what they cannot write, by name; this is for those in libraries.
+    with storage_errors("a file", read_too=True):
+        try:
+            return args.call(args) or 0
+        finally:
+            _flush_output()
+
+
+def _flush_output() -> None:
+    """Write what was printed, where it can still be told that it cannot be written.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter tries it once more at its end, and would add a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise storage_error("standard output", error) from error

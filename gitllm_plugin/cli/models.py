@@ -111,7 +111,7 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     "serve a page on this machine to try a model on pictures",
     "Serve a page on 127.0.0.1: drop a picture, ask, see the answer and where it looks.",
     MODEL,
-    argument("--port", type=int, help="default: the first free one from 7860 on"),
+    argument("--port", type=int, help="default: the first free one from 7860 on; 0: any free one"),
     argument("--open", action="store_true", help="open the page in the browser"),
     examples="""
         gitllm demo                            the demonstration's model
@@ -123,7 +123,7 @@ def demo(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.open_model import open_pipeline
 
     pipeline = open_pipeline(args.model)
-    from gitllm_plugin.web.page import serve
+    from gitllm_plugin.web.server import serve
 
     serve(pipeline, args.model, args.port, args.open)
 
@@ -153,6 +153,9 @@ def words(args: argparse.Namespace) -> None:
     """Explain one picture, or many."""
     if (args.image is None) == (args.images is None):
         args.parser.error("give either IMAGE or --images")
+    from gitllm_plugin.common.files import check_writable
+
+    check_writable(args.out)
     files = _explain_one(args) if args.images is None else _explain_many(args)
     print("\n".join(f"written: {file}" for file in files))
 

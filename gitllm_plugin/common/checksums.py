@@ -15,6 +15,7 @@ from gitllm_plugin.common.file_faults import fault_of_file
 from gitllm_plugin.errors import ConfigError
 
 _CHUNK_BYTES = 2**22
+_FOLDER = 0x10  # of a file's attributes, as DOS has them
 
 
 def sum_of_weights(weights: Mapping[str, Tensor]) -> str:
@@ -45,8 +46,12 @@ def damage_of_zip(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             entry = archive.testzip()
+            # torch would read nothing of an entry that is called a folder, and leave its tensor as memory was.
+            folders = [info.filename for info in archive.infolist() if info.file_size and info.external_attr & _FOLDER]
     except Exception as error:  # zipfile raises a different class for every way in which a file can be broken
         return str(error) or type(error).__name__
+    if folders:
+        return f"{folders[0]} is marked as a folder and has bytes"
     return None if entry is None else f"{entry} has not the bytes that were written"
 
 

@@ -1,6 +1,5 @@
 """Checkpoint files that hold plain data: written whole or not at all, read without running anything."""
 
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gitllm_plugin.common.checksums import damage_of_zip, sum_of_weights
-from gitllm_plugin.common.file_faults import first_line
-from gitllm_plugin.common.files import atomic_path, link_or_copy
-from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.common.files import atomic_path, storage_error
+from gitllm_plugin.errors import ConfigError, first_line
 
 WEIGHTS_ENDING = ".safetensors"
 """Of files that hold weights and nothing else."""
@@ -37,18 +35,6 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], **facts: Any) -> No
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
     metadata = {"format": "pt", _SUM: sum_of_weights(copies), **{name: str(value) for name, value in facts.items()}}
     _write_whole(path, lambda temporary: save_file(copies, temporary, metadata))
-
-
-def link_checkpoint(existing: Path, name: Path) -> None:
-    """Let ``name`` be ``existing`` too, see :func:`~gitllm_plugin.common.files.link_or_copy`.
-
-    Raises:
-        StorageError: it cannot be written; what was there before still is.
-    """
-    try:
-        link_or_copy(existing, name)
-    except OSError as error:
-        raise _storage_error(name, error) from error
 
 
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
@@ -117,16 +103,8 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             mode = partial.stat().st_mode
             write(partial)
             partial.chmod(mode)  # safetensors lets nobody else read what it writes
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have their own names for ENOSPC
-        raise _storage_error(path, error) from error
-
-
-def _storage_error(path: Path, error: Exception) -> StorageError:
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else first_line(error)
-    return StorageError(
-        f"{path} cannot be written: {reason} ({free / 1e6:,.0f} MB are free there). What was saved before is whole."
-    )
+    except RuntimeError as error:  # torch's own name for a disk that is full
+        raise storage_error(path, error) from error
 
 
 def is_readable(path: Path) -> bool:

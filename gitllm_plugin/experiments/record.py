@@ -46,7 +46,7 @@ class StepRecord:
             self.note(step, seconds=(self.get(step, "seconds") or 0.0) + time.monotonic() - began)
 
     def _write(self) -> None:
-        write_atomically(self.path, (json.dumps(self.entries, indent=2) + "\n").encode())
+        write_atomically(self.path, json.dumps(self.entries, indent=2) + "\n")
 
 
 def fingerprint(*paths: Path) -> str:

@@ -18,6 +18,7 @@ from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
+from gitllm_plugin.secret_values import hide_secrets
 
 _SECTIONS = ("model", "datasets", "run")
 _PROCESSORS = ("vis_processor", "text_processor")
@@ -80,7 +81,7 @@ def _check(given: Mapping[str, Any], evaluating: bool, besides: Mapping[str, Any
 @functools.cache
 def _tell(note: str) -> None:
     """Warn, once: a dry run checks its configuration twice."""
-    logging.warning("%s", note)
+    logging.warning("%s", hide_secrets(note))
 
 
 def _load(path: Path):

@@ -35,7 +35,7 @@ def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with
         merge_lora(model.model.language_model)
     processors = eval_processors(config)
     settings = {
-        **processors,
+        **eval_processors(config, secrets=False),
         "loss_on": model.text_encoder.loss_on,
         "chat_template": model.text_encoder.chat_template is not None,
         "run": str(checkpoint),
@@ -99,14 +99,23 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
     return GitLLMForLavis.from_config(OmegaConf.merge(config.model, loaded))
 
 
-def eval_processors(config: Any) -> dict[str, Any]:
-    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run."""
+def eval_processors(config: Any, secrets: bool = True) -> dict[str, Any]:
+    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run.
+
+    Args:
+        config: of the run.
+        secrets: False: what is secret in the environment is not resolved, to be written down.
+    """
     from omegaconf import OmegaConf
+
+    from gitllm_plugin.runners.saved_config import without_secrets
 
     dataset = next(iter(config.datasets.values()))
     kinds = ("vis_processor", "text_processor")
     return {
         kind: OmegaConf.to_container(dataset[kind].eval, resolve=True)
+        if secrets
+        else without_secrets(dataset[kind].eval)
         for kind in kinds
         if dataset.get(kind) is not None and dataset[kind].get("eval") is not None
     }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.common.files import atomic_file
+from gitllm_plugin.common.files import atomic_file, storage_error
 from gitllm_plugin.errors import ConfigError, StorageError
 
 _ENDING = ".progress"
@@ -68,8 +70,8 @@ class Journal:
         Raises:
             StorageError: the disk is full; the journal stays.
         """
-        self._file.close()
         try:
+            self._file.close()
             with atomic_file(self.target) as file:
                 if self.target.suffix.lower() == ".csv":
                     _write_csv(file, self._columns(), self.records())
@@ -82,15 +84,22 @@ class Journal:
 
     def close(self) -> None:
         """Leave off; a new start goes on here. A journal of no answer is removed."""
-        self._file.close()
-        if self.path.exists() and next(self.records(), None) is None:
-            self.path.unlink()
+        # Closing flushes once more what a full disk refused: the same error would hide the one that names the file.
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(OSError):
+            if not self._has_answer():
+                self.path.unlink(missing_ok=True)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Read what is kept."""
         with open(self.path, "rb") as file:
             next(file)
             yield from map(json.loads, file)
+
+    def _has_answer(self) -> bool:
+        with open(self.path, "rb") as file:
+            return len([line for line in islice(file, 2) if line.endswith(b"\n")]) == 2
 
     def _resume(self, asked: Mapping[str, Any]) -> None:
         content = self.path.read_bytes()
@@ -123,10 +132,8 @@ class Journal:
         return list(dict.fromkeys(key for record in self.records() for key in record))
 
     def _storage_error(self, error: OSError) -> StorageError:
-        return StorageError(
-            f"{error.filename or self.path} cannot be written: {error.strerror or error}. Make room, or name another "
-            f"file; what was answered before stays in {self.path}, and a new start goes on with it"
-        )
+        told = error if isinstance(error, StorageError) else storage_error(error.filename or self.path, error)
+        return StorageError(f"{told} What was answered is kept in {self.path}, and a new start goes on with it.")
 
 
 def _line(record: Mapping[str, Any]) -> bytes:

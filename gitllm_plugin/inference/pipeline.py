@@ -35,6 +35,7 @@ class Decoding:
         temperature: 0 searches; above 0 samples, with logits divided by it.
         top_p: mass of the nucleus that is sampled from.
         repetition_penalty: above 1 discourages repeated tokens.
+        max_seconds: after which the search ends with what it has; None: it takes as long as it takes.
     """
 
     max_new_tokens: int = 30
@@ -42,6 +43,7 @@ class Decoding:
     temperature: float = 0.0
     top_p: float = 0.9
     repetition_penalty: float = 1.0
+    max_seconds: float | None = None
 
     def as_arguments(self) -> dict[str, Any]:
         """Give them as arguments of transformers' ``generate``.
@@ -49,10 +51,11 @@ class Decoding:
         Raises:
             ConfigError: beams together with sampling, or a number out of its range.
         """
-        if self.max_new_tokens < 1 or self.num_beams < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+        numbers = (self.max_new_tokens >= 1, self.num_beams >= 1, self.temperature >= 0, 0 < self.top_p <= 1)
+        if not all((*numbers, self.repetition_penalty > 0, self.max_seconds is None or self.max_seconds > 0)):
             raise ConfigError(
                 f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p above 0 and at "
-                "most 1"
+                "most 1, repetition_penalty and max_seconds above 0"
             )
         if self.temperature > 0 and self.num_beams > 1:
             raise ConfigError("give temperature (sampling) or num_beams (search), not both")
@@ -61,6 +64,7 @@ class Decoding:
             "max_new_tokens": self.max_new_tokens,
             "num_beams": self.num_beams,
             "repetition_penalty": self.repetition_penalty,
+            **({} if self.max_seconds is None else {"max_time": self.max_seconds}),
             **(sampling if self.temperature > 0 else {"do_sample": False}),
         }
 

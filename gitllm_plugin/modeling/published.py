@@ -27,8 +27,8 @@ from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from gitllm_plugin.common.checksums import damage_of_zip
-from gitllm_plugin.common.file_faults import check_file, first_line, read_json
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.common.file_faults import check_file, read_json
+from gitllm_plugin.errors import ConfigError, first_line
 from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM

@@ -15,6 +15,7 @@ from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.common.lost_processes import lost_processes_explained
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
@@ -28,7 +29,7 @@ from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, TrainingLoop
 from gitllm_plugin.runners.optimizer import DECAYS, StepSchedule
 from gitllm_plugin.runners.run import RunParts, introduce
-from gitllm_plugin.runners.run_folder import describe, storage_errors
+from gitllm_plugin.runners.run_folder import describe
 from gitllm_plugin.runners.state import BestScores, TrainingProgress
 
 # LAVIS and the check of configurations look schedules up in LAVIS's registry.
@@ -142,14 +143,15 @@ class GitLLMRunner(RunnerBase):
 
     def log_stats(self, stats: dict[str, Any], split_name: str) -> None:
         """Add a line to LAVIS's log. Repairs: a full disk is a traceback."""
-        with storage_errors():
+        with storage_errors(str(self.output_dir / "log.txt")):
             super().log_stats(stats, split_name)
 
     def _describe_run(self, link: str) -> None:
         """Write how the run was made, and let ``link`` beside the folder point to it."""
 
         def write() -> None:
-            self.log_config()
+            with storage_errors(str(self.output_dir / "log.txt")):
+                self.log_config()
             trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
             describe(self.output_dir, self.config.config, link, trained_parameters=trained)
 

@@ -159,7 +159,7 @@ def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping
 
 def note_tested(folder: Path, position: Position, splits: Sequence[str]) -> None:
     """Let a run that was interrupted in its test be told from one that is done."""
-    (folder / TESTED).write_text(json.dumps({"iters": position.iters, "splits": list(splits)}) + "\n")
+    write_atomically(folder / TESTED, json.dumps({"iters": position.iters, "splits": list(splits)}) + "\n")
 
 
 def is_tested(folder: Path, position: Position, splits: Sequence[str]) -> bool:

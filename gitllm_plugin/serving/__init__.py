@@ -1,1 +1,1 @@
-"""Models in forms that other engines open, and those engines behind the interface of our own."""
+"""A trained model as an endpoint that OpenAI's clients speak to. Knows nothing of LAVIS."""

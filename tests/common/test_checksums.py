@@ -82,6 +82,30 @@ def test_the_middle_of_each_record_of_a_checkpoint(tmp_path):
         assert outcome_of(path) == "refused", entry.filename
 
 
+def test_an_entry_that_is_marked_as_a_folder(tmp_path):
+    """One bit of the directory at a zip file's end, for which torch reads nothing and zipfile all."""
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, CONTENT)
+    data = path.read_bytes()
+    place = data.index(b"PK\1\2")
+    while place >= 0:
+        path.write_bytes(flipped(data, place + 38, 4))
+        assert outcome_of(path) in ("refused", "same")
+        place = data.find(b"PK\1\2", place + 1)
+    assert outcome_of(path) == "same" or "folder" in str(pytest.raises(ConfigError, read_checkpoint, path).value)
+
+
+@pytest.mark.slow
+def test_every_bit_of_a_checkpoint(tmp_path):
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, {"model": WEIGHTS, "steps": 7})
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            path.write_bytes(flipped(data, place, bit))
+            assert outcome_of(path) != "others", (place, bit)
+
+
 @pytest.mark.parametrize("damage", ["cut", "a hole", "another's end", "nothing"])
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
 def test_pieces_that_are_missing(tmp_path, damage, ending):

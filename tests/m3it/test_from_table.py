@@ -186,7 +186,7 @@ def test_nothing_of_what_is_there_is_replaced_by_halves(folder):
     with pytest.raises(ConfigError, match="would be replaced by what is made of it"):
         convert_table(lines, folder, FromTable())
     (folder / "file").write_text("")
-    with pytest.raises(StorageError, match="file cannot be written to"):
+    with pytest.raises(StorageError, match="file cannot be written: Not a directory"):
         convert_table(table, folder / "file", FromTable())
     notes = []
     (folder / "out").mkdir()

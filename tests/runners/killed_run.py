@@ -54,8 +54,8 @@ PLACES = {
     "step": lambda number: kill_at(TrainingLoop, "_step", number),
     "written half": lambda number: kill_at(torch, "save", number, before=write_half),
     "unnamed": lambda number: kill_at(files.os, "replace", number, is_checkpoint),
-    "unlinked": lambda number: kill_at(checkpoints, "link_checkpoint", 4 * number - 3),
-    "between": lambda number: kill_at(checkpoints, "link_checkpoint", 2 * number),
+    "unlinked": lambda number: kill_at(checkpoints, "link_or_copy", 4 * number - 3),
+    "between": lambda number: kill_at(checkpoints, "link_or_copy", 2 * number),
     "evaluation": lambda number: kill_at(M3ITTask, "after_evaluation", number),
 }
 

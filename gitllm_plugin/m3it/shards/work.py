@@ -19,7 +19,7 @@ PLAN_NAME = "plan.json"
 
 _MADE = r"plan\.json|\d{6,}\.json|\d{6,}\.\d{3,}\.tar"
 _OWN = re.compile(rf"(?:{_MADE})|\.(?:{_MADE})\..+\.partial")
-"""Names of what making a split writes, half written or whole."""
+"""Names of what making a split writes: files that are whole, and hidden folders of those that are half written."""
 
 
 def work_folder(out: Path, config: str, split: str) -> Path:
@@ -94,9 +94,14 @@ def clear_split(out: Path, config: str, split: str) -> None:
     if _link_in(out, work) or not plan.is_file():
         return
     # The plan last: it is by the plan that a folder which was not cleared to the end is known.
-    own = [path for path in work.iterdir() if _OWN.fullmatch(path.name) and (path.is_symlink() or path.is_file())]
+    own = [path for path in work.iterdir() if _OWN.fullmatch(path.name)]
     for path in sorted(own, key=lambda path: path == plan):
-        path.unlink(missing_ok=True)
+        hidden = path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+        for file in path.iterdir() if hidden else [path]:
+            if file.is_symlink() or file.is_file():
+                file.unlink(missing_ok=True)
+        if hidden:
+            _remove_if_empty(path)
     _remove_if_empty(work)
 
 
