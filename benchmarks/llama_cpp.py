@@ -19,10 +19,10 @@ import torch
 from benchmarks import results
 from gitllm_plugin.host.open_model import open_pipeline
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.llama_cpp.engine import Engine
+from gitllm_plugin.llama_cpp.export import write_llama_folder
 from gitllm_plugin.m3it.images import decode_base64
 from gitllm_plugin.m3it.pictures import read_pixels
-from gitllm_plugin.serving.llama_cpp import Engine
-from gitllm_plugin.serving.llama_export import write_llama_folder
 
 TORCH = "torch, float32"
 WEIGHTS: dict[str, str | None] = {"llama.cpp, f32": None, "llama.cpp, q8_0": "q8_0", "llama.cpp, q4_k_m": "q4_k_m"}

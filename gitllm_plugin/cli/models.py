@@ -44,17 +44,46 @@ def parameters(args: argparse.Namespace) -> None:
     argument("target", help="folder to make"),
     argument("--merge", action="store_true", help="add LoRA to the language model's weights"),
     argument("--without-base", action="store_true", help="name the frozen parts instead of writing them"),
+    argument(
+        "--to",
+        choices=("gitllm", "llama.cpp"),
+        default="gitllm",
+        help="who is to open it: this package (default), or llama.cpp, for answers without torch",
+    ),
+    argument("--quantize", choices=("q8_0", "q4_k_m"), help="with --to llama.cpp: weights in 8 or 4 bits"),
     examples="""
         gitllm export output/demo/train/latest my-model                  loads offline: weights, tokenizer, processor
         gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
         gitllm export output/demo/train/latest my-model --merge           LoRA added to the weights
+        gitllm export output/demo/train/latest my-gguf --to llama.cpp --quantize q8_0
     """,
 )
 def export(args: argparse.Namespace) -> None:
     """Export a run's model."""
+    if args.to == "llama.cpp":
+        _export_to_llama_cpp(args)
+        return
+    if args.quantize is not None:
+        args.parser.error("--quantize goes with --to llama.cpp")
     from gitllm_plugin.host.export import export_run
 
     export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base)
+    print(f"written: {args.target}")
+
+
+def _export_to_llama_cpp(args: argparse.Namespace) -> None:
+    if args.without_base:
+        args.parser.error("--without-base does not go with --to llama.cpp, which has no other place for the base")
+    from gitllm_plugin.common.files import check_new_folder
+
+    check_new_folder(args.target)
+    from gitllm_plugin.llama_cpp.folder import check_packages
+
+    check_packages()
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.llama_cpp.export import write_llama_folder
+
+    write_llama_folder(open_pipeline(args.run), args.target, args.quantize)
     print(f"written: {args.target}")
 
 

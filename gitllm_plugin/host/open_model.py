@@ -8,7 +8,24 @@ from typing import TYPE_CHECKING, Any
 from gitllm_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gitllm_plugin.inference.asking import Answering
     from gitllm_plugin.inference.pipeline import Pipeline
+
+
+def open_answering(path: str | Path) -> Answering:
+    """Load what answers: a folder for llama.cpp, without torch, or else a model as :func:`open_pipeline` does.
+
+    Raises:
+        ConfigError: see :func:`open_pipeline`.
+    """
+    from gitllm_plugin.common.hub import local_folder
+    from gitllm_plugin.llama_cpp.folder import DESCRIPTION
+
+    if (local_folder(path) / DESCRIPTION).is_file():
+        from gitllm_plugin.llama_cpp.engine import Engine
+
+        return Engine(path)
+    return open_pipeline(path)
 
 
 def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
@@ -30,6 +47,10 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
             f"there is no model {path}; give a folder of `gitllm export`, a name on the model hub (user/name), or a "
             "training run (`make demo` trains one into output/demo/train/latest)"
         )
+    from gitllm_plugin.llama_cpp import folder as of_llama_cpp
+
+    if (path / of_llama_cpp.DESCRIPTION).is_file():
+        raise ConfigError(f"{path} is a folder for llama.cpp: only `gitllm ask`, `caption` and `predict` open it")
     from gitllm_plugin.inference.pipeline import Pipeline
     from gitllm_plugin.modeling.folder import DESCRIPTION
 

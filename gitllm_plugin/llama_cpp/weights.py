@@ -72,7 +72,7 @@ def write_settings(writer: GGUFWriter, model: PreTrainedModel) -> None:
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_vocab_size(model.get_input_embeddings().weight.shape[0])
+    writer.add_vocab_size(config.vocab_size)
     writer.add_key_length(_head(config))
     writer.add_value_length(_head(config))
     writer.add_rope_dimension_count(int(_head(config) * rope.get("partial_rotary_factor", 1.0)))
@@ -99,7 +99,8 @@ def read_weights(model: PreTrainedModel) -> Iterator[tuple[str, np.ndarray]]:
     config: Any = model.config
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     heads: dict[str, list[np.ndarray]] = {}
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    decoder: Any = model
+    tied = decoder.get_output_embeddings().weight is decoder.get_input_embeddings().weight
     for name, tensor in model.state_dict().items():
         if tied and name == "lm_head.weight":
             continue

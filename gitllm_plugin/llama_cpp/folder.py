@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gitllm_plugin.errors import ConfigError
 DESCRIPTION, WEIGHTS, ENCODER = "llama_cpp.json", "language_model.gguf", "image_encoder.onnx"
 FORMAT = 1
 _MAX_NEW_TOKENS = 30
+_TO_WRITE = ("gguf", "onnx", "onnxscript", "onnxruntime", "xllamacpp")
 _SAID = ("image", "prompt", "ends", "context", "image_tokens", "max_images", "weights")
 
 
@@ -33,6 +35,19 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not isinstance(about, dict) or about.get("format") != FORMAT or not set(_SAID) <= set(about):
         raise ConfigError(f"{folder / DESCRIPTION} is of another version of this package, or damaged: export again")
     return about
+
+
+def check_packages() -> None:
+    """Refuse to begin without the packages that writing needs.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    missing = [name for name in _TO_WRITE if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{', '.join(missing)} not installed; writing for llama.cpp needs: pip install {' '.join(_TO_WRITE)}"
+        )
 
 
 def greedy_tokens(decoding: Any) -> int:
@@ -79,5 +94,5 @@ def fit(
         scale = [own / side for own, side in zip(image.size, whole, strict=True)]
         box = tuple((c + d) * s for d in (0, image_size) for c, s in zip(cut, scale, strict=True))
     resized = image.resize(size, Image.Resampling[resampling.upper()], box)  # type: ignore[arg-type]
-    pixels = (np.asarray(resized, np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    pixels = (np.asarray(resized, np.float32) / 255 - np.array(mean, np.float32)) / np.array(std, np.float32)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

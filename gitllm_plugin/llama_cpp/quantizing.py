@@ -8,7 +8,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.serving.llama_library import load_library
+from gitllm_plugin.llama_cpp.library import load_library
 
 _F32, _Q8, _Q6 = GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q6_K
 _Q4, _Q5 = GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q5_0

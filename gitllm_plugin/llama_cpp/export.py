@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from gitllm_plugin.common.files import check_new_folder, new_folder
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.llama_cpp.folder import DESCRIPTION, ENCODER, FORMAT, WEIGHTS, check_packages
 from gitllm_plugin.m3it.prompts import build_prompt
 from gitllm_plugin.modeling import Decoder, GitLLM, TextEncoder
 from gitllm_plugin.modeling.conversation import Conversation
@@ -24,7 +25,6 @@ from gitllm_plugin.modeling.folder import has_lora
 from gitllm_plugin.modeling.lora import merge_lora
 from gitllm_plugin.modeling.plain_text import PlainText
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy
-from gitllm_plugin.serving.llama_folder import DESCRIPTION, ENCODER, FORMAT, WEIGHTS
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
@@ -35,19 +35,6 @@ QUANTIZE = ("q8_0", "q4_k_m")
 _MOST_CONTEXT = 2048
 _EXACT = 1e-4
 _PROMPT = "{prompt}"
-
-
-def check_packages() -> None:
-    """Refuse to begin without the packages that are needed.
-
-    Raises:
-        ConfigError: naming them.
-    """
-    from importlib.util import find_spec
-
-    missing = [name for name in ("gguf", "onnx", "onnxscript", "onnxruntime", "xllamacpp") if find_spec(name) is None]
-    if missing:
-        raise ConfigError(f"{', '.join(missing)} not installed: pip install 'gitllm-plugin[llama-cpp]'")
 
 
 @torch.no_grad()
@@ -64,7 +51,7 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
     """
     check_packages()
     check_new_folder(target)
-    from gitllm_plugin.serving.gguf_weights import check_known, context_of
+    from gitllm_plugin.llama_cpp.weights import check_known, context_of
 
     model, encoder = pipeline.model.cpu().float(), pipeline.text_encoder
     config: Any = model.language_model.config
@@ -94,13 +81,14 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
         write_gguf(model.language_model, folder / WEIGHTS, write_tokens, quantize)
 
 
+@torch.no_grad()
 def check_family(config: Any, family: Family) -> None:
     """Compare a tiny model of the same settings in llama.cpp with our own.
 
     Raises:
         ConfigError: logits differ by more than 1e-4.
     """
-    from gitllm_plugin.serving.llama_cpp import LlamaCpp
+    from gitllm_plugin.llama_cpp.decoder import LlamaCpp
 
     tiny = sharpen(tiny_copy(config, family)).float()
     random = torch.Generator().manual_seed(0)
@@ -125,8 +113,8 @@ def write_gguf(
     """Write a language model's settings, tokenizer and weights."""
     import gguf
 
-    from gitllm_plugin.serving.gguf_weights import read_weights
-    from gitllm_plugin.serving.quantizing import Quantizer
+    from gitllm_plugin.llama_cpp.quantizing import Quantizer
+    from gitllm_plugin.llama_cpp.weights import read_weights
 
     quantizer = Quantizer(model.config, quantize)
     with _writer(model, path, write_tokens) as writer:
@@ -143,7 +131,7 @@ def _writer(
 ) -> Iterator[GGUFWriter]:
     import gguf
 
-    from gitllm_plugin.serving.gguf_weights import ARCHITECTURES, write_settings
+    from gitllm_plugin.llama_cpp.weights import ARCHITECTURES, write_settings
 
     config: Any = model.config
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[ARCHITECTURES[config.model_type]])
@@ -162,16 +150,14 @@ def describe_prompts(encoder: TextEncoder) -> dict[str, Any]:
     Raises:
         ConfigError: the conversation template does more with a question than to write it.
     """
-    from gitllm_plugin.serving.gguf_tokens import normalizer_of
+    from gitllm_plugin.llama_cpp.tokens import normalizer_of
 
     plain = PlainText(encoder.tokenizer, encoder.ends)
     begin, bos = plain.around[0], encoder.tokenizer.bos_token_id
     turn: list[str | int] = [_PROMPT]
     if encoder.chat_template is not None:
         turn = list(Conversation(encoder.tokenizer, encoder.chat_template, plain.special).ask(_PROMPT))
-        if [piece for piece in turn if isinstance(piece, str)].count(_PROMPT) + sum(
-            _PROMPT in str(p) for p in turn
-        ) < 1:
+        if not any(isinstance(piece, str) and _PROMPT in piece for piece in turn):
             raise ConfigError("the conversation template does not write the question as it is")
         if isinstance(last := turn[-1], str):
             # White space that is no line break goes with the answer.
@@ -192,8 +178,9 @@ def choose_tokenizer(
     Raises:
         ConfigError: there is none; an example is told.
     """
-    from gitllm_plugin.serving.gguf_tokens import SAMPLES, candidates
-    from gitllm_plugin.serving.llama_cpp import LlamaCpp, turn_ids
+    from gitllm_plugin.llama_cpp.decoder import LlamaCpp
+    from gitllm_plugin.llama_cpp.engine import turn_ids
+    from gitllm_plugin.llama_cpp.tokens import SAMPLES, candidates
 
     texts = [*SAMPLES, build_prompt(prompt["template"], prompt["instruction"], "what is it?")]
     # As the pipeline makes them of questions, whose outer white space is taken away.
@@ -244,9 +231,8 @@ def write_encoder(model: GitLLM, side: int, path: Path) -> None:
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     given = {"pixels": pixels, **({"place": torch.tensor([0])} if model.max_images > 1 else {})}
     try:
-        torch.onnx.export(
-            vectors, tuple(given.values()), path, input_names=list(given), output_names=["vectors"], external_data=False
-        )
+        names: dict[str, Any] = {"input_names": list(given), "output_names": ["vectors"]}
+        torch.onnx.export(vectors, tuple(given.values()), path, **names, external_data=False, verbose=False)
     except Exception as error:  # of many kinds, by what an encoder is made of
         raise ConfigError(f"torch cannot export this image encoder as ONNX: {str(error)[:300]}") from error
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
