@@ -83,7 +83,7 @@ def _export_to_llama_cpp(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.open_model import open_pipeline
     from gitllm_plugin.llama_cpp.export import write_llama_folder
 
-    write_llama_folder(open_pipeline(args.run), args.target, args.quantize)
+    write_llama_folder(open_pipeline(args.run, dtype="float32"), args.target, args.quantize)
     print(f"written: {args.target}")
 
 

@@ -28,13 +28,14 @@ def open_answering(path: str | Path) -> Answering:
     return open_pipeline(path)
 
 
-def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
+def open_pipeline(path: str | Path, *, trained: bool = True, dtype: str = "auto") -> Pipeline:
     """Load a model with its processors.
 
     Args:
         path: a folder of ``gitllm export`` or its name on the model hub, which need no LAVIS; or a run's folder or
             checkpoint.
         trained: False: the run's model as it was before training, its projection drawn with the run's seed.
+        dtype: of frozen parts, see ``Pipeline.from_pretrained``; auto: a run's own.
 
     Raises:
         ConfigError: none of these, or an exported folder is asked for before training.
@@ -59,16 +60,18 @@ def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
             raise ConfigError(
                 f"{path} is an exported model; before training there is only a run: give the run's folder"
             )
-        return Pipeline.from_pretrained(path)
-    return _pipeline_of_run(path, trained)
+        return Pipeline.from_pretrained(path, dtype)
+    return _pipeline_of_run(path, trained, dtype)
 
 
-def _pipeline_of_run(path: Path, trained: bool) -> Pipeline:
+def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
     import torch
 
     from gitllm_plugin.host.export import eval_processors, find_run, load_model_of_run
 
     checkpoint, config = find_run(path)
+    if dtype != "auto":
+        config.model.dtype = dtype
     torch.manual_seed(config.run.get("seed", 42))
     loaded = load_model_of_run(config, checkpoint if trained else None)
     from gitllm_plugin.common.device import default_device
