@@ -3,6 +3,7 @@
 An installed package holds the folders ``configs/`` and ``projects/`` itself; in a source checkout they lie beside it.
 """
 
+import contextlib
 from importlib.resources import files
 from pathlib import Path
 
@@ -43,8 +44,9 @@ def find_config(path: str | Path) -> Path:
     path = Path(path)
     places = [path, *(_places(*path.parts) if path.parts[:1] == ("projects",) else ())]
     for place in places:
-        if place.is_file():
-            return place
+        with contextlib.suppress(OSError, ValueError):  # too long for a name, or with NUL
+            if place.is_file():
+                return place
     looked = ", ".join(str(Path.cwd() / place) for place in places)
     raise ConfigError(f"there is no configuration file '{path}'; looked for {looked}")
 

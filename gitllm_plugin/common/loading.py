@@ -36,6 +36,18 @@ def end_workers(iterators: Iterable[Any]) -> None:
             iterator._shutdown_workers()
 
 
+def _quiet_half_made(error: OSError) -> None:
+    """End the workers of an iterator that could not be made whole: freed, it would only fail at its missing parts."""
+    trace = error.__traceback__
+    while trace is not None:
+        made = trace.tb_frame.f_locals.get("self")
+        if isinstance(made, _MultiProcessingDataLoaderIter):
+            made._shutdown = True
+            for worker in getattr(made, "_workers", ()):
+                worker.terminate()
+        trace = trace.tb_next
+
+
 # Exit functions run last in, first out: before those of multiprocessing and torch, which were imported above.
 # multiprocessing's sends each worker one SIGTERM and waits for it without end; torch's forbids to end workers.
 atexit.register(lambda: end_workers(tuple(_running)))
@@ -46,7 +58,11 @@ class Loader(DataLoader):
 
     def __iter__(self) -> _BaseDataLoaderIter:
         """Make an iterator, whose workers are known to :func:`end_workers`."""
-        iterator = super().__iter__()
+        try:
+            iterator = super().__iter__()
+        except OSError as error:  # such as no more open files
+            _quiet_half_made(error)
+            raise
         _running.add(iterator)
         return iterator
 

@@ -17,7 +17,7 @@ from gitllm_plugin.config.node import (
     read,
     unknown_key,
 )
-from gitllm_plugin.config.values import DefaultIs, OneOf, Says, did_you_mean, nearest, unexpected
+from gitllm_plugin.config.values import DefaultIs, OneOf, Says, cut_long_words, did_you_mean, nearest, shown, unexpected
 
 __all__ = [
     "MISSING",
@@ -30,11 +30,13 @@ __all__ = [
     "Says",
     "changed",
     "check",
+    "cut_long_words",
     "describe",
     "did_you_mean",
     "nearest",
     "node",
     "read",
+    "shown",
     "unexpected",
     "unknown_key",
 ]

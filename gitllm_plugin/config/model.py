@@ -47,9 +47,17 @@ def _may_train_lora(trainable: str | tuple[str, ...]) -> bool:
 _WITHOUT_FOLDER = ReadIf(("folder",), lambda folder: not folder, "without a folder, which says it itself")
 
 
+def is_there(path: str) -> bool:
+    """Tell whether a file or folder is there; of a name that no system takes, it is not."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # too long, or with NUL, or the home of nobody
+        return False
+
+
 def missing_path(key: str, path: str) -> str | None:
     """Find whether a file or folder is not there, and say so; ``key`` begins with a dot, see :class:`Rule`."""
-    if not Path(path).expanduser().exists():
+    if not is_there(path):
         return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
     return None
 
@@ -206,6 +214,13 @@ def _source_fault(language_model: str | None, image_encoder: str | None, folder:
             yield f".{key} is missing; name one, or a model.folder that has both"
 
 
+def _no_lora_fault(trainable: Any, lora: Any, folder: str | None, training: bool) -> str | None:
+    # A folder may have an adapter; patterns stand in lists, and "all" means what there is.
+    if training and not folder and lora is None and isinstance(trainable, str) and "lora" in trainable.split("+"):
+        return f".trainable is {trainable!r} and model.lora is null: give its rank, or leave lora out of trainable"
+    return None
+
+
 def _untrained_fault(folder: str | None, loads: bool, training: bool, allowed: bool, own: bool) -> str | None:
     """Refuse what the runner refuses when the model is there, before weights and data are read."""
     if folder or loads or training or allowed or own:
@@ -240,6 +255,7 @@ class GitLLMSettings(BuildSettings, ImageTextSettings):
 
     RULES = (
         Rule(("language_model", "image_encoder", "folder"), _source_fault),
+        Rule(("trainable", "lora", "folder", "run.training"), _no_lora_fault),
         Rule(("folder", "load_finetuned", "run.training", "run.allow_untrained", "run.own_weights"), _untrained_fault),
         Rule(
             ("load_in_4bit", "folder"),

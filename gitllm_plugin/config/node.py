@@ -18,7 +18,7 @@ import pydantic
 from pydantic import ConfigDict
 from typing_extensions import dataclass_transform
 
-from gitllm_plugin.config.values import DefaultIs, did_you_mean, explain, fit
+from gitllm_plugin.config.values import DefaultIs, cut_long_words, did_you_mean, explain, fit, shown
 from gitllm_plugin.errors import ConfigError
 
 T = TypeVar("T")
@@ -180,6 +180,7 @@ def check(
         _ask_rules(each, where, {**known, **found.values}, found.faults)
         _ask_effects(each, where, given, {**known, **found.values}, found)
     # Two classes may declare a key that both read, such as `evaluate`: one complaint is enough.
+    found.faults = [cut_long_words(fault) for fault in found.faults]
     found.faults, found.notes = list(dict.fromkeys(found.faults)), list(dict.fromkeys(found.notes))
     return found
 
@@ -281,7 +282,9 @@ def _check_nested(
     if isinstance(value, inner):
         return value
     if not isinstance(value, Mapping):
-        found.faults.append(f"{place} is {value!r}, expected a mapping{_with_keys(() if many else fields_of(inner))}")
+        found.faults.append(
+            f"{place} is {shown(value)}, expected a mapping{_with_keys(() if many else fields_of(inner))}"
+        )
         return value
     if not many:
         checked = check(inner, place, value, known=known)
@@ -328,7 +331,7 @@ def _ask_effects(
                         if "." not in key
                     ]
                     found.notes.append(
-                        f"{where}.{name} is {given[name]!r}, which has no effect: it is read only {data.meaning}"
+                        f"{where}.{name} is {shown(given[name])}, which has no effect: it is read only {data.meaning}"
                         + "".join(own)
                     )
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from gitllm_plugin.config.model import missing_path
+from gitllm_plugin.config.model import is_there, missing_path
 from gitllm_plugin.config.node import ReadIf, Rule, node, unknown_key
 from gitllm_plugin.config.values import DefaultIs, Says
 
@@ -70,16 +70,17 @@ def _ratios_faults(ratios: dict[str, float] | None, datasets: Collection[str]) -
 
 def _warm_up_fault(lr_sched: str, warmup_lr: float | None) -> str | None:
     # LAVIS's own schedules take -1 for "none".
-    if lr_sched in STEP_SCHEDULES and warmup_lr is not None and warmup_lr < 0:
-        return f".warmup_lr is {warmup_lr:g}, expected 0 or more with run.lr_sched={lr_sched}"
-    return None
+    if warmup_lr is None or warmup_lr >= 0 or (warmup_lr == -1 and lr_sched not in STEP_SCHEDULES):
+        return None
+    none = "" if lr_sched in STEP_SCHEDULES else ", or -1 for none,"
+    return f".warmup_lr is {warmup_lr:g}, expected 0 or more{none} with run.lr_sched={lr_sched}"
 
 
 def _resume_fault(resume: str | None, training: bool) -> str | None:
     """Refuse it in an evaluation, which does not read it: other weights than those meant would be evaluated."""
     if resume is None or training:
         return None
-    path = resume if Path(resume).is_file() else "PATH"
+    path = resume if is_there(resume) and Path(resume).is_file() else "PATH"
     return (
         f".resume_ckpt_path={resume} continues a training and is not read in an evaluation; leave it out and "
         f"give the weights to evaluate with --options model.load_finetuned=True model.finetuned={path}"
@@ -147,7 +148,7 @@ class LaunchSettings:
     allow_untrained: bool = False
     """Evaluate weights that were drawn at random too, where nothing is trained or loaded: an error otherwise."""
 
-    resume_ckpt_path: str | None = None
+    resume_ckpt_path: Annotated[str, Field(min_length=1)] | None = None
     """A checkpoint, a run's folder, or ``auto``: the newest run of this configuration below ``output_dir``."""
 
     train_splits: tuple[str, ...] = ()
@@ -211,7 +212,7 @@ class RunSettings(LaunchSettings, LogSettings):
     compile: bool = False
     """Compile the layers with torch.compile."""
 
-    output_dir: str = "output/git_llm"
+    output_dir: Annotated[str, Field(min_length=1)] = "output/git_llm"
     """Folder of runs, relative to where you stand."""
 
     train_splits: tuple[str, ...] = ("train",)
@@ -239,7 +240,7 @@ class RunSettings(LaunchSettings, LogSettings):
     """Optimizer steps of warming up."""
 
     lr_decay_rate: Annotated[
-        float | None,
+        Annotated[float, Field(gt=0)] | None,
         ReadIf(("lr_sched",), lambda name: name not in STEP_SCHEDULES, "by a lr_sched of LAVIS's"),
     ] = None
     """Of LAVIS's ``linear_warmup_step_lr``."""
@@ -283,7 +284,7 @@ class RunSettings(LaunchSettings, LogSettings):
     max_skipped_steps: _NumberOf = 5
     """Steps in a row that may be skipped because loss or gradients are not finite; more end the run."""
 
-    num_workers: _NumberOf = 0
+    num_workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that read data."""
 
     use_dist_eval_sampler: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,9 @@ _BOUNDS = {
     "exclusiveMaximum": "below {}",
 }
 _OUT_OF_BOUNDS = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
+_MOST = 2**63 - 1
+_MOST_SHOWN = 300
+_MOST_IN_A_WORD = 1000
 _TYPES = {
     "boolean": "true or false",
     "integer": "a whole number",
@@ -82,7 +86,7 @@ class OneOf:
             raise PydanticCustomError("literal_error", "unknown name")
         near = nearest(value, self.names)
         hint = f"; did you mean '{near}'?" if near else ""
-        raise ValueError(f"unknown {self.what} {value!r}; there are: {', '.join(self.names)}{hint}")
+        raise ValueError(f"unknown {self.what} {shown(value)}; there are: {', '.join(self.names)}{hint}")
 
 
 def unexpected() -> Exception:
@@ -106,11 +110,39 @@ def fit(hint: Any, place: str, value: Any) -> tuple[Any, list[str]]:
     adapter, schema = _adapter(hint)
     try:
         # As JSON: a list may become a tuple there, and nothing else becomes what it is not (no "yes" a bool).
-        return adapter.validate_json(json.dumps(_numbers(value, schema), default=_path_as_text), strict=True), []
-    except TypeError:  # no text, number, list, mapping or path, such as bytes
-        return value, [f"{place} is {value!r}, expected {explain(hint)}"]
-    except ValidationError as error:
-        return value, list(dict.fromkeys(_faults(hint, place, value, error, schema)))
+        fitted = adapter.validate_json(json.dumps(_numbers(value, schema), default=_path_as_text), strict=True)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ValidationError):
+            return value, list(dict.fromkeys(_faults(hint, place, value, error, schema)))
+        # No text, number, list, mapping or path, such as bytes; or thousands of digits.
+        return value, [f"{place} is {shown(value)}, expected {explain(hint)}"]
+    beyond = _beyond(fitted)
+    return fitted, [f"{place} is {shown(value)}, expected {explain(hint)}, and {beyond}"] if beyond else []
+
+
+def shown(value: Any) -> str:
+    """Show a value in a message: as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no more digits than 4300
+        return "a number of thousands of digits"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text)} characters)"
+
+
+def cut_long_words(message: str) -> str:
+    """Shorten words that no reader wants whole, such as a path of thousands of letters."""
+    return re.sub(rf"\S{{{_MOST_IN_A_WORD},}}", lambda word: f"{word[0][:_MOST_SHOWN]}...", message)
+
+
+def _beyond(value: Any) -> str | None:
+    """Say what no key can hold, whatever its type allows: numbers that neither torch nor a file can, and NUL."""
+    if isinstance(value, Mapping):
+        return next((said for each in (*value, *value.values()) if (said := _beyond(each))), None)
+    if isinstance(value, (list, tuple)):
+        return next((said for each in value if (said := _beyond(each))), None)
+    if isinstance(value, (int, float)):
+        return None if abs(value) <= _MOST else f"no number beyond {_MOST}"
+    return "no NUL in a text" if isinstance(value, str) and "\0" in value else None
 
 
 def nearest(given: Any, known: Iterable[Any]) -> str | None:
@@ -174,7 +206,7 @@ def _numbers(value: Any, schema: Mapping[str, Any]) -> Any:
 def _number(value: str | float, whole: bool) -> Any:
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return value
     return int(number) if whole and number.is_integer() else number
 
@@ -185,12 +217,12 @@ def _faults(hint: Any, place: str, value: Any, error: ValidationError, schema: M
     if told:
         yield from (f"{place}: {each.get('ctx', {}).get('error')}" for each in told)
     elif _says(hint) is not None:
-        yield f"{place} is {value!r}, expected {_says(hint)}"
+        yield f"{place} is {shown(value)}, expected {_says(hint)}"
     elif len(members) > 1:
         # Every alternative complains; of a number that is out of bounds the bound is what matters.
         close = any(each["type"] in _OUT_OF_BOUNDS for each in errors)
         words = [close and _bounds(member) or _words(member) for member in members]
-        yield f"{place} is {value!r}, expected {_either(words)}"
+        yield f"{place} is {shown(value)}, expected {_either(words)}"
     else:
         for each in errors:
             yield _fault(place, value, each, members[0])
@@ -213,9 +245,9 @@ def _fault(place: str, value: Any, error: Any, schema: Mapping[str, Any]) -> str
             value, is_inside = value[step], True
     verb = "has" if is_inside else "is"
     if error["type"] in _OUT_OF_BOUNDS:
-        return f"{place} {verb} {value!r}, expected {_bounds(schema)}"
+        return f"{place} {verb} {shown(value)}, expected {_bounds(schema)}"
     near = did_you_mean(value, schema.get("enum", ())) if error["type"] == "literal_error" else ""
-    return f"{place} {verb} {value!r}, expected {_words(schema)}{near}"
+    return f"{place} {verb} {shown(value)}, expected {_words(schema)}{near}"
 
 
 def _is_key_error(error: Any) -> bool:

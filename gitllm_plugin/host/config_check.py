@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.common.run_files import weights_of_own_config
-from gitllm_plugin.config import Checked, check, nearest, unknown_key
+from gitllm_plugin.config import Checked, check, cut_long_words, nearest, shown, unknown_key
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.config_file import load_config, unreadable, why
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import hide_secrets
 
@@ -42,7 +43,7 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     """
     from omegaconf import OmegaConf
 
-    config = _load(find_config(cfg_path))
+    config = load_config(find_config(cfg_path))
     try:
         merged = OmegaConf.merge(config, _parse_options(options))
     except TypeError as error:
@@ -84,18 +85,6 @@ def _tell(note: str) -> None:
     logging.warning("%s", hide_secrets(note))
 
 
-def _load(path: Path):
-    from omegaconf import OmegaConf
-
-    try:
-        config = OmegaConf.load(path)
-    except _unreadable() as error:
-        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
-    if not OmegaConf.is_dict(config) or not config:
-        raise ConfigError(f"{path} must hold the sections {', '.join(_SECTIONS)}, each a mapping")
-    return config
-
-
 def _parse_options(options: Sequence[str]):
     from omegaconf import OmegaConf
 
@@ -108,8 +97,8 @@ def _parse_options(options: Sequence[str]):
         )
     try:
         return OmegaConf.from_dotlist(options)
-    except _unreadable() as error:
-        raise ConfigError(f"--options {' '.join(options)}: {error}") from error
+    except unreadable() as error:
+        raise ConfigError(f"--options {' '.join(options)}: {why(error)}") from error
 
 
 def _why_not_merged(config: Any, options: Sequence[str]) -> str:
@@ -136,16 +125,8 @@ def _resolved(config, cfg_path: str | Path) -> Any:
 
     try:
         return OmegaConf.to_container(config, resolve=True)
-    except _unreadable() as error:
-        raise ConfigError(f"{cfg_path}: {error}") from error
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """List what OmegaConf raises for text that it cannot read."""
-    import yaml
-    from omegaconf.errors import OmegaConfBaseException
-
-    return (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError)
+    except unreadable() as error:
+        raise ConfigError(f"{cfg_path}: {why(error)}") from error
 
 
 def _machine() -> dict[str, Any]:
@@ -217,7 +198,7 @@ def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:
             splits.append(None)
             continue
         if not isinstance(node, Mapping):
-            said = "null" if node is None else repr(node)
+            said = "null" if node is None else shown(node)
             found.faults.append(f"datasets.{name} is {said}, expected a mapping, {{}} for the defaults")
             splits.append(None)
             continue
@@ -292,7 +273,8 @@ def _check_processor(where: str, kind: str, node: Mapping, given: set[str]) -> I
 def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
     """Check what runner and task share: keys are unknown only where both say what they read."""
     tasks, runners, schedules = _registered("task"), _registered("runner"), _registered("lr_scheduler")
-    task, runner = run.get("task"), run.get("runner") or "runner_base"
+    task, runner = run.get("task"), run.get("runner")
+    runner = "runner_base" if runner is None else runner
     found = Checked()
     if not _is_among(task, tasks):
         found.faults.append(_unknown("run.task", task, tasks, "tasks"))
@@ -325,7 +307,7 @@ def _defaults(path: str | None) -> Mapping[str, Any]:
         return {}
     try:
         return OmegaConf.to_container(OmegaConf.load(file), resolve=True)  # type: ignore[return-value]
-    except _unreadable():
+    except unreadable():
         return {}
 
 
@@ -353,4 +335,5 @@ def _unknown(where: str, given: Any, known: Iterable[str], what: str) -> str:
         return f"{where} is missing; {what} there are: {', '.join(known)}"
     near = nearest(given, known)
     hint = f" Did you mean '{near}'?" if near else ""
-    return f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"
+    said = f"{where} '{given}' is unknown.{hint} {what[0].upper()}{what[1:]} there are: {', '.join(known)}"
+    return cut_long_words(said)

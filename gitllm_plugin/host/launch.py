@@ -219,7 +219,7 @@ def write_features(
     if not isinstance(encoder, ImageEncoder):
         raise ConfigError("this configuration's model takes no features of images; model git_llm does")
     encoder = encoder.to(default_device()).eval()
-    num_workers = int(cfg.run_cfg.get("num_workers", 0))
+    num_workers = int(cfg.run_cfg.get("num_workers") or 0)
     with lost_processes_explained(cfg.run_cfg):
         lines = [
             f"{split}: {encode_shards(encoder, stream, folder, num_workers, share, on_progress=on_progress)}"

@@ -40,7 +40,7 @@ class PictureSettings:
     encoder: str | None = None
     """Hub name or folder of an image encoder: what its image processor does is the default of the other keys."""
 
-    image_size: Annotated[int, Field(ge=1), Says("a number of pixels such as 224")] | None = None
+    image_size: Annotated[int, Field(ge=1, le=8192), Says("a number of pixels such as 224, at most 8192")] | None = None
     """Height and width in pixels; null for the encoder's, or 224."""
 
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] | None = None
@@ -95,7 +95,7 @@ class RandomPictureSettings(PictureSettings):
 class VideoSettings(PictureSettings):
     """What processors of videos read besides."""
 
-    num_frames: Annotated[int, Field(ge=1), Says("1 or more frames")] = 8
+    num_frames: Annotated[int, Field(ge=1, le=1024), Says("1 to 1024 frames")] = 8
     """Frames of a video, evenly spread."""
 
 

@@ -12,13 +12,16 @@ from torch import nn
 from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners.parallel import Watchdog
 from gitllm_plugin.runners.run import RunParts
 from gitllm_plugin.runners.state import TrainingProgress, load_trainable_state
 from gitllm_plugin.runners.trained_weights import trained_weights
 
 
 @torch.no_grad()
-def evaluate_split(parts: RunParts, task: Any, split: str, epoch: int | str, skip_reload: bool) -> dict | None:
+def evaluate_split(
+    parts: RunParts, task: Any, split: str, epoch: int | str, skip_reload: bool, watchdog: Watchdog
+) -> dict | None:
     """Let a task evaluate the run's model, as it is, on a split.
 
     Args:
@@ -27,6 +30,7 @@ def evaluate_split(parts: RunParts, task: Any, split: str, epoch: int | str, ski
         split: one of the data sets' splits.
         epoch: names the result files.
         skip_reload: whether an ``epoch`` of ``best`` is only a name: the weights are those that were given.
+        watchdog: watches, and is told of every batch.
 
     Returns:
         the task's metrics; None where the task has none, or gives them to rank 0 only.
@@ -34,7 +38,7 @@ def evaluate_split(parts: RunParts, task: Any, split: str, epoch: int | str, ski
     model = parts.bare_model
     model.eval()
     logging.info("Evaluating on %s.", split)
-    loader = parts.loaders[split]
+    loader = watchdog.batches(parts.loaders[split], f"the evaluation on {split}")
     task.before_evaluation(model=model, dataset=parts.splits[split])
     # Layers compiled for training would be compiled again for every length of an answer.
     compiled = parts.run_cfg.compile

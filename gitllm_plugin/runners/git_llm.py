@@ -184,19 +184,24 @@ class GitLLMRunner(RunnerBase):
                 self._prepare_training()
             if self._is_done():
                 return messages.say_nothing_to_do(self.parts, self.position)
-            # A run that was stopped in its last evaluation has that one left.
-            self._validate_if_due()
-            while not self.parts.length.is_finished(self.position):
-                self._note_epoch(self.train_epoch(self.position.epoch))
-                # Before the validation, so that one that fails or is interrupted loses nothing of the training.
-                self.parts.saving.save(self.progress)
-                self._validate_if_due()
-                ranks.barrier()
-            with self.stop.at_once():
-                self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
-            ranks.from_first_rank(self._finish_folder)
+            with self._watchdog:
+                self._train_and_test()
             took = datetime.timedelta(seconds=int(time.monotonic() - began))
             logging.info("Training time %s. Output: %s", took, self.output_dir)
+
+    def _train_and_test(self) -> None:
+        # A run that was stopped in its last evaluation has that one left.
+        self._validate_if_due()
+        while not self.parts.length.is_finished(self.position):
+            self._note_epoch(self.train_epoch(self.position.epoch))
+            # Before the validation, so that one that fails or is interrupted loses nothing of the training.
+            self._watchdog.at("saving")
+            self.parts.saving.save(self.progress)
+            self._validate_if_due()
+            ranks.barrier()
+        with self.stop.at_once():
+            self._test(cur_epoch="best" if self.valid_splits else self.position.last_epoch, skip_reload=False)
+        ranks.from_first_rank(self._finish_folder)
 
     @contextlib.contextmanager
     def _until_stopped(self) -> Iterator[None]:
@@ -337,7 +342,8 @@ class GitLLMRunner(RunnerBase):
         """
         if cur_epoch == "best" and not skip_reload:
             self._reload_best_model(self.parts.bare_model)
-        return evaluate_split(self.parts, self.task, split_name, cur_epoch, skip_reload)
+        with self._watchdog:
+            return evaluate_split(self.parts, self.task, split_name, cur_epoch, skip_reload, self._watchdog)
 
     def evaluate(self, cur_epoch: int | str = "best", skip_reload: bool = False) -> dict[str, dict | None]:
         """Evaluate on ``run.test_splits``, without training, and give the metrics by split; see :meth:`eval_epoch`.
@@ -393,5 +399,6 @@ class GitLLMRunner(RunnerBase):
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:
         self.log_stats(stats, split)
-        records.note_evaluation(self.output_dir, split, self.position, stats)
+        with storage_errors():
+            records.note_evaluation(self.output_dir, split, self.position, stats)
         self.trackers.log(self.position.steps, split, stats)

@@ -197,7 +197,7 @@ def build_schedule(run_cfg: Mapping[str, Any], optimizer: Optimizer, length: Run
         min_lr=min_lr,
         init_lr=init_lr,
         decay_rate=run_cfg.get("lr_decay_rate"),
-        warmup_start_lr=run_cfg.get("warmup_lr", -1),
-        warmup_steps=run_cfg.get("warmup_steps", 0),
+        warmup_start_lr=-1 if run_cfg.get("warmup_lr") is None else run_cfg["warmup_lr"],
+        warmup_steps=run_cfg.get("warmup_steps") or 0,
     )
     return HostSchedule(optimizer, scheduler)

@@ -207,6 +207,8 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
 class Watchdog:
     """Ends this process when it stays at one place for too long. A context manager; alone, a run is not watched.
 
+    It may be entered inside itself, and watches until it is left as often.
+
     Waiting for other ranks blocks the main thread for hours before torch gives up, and then without saying which
     rank the others waited for. Here every rank prints its own place at about the same time: the odd one is the
     culprit, and the trace of its threads is printed too.
@@ -221,10 +223,12 @@ class Watchdog:
         self.since = time.monotonic()
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
+        self._entered = 0
 
     def __enter__(self) -> "Watchdog":
         """Begin to watch."""
-        if self.seconds and ranks.is_distributed():
+        self._entered += 1
+        if self._entered == 1 and self.seconds and ranks.is_distributed():
             self._ended.clear()
             self.at("starting")
             self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
@@ -233,14 +237,19 @@ class Watchdog:
 
     def __exit__(self, *exception: object) -> None:
         """Watch no longer."""
-        self._ended.set()
-        if self._thread is not None:
+        self._entered -= 1
+        if self._entered == 0 and self._thread is not None:
+            self._ended.set()
             self._thread.join()
             self._thread = None
 
     def at(self, place: str) -> None:
         """Note that the rank goes on, to this place; ``place`` completes "no progress at: ..."."""
         self.place, self.since = place, time.monotonic()
+
+    def batches(self, loader: Any, what: str) -> "WatchedLoader":
+        """Give a loader's batches, each noted as a place of ``what``, and the end as waiting for the others."""
+        return WatchedLoader(loader, self, what)
 
     def _watch(self) -> None:
         while not self._ended.wait(min(1.0, self.seconds / 4)):
@@ -258,3 +267,32 @@ class Watchdog:
         faulthandler.dump_traceback()
         # Not sys.exit, which ends this thread alone, nor a clean end, which would wait for the stuck exchange.
         os._exit(EXIT_STUCK)
+
+
+class WatchedLoader:
+    """A loader that tells a watchdog how far it is; in all else the loader itself.
+
+    Args:
+        loader: gives batches.
+        watchdog: is told.
+        what: completes "no progress at: batch 3 of ...".
+    """
+
+    def __init__(self, loader: Any, watchdog: Watchdog, what: str):
+        self.loader = loader
+        self.watchdog = watchdog
+        self.what = what
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        """Give the loader's batches."""
+        self.watchdog.at(f"batch 1 of {self.what}")
+        for number, batch in enumerate(self.loader, start=2):
+            yield batch
+            self.watchdog.at(f"batch {number} of {self.what}")
+        self.watchdog.at(f"the results of {self.what}, which all ranks gather")

@@ -149,10 +149,21 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
 
 
 def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping[str, Any]) -> None:
-    """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was."""
+    """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was.
+
+    A run that is killed before it has noted that an evaluation is done does it again: its line takes the other's place.
+    """
+    path = folder / EVALUATIONS_FILE
     place = {"split": split, "step": position.steps, "iter": position.iters, "epoch": position.last_epoch}
-    with contextlib.closing(RecordsFile(folder / EVALUATIONS_FILE)) as evaluations:
-        evaluations.write({**place, **stats})
+    record = {**place, **stats}
+    others = [line for line, each in read_records(path) if not _is_same_evaluation(each, record, place)]
+    write_atomically(path, b"".join([*others, f"{json.dumps(record)}\n".encode()]))
+
+
+def _is_same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
+    # A split may be both validated on, which notes the best epoch, and tested on, with the best weights.
+    same_kind = ("best_epoch" in one) == ("best_epoch" in other)
+    return same_kind and all(one.get(key) == value for key, value in place.items())
 
 
 def note_tested(folder: Path, position: Position, splits: Sequence[str]) -> None:

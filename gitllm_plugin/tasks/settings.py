@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from gitllm_plugin.config import ReadIf, Rule, Says, node
+from gitllm_plugin.config.model import is_there
 from gitllm_plugin.config.run import LogSettings
 from gitllm_plugin.metrics import METRICS, why_not
 
@@ -144,7 +145,7 @@ def _cider_fault(report: bool) -> str | None:
 
 
 def _annotation_file_fault(path: str | None, _: bool) -> str | None:
-    missing = path is not None and not Path(path).expanduser().is_file()
+    missing = path is not None and not (is_there(path) and Path(path).expanduser().is_file())
     return f".annotation_file: there is no file {path}" if missing else None
 
 

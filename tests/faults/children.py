@@ -110,7 +110,8 @@ class Ended:
         return self.status == -signal.SIGKILL
 
 
-def _kill_group(process: int) -> None:
+def _kill_group(process: int | None) -> None:
+    assert process is not None
     for kill in (os.killpg, os.kill):  # the group's leader it is from its first line on
         try:
             return kill(process, signal.SIGKILL)
@@ -118,8 +119,9 @@ def _kill_group(process: int) -> None:
             continue
 
 
-def _wait_for_group(group: int) -> None:
+def _wait_for_group(group: int | None) -> None:
     """Wait until all of a group are gone; those that ended may be there until whoever has them now asks."""
+    assert group is not None
     deadline = time.monotonic() + 2
     while time.monotonic() < deadline:
         try:

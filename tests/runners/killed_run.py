@@ -2,7 +2,8 @@
 
 PLACE is `step` (before the NUMBERth step's weights change), `written half` (in the middle of the NUMBERth
 checkpoint's bytes), `unnamed` (it is whole under its temporary name), `unlinked` (it is named by its step, but not
-yet `checkpoint_latest`), `between` (`checkpoint_latest.pth` is new, its weights' second name old) or `evaluation`.
+yet `checkpoint_latest`), `between` (`checkpoint_latest.pth` is new, its weights' second name old), `evaluation`,
+`noting` (in the middle of noting the NUMBERth evaluation) or `noted` (behind it, before it is known to be done).
 With a RANK in the environment variable KILLED_RANK only that rank is killed.
 """
 
@@ -18,7 +19,7 @@ from gitllm_plugin.cli.main import main
 gitllm_plugin.register()
 
 from gitllm_plugin.common import files  # noqa: E402
-from gitllm_plugin.runners import checkpoints  # noqa: E402
+from gitllm_plugin.runners import checkpoints, records  # noqa: E402
 from gitllm_plugin.runners.loop import TrainingLoop  # noqa: E402
 from gitllm_plugin.tasks.m3it import M3ITTask  # noqa: E402
 
@@ -45,6 +46,24 @@ def write_half(content, path) -> None:
         file.truncate(os.path.getsize(path) // 2)
 
 
+def kill_after(owner, name: str, number: int) -> None:
+    """Replace a function by one that ends this process when it has been called the `number`th time."""
+    original, calls = getattr(owner, name), 0
+
+    def replacement(*args, **kwargs):
+        nonlocal calls
+        original(*args, **kwargs)
+        calls += 1
+        if calls == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, name, replacement)
+
+
+def is_evaluations(*args) -> bool:
+    return str(args[-1]).endswith("evaluations.jsonl")
+
+
 def is_checkpoint(*args) -> bool:
     return any(str(arg).endswith(".pth") or ".pth." in str(arg) for arg in args)
 
@@ -56,6 +75,8 @@ PLACES = {
     "unnamed": lambda number: kill_at(files.os, "replace", number, is_checkpoint),
     "unlinked": lambda number: kill_at(checkpoints, "link_or_copy", 4 * number - 3),
     "between": lambda number: kill_at(checkpoints, "link_or_copy", 2 * number),
+    "noting": lambda number: kill_at(files.os, "replace", number, is_evaluations),
+    "noted": lambda number: kill_after(records, "note_evaluation", number),
     "evaluation": lambda number: kill_at(M3ITTask, "after_evaluation", number),
 }
 
