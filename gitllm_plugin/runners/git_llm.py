@@ -399,6 +399,6 @@ class GitLLMRunner(RunnerBase):
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:
         self.log_stats(stats, split)
-        with storage_errors():
+        with storage_errors(str(self.output_dir / records.EVALUATIONS_FILE)):
             records.note_evaluation(self.output_dir, split, self.position, stats)
         self.trackers.log(self.position.steps, split, stats)
