@@ -39,23 +39,37 @@ def parameters(args: argparse.Namespace) -> None:
 @command(
     "export",
     "write a training run's model as a folder that GitLLM.from_pretrained reads",
-    "Write a training run's model as a folder that GitLLM.from_pretrained reads.",
+    "Write a training run's model as a folder that GitLLM.from_pretrained reads, or as transformers' own class.",
     argument("run", help="a run's folder (its best weights) or one of its checkpoints"),
     argument("target", help="folder to make"),
     argument("--merge", action="store_true", help="add LoRA to the language model's weights"),
     argument("--without-base", action="store_true", help="name the frozen parts instead of writing them"),
+    argument(
+        "--to",
+        choices=("gitllm", "transformers"),
+        default="gitllm",
+        help="who is to open it: this package (default), or transformers alone, which takes models of "
+        "model.projection=linear",
+    ),
+    argument("--push", metavar="USER/NAME", help="upload the folder to the model hub too; a new repository is private"),
     examples="""
         gitllm export output/demo/train/latest my-model                  loads offline: weights, tokenizer, processor
         gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
         gitllm export output/demo/train/latest my-model --merge           LoRA added to the weights
+        gitllm export output/my-run my-paligemma --to transformers        a class of transformers' own
     """,
 )
 def export(args: argparse.Namespace) -> None:
     """Export a run's model."""
     from gitllm_plugin.host.export import export_run
+    from gitllm_plugin.host.push import check_repository, push_folder
 
-    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base)
+    if args.push:
+        check_repository(args.push)
+    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base, to=args.to)
     print(f"written: {args.target}")
+    if args.push:
+        print(f"uploaded: {push_folder(args.target, args.push)}")
 
 
 @command(

@@ -1,6 +1,7 @@
 """Loaders whose workers end with the process, and what is asked of their batches."""
 
 import atexit
+import resource
 import signal
 import weakref
 from collections.abc import Iterable
@@ -9,6 +10,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
+
+from gitllm_plugin.errors import ConfigError
 
 
 def leave_signals_to_the_main_process(worker_id: int) -> None:
@@ -22,6 +25,8 @@ def leave_signals_to_the_main_process(worker_id: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
 
 
+_FILES, _FILES_OF_A_WORKER = 40, 12
+
 # Weakly: an iterator that nobody holds any more ends its workers by itself.
 _running: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -33,18 +38,40 @@ def end_workers(iterators: Iterable[Any]) -> None:
     """
     for iterator in iterators:
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            iterator._shutdown_workers()
+            try:
+                iterator._shutdown_workers()
+            except OSError:  # no more open files: what tells them to end cannot be opened
+                for worker in getattr(iterator, "_workers", ()):
+                    worker.kill()
+
+
+def _see_to_open_files(workers: int) -> None:
+    """Let this process open as many files as its workers need: pipes, and one for each tensor that is handed over.
+
+    With too few, torch fails anywhere, in threads too, or waits for ever.
+    """
+    needed = _FILES + _FILES_OF_A_WORKER * workers
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if not workers or allowed == resource.RLIM_INFINITY or allowed >= needed:
+        return
+    if most == resource.RLIM_INFINITY or most >= needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+        return
+    raise ConfigError(
+        f"this process may open {allowed} files, and run.num_workers={workers} needs {needed}: run `ulimit -n 4096` in "
+        "the shell before, or use run.num_workers=0"
+    )
 
 
 def _quiet_half_made(error: OSError) -> None:
     """End the workers of an iterator that could not be made whole: freed, it would only fail at its missing parts."""
     trace = error.__traceback__
     while trace is not None:
-        made = trace.tb_frame.f_locals.get("self")
+        made: Any = trace.tb_frame.f_locals.get("self")
         if isinstance(made, _MultiProcessingDataLoaderIter):
             made._shutdown = True
             for worker in getattr(made, "_workers", ()):
-                worker.terminate()
+                worker.kill()  # one that is just starting has still handlers that outlive SIGTERM
         trace = trace.tb_next
 
 
@@ -57,7 +84,12 @@ class Loader(DataLoader):
     """A loader whose workers end with the interpreter."""
 
     def __iter__(self) -> _BaseDataLoaderIter:
-        """Make an iterator, whose workers are known to :func:`end_workers`."""
+        """Make an iterator, whose workers are known to :func:`end_workers`.
+
+        Raises:
+            ConfigError: this process may open too few files for so many workers.
+        """
+        _see_to_open_files(self.num_workers)
         try:
             iterator = super().__iter__()
         except OSError as error:  # such as no more open files

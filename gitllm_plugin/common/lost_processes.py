@@ -40,9 +40,12 @@ def lost_processes_explained(run_cfg: Mapping[str, Any], batch_sizes: Sequence[s
         yield
     except LostProcessError:
         raise  # explained already, further in
-    except (RuntimeError, OSError) as error:
+    except Exception as error:
+        # Also where it looks like another fault: a checkpoint that cannot be opened, say.
         if _is_out_of_files(error):
             raise LostProcessError(_more_files(run_cfg)) from error
+        if not isinstance(error, (RuntimeError, OSError)):
+            raise
         reason = describe_lost_process(error)
         if reason is None:
             raise

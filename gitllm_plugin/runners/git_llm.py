@@ -1,7 +1,6 @@
 """Runner ``git_llm``: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
 
 import contextlib
-import datetime
 import logging
 import time
 from collections.abc import Iterator
@@ -186,12 +185,10 @@ class GitLLMRunner(RunnerBase):
                 return messages.say_nothing_to_do(self.parts, self.position)
             with self._watchdog:
                 self._train_and_test()
-            took = datetime.timedelta(seconds=int(time.monotonic() - began))
-            logging.info("Training time %s. Output: %s", took, self.output_dir)
+            logging.info("Training time %s. Output: %s", messages.took(time.monotonic() - began), self.output_dir)
 
     def _train_and_test(self) -> None:
-        # A run that was stopped in its last evaluation has that one left.
-        self._validate_if_due()
+        self._validate_if_due()  # of a run that was stopped in its last evaluation
         while not self.parts.length.is_finished(self.position):
             self._note_epoch(self.train_epoch(self.position.epoch))
             # Before the validation, so that one that fails or is interrupted loses nothing of the training.
@@ -298,8 +295,7 @@ class GitLLMRunner(RunnerBase):
     def _step_log(self, last_iter: int) -> records.StepLog:
         title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
         bar = Progress(title, last_iter, self.position.epoch_iter, self.log_freq)
-        path = self.output_dir / records.METRICS_FILE
-        return records.StepLog(path if ranks.rank() == 0 else None, self.trackers, bar)
+        return records.StepLog(records.steps_file(self.output_dir), self.trackers, bar)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -399,6 +395,5 @@ class GitLLMRunner(RunnerBase):
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:
         self.log_stats(stats, split)
-        with storage_errors(str(self.output_dir / records.EVALUATIONS_FILE)):
-            records.note_evaluation(self.output_dir, split, self.position, stats)
+        records.note_evaluation(self.output_dir, split, self.position, stats)
         self.trackers.log(self.position.steps, split, stats)

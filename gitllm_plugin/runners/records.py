@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.common.run_files import read_records
 from gitllm_plugin.errors import StorageError
@@ -124,6 +125,11 @@ class StepLog:
         loss = "skipped" if record.loss is None else f"{record.loss:.4f}"
         iterations = epoch_iter - self.bar.done
         self.bar.update(iterations, record.samples, record.tokens, loss=loss, lr=f"{record.lr:.2e}")
+
+
+def steps_file(folder: Path) -> Path | None:
+    """Give the file that this rank writes the steps of a run to; None on all ranks but the first."""
+    return folder / METRICS_FILE if ranks.rank() == 0 else None
 
 
 def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:

@@ -56,13 +56,16 @@ def test_a_loader_process_that_ends_is_one_error(tmp_path, trouble, said):
     assert said in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    "files", [24, pytest.param(32, marks=pytest.mark.slow), pytest.param(28, marks=pytest.mark.slow)]
-)
-def test_few_open_files_are_enough_or_one_error(tmp_path, files):
+@pytest.mark.parametrize("files", [32, *(pytest.param(n, marks=pytest.mark.slow) for n in (23, 28, 48))])
+def test_too_few_open_files_for_workers_are_one_error(tmp_path, files):
     done = run(tmp_path, "none", "num_workers=2", files=files)
-    assert "Traceback" not in done.stderr, done.stderr
-    if done.returncode:
-        assert done.returncode == 2
-        assert f"error: This process may open {files} files" in done.stderr
-        assert "lower run.num_workers" in done.stderr
+    assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+    said = f"error: this process may open {files} files, and run.num_workers=2 needs 64"
+    assert done.stderr.splitlines()[-1].startswith(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "files"), [(0, 32), (2, 64), (1, 52)])
+def test_as_many_as_are_asked_for_are_enough(tmp_path, workers, files):
+    done = run(tmp_path, "none", f"num_workers={workers}", files=files)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
