@@ -53,6 +53,8 @@ _RENAMED: dict[str, dict[str, str | None]] = {
 #: ``lora_alpha`` of every training configuration that was published, for files that do not say it.
 PUBLISHED_LORA_ALPHA = 32
 
+_FEW = 10_000_000  # numbers, which take 40 MB at most
+
 
 def load_published(
     config: Mapping[str, Any], state_dict: Mapping[str, Tensor], *, lora_alpha: float | None = None
@@ -264,11 +266,28 @@ def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]
     """Make a model of transformers with exactly these weights; transformers knows the names of its older releases."""
     # The checkpoint's own, because `from_pretrained` would otherwise go by its configuration, or float32.
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
-    model, info = model_class.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    account(model, info, f"the checkpoint's {model_class.__name__}", other_parts=False)
+    what = f"the checkpoint's {model_class.__name__}"
+    try:
+        _check_size(model_class, config, weights)
+        model, info = model_class.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # transformers and torch have many errors for sizes that cannot be
+        raise ConfigError(f"{what} cannot be built as its configuration says: {first_line(error)}") from error
+    account(model, info, what, other_parts=False)
     return model
+
+
+def _check_size(model_class: Any, config: PreTrainedConfig, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a configuration of a far larger model, before it takes the memory; all else is told with its names."""
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > len(weights):
+        raise ValueError(f"it has {layers:,} layers, but there are {len(weights)} weights")
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in model_class(config).parameters())
+    given = sum(value.numel() for value in weights.values())
+    if needed > 2 * given + _FEW:
+        raise ValueError(f"it needs {needed:,} numbers, but the weights have {given:,}")
 
 
 def _check_frames(config: Mapping[str, Any], temporal: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from gitllm_plugin.m3it.shards.plan import Settings
 from gitllm_plugin.m3it.tree import find_tree
 from gitllm_plugin.words.collection import read_collection
 from tests.faults.kit import damage
+from tests.faults.run_formats import RUN_FORMATS
 from tests.faults.table_formats import TABLE_FORMATS
 from tests.m3it_files import make_square
 from tests.m3it_tree import write_entry
@@ -95,3 +96,21 @@ def test_damage_is_the_same_for_the_same_seed():
     data = bytes(range(256)) * 4
     first, again = ([damage(data, random.Random(seed)) for seed in range(50)] for _ in range(2))
     assert first == again != [data] * 50
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"vocab_size": 90_000_000},
+        {"num_hidden_layers": 5_000_000},
+        {"hidden_size": -16},
+        {"vocab_size": 0},
+        {"ffn_dim": 1e99},
+    ],
+)
+def test_published_sizes_that_are_not_those_of_the_weights_take_no_memory(tmp_path, change):
+    RUN_FORMATS["published"].make(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **change}))
+    with pytest.raises(ConfigError, match=r"as its configuration says|configuration is none"):
+        RUN_FORMATS["published"].read(tmp_path)
