@@ -17,7 +17,7 @@ from gitllm_plugin.cli.models import MODEL
 from gitllm_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gitllm_plugin.inference.pipeline import Decoding
+    from gitllm_plugin.inference.asking import Decoding
 
 _ANSWERING = (
     MODEL,
@@ -52,9 +52,9 @@ def ask(args: argparse.Namespace) -> None:
     from gitllm_plugin.m3it.pictures import read_pixels
 
     pictures = [read_pixels(sys.stdin.buffer if name == "-" else name) for name in args.picture]
-    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.host.open_model import open_answering
 
-    answer = open_pipeline(args.model).answer(pictures, args.question, args.instruction, _decoding(args))
+    answer = open_answering(args.model).answer(pictures, args.question, args.instruction, _decoding(args))
     record = {"images": args.picture, "question": args.question, "answer": answer}
     print(json.dumps(record, ensure_ascii=False) if args.json else answer)
 
@@ -169,10 +169,10 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, **job: Any) -> int:
-    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.host.open_model import open_answering
     from gitllm_plugin.inference.job import Job, run_job
 
-    outcome = run_job(Job(**job), args.model, open_pipeline, args.instruction, _decoding(args), args.batch_size)
+    outcome = run_job(Job(**job), args.model, open_answering, args.instruction, _decoding(args), args.batch_size)
     for error in outcome.errors[:_MAX_TOLD]:
         print(f"not answered: {error}", file=sys.stderr)
     failed = f'; {len(outcome.errors):,} could not be, see "error" in what was written' if outcome.errors else ""
@@ -182,7 +182,7 @@ def _run(args: argparse.Namespace, **job: Any) -> int:
 
 
 def _decoding(args: argparse.Namespace) -> Decoding:
-    from gitllm_plugin.inference.pipeline import Decoding
+    from gitllm_plugin.inference.asking import Decoding
 
     return Decoding(max_new_tokens=args.max_new_tokens, num_beams=args.num_beams)
 

@@ -46,21 +46,28 @@ def parameters(args: argparse.Namespace) -> None:
     argument("--without-base", action="store_true", help="name the frozen parts instead of writing them"),
     argument(
         "--to",
-        choices=("gitllm", "transformers"),
+        choices=("gitllm", "transformers", "llama.cpp"),
         default="gitllm",
-        help="who is to open it: this package (default), or transformers alone, which takes models of "
-        "model.projection=linear",
+        help="who is to open it: this package (default); transformers alone, which takes models of "
+        "model.projection=linear; or llama.cpp, for answers without torch",
     ),
+    argument("--quantize", choices=("q8_0", "q4_k_m"), help="with --to llama.cpp: weights in 8 or 4 bits"),
     argument("--push", metavar="USER/NAME", help="upload the folder to the model hub too; a new repository is private"),
     examples="""
         gitllm export output/demo/train/latest my-model                  loads offline: weights, tokenizer, processor
         gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
         gitllm export output/demo/train/latest my-model --merge           LoRA added to the weights
         gitllm export output/my-run my-paligemma --to transformers        a class of transformers' own
+        gitllm export output/demo/train/latest my-gguf --to llama.cpp --quantize q8_0
     """,
 )
 def export(args: argparse.Namespace) -> None:
     """Export a run's model."""
+    if args.to == "llama.cpp":
+        _export_to_llama_cpp(args)
+        return
+    if args.quantize is not None:
+        args.parser.error("--quantize goes with --to llama.cpp")
     from gitllm_plugin.host.export import export_run
     from gitllm_plugin.host.push import check_repository, push_folder
 
@@ -70,6 +77,24 @@ def export(args: argparse.Namespace) -> None:
     print(f"written: {args.target}")
     if args.push:
         print(f"uploaded: {push_folder(args.target, args.push)}")
+
+
+def _export_to_llama_cpp(args: argparse.Namespace) -> None:
+    if args.without_base:
+        args.parser.error("--without-base does not go with --to llama.cpp, which has no other place for the base")
+    if args.push:
+        args.parser.error("--push does not go with --to llama.cpp: the hub's files of this package are others")
+    from gitllm_plugin.common.files import check_new_folder
+
+    check_new_folder(args.target)
+    from gitllm_plugin.llama_cpp.folder import check_packages
+
+    check_packages()
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.llama_cpp.export import write_llama_folder
+
+    write_llama_folder(open_pipeline(args.run, dtype="float32"), args.target, args.quantize)
+    print(f"written: {args.target}")
 
 
 @command(

@@ -13,8 +13,8 @@ from typing import Any
 from tqdm import tqdm
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.inference.asking import Answering, Decoding
 from gitllm_plugin.inference.journal import Journal
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 from gitllm_plugin.inference.predicting import predict
 
 Row = Mapping[str, Any] | DataError
@@ -68,7 +68,7 @@ class Outcome:
 def run_job(
     job: Job,
     model: str,
-    open_model: Callable[[str], Pipeline],
+    open_model: Callable[[str], Answering],
     instruction: str | None = None,
     decoding: Decoding | None = None,
     batch_size: int = 8,

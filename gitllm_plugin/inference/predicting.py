@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline, Question
+from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.inference.questions import BASE64, read_question
 from gitllm_plugin.m3it.pictures import read_pixels
 
 
 def predict(
-    pipeline: Pipeline,
+    pipeline: Answering,
     rows: Iterable[Mapping[str, Any] | DataError],
     folder: Path,
     keep: Callable[[list[dict[str, Any]]], None],
@@ -49,7 +49,7 @@ def predict(
 
 
 def answer_each(
-    pipeline: Pipeline,
+    pipeline: Answering,
     questions: Iterable[Question | DataError],
     decoding: Decoding | None = None,
     batch_size: int = 8,
@@ -109,7 +109,7 @@ def _with_pixels(question: Question | DataError, pixels: dict[tuple, Any]) -> Qu
 
 
 def _answer(
-    pipeline: Pipeline, batch: Sequence[Question | DataError], decoding: Decoding | None
+    pipeline: Answering, batch: Sequence[Question | DataError], decoding: Decoding | None
 ) -> list[str | DataError]:
     answers: list[str | DataError] = [each if isinstance(each, DataError) else "" for each in batch]
     asked = [(place, each) for place, each in enumerate(batch) if isinstance(each, Question)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.pipeline import Question
+from gitllm_plugin.inference.asking import Question
 from gitllm_plugin.m3it.images import decode_base64
 from gitllm_plugin.m3it.rows import parse_line
 

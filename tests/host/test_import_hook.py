@@ -51,9 +51,8 @@ def test_installing_and_removing_leave_one_file_and_none(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(import_hook.HookError, match="nowhere.* cannot be written: .*Use an environment that you own"):
-        import_hook.install(tmp_path / "file" / "nowhere")
+    with pytest.raises(import_hook.HookError, match="cannot write .*nowhere.* Use an environment that you own"):
+        import_hook.install(tmp_path / "nowhere")
 
 
 def test_the_line_does_nothing_where_the_plugin_is_gone(run_python, tmp_path):
