@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.common.files import remove_abandoned, write_atomically
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, is_name, read_manifest
 
@@ -91,6 +91,7 @@ def unfinished_splits(out: Path) -> list[tuple[str, str]]:
 def drop_finished(out: Path) -> None:
     """Remove what is left of splits that are in the manifest, where a process was killed just then."""
     if (out / MANIFEST_NAME).is_file():
+        remove_abandoned(out)  # nothing may be left to be written, which would remove it
         for config, splits in read_manifest(out).configs.items():
             for split in splits:
                 clear_split(out, config, split)
