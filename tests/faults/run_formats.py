@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,10 @@ def _make_records(folder: Path) -> None:
 
 
 def _read_records(folder: Path) -> tuple[list[Any], int]:
-    run = read_run(folder)
-    return [entry["loss"] for entry in run.steps] + [entry["step"] for entry in run.evaluations_of("val")], 0
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run = read_run(folder)
+    return [entry["loss"] for entry in run.steps] + [entry["step"] for entry in run.evaluations_of("val")], len(told)
 
 
 _ASKED = {"model": "a model", "batch": 4}
