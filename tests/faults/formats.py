@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from tests.m3it_files import write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
 from tests.tiny_folder import write_tiny_folder
 
-logging.disable(logging.WARNING)  # of every damaged row, thousands of times
 _ROWS = 6
 
 

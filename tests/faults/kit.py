@@ -7,6 +7,7 @@ an error of the project or a counted problem comes of it. ``python -m tests.faul
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import resource
@@ -139,6 +140,7 @@ def child(name: str, first: int, count: int, folder: Path) -> None:
     from tests.faults.formats import FORMATS
 
     form, ran = FORMATS[name], []
+    logging.disable(logging.WARNING)  # of every damaged row, thousands of times
     sys.addaudithook(lambda event, args: ran.append(f"{event} {args!r:.200}") if event in _WATCHED else None)
     expected, told = form.read(folder / "whole")
     assert told == form.refused, f"the whole sample of {name} has {told} problems"
