@@ -55,10 +55,24 @@ def _holds_a_mapping(text: str) -> bool:
     """
     import yaml
 
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    # OmegaConf's: libyaml reads some texts, such as "{a: why?}", that PyYAML's own parser does not.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _check_depth(yaml.parse(text, Loader=loader))
+    root = yaml.compose(text, Loader=loader)
     if root is not None:
         _count(root, {}, set(), 0)
     return isinstance(root, yaml.MappingNode)
+
+
+def _check_depth(events: Iterator[Any]) -> None:
+    """Refuse before nodes are made of nodes, which is done in C without an end."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        # Two are the stream's and the document's own.
+        if depth - 2 > MOST_DEPTH:
+            raise ConfigError(f"it is nested more than {MOST_DEPTH} deep (line {event.start_mark.line + 1})")
 
 
 def why(error: Exception) -> str:

@@ -208,5 +208,5 @@ def test_frames_in_other_forms(kind, tmp_path):
 
 @pytest.mark.parametrize("num_frames", [0, "eight", 2.5])
 def test_wrong_number_of_frames(num_frames):
-    with pytest.raises(ConfigError, match="num_frames is .*, expected 1 or more"):
+    with pytest.raises(ConfigError, match="num_frames is .*, expected 1 to 1024 frames"):
         make(num_frames=num_frames)
