@@ -179,6 +179,15 @@ def remove_abandoned(folder: Path) -> None:
                 _remove(rest)
 
 
+@functools.cache
+def tidy_once(folder: Path) -> None:
+    """Do :func:`remove_abandoned` where this process has not yet; every writing does it, and what finds all done may.
+
+    Once, since listing a folder of many files takes its time.
+    """
+    remove_abandoned(folder)
+
+
 @contextmanager
 def storage_errors(place: str, read_too: bool = False) -> Iterator[None]:
     """Turn errors of a full or read-only disk, inside the block, into the package's own.
@@ -227,7 +236,7 @@ def _hidden(path: Path) -> Iterator[Path]:
     hidden = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}{_UNFINISHED}")
     with _told(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _tidy_once(path.parent.absolute())
+        tidy_once(path.parent.absolute())
         # An earlier process of this number may have been killed here.
         _remove(hidden)
         hidden.mkdir()
@@ -264,12 +273,6 @@ def _number_of(error: Exception) -> int | None:
         return error.errno
     found = _ERROR_OF_RUST.search(str(error))
     return int(found[1]) if found else None
-
-
-@functools.cache
-def _tidy_once(folder: Path) -> None:
-    """Remove what was abandoned in a folder; once a process, since listing one of many files takes its time."""
-    remove_abandoned(folder)
 
 
 def _is_abandoned(rest: Path) -> bool:

@@ -144,6 +144,7 @@ def training_files(out: Path) -> Files:
     found |= {path.name: path.read_bytes() for path in [*run.glob("result/*.jsonl"), *run.glob("*_metrics.json")]}
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     found["steps"] = json.dumps([[entry["epoch"], entry["step"], entry["loss"]] for entry in steps]).encode()
+    found["evaluations"] = (run / "evaluations.jsonl").read_bytes()
     return found
 
 

@@ -16,6 +16,19 @@ def test_killed_and_run_again(trials, command):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
+def test_killed_before_each_thing_it_does_to_files(trials, command):
+    """Also when all is written and only the tidying is left, after which the next one has nothing to write."""
+    _, _, whole = trials.undisturbed(command)
+    for moment in range(1, whole.events + 1, 1 + whole.events // 100):
+        trial = trials.start(command)
+        trial.fill_with_earlier()
+        trial.run(kill_before=moment)
+        faults = [*trial.halves(), *trial.run_again()]
+        assert not faults, f"killed before event {moment}: " + "\n".join(faults)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_200_kills_over_all_commands_and_no_difference(tmp_path):
     total, faults = kill_all(tmp_path, WRITING, kills=200, seed=1)
     assert total >= 200

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 from filelock import FileLock
 
-from gitllm_plugin.common.files import atomic_file, remove_unfinished, write_atomically
+from gitllm_plugin.common.files import atomic_file, remove_unfinished, tidy_once, write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.problems import KINDS, RowError
 from gitllm_plugin.m3it.shards.folder import OpenFiles
@@ -78,6 +78,8 @@ def lock_features(folder: Path, shard: Shard, maker: Maker) -> FileLock:
     """Make what is to be held while :func:`write_features` works."""
     path = _path(folder, shard, maker)
     path.parent.mkdir(parents=True, exist_ok=True)
+    for written in (folder / maker.folder_name, path.parent):
+        tidy_once(written.absolute())
     return FileLock(path.with_name(f".{path.name}.lock"))
 
 

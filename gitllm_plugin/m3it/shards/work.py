@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from gitllm_plugin.common.files import remove_abandoned, write_atomically
+from gitllm_plugin.common.files import remove_abandoned, tidy_once, write_atomically
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, is_name, read_manifest
 
@@ -117,6 +117,9 @@ def clear_split(out: Path, config: str, split: str) -> None:
 
 def remove_work(out: Path) -> None:
     """Remove the folders that are empty when all is done."""
+    # Where all was done already nothing was written, which removes what a killed process left.
+    for folder in (out, *out.glob("*/*")):
+        tidy_once(folder.absolute())
     work = out / WORK_NAME
     for folder in [*work.glob("*/*"), *work.glob("*"), work]:
         if folder.is_dir() and not _link_in(out, folder):
