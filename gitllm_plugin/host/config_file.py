@@ -55,7 +55,8 @@ def _holds_a_mapping(text: str) -> bool:
     """
     import yaml
 
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    # The parser that OmegaConf takes: of the two, libyaml's and PyYAML's own, each refuses what the other reads.
+    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if root is not None:
         _count(root, {}, set(), 0)
     return isinstance(root, yaml.MappingNode)
