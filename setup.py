@@ -20,6 +20,9 @@ MOVED_IN = {"gitllm_plugin.configs": "configs", "gitllm_plugin.projects": "proje
 # transformers<4.27, timm==0.4.12 and an OpenCV of 2022 (docs/install.md).
 HOST = ["einops", "ftfy", "iopath", "pandas", "pyyaml", "regex"]
 
+# llama.cpp's interface grows; this release is the one that the tests were run with.
+LLAMA_CPP = ["gguf", "onnx", "onnxruntime", "onnxscript", "xllamacpp==2026.10.11549"]
+
 setup(
     name="gitllm-plugin",
     version=VERSION,
@@ -61,23 +64,29 @@ setup(
         "host": HOST,
         "gpu": ["bitsandbytes", "liger-kernel"],
         "demo": ["gguf"],
+        "llama-cpp": LLAMA_CPP,
         "remote": ["aiohttp", "gcsfs", "s3fs"],
         "video": ["av"],
         "bench": ["scikit-image"],
         "eval": ["pycocoevalcap"],
         "lmms-eval": ["lmms-eval>=0.7.3"],
         "web": ["gradio>=6"],
+        "serve": ["fastapi", "uvicorn"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "tracking": ["tensorboard", "wandb"],
         "dev": [
+            *LLAMA_CPP,
             "aiohttp",
             "av",
             "build",
+            "fastapi",
             "import-linter",
+            "openai",
             "playwright",
             "pyarrow",
             "pyright",
             "pytest",
+            "uvicorn",
             "pytest-timeout",
             "ruff",
             "scikit-image",

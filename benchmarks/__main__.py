@@ -2,9 +2,9 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, features, gpu
+from benchmarks import cpu, decoding, features, gpu, llama_cpp
 
-COMMANDS = {"cpu": cpu, "decoding": decoding, "features": features, "gpu": gpu}
+COMMANDS = {"cpu": cpu, "decoding": decoding, "features": features, "gpu": gpu, "llama_cpp": llama_cpp}
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 Importing this package is cheap: neither torch nor lavis is imported before ``register`` is called.
 """
 
+from typing import Any
+
 __version__ = "0.1.0"
 
 # Every module whose import registers something with LAVIS, in the order of dependency.
@@ -36,3 +38,12 @@ def register() -> None:
     from gitllm_plugin.host.locate import register_modules
 
     register_modules(REGISTERED_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    """Import :class:`~gitllm_plugin.inference.pipeline.Pipeline` when it is first asked for; it takes seconds."""
+    if name == "Pipeline":
+        from gitllm_plugin.inference.pipeline import Pipeline
+
+        return Pipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

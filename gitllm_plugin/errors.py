@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable
 
+from gitllm_plugin.secret_values import hide_secrets
+
 EXIT_ERROR = 2
 EXIT_INTERRUPTED = 130
 
@@ -31,12 +33,18 @@ class LostProcessError(GitLLMError, RuntimeError):
     """A process that a run needs is gone: a worker of a data loader was killed, or another rank ended."""
 
 
+def first_line(error: Exception) -> str:
+    """Give the first line of what an error says, or its name where it says nothing."""
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
 def exit_status(call: Callable[[], int]) -> int:
     """Give a command's exit status: what ``call`` gives, or 2 or 130 and one line instead of a traceback."""
     try:
         return call()
     except GitLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         return EXIT_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

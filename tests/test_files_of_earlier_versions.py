@@ -91,7 +91,7 @@ def test_a_checkpoint_is_evaluated(config):
 
 
 def test_an_exported_folder_says_the_same():
-    pipeline = Pipeline.from_folder(WRITTEN / "exported", dtype="float32")
+    pipeline = Pipeline.from_pretrained(WRITTEN / "exported", dtype="float32")
     then = json.loads((WRITTEN / "exported.json").read_text())
     for row, tokens, loss in zip(lines(WRITTEN / "rows" / "test.jsonl"), then["tokens"], then["losses"], strict=False):
         picture = Image.open(io.BytesIO(base64.b64decode(row["image_base64_str"]))).convert("RGB")

@@ -19,6 +19,8 @@ ROOMS = {
     "host": (2.6, 1, "finds, repairs, starts LAVIS"),
     "lmms": (4.4, 1, "for lmms-eval"),
     "web": (5.6, 1, "the page to try a model"),
+    "serving": (6.7, 2, "for OpenAI's clients"),
+    "llama_cpp": (6.7, 3, "a model in llama.cpp"),
     "runners": (0.6, 2, "training and evaluation"),
     "tasks": (1.8, 2, "what is scored, and how"),
     "datasets": (3.0, 2, "M3IT for LAVIS"),
@@ -40,7 +42,7 @@ VIA = {
     ("models", "modeling"): (4.75, 3),
     ("runners", "modeling"): (3.1, 3.35),
 }
-EVERYWHERE = ("common", "config", "errors", "resources", "tables")
+EVERYWHERE = ("common", "config", "errors", "resources", "secret_values", "tables")
 KNOW_LAVIS = ("host", "runners", "tasks", "datasets", "models", "processors")
 
 COLUMN, ROW, WIDTH, HEIGHT, MARGIN = 172, 112, 158, 52, 30

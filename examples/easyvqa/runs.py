@@ -6,6 +6,7 @@ from typing import Any
 
 from examples.easyvqa.data import read_rows
 from examples.easyvqa.errors import DemoError
+from gitllm_plugin.common.run_files import linked_run
 
 BEST_CHECKPOINT = "checkpoint_best.pth"
 METRICS = "test_metrics.json"
@@ -13,16 +14,21 @@ PREDICTIONS = "result/test_epochbest.jsonl"
 VERSIONS = "versions.json"
 
 
-def newest_run(folder: Path, file: str) -> Path:
-    """Give the run below ``folder`` whose ``file`` was written last.
+def newest_run(folder: Path, name: str, file: str) -> Path:
+    """Give the run below ``folder`` that was trained or evaluated last.
+
+    Args:
+        folder: ``run.output_dir``.
+        name: of the link to it, see :func:`~gitllm_plugin.common.run_files.linked_run`.
+        file: what it wrote when it was done.
 
     Raises:
-        DemoError: no run has the file.
+        DemoError: there is none, or it has no such file.
     """
-    runs = [run for run in folder.glob("*") if not run.is_symlink() and (run / file).is_file()]
-    if not runs:
-        raise DemoError(f"there is no run with {file} in {folder}; see the messages above")
-    return max(runs, key=lambda run: (run / file).stat().st_mtime_ns)
+    run = linked_run(folder, name)
+    if run is None or not (run / file).is_file():
+        raise DemoError(f"there is no {name} run with {file} in {folder}; see the messages above")
+    return folder / run.name
 
 
 def read_predictions(run: Path) -> list[dict[str, Any]]:

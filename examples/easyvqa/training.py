@@ -6,6 +6,7 @@ from pathlib import Path
 from examples.easyvqa.commands import run_module
 from examples.easyvqa.paths import EVAL_CONFIG, OUTPUT, TRAIN_CONFIG, Cache
 from examples.easyvqa.runs import BEST_CHECKPOINT, METRICS, newest_run
+from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
 from gitllm_plugin.experiments.record import StepRecord, fingerprint
 
 TRAINING, EVALUATION = "training", "evaluation"
@@ -39,7 +40,7 @@ def train(record: StepRecord, cache: Cache, folder: Path = OUTPUT / "train") -> 
         command += ["--options", "run.resume_ckpt_path=auto"]
     with record.timed(TRAINING):
         run_module(command, cache)
-    record.note(TRAINING, run=str(newest_run(folder, BEST_CHECKPOINT)))
+    record.note(TRAINING, run=str(newest_run(folder, LATEST_RUN, BEST_CHECKPOINT)))
     return Path(record.get(TRAINING, "run"))
 
 
@@ -65,7 +66,7 @@ def evaluate(record: StepRecord, cache: Cache, training: Path, folder: Path = OU
         return Path(run)
     with record.timed(EVALUATION):
         run_module(evaluate_command(training), cache)
-    record.note(EVALUATION, run=str(newest_run(folder, METRICS)))
+    record.note(EVALUATION, run=str(newest_run(folder, LATEST_EVALUATION, METRICS)))
     return Path(record.get(EVALUATION, "run"))
 
 

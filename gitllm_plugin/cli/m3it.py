@@ -10,7 +10,7 @@ from gitllm_plugin.common.processes import usable_cpus
 
 _SPLITS = ("train", "val", "test")
 _TREE = (
-    argument("root", metavar="ROOT", help="folder that M3IT was downloaded to"),
+    argument("root", metavar="ROOT", help="folder that M3IT was downloaded to, or that from-csv made"),
     OneOf(
         (
             argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)"),
@@ -59,11 +59,14 @@ def list_catalog(args: argparse.Namespace) -> None:
 )
 def check(args: argparse.Namespace) -> int:
     """Check a tree."""
+    from gitllm_plugin.common.files import check_writable
     from gitllm_plugin.m3it.check import check_tree, tree_bytes
     from gitllm_plugin.m3it.report import describe_report, write_report
     from gitllm_plugin.m3it.scan import default_index_folder
     from gitllm_plugin.tables import show
 
+    if args.report:
+        check_writable(Path(args.report).expanduser().parent)
     tree = _find_tree(args, seed=0)
     with _bar("checking") as bar:
         bar.reset(tree_bytes(tree))
@@ -78,9 +81,10 @@ def check(args: argparse.Namespace) -> int:
         from gitllm_plugin.host.long_texts import find_long_texts
 
         report.add(find_long_texts(tree, args.cfg_path, args.options, default_index_folder()))
-    if args.report:
-        write_report(report, Path(args.report))
+    # First, so that a report that cannot be written costs nobody what was found in hours.
     show(describe_report(report))
+    if args.report:
+        write_report(report, Path(args.report).expanduser())
     return 0 if report.is_good else 1
 
 
@@ -210,9 +214,11 @@ def from_csv(args: argparse.Namespace) -> None:
 
 def _find_tree(args: argparse.Namespace, seed: int):
     from gitllm_plugin.m3it.catalog import get_preset
-    from gitllm_plugin.m3it.tree import find_tree
+    from gitllm_plugin.m3it.tree import find_tree, holds_rows
 
-    names = args.configs or [entry.name for entry in get_preset(args.preset or "core")]
+    names = args.configs
+    if not names and (args.preset or not holds_rows(args.root)):
+        names = [entry.name for entry in get_preset(args.preset or "core")]
     return find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
 
 

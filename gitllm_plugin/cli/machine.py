@@ -23,6 +23,8 @@ def hook(args: argparse.Namespace) -> None:
     actions = {"install": import_hook.install, "remove": import_hook.remove, "status": import_hook.status}
     state = actions[args.action]()
     print(f"{'installed' if state.installed else 'not installed'}: {state.path}")
+    if state.outdated:
+        print("it is of another version of this package: gitllm hook install writes it anew")
     if state.switched_off:
         print(f"switched off here by {import_hook.KILL_SWITCH}=0")
 

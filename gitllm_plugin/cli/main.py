@@ -6,9 +6,10 @@ import sys
 from collections.abc import Sequence
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli import m3it, machine, models, runs
+from gitllm_plugin.cli import ask, m3it, machine, models, runs
 from gitllm_plugin.cli.command import epilog
 from gitllm_plugin.common import torchvision_repair
+from gitllm_plugin.common.files import storage_error, storage_errors
 from gitllm_plugin.errors import exit_status
 
 COMMANDS = (
@@ -22,6 +23,10 @@ COMMANDS = (
     models.export,
     models.merge,
     models.convert_checkpoint,
+    ask.ask,
+    ask.caption,
+    ask.predict,
+    ask.serve,
     models.demo,
     models.words,
     runs.run_script,
@@ -36,13 +41,15 @@ _EXAMPLES = """
     gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
     gitllm evaluate --cfg-path my.yaml
     gitllm run ../LAVIS/train.py --cfg-path my.yaml
-    gitllm words cat.jpg --model my-model
+    gitllm ask cat.jpg "what color is the cat?" --model my-model
+    gitllm caption pictures/ --out captions.jsonl --model my-model
     gitllm doctor
 """
 _EXIT_STATUS = """
 exit status:
   0  done
-  1  doctor or m3it check found a fault; or an unexpected error, with a traceback: please report it
+  1  doctor or m3it check found a fault, or caption or predict could not answer all; or an unexpected error, with a
+     traceback: please report it
   2  wrong input: the message says what was given, what is allowed and what to do; or a full disk, a data loader's
      process that was killed, another rank that is gone: the message says what to change
   75  a rank made no progress for run.step_timeout_minutes; the run can be resumed
@@ -79,4 +86,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         # transformers' bars too: where they are piped, each change of a bar would be a line.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     torchvision_repair.announce = torchvision_repair.note
-    return exit_status(lambda: args.call(args) or 0)
+    return exit_status(lambda: _call(args))
+
+
+def _call(args: argparse.Namespace) -> int:
+    # Writers tell what they cannot write, by name; this is for those in libraries.
+    with storage_errors("a file", read_too=True):
+        try:
+            return args.call(args) or 0
+        finally:
+            _flush_output()
+
+
+def _flush_output() -> None:
+    """Write what was printed, where it can still be told that it cannot be written.
+
+    Raises:
+        StorageError: it cannot.
+    """
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter tries it once more at its end, and would add a traceback.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise storage_error("standard output", error) from error

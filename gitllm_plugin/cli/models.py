@@ -10,7 +10,7 @@ from gitllm_plugin.cli.command import argument, command
 from gitllm_plugin.cli.runs import CONFIG
 
 _DEMO_MODEL = "output/demo/train/latest"
-_MODEL = argument(
+MODEL = argument(
     "--model",
     default=_DEMO_MODEL,
     metavar="FOLDER",
@@ -39,22 +39,61 @@ def parameters(args: argparse.Namespace) -> None:
 @command(
     "export",
     "write a training run's model as a folder that GitLLM.from_pretrained reads",
-    "Write a training run's model as a folder that GitLLM.from_pretrained reads.",
+    "Write a training run's model as a folder that GitLLM.from_pretrained reads, or as transformers' own class.",
     argument("run", help="a run's folder (its best weights) or one of its checkpoints"),
     argument("target", help="folder to make"),
     argument("--merge", action="store_true", help="add LoRA to the language model's weights"),
     argument("--without-base", action="store_true", help="name the frozen parts instead of writing them"),
+    argument(
+        "--to",
+        choices=("gitllm", "transformers", "llama.cpp"),
+        default="gitllm",
+        help="who is to open it: this package (default); transformers alone, which takes models of "
+        "model.projection=linear; or llama.cpp, for answers without torch",
+    ),
+    argument("--quantize", choices=("q8_0", "q4_k_m"), help="with --to llama.cpp: weights in 8 or 4 bits"),
+    argument("--push", metavar="USER/NAME", help="upload the folder to the model hub too; a new repository is private"),
     examples="""
         gitllm export output/demo/train/latest my-model                  loads offline: weights, tokenizer, processor
         gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
         gitllm export output/demo/train/latest my-model --merge           LoRA added to the weights
+        gitllm export output/my-run my-paligemma --to transformers        a class of transformers' own
+        gitllm export output/demo/train/latest my-gguf --to llama.cpp --quantize q8_0
     """,
 )
 def export(args: argparse.Namespace) -> None:
     """Export a run's model."""
+    if args.to == "llama.cpp":
+        _export_to_llama_cpp(args)
+        return
+    if args.quantize is not None:
+        args.parser.error("--quantize goes with --to llama.cpp")
     from gitllm_plugin.host.export import export_run
+    from gitllm_plugin.host.push import check_repository, push_folder
 
-    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base)
+    if args.push:
+        check_repository(args.push)
+    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base, to=args.to)
+    print(f"written: {args.target}")
+    if args.push:
+        print(f"uploaded: {push_folder(args.target, args.push)}")
+
+
+def _export_to_llama_cpp(args: argparse.Namespace) -> None:
+    if args.without_base:
+        args.parser.error("--without-base does not go with --to llama.cpp, which has no other place for the base")
+    if args.push:
+        args.parser.error("--push does not go with --to llama.cpp: the hub's files of this package are others")
+    from gitllm_plugin.common.files import check_new_folder
+
+    check_new_folder(args.target)
+    from gitllm_plugin.llama_cpp.folder import check_packages
+
+    check_packages()
+    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.llama_cpp.export import write_llama_folder
+
+    write_llama_folder(open_pipeline(args.run, dtype="float32"), args.target, args.quantize)
     print(f"written: {args.target}")
 
 
@@ -110,8 +149,8 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     "demo",
     "serve a page on this machine to try a model on pictures",
     "Serve a page on 127.0.0.1: drop a picture, ask, see the answer and where it looks.",
-    _MODEL,
-    argument("--port", type=int, help="default: the first free one from 7860 on"),
+    MODEL,
+    argument("--port", type=int, help="default: the first free one from 7860 on; 0: any free one"),
     argument("--open", action="store_true", help="open the page in the browser"),
     examples="""
         gitllm demo                            the demonstration's model
@@ -123,7 +162,7 @@ def demo(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.open_model import open_pipeline
 
     pipeline = open_pipeline(args.model)
-    from gitllm_plugin.web.page import serve
+    from gitllm_plugin.web.server import serve
 
     serve(pipeline, args.model, args.port, args.open)
 
@@ -137,7 +176,7 @@ def demo(args: argparse.Namespace) -> None:
     argument(
         "--images", metavar="PATH", help="statistics: JSONL of M3IT rows, or a folder of pictures with .txt beside them"
     ),
-    _MODEL,
+    MODEL,
     argument("--before-training", action="store_true", help="the run's model as it was before training"),
     argument("--top-k", type=int, default=5, metavar="K", help="words a patch (default 5)"),
     argument("--limit", type=int, default=200, metavar="N", help="most pictures of --images (default 200)"),
@@ -153,6 +192,9 @@ def words(args: argparse.Namespace) -> None:
     """Explain one picture, or many."""
     if (args.image is None) == (args.images is None):
         args.parser.error("give either IMAGE or --images")
+    from gitllm_plugin.common.files import check_writable
+
+    check_writable(args.out)
     files = _explain_one(args) if args.images is None else _explain_many(args)
     print("\n".join(f"written: {file}" for file in files))
 

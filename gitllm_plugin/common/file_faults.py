@@ -72,12 +72,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return _parse(path)
 
 
-def first_line(error: Exception) -> str:
-    """Give the first line of what an error says, or its name where it says nothing."""
-    said = str(error).strip().splitlines()
-    return said[0] if said else type(error).__name__
-
-
 class _NotJsonError(Exception):
     """A file holds no JSON, or no mapping."""
 

@@ -3,6 +3,7 @@
 Imports nothing heavy: commands are started before torch is needed.
 """
 
+import contextlib
 import multiprocessing
 import os
 import shlex
@@ -13,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gitllm_plugin.errors import ConfigError, DataError
@@ -64,6 +66,22 @@ def map_in_order(function: Callable[[Task], Result], tasks: Iterable[Task], work
 def usable_cpus() -> int:
     """Count the CPUs that this process may use, which on a cluster's node may be fewer than it has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process of this machine is there; also true where that cannot be known."""
+    if os.name != "posix":  # Windows takes the signal 0 for Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's; or no process can have such a number
+        return True
+    # One that has ended is there until its parent asks how, and in containers the first process may never do so.
+    with contextlib.suppress(OSError, IndexError):  # only Linux says
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    return True
 
 
 def run_module(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:

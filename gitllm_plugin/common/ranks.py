@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.errors import GitLLMError, StorageError
 
 
@@ -68,7 +69,8 @@ def from_first_rank(action: Callable[[], Any]) -> Any:
     result, error = None, None
     if rank() == 0:
         try:
-            result = action()
+            with storage_errors("a file of the run"):
+                result = action()
         except GitLLMError as raised:
             error = raised
         except OSError as raised:

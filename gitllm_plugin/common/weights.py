@@ -1,6 +1,5 @@
 """Checkpoint files that hold plain data: written whole or not at all, read without running anything."""
 
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from gitllm_plugin.common.checksums import damage_of_zip, sum_of_weights
-from gitllm_plugin.common.files import atomic_path, link_or_copy
-from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.common.files import atomic_path, storage_error
+from gitllm_plugin.errors import ConfigError, first_line
 
 WEIGHTS_ENDING = ".safetensors"
 """Of files that hold weights and nothing else."""
@@ -38,18 +37,6 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], **facts: Any) -> No
     _write_whole(path, lambda temporary: save_file(copies, temporary, metadata))
 
 
-def link_checkpoint(existing: Path, name: Path) -> None:
-    """Let ``name`` be ``existing`` too, see :func:`~gitllm_plugin.common.files.link_or_copy`.
-
-    Raises:
-        StorageError: it cannot be written; what was there before still is.
-    """
-    try:
-        link_or_copy(existing, name)
-    except OSError as error:
-        raise _storage_error(name, error) from error
-
-
 def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     """Read a checkpoint onto the CPU, running nothing that it may contain.
 
@@ -66,16 +53,17 @@ def read_checkpoint(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         if path.suffix == WEIGHTS_ENDING:
             return {"model": _read_weights(path)}
-        content = _load_plain_data(path, mmap)
+        content = load_plain_data(path, mmap=mmap, compare=not mmap)
+    except DamagedError as error:
+        raise _damaged(path, str(error)) from error
     except SafetensorError as error:
         raise ConfigError(f"{path} is not a safetensors file that can be read: {error}") from error
     except ConfigError:
         raise
     except Exception as error:  # torch raises a different class for every way in which a file can be broken
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"{path} is not a checkpoint that can be read: it is damaged, or it holds objects other than "
-            f"tensors and plain values, which are not loaded because they could run code ({reason})"
+            f"tensors and plain values, which are not loaded because they could run code ({first_line(error)})"
         ) from error
     weights = content.get("model") if isinstance(content, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -93,11 +81,26 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _load_plain_data(path: Path, mmap: bool) -> Any:
+class DamagedError(Exception):
+    """A file of torch has other bytes than were written; the message is where."""
+
+
+def load_plain_data(path: Path, *, mmap: bool, compare: bool) -> Any:
+    """Read a file of ``torch.save`` onto the CPU, running nothing that it may contain.
+
+    Args:
+        path: the file.
+        mmap: read tensors only when they are used.
+        compare: compare all bytes with the file's checksums first.
+
+    Raises:
+        DamagedError: they differ.
+        Exception: torch's, which is another one for every way in which a file can be broken.
+    """
     # Files older than torch 1.6, which LAVIS's hub has some of, are no zip files and cannot be mapped.
     is_zip = _is_zip(path)
-    if is_zip and not mmap and (damage := damage_of_zip(path)):
-        raise _damaged(path, damage)
+    if is_zip and compare and (damage := damage_of_zip(path)):
+        raise DamagedError(damage)
     return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zip)
 
 
@@ -117,16 +120,8 @@ def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
             mode = partial.stat().st_mode
             write(partial)
             partial.chmod(mode)  # safetensors lets nobody else read what it writes
-    except (OSError, SafetensorError, RuntimeError) as error:  # torch and safetensors have their own names for ENOSPC
-        raise _storage_error(path, error) from error
-
-
-def _storage_error(path: Path, error: Exception) -> StorageError:
-    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else 0
-    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-    return StorageError(
-        f"{path} cannot be written: {reason} ({free / 1e6:,.0f} MB are free there). What was saved before is whole."
-    )
+    except RuntimeError as error:  # torch's own name for a disk that is full
+        raise storage_error(path, error) from error
 
 
 def is_readable(path: Path) -> bool:

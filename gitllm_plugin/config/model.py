@@ -21,6 +21,7 @@ WAYS_TO_NAME_WEIGHTS = (
 )
 
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
+ProjectionKind = Literal["linear_norm", "linear"]
 
 
 def check_modules(trainable: Any) -> Any:
@@ -131,6 +132,11 @@ class BuildSettings:
 
     vision_layer: Annotated[int, Field(le=-1), _WITHOUT_FOLDER] = -1
     """The encoder's hidden layer that is read: -1 the last, -2 LLaVA's."""
+
+    projection: Annotated[ProjectionKind, _WITHOUT_FOLDER] = "linear_norm"
+    """``linear_norm``: a linear layer and a LayerNorm, the article's; ``linear``: the layer alone, behind the encoder's
+    own final norm where it has one, as in PaliGemma: ``gitllm export --to transformers`` writes such a model as
+    transformers' own class."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of frozen weights: ``auto`` is bfloat16 where this machine is fast in it, else float32. Trained ones are

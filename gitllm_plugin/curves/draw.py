@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.curves.read import RunCurves, read_run
 
 _SMOOTHED_STEPS = 20
@@ -87,5 +88,5 @@ def _figure(path: Path, title: str, xlabel: str) -> Iterator[Any]:
     yield axis
     if axis.get_legend_handles_labels()[0]:  # else there is nothing drawn, as where every run of an experiment failed
         axis.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=120, format="png")

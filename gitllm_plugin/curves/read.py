@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.run_files import linked_run, read_records
 from gitllm_plugin.errors import ConfigError
 
 STEPS = "metrics.jsonl"
@@ -46,21 +46,10 @@ def read_run(folder: str | Path, name: str | None = None) -> RunCurves:
         ConfigError: it is not a run's folder.
     """
     folder = Path(folder).expanduser()
-    if not (folder / STEPS).is_file() and (folder / "latest" / STEPS).is_file():
-        name, folder = name or folder.name, folder / "latest"
+    if not (folder / STEPS).is_file() and (latest := linked_run(folder)) is not None:
+        name, folder = name or folder.name, latest
     if not (folder / STEPS).is_file():
         raise ConfigError(f"{folder} is not the folder of a training run: it has no {STEPS}")
-    steps = [entry for entry in _read_lines(folder / STEPS) if entry["loss"] is not None]
-    return RunCurves(name or folder.resolve().name, steps, _read_lines(folder / EVALUATIONS))
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    entries = []
-    for line in path.read_text().splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue  # cut off by a crash while it was written
-    return entries
+    steps = [entry for _, entry in read_records(folder / STEPS) if entry.get("loss") is not None]
+    evaluations = [entry for _, entry in read_records(folder / EVALUATIONS) if isinstance(entry.get("split"), str)]
+    return RunCurves(name or folder.resolve().name, steps, evaluations)

@@ -2,17 +2,22 @@
 
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.images import decode_image
 from gitllm_plugin.processors.picture_processor import PictureProcessor
+
+_MOST_BROKEN = 10
+
+_Place = TypeVar("_Place")
 
 
 class ItemMaker:
@@ -95,6 +100,30 @@ class ItemMaker:
             "references": list(text.answers),
             "question": text.question,
         }
+
+
+def first_image(places: Iterable[_Place], make: Callable[[_Place], Tensor | None]) -> Tensor | None:
+    """Make one of a data set's images, of which all have the same size.
+
+    Args:
+        places: where there may be one, in the order in which they are tried.
+        make: makes what is at a place, None where there is none.
+
+    Returns:
+        None: there is none, or the first ten could not be read, which is told when they are read for use.
+    """
+    broken = 0
+    for place in places:
+        try:
+            image = make(place)
+        except DataError:
+            broken += 1
+            if broken == _MOST_BROKEN:
+                return None
+            continue
+        if image is not None:
+            return image
+    return None
 
 
 @contextmanager

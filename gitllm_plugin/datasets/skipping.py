@@ -27,11 +27,18 @@ class Skipped:
         self._counts = torch.zeros(MAX_WORKERS, len(KINDS), dtype=torch.int64).share_memory_()
 
     def note(self, error: RowError) -> None:
-        """Count one, and warn of it while there are few."""
+        """Count one; warn of it while there are few, and of the sum at each power of ten.
+
+        So a folder that is damaged all over does not fill the log.
+        """
         counts = self._mine
         counts[list(KINDS).index(error.kind)] += 1
         if counts.sum() <= _MAX_WARNINGS:
             logging.warning("Skipped: %s", error)
+        # Of all workers, which may step over a power of ten together: then the next one is told.
+        total = self.total
+        if total >= _MAX_WARNINGS and total == 10 ** (len(str(total)) - 1):
+            logging.warning("So far this rank could not read %d items: %s", total, self.by_kind())
 
     def forget(self) -> None:
         """Let this worker count anew."""

@@ -66,17 +66,30 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
     Raises:
         ConfigError: a key that is missing or not known, a name used twice, or a configuration that does not exist.
     """
+    import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from gitllm_plugin.runners.saved_config import without_secrets
 
     path = find_config(path)
-    content = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    try:
+        loaded = OmegaConf.load(path)
+        content = OmegaConf.to_container(loaded, resolve=True)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold title, output_dir and runs")
     _check_keys(str(path), content, {"title", "output_dir", "runs", "options"})
     if missing := [key for key in ("title", "output_dir", "runs") if not content.get(key)]:
         raise ConfigError(f"{path}: {', '.join(missing)} missing; an experiment has title, output_dir and runs")
-    shared = [*content.get("options", [])]
-    runs = tuple(_read_run(path, entry, shared, options) for entry in content["runs"])
+    # Options become words of commands, which everybody on the machine can read; the run resolves what is left in them.
+    written = without_secrets(loaded)
+    shared = [*written.get("options", [])]
+    runs = tuple(
+        _read_run(path, entry, [*shared, *_options_of(text), *options])
+        for entry, text in zip(content["runs"], written["runs"], strict=True)
+    )
     names = [run.folder_name for run in runs]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"{path}: runs have the same name: {', '.join(repeated)}")
@@ -95,12 +108,16 @@ def choose_runs(plan: Plan, only: Sequence[str]) -> list[PlannedRun]:
     return [run for run in plan.runs if not only or run.name in only]
 
 
-def _read_run(path: Path, entry: Any, shared: Sequence[str], options: Sequence[str]) -> PlannedRun:
+def _read_run(path: Path, entry: Any, options: Sequence[str]) -> PlannedRun:
     if not isinstance(entry, dict) or not entry.get("name") or not entry.get("cfg_path"):
         raise ConfigError(f"{path}: each run has a name and a cfg_path; got {entry!r}")
     _check_keys(f"{path}: run {entry['name']}", entry, {"name", "cfg_path", "options"})
     find_config(entry["cfg_path"])
-    return PlannedRun(str(entry["name"]), entry["cfg_path"], (*shared, *entry.get("options", []), *options))
+    return PlannedRun(str(entry["name"]), entry["cfg_path"], tuple(options))
+
+
+def _options_of(entry: Any) -> list[str]:
+    return [*entry.get("options", [])] if isinstance(entry, dict) else []
 
 
 def _check_keys(where: str, given: dict[Any, Any], known: set[str]) -> None:

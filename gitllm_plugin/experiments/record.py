@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.errors import ConfigError
 
 
 class StepRecord:
@@ -20,7 +21,7 @@ class StepRecord:
 
     def __init__(self, path: Path):
         self.path = path
-        self.entries: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.is_file() else {}
+        self.entries: dict[str, dict[str, Any]] = _read(path) if path.is_file() else {}
 
     def start_over(self, step: str) -> None:
         """Forget a step."""
@@ -46,7 +47,21 @@ class StepRecord:
             self.note(step, seconds=(self.get(step, "seconds") or 0.0) + time.monotonic() - began)
 
     def _write(self) -> None:
-        write_atomically(self.path, (json.dumps(self.entries, indent=2) + "\n").encode())
+        write_atomically(self.path, json.dumps(self.entries, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(entries, dict) and all(isinstance(entry, dict) for entry in entries.values()):
+            return entries
+        reason = "expected an entry for each step"
+    except (ValueError, RecursionError) as error:
+        reason = str(error)
+    raise ConfigError(
+        f"{path} does not say which steps are finished: it is damaged ({reason}). Restore it, or delete it to do all "
+        "steps anew"
+    )
 
 
 def fingerprint(*paths: Path) -> str:

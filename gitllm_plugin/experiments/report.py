@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.file_faults import read_json
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.curves.draw import draw_training_loss, draw_validation_loss
 from gitllm_plugin.curves.read import RunCurves, read_run
 from gitllm_plugin.experiments.plan import Plan, PlannedRun
@@ -25,7 +27,7 @@ def write_report(plan: Plan, record: StepRecord) -> Table:
     runs = [read_run(record.get(run.name, "folder"), run.name) for run in finished]
     results = [_result(run, record.get(run.name, "seconds"), record.get(run.name, "folder")) for run in runs]
     output = plan.output_dir
-    (output / RESULTS).write_text(json.dumps(results, indent=2) + "\n")
+    write_atomically(output / RESULTS, json.dumps(results, indent=2) + "\n")
     draw_training_loss(runs, output / TRAINING_FIGURE, f"{plan.title}: training loss")
     draw_validation_loss(runs, output / VALIDATION_FIGURE, _SPLIT, f"{plan.title}: validation loss")
     table = results_table(results)
@@ -40,7 +42,7 @@ def write_report(plan: Plan, record: StepRecord) -> Table:
         f"![Validation loss]({VALIDATION_FIGURE})",
         "## Commands\n\n```\n" + "\n".join(map(_command, plan.runs)) + "\n```",
     ]
-    (output / PAGE).write_text("\n\n".join(page) + "\n", encoding="utf-8")
+    write_atomically(output / PAGE, "\n\n".join(page) + "\n")
     return table
 
 
@@ -79,7 +81,7 @@ def _result(run: RunCurves, seconds: float | None, folder: str) -> dict[str, Any
 
 def _trained_parameters(folder: Path) -> int | None:
     path = folder / "versions.json"
-    return json.loads(path.read_text()).get("trained_parameters") if path.is_file() else None
+    return read_json(path).get("trained_parameters") if path.is_file() else None
 
 
 def _number(value: float | None, form: str) -> str:

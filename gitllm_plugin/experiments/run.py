@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from gitllm_plugin.common.processes import run_module
+from gitllm_plugin.common.run_files import linked_run
 from gitllm_plugin.errors import GitLLMError
 from gitllm_plugin.experiments.commands import explain_end, train_command
 from gitllm_plugin.experiments.plan import Plan, PlannedRun, choose_runs
@@ -66,13 +66,9 @@ def _train(plan: Plan, run: PlannedRun, record: StepRecord) -> bool:
         status = run_module(command)
     if status != 0:
         print(f"  {explain_end(command, status)}", file=sys.stderr, flush=True)
-    folder = _newest(plan.output_dir / run.folder_name)
-    if status != 0 or not (folder / TESTED).is_file():  # a run that was told to stop early ends without an error
+    folder = linked_run(plan.output_dir / run.folder_name)
+    # A run that was told to stop early ends without an error.
+    if status != 0 or folder is None or not (folder / TESTED).is_file():
         return False
     record.note(run.name, folder=str(folder))
     return True
-
-
-def _newest(folder: Path) -> Path:
-    """Give the folder of the run that was trained last below ``folder``."""
-    return (folder / "latest").resolve()

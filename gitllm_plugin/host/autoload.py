@@ -10,8 +10,8 @@ KILL_SWITCH = "GITLLM_HOOK"
 
 
 def arm() -> None:
-    """Wait for the first ``import lavis``, unless the environment says GITLLM_HOOK=0."""
-    if os.environ.get(KILL_SWITCH) != "0":
+    """Wait for the first ``import lavis``, unless the environment says GITLLM_HOOK=0; twice is as once."""
+    if os.environ.get(KILL_SWITCH) != "0" and not any(isinstance(each, LavisWatcher) for each in sys.meta_path):
         sys.meta_path.insert(0, LavisWatcher())
 
 

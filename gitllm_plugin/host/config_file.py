@@ -36,7 +36,7 @@ def load_config(path: Path) -> Any:
 
     text = _read(path)
     try:
-        config = OmegaConf.create(text) if _holds_a_mapping(text) else None
+        config = OmegaConf.create(text) if holds_a_mapping(text) else None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except unreadable() as error:
@@ -46,7 +46,7 @@ def load_config(path: Path) -> Any:
     return config
 
 
-def _holds_a_mapping(text: str) -> bool:
+def holds_a_mapping(text: str) -> bool:
     """Look at YAML without making values of it.
 
     Raises:
@@ -55,11 +55,24 @@ def _holds_a_mapping(text: str) -> bool:
     """
     import yaml
 
-    # The parser that OmegaConf takes: of the two, libyaml's and PyYAML's own, each refuses what the other reads.
-    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    # OmegaConf's: libyaml reads some texts, such as "{a: why?}", that PyYAML's own parser does not.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    _check_depth(yaml.parse(text, Loader=loader))
+    root = yaml.compose(text, Loader=loader)
     if root is not None:
         _count(root, {}, set(), 0)
     return isinstance(root, yaml.MappingNode)
+
+
+def _check_depth(events: Iterator[Any]) -> None:
+    """Refuse before nodes are made of nodes, which is done in C without an end."""
+    depth = 0
+    for event in events:
+        kind = type(event).__name__
+        depth += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        # Two are the stream's and the document's own.
+        if depth - 2 > MOST_DEPTH:
+            raise ConfigError(f"it is nested more than {MOST_DEPTH} deep (line {event.start_mark.line + 1})")
 
 
 def why(error: Exception) -> str:

@@ -1,11 +1,12 @@
-"""Repairs: LAVIS's Config takes defaults by the types in the file, whatever the options say.
+"""Repairs of LAVIS's Config. It takes defaults by the types in the file, whatever the options say.
 
 ``Config.build_model_config`` looks for the key "model.model_type" in a nested mapping, where it never is, so
 ``--options model.model_type=other`` gives the other type's name with this type's defaults. ``build_dataset_config`` is
-not told the options at all.
+not told the options at all. And it prints what a configuration takes from the environment, tokens too.
 """
 
 import functools
+import json
 from typing import Any
 
 from gitllm_plugin.host.patching import repair_of
@@ -49,3 +50,15 @@ def honour_dataset_type_option(found: Any) -> Any:
         return original(OmegaConf.merge(config, {"datasets": named}) if named else config)
 
     return build_dataset_config
+
+
+@repair_of(f"{_CONFIG}._convert_node_to_json")
+def print_no_secrets(found: Any) -> Any:
+    """Make ``Config.pretty_print`` leave ``${oc.env:HF_TOKEN}`` as it is. Calling it again does nothing."""
+
+    def convert_node_to_json(self, node):
+        from gitllm_plugin.runners.saved_config import without_secrets
+
+        return json.dumps(without_secrets(node), indent=4, sort_keys=True)
+
+    return convert_node_to_json

@@ -2,52 +2,123 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import gitllm_plugin
-from gitllm_plugin.common.files import check_new_folder
-from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, run_folder_of, weights_of
+from gitllm_plugin.common.files import check_new_folder, new_folder
+from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, linked_run, run_folder_of, weights_of
 from gitllm_plugin.errors import ConfigError
 
+PREPROCESSOR = "preprocessor_config.json"
+Format = Literal["gitllm", "transformers"]
+_MOST_NEW_TOKENS = 30
 
-def export_run(run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True) -> None:
-    """Write the model of a run, with tokenizer, image processor and the run's own processors.
+
+def export_run(
+    run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True, to: Format = "gitllm"
+) -> None:
+    """Write the model of a run, with tokenizer, image processor, the run's own processors, and a card.
 
     Args:
         run: a run's folder (its best weights, else its newest) or one of its checkpoints.
         target: the folder to make.
         merge: add LoRA to the language model's weights.
         with_base: whether frozen parts are written; else they are named.
+        to: ``gitllm``, which this package opens, or ``transformers``, which transformers alone does: with LoRA merged
+            and the base.
 
     Raises:
-        ConfigError: no such run, a run of another model than ``git_llm``, or the target is in use.
+        ConfigError: no such run, a run of another model than ``git_llm``, the target is in use, or transformers has no
+            class for the model.
     """
-    if merge and not with_base:
+    if not with_base and (merge or to != "gitllm"):
         raise ConfigError("a merged language model is no longer its base: export it with the base")
     check_new_folder(target)
     checkpoint, config = find_run(run)
     model = load_model_of_run(config, checkpoint)
+    from omegaconf import OmegaConf
+
+    exported = _Exported(
+        model.model,
+        model.text_encoder,
+        eval_processors(config),
+        eval_processors(config, secrets=False),
+        cast(Any, OmegaConf.to_container(config)),
+        checkpoint,
+    )
+    if to == "transformers":
+        _write_stock(exported, Path(target))
+    else:
+        _write_folder(exported, Path(target), merge, with_base)
+
+
+@dataclass
+class _Exported:
+    """A run's model with what stands around it; nothing secret is resolved in what is written of it."""
+
+    model: Any
+    text_encoder: Any
+    processors: dict[str, Any]
+    written_processors: dict[str, Any]
+    config: dict[str, Any]
+    checkpoint: Path
+
+
+def _write_folder(run: _Exported, target: Path, merge: bool, with_base: bool) -> None:
+    from gitllm_plugin.host.model_card import use_of_folder, write_card
     from gitllm_plugin.modeling.folder import has_lora, save_folder
     from gitllm_plugin.modeling.lora import merge_lora
 
-    if merge and has_lora(model.model):
-        merge_lora(model.model.language_model)
-    processors = eval_processors(config)
+    if merge and has_lora(run.model):
+        merge_lora(run.model.language_model)
     settings = {
-        **processors,
-        "loss_on": model.text_encoder.loss_on,
-        "chat_template": model.text_encoder.chat_template is not None,
-        "run": str(checkpoint),
+        **run.written_processors,
+        "loss_on": run.text_encoder.loss_on,
+        "chat_template": run.text_encoder.chat_template is not None,
+        "run": str(run.checkpoint),
     }
-    save_folder(
-        model.model,
-        target,
-        tokenizer=model.text_encoder.tokenizer if with_base else None,
-        image_processor=_preprocessor_config(processors.get("vis_processor")),
-        settings=settings,
-        with_base=with_base,
-    )
+    with new_folder(target) as partial:
+        # The folder gets its name when the card is in it too.
+        save_folder(
+            run.model,
+            partial,
+            tokenizer=run.text_encoder.tokenizer if with_base else None,
+            image_processor=_preprocessor_config(run.processors.get("vis_processor")),
+            settings=settings,
+            with_base=with_base,
+        )
+        write_card(partial, target.name, "gitllm_plugin", use_of_folder(target.name), run.config, run.checkpoint)
+
+
+def _write_stock(run: _Exported, target: Path) -> None:
+    from transformers import GenerationConfig
+
+    from gitllm_plugin.host.model_card import use_of_stock, write_card
+    from gitllm_plugin.modeling.stock import save_stock
+
+    pictures = _preprocessor_config(run.processors.get("vis_processor"))
+    if pictures is None:
+        raise ConfigError("the run's vis_processor is none of git_llm_image_eval, which transformers has no form of")
+    with new_folder(target) as partial:
+        save_stock(run.model, partial)
+        tokenizer = run.text_encoder.tokenizer
+        tokenizer.chat_template = run.text_encoder.chat_template or tokenizer.chat_template
+        tokenizer.save_pretrained(partial)
+        (partial / PREPROCESSOR).write_text(json.dumps(pictures, indent=2) + "\n")
+        GenerationConfig(
+            do_sample=False, max_new_tokens=_MOST_NEW_TOKENS, **run.text_encoder.special_tokens
+        ).save_pretrained(partial)
+        side = pictures["crop_size"]
+        use = use_of_stock(
+            target.name,
+            run.text_encoder,
+            run.written_processors.get("text_processor") or {},
+            run.model.image_encoder.num_tokens(side["height"], side["width"]),
+        )
+        write_card(partial, target.name, "transformers", use, run.config, run.checkpoint)
 
 
 def find_run(run: str | Path) -> tuple[Path, Any]:
@@ -72,7 +143,8 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
         ConfigError: there is none.
     """
     run = Path(run).expanduser()
-    checkpoint = weights_of(run) or weights_of(run / "latest") or (run if run.is_file() else None)
+    latest = linked_run(run)
+    checkpoint = weights_of(run) or (latest and weights_of(latest)) or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():
         return checkpoint, config
     raise ConfigError(
@@ -98,14 +170,23 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
     return GitLLMForLavis.from_config(OmegaConf.merge(config.model, loaded))
 
 
-def eval_processors(config: Any) -> dict[str, Any]:
-    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run."""
+def eval_processors(config: Any, secrets: bool = True) -> dict[str, Any]:
+    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run.
+
+    Args:
+        config: of the run.
+        secrets: False: what is secret in the environment is not resolved, to be written down.
+    """
     from omegaconf import OmegaConf
+
+    from gitllm_plugin.runners.saved_config import without_secrets
 
     dataset = next(iter(config.datasets.values()))
     kinds = ("vis_processor", "text_processor")
     return {
         kind: OmegaConf.to_container(dataset[kind].eval, resolve=True)
+        if secrets
+        else without_secrets(dataset[kind].eval)
         for kind in kinds
         if dataset.get(kind) is not None and dataset[kind].get("eval") is not None
     }

@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import logging
 import random
 import runpy
 import sys
@@ -16,6 +17,7 @@ from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import find_config
+from gitllm_plugin.secret_values import HideSecrets
 from gitllm_plugin.tables import Block
 
 
@@ -263,6 +265,8 @@ def _build_runner(cfg: Any):
     init_distributed_mode(cfg.run_cfg)
     _set_seeds(read(LaunchSettings, "run", cfg.run_cfg, closed=False).seed)
     setup_logger()
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(HideSecrets())
     cfg.pretty_print()
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)

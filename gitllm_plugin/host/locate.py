@@ -135,7 +135,11 @@ def prepare() -> Host:
         for module in ("lavis", "lavis.runners", "lavis.common.optims"):
             importlib.import_module(module)
 
-    from gitllm_plugin.host.config_repair import honour_dataset_type_option, honour_model_type_option
+    from gitllm_plugin.host.config_repair import (
+        honour_dataset_type_option,
+        honour_model_type_option,
+        print_no_secrets,
+    )
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
     from gitllm_plugin.host.repairs import repair_runners_and_builders
 
@@ -143,6 +147,7 @@ def prepare() -> Host:
     repair_metric_sync()
     honour_model_type_option()
     honour_dataset_type_option()
+    print_no_secrets()
     repair_runners_and_builders()
     return host
 

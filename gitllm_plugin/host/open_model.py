@@ -8,43 +8,75 @@ from typing import TYPE_CHECKING, Any
 from gitllm_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
+    from gitllm_plugin.inference.asking import Answering
     from gitllm_plugin.inference.pipeline import Pipeline
 
 
-def open_pipeline(path: str | Path, *, trained: bool = True) -> Pipeline:
+def open_answering(path: str | Path) -> Answering:
+    """Load what answers: a folder for llama.cpp, without torch, or else a model as :func:`open_pipeline` does.
+
+    Raises:
+        ConfigError: see :func:`open_pipeline`.
+    """
+    from gitllm_plugin.common.hub import local_folder
+    from gitllm_plugin.llama_cpp.folder import DESCRIPTION
+
+    if (local_folder(path) / DESCRIPTION).is_file():
+        from gitllm_plugin.llama_cpp.engine import Engine
+
+        return Engine(path)
+    return open_pipeline(path)
+
+
+def open_pipeline(path: str | Path, *, trained: bool = True, dtype: str = "auto") -> Pipeline:
     """Load a model with its processors.
 
     Args:
-        path: a folder of ``gitllm export``, which needs no LAVIS; or a run's folder or checkpoint.
+        path: a folder of ``gitllm export`` or its name on the model hub, which need no LAVIS; or a run's folder or
+            checkpoint.
         trained: False: the run's model as it was before training, its projection drawn with the run's seed.
+        dtype: of frozen parts, see ``Pipeline.from_pretrained``; auto: a run's own.
 
     Raises:
         ConfigError: none of these, or an exported folder is asked for before training.
     """
-    path = Path(path).expanduser()
+    from gitllm_plugin.common.hub import local_folder
+
+    path = local_folder(path)
     if not path.exists():
         raise ConfigError(
-            f"there is no model {path}; give a folder of `gitllm export` or of a training run (`make demo` trains one "
-            "into output/demo/train/latest)"
+            f"there is no model {path}; give a folder of `gitllm export`, a name on the model hub (user/name), or a "
+            "training run (`make demo` trains one into output/demo/train/latest)"
         )
+    from gitllm_plugin.llama_cpp import folder as of_llama_cpp
+
+    if (path / of_llama_cpp.DESCRIPTION).is_file():
+        raise ConfigError(f"{path} is a folder for llama.cpp: only `gitllm ask`, `caption` and `predict` open it")
     from gitllm_plugin.inference.pipeline import Pipeline
-    from gitllm_plugin.modeling.folder import DESCRIPTION
+    from gitllm_plugin.modeling.folder import BASES, DESCRIPTION, PROJECTION
 
     if (path / DESCRIPTION).is_file():
         if not trained:
             raise ConfigError(
                 f"{path} is an exported model; before training there is only a run: give the run's folder"
             )
-        return Pipeline.from_folder(path)
-    return _pipeline_of_run(path, trained)
+        return Pipeline.from_pretrained(path, dtype)
+    if there := [name for name in (*BASES, PROJECTION) if (path / name).exists()]:
+        raise ConfigError(
+            f"{path} is an exported model that was not copied whole: it has {', '.join(there)} and no {DESCRIPTION}. "
+            "Copy the folder again"
+        )
+    return _pipeline_of_run(path, trained, dtype)
 
 
-def _pipeline_of_run(path: Path, trained: bool) -> Pipeline:
+def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
     import torch
 
     from gitllm_plugin.host.export import eval_processors, find_run, load_model_of_run
 
     checkpoint, config = find_run(path)
+    if dtype != "auto":
+        config.model.dtype = dtype
     torch.manual_seed(config.run.get("seed", 42))
     loaded = load_model_of_run(config, checkpoint if trained else None)
     from gitllm_plugin.common.device import default_device

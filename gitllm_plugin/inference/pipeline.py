@@ -15,53 +15,15 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
 
 from gitllm_plugin.common.device import default_device
+from gitllm_plugin.common.hub import local_folder
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.m3it.pictures import Picture, as_pictures, read_pixels
 from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import transform_of_encoder
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How an answer is searched for.
-
-    Attributes:
-        max_new_tokens: most tokens of an answer.
-        num_beams: beams of the search; 1 for greedy decoding.
-        temperature: 0 searches; above 0 samples, with logits divided by it.
-        top_p: mass of the nucleus that is sampled from.
-        repetition_penalty: above 1 discourages repeated tokens.
-    """
-
-    max_new_tokens: int = 30
-    num_beams: int = 1
-    temperature: float = 0.0
-    top_p: float = 0.9
-    repetition_penalty: float = 1.0
-
-    def as_arguments(self) -> dict[str, Any]:
-        """Give them as arguments of transformers' ``generate``.
-
-        Raises:
-            ConfigError: beams together with sampling, or a number out of its range.
-        """
-        if self.max_new_tokens < 1 or self.num_beams < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"{self}: max_new_tokens and num_beams are at least 1, temperature at least 0, top_p above 0 and at "
-                "most 1"
-            )
-        if self.temperature > 0 and self.num_beams > 1:
-            raise ConfigError("give temperature (sampling) or num_beams (search), not both")
-        sampling = {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}
-        return {
-            "max_new_tokens": self.max_new_tokens,
-            "num_beams": self.num_beams,
-            "repetition_penalty": self.repetition_penalty,
-            **(sampling if self.temperature > 0 else {"do_sample": False}),
-        }
 
 
 @dataclass
@@ -88,17 +50,20 @@ class Pipeline:
         check_template(self.template)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, dtype: str = "auto", device: str | torch.device | None = None) -> Pipeline:
+    def from_pretrained(
+        cls, name: str | Path, dtype: str = "auto", device: str | torch.device | None = None
+    ) -> Pipeline:
         """Read a folder that ``gitllm export`` wrote.
 
         Args:
-            folder: with tokenizer and image processor.
+            name: the folder, with tokenizer and image processor; or ``user/name`` on the model hub.
             dtype: see :func:`~gitllm_plugin.modeling.load_folder`.
             device: None: a GPU if there is one.
 
         Raises:
             ConfigError: not such a folder, or without tokenizer or image processor.
         """
+        folder = local_folder(name)
         loaded = load_folder(folder, dtype)
         if loaded.tokenizer is None or loaded.image_processor is None:
             part = (
@@ -115,7 +80,7 @@ class Pipeline:
                 loaded.tokenizer,
                 conversation=family if settings.get("chat_template") else None,
             ),
-            transform=transform_of_encoder(str(Path(folder).expanduser() / IMAGE_ENCODER)),
+            transform=transform_of_encoder(str(folder / IMAGE_ENCODER)),
             **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
         )
 
@@ -174,10 +139,33 @@ class Pipeline:
         Raises:
             DataError: too many pictures, one that cannot be read, several questions, or a prompt that does not fit.
         """
-        pixels, text, arguments = self._inputs(pictures, question, instruction, decoding or Decoding())
-        with self.exclusive() as model:
-            tokens = model.generate(pixel_values=pixels, **text, **arguments)
-        return self.text_encoder.decode(tokens)[0]
+        return self.answers([Question(tuple(as_pictures(pictures)), question, instruction)], decoding)[0]
+
+    def answers(self, questions: Sequence[Question], decoding: Decoding | None = None) -> list[str]:
+        """Answer several questions in one batch; pictures that several of them ask about are read once.
+
+        In float32 each answer is that of :meth:`answer`; in bfloat16 a batch rounds otherwise, and where two words are
+        about as likely another may be chosen.
+
+        Args:
+            questions: any number; the memory of all pictures and texts is taken at once.
+            decoding: how the answers are searched for; None: greedily.
+
+        Raises:
+            DataError: as :meth:`answer`, for any of them.
+        """
+        answers = [""] * len(questions)
+        by_count: dict[int, list[int]] = {}
+        for place, question in enumerate(questions):
+            by_count.setdefault(len(question.pictures), []).append(place)
+        # Questions of one number of pictures need no padding.
+        for places in by_count.values():
+            inputs = self._inputs([questions[place] for place in places], decoding or Decoding())
+            with self.exclusive() as model:
+                tokens = model.generate(**inputs)
+            for place, answer in zip(places, self.text_encoder.decode(tokens), strict=True):
+                answers[place] = answer
+        return answers
 
     def stream(
         self,
@@ -196,7 +184,7 @@ class Pipeline:
         decoding = decoding or Decoding()
         if decoding.num_beams > 1:
             raise ConfigError("a search with beams gives its answer at the end: call answer, or num_beams=1")
-        pixels, text, arguments = self._inputs(pictures, question, instruction, decoding)
+        inputs = self._inputs([Question(tuple(as_pictures(pictures)), question, instruction)], decoding)
         streamer = _Answer(self.text_encoder)
         failure: list[BaseException] = []
         stop = _StopWhenAsked()
@@ -204,13 +192,7 @@ class Pipeline:
         def generate() -> None:
             try:
                 with self.exclusive() as model:
-                    model.generate(
-                        pixel_values=pixels,
-                        **text,
-                        **arguments,
-                        streamer=streamer,
-                        stopping_criteria=StoppingCriteriaList([stop]),
-                    )
+                    model.generate(**inputs, streamer=streamer, stopping_criteria=StoppingCriteriaList([stop]))
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 failure.append(error)
                 streamer.end()
@@ -256,23 +238,32 @@ class Pipeline:
             place = slice(place.start, place.stop - (len(prompt) - len(asked)))
         return self.text_encoder.prompts_and_answers([asked], [answer], [place], room)
 
-    def _inputs(
-        self, pictures: Picture | Sequence[Picture], question: str, instruction: str | None, decoding: Decoding
-    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-        if not isinstance(question, str):
-            raise DataError(
-                f"the question is {question!r:.200}; give one text, and of several questions each in a call of its "
-                "own: [pipeline.answer(picture, question) for question in questions]"
-            )
-        pixels = self.pixels(pictures)
-        arguments = {**decoding.as_arguments(), **self.text_encoder.special_tokens}
-        prompt = self.prompt(question, instruction)
+    def _inputs(self, questions: Sequence[Question], decoding: Decoding) -> dict[str, Any]:
+        """Make the arguments of ``generate`` for questions of one number of pictures."""
+        for question in questions:
+            if not isinstance(question.text, str):
+                raise DataError(
+                    f"the question is {question.text!r:.200}; give one text, and of several questions each in a call "
+                    "of its own: [pipeline.answer(picture, question) for question in questions]"
+                )
+        groups = {question.same_pictures(): question.pictures for question in questions}
+        pixels = torch.cat([self.pixels(pictures) for pictures in groups.values()])
+        numbers = {key: number for number, key in enumerate(groups)}
+        prompts = [self.prompt(question.text, question.instruction) for question in questions]
         text = self.text_encoder.prompts(
-            [prompt],
-            questions=[find_shortenable(prompt, question)],
+            prompts,
+            questions=[find_shortenable(p, q.text) for p, q in zip(prompts, questions, strict=True)],
             max_tokens=_room_for_prompt(self.model.max_text_tokens(pixels), decoding),
         )
-        return pixels, _on(self.device, text), arguments
+        index = [numbers[question.same_pictures()] for question in questions]
+        return {
+            "pixel_values": pixels,
+            "image_index": torch.tensor(index, device=self.device) if len(groups) < len(questions) else None,
+            "input_ids": text.input_ids.to(self.device),
+            "attention_mask": text.attention_mask.to(self.device),
+            **decoding.as_arguments(),
+            **self.text_encoder.special_tokens,
+        }
 
 
 class _Answer(TextIteratorStreamer):
@@ -303,7 +294,3 @@ class _StopWhenAsked(StoppingCriteria):
 def _room_for_prompt(room: int | None, decoding: Decoding) -> int | None:
     """Tell how many of a text's tokens may be the prompt's."""
     return None if room is None else room - decoding.max_new_tokens + 1  # the last new token is not read
-
-
-def _on(device: torch.device, text: TextBatch) -> dict[str, Tensor]:
-    return {"input_ids": text.input_ids.to(device), "attention_mask": text.attention_mask.to(device)}

@@ -77,7 +77,7 @@ class GitLLMForLmmsEval(lmms):
         super().__init__()
         self.batch_size = int(batch_size) if str(batch_size).isdigit() else 1
         self._join_processes(device)
-        pipeline = Pipeline.from_folder(pretrained, dtype, self.device)
+        pipeline = Pipeline.from_pretrained(pretrained, dtype, self.device)
         self.model, self.text_encoder, self.transform = pipeline.model, pipeline.text_encoder, pipeline.transform
         self.template = template or pipeline.template
         self.instruction = pipeline.instruction if instruction is None else instruction

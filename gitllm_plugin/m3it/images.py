@@ -136,7 +136,7 @@ def load_pixels(image: Image.Image, place: str = "") -> np.ndarray:
         # Pillow's own word for a file that ends too early; some formats have no other sign of it.
         kind = "image_truncated" if "truncated" in str(error) else "image"
         said = str(error) or type(error).__name__
-        raise RowError(kind, f"the image is broken ({said}). Replace the image or remove the row", place) from error
+        raise RowError(kind, f"the image is broken ({said}). Replace the image or leave it out", place) from error
 
 
 def check_size(width: int, height: int, place: str = "", max_pixels: int = MAX_PIXELS) -> None:
@@ -149,7 +149,7 @@ def check_size(width: int, height: int, place: str = "", max_pixels: int = MAX_P
         raise RowError(
             "image_too_large",
             f"the image has {width} x {height} pixels, more than the {max_pixels:,} allowed. "
-            "Make it smaller or remove the row",
+            "Make it smaller or leave it out",
             place,
         )
     if width < 1 or height < 1:
@@ -234,14 +234,14 @@ def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=_known_formats())
     except Image.DecompressionBombError as error:
         raise RowError(
-            "image_too_large", f"the image is too large ({error}). Make it smaller or remove the row", place
+            "image_too_large", f"the image is too large ({error}). Make it smaller or leave it out", place
         ) from error
     except Exception as error:  # see load_pixels
         raise RowError(
             "image",
             f"{len(data)} bytes that are no image (they start with {data[:8]!r}). "
             f"Expected an encoded image file such as PNG or JPEG (decoded are {', '.join(_known_formats())}); replace "
-            "the image or remove the row",
+            "the image or leave it out",
             place,
         ) from error
     check_size(*image.size, place, max_pixels)

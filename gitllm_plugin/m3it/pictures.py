@@ -95,7 +95,7 @@ def _read_open_file(file: Any, place: str) -> bytes:
 
 def _of_pillow(image: Image.Image, place: str, max_pixels: int) -> np.ndarray:
     check_size(*image.size, place, max_pixels)
-    # Opened and not decoded yet. What is decoded already is of no format that matters.
+    # A file, of which nothing public tells whether it is decoded yet; what convert() or copy() gives is none.
     if isinstance(image, ImageFile.ImageFile) and image.format not in (*FORMATS, "MPO"):
         raise RowError(
             "image",

@@ -7,7 +7,6 @@ index belongs to one file as it was: size, time of the last change, and how its 
 import hashlib
 import json
 import sys
-import zipfile
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -248,15 +247,20 @@ def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> Scann
     """Load what was found in a file, if that is kept, the file is the same, and images were looked at as far."""
     version = get_version(open_table(path))
     stored = index_path(folder, path, reader.config)
-    # Without pickled objects, which could run anything: others may have put the file there.
+    # A zip file of arrays can be damaged in many ways, and all that any of them costs is that the rows are read again.
     try:
-        arrays = np.load(stored, allow_pickle=False)
-    except (OSError, ValueError, zipfile.BadZipFile):
-        return None  # there is none, or it is damaged: reading the file again is all that it costs
-    with arrays:
-        facts = json.loads(arrays["facts"].tobytes())
+        scan, facts = _read_index(stored)
         if facts["key"] != _make_key(path, reader, version) or _LOOKS.index(facts["look"]) < _LOOKS.index(look):
             return None
+    except Exception:  # noqa: BLE001
+        return None
+    return ScannedFile(path, reader, version, scan)
+
+
+def _read_index(stored: Path) -> tuple[Scan, dict[str, Any]]:
+    # Without pickled objects, which could run anything: others may have put the file there.
+    with np.load(stored, allow_pickle=False) as arrays:
+        facts = json.loads(arrays["facts"].tobytes())
         scan = Scan(keys=bytearray(arrays["keys"].tobytes()))
         for name, code in _ARRAYS.items():
             setattr(scan, name, array(code, arrays[name].tobytes()))
@@ -264,7 +268,7 @@ def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> Scann
     scan.problems = [Problem(*each) for each in facts["problems"]]
     for name in ("ids", "rows", "images", "image_bytes"):
         setattr(scan, name, facts[name])
-    return ScannedFile(path, reader, version, scan)
+    return scan, facts
 
 
 def open_split(tree: Tree, split: SplitFiles, folder: Path, limit: int | None = None) -> list[ScannedFile]:

@@ -7,6 +7,7 @@ that a file is cut into, and where it is cut does not depend on who reads it.
 import importlib
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from gitllm_plugin.errors import DataError
+from gitllm_plugin.errors import DataError, first_line
 
 _CHUNK_BYTES = 8 * 2**20
 _LINE_BYTES = 2**17  # more than most lines have
@@ -181,8 +182,16 @@ class ArrowFolder(_Table):
             yield RawRow(first_line + position - start, position, self.read(position))
 
     def read(self, position: int) -> Mapping[str, Any]:
-        """Read the row at a position."""
-        return self._table.slice(position, 1).to_pylist()[0]
+        """Read the row at a position.
+
+        Raises:
+            DataError: its bytes are damaged.
+        """
+        with _told_as_damage(self.path, f"row {position + 1}"):
+            row = self._table.slice(position, 1)
+            # Of one row it costs nothing beside reading it; offsets that lead elsewhere would end the process.
+            row.validate(full=True)
+            return row.to_pylist()[0]
 
 
 class ParquetFile(_Table):
@@ -238,8 +247,14 @@ class ParquetFile(_Table):
         groups = [group for group, first in enumerate(self._group_starts[:-1]) if start <= first < end]
         position = start
         # Rows have images of up to a megabyte, and every process reads a slice at the same time: few in memory.
-        for batch in self._file.iter_batches(batch_size=16, row_groups=groups):
-            for row in batch.to_pylist():
+        batches = self._file.iter_batches(batch_size=16, row_groups=groups)
+        while True:
+            with _told_as_damage(self.path, f"behind row {position}"):
+                batch = next(batches, None)
+                rows = [] if batch is None else batch.to_pylist()
+            if batch is None:
+                return
+            for row in rows:
                 yield RawRow(first_line + position - start, position, row)
                 position += 1
 
@@ -249,8 +264,10 @@ class ParquetFile(_Table):
         cached = self.__dict__.get("_last_group")
         # Rows of a group can only be read together; texts of neighbouring rows are asked for one after another.
         if cached is None or cached[0] != group:
-            cached = self.__dict__["_last_group"] = (group, self._file.read_row_group(group))
-        return cached[1].slice(position - self._group_starts[group], 1).to_pylist()[0]
+            with _told_as_damage(self.path, f"row group {group + 1}"):
+                cached = self.__dict__["_last_group"] = (group, self._file.read_row_group(group))
+        with _told_as_damage(self.path, f"row {position + 1}"):
+            return cached[1].slice(position - self._group_starts[group], 1).to_pylist()[0]
 
 
 Table = JsonlFile | ArrowFolder | ParquetFile
@@ -269,8 +286,28 @@ def size_of(table: Table) -> int:
 
 
 def get_version(table: Table) -> list[tuple[int, int]]:
-    """Return size and time of the last change of each file: positions hold for one version only."""
-    return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, table.files)]
+    """Return size and time of the last change of each file: positions hold for one version only.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    try:
+        return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, table.files)]
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise DataError(f"{table.path}: a file is missing ({error}). Download or save it again.") from error
+
+
+@contextmanager
+def _told_as_damage(path: Path, where: str) -> Iterator[None]:
+    """Tell whatever a library raises for damaged bytes, and it has many names for it, as one error with the place.
+
+    Raises:
+        DataError: the block raised something.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise DataError(f"{path}, {where}: damaged ({first_line(error)}). Download or save it again.") from error
 
 
 def _without_mark(content: bytes, position: int) -> bytes:

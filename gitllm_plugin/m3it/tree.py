@@ -13,6 +13,7 @@ The last three hold any name, also one that is not in the catalog: a data set of
 import glob
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.adapters import ADAPTERS
 from gitllm_plugin.m3it.catalog import BY_NAME, SPLITS, Entry, own_entry
 from gitllm_plugin.m3it.rows import INSTRUCTION_FILES, RowReader, read_instructions
+from gitllm_plugin.m3it.table_kinds import DELIMITERS, LONGEST_SIGNATURE, PARQUET, SPREADSHEETS, kind_by_bytes
 from gitllm_plugin.m3it.tables import Table, open_table
 
 _LABEL_KEY = re.compile(r"(n\d{8}|\d+)[\s:,]+(?=\S)")
@@ -96,8 +98,8 @@ def find_sources(storage: Storage) -> list[Source]:
             ``*``, ``?``, ``[...]`` and ``**``. The files of one wildcard come in alphabetical order.
 
     Raises:
-        DataError: if a path or wildcard matches no file, or a file is named twice. All such faults are
-            named at once.
+        DataError: if a path or wildcard matches no file, or a file that has no rows of M3IT in any form, or a file is
+            named twice. All such faults are named at once.
     """
     sources, problems = [], []
     by_config = storage if isinstance(storage, Mapping) else {None: storage}
@@ -105,6 +107,7 @@ def find_sources(storage: Storage) -> list[Source]:
         for path in [paths] if isinstance(paths, str) else paths:
             matches = expand_path(path)
             sources += [Source(match, config) for match in matches]
+            problems += [fault for match in matches if (fault := _other_table(match))]
             if not matches:
                 problems.append(_explain_no_match(path))
     seen = set()
@@ -128,7 +131,7 @@ def expand_path(path: str) -> list[Path]:
 
 def find_tree(
     root: str | Path,
-    names: Sequence[str],
+    names: Sequence[str] | None,
     splits: Sequence[str] = SPLITS,
     *,
     seed: int = 0,
@@ -138,7 +141,7 @@ def find_tree(
 
     Args:
         root: the folder.
-        names: the configurations, of the catalog or one's own.
+        names: the configurations, of the catalog or one's own; None: the folder is one itself, see :func:`holds_rows`.
         splits: those that are looked for.
         seed: of the instructions that are drawn.
         allow_text_only: whether rows without an image are examples in all configurations, not only in those where
@@ -152,25 +155,38 @@ def find_tree(
         raise DataError(f"there is no folder {root}. Name the folder that M3IT was downloaded to.")
     found: list[SplitFiles] = []
     missing: list[str] = []
-    for name in names:
-        entry = BY_NAME.get(name) or own_entry(name)
+    above = root.parent if names is None else root
+    entries = [own_entry(root.name)] if names is None else [BY_NAME.get(name) or own_entry(name) for name in names]
+    for entry in entries:
         for split in splits if entry.is_own else entry.splits:
             if split in splits:
-                files = _find_split(root, entry, split, missing)
+                files = _find_split(above, entry, split, missing)
                 if files is not None:
                     readers = [
                         replace(reader, seed=seed, text_only=reader.text_only or allow_text_only)
                         for reader in files.readers
                     ]
                     found.append(replace(files, readers=tuple(readers)))
-    missing += _find_none_of(root, names, found)
+    missing += _find_none_of(above, [entry.name for entry in entries], found)
     if not found:
+        if holds_rows(root):
+            raise DataError(
+                f"{root} holds rows itself and no configurations in folders: leave --preset and --configs out, or name "
+                f"the folder above: {root.parent} --configs {root.name}"
+            )
         raise DataError(
-            f"nothing of {', '.join(names)} is below {root}:\n  " + "\n  ".join(missing) + "\n"
+            f"nothing of {', '.join(entry.name for entry in entries)} is below {root}:\n  "
+            + "\n  ".join(missing)
+            + "\n"
             "Expected data/<category>/<folder>/ as on the hub, or <name>/<split>.jsonl, <name>/<split>/state.json or "
             "<name>/<split>-*.parquet; docs/data.md shows them."
         )
     return Tree(root, tuple(found), tuple(missing))
+
+
+def holds_rows(folder: str | Path) -> bool:
+    """Tell whether a folder has files of splits in itself, as `gitllm m3it from-csv` writes them."""
+    return any(_find_uniform(Path(folder).expanduser(), split) for split in SPLITS)
 
 
 def _find_none_of(root: Path, names: Sequence[str], found: list[SplitFiles]) -> list[str]:
@@ -260,7 +276,10 @@ def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, s
         missing.append(f"{what}: {path}")
         return {}
     labels: dict[str | int, str] = {}
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 ({error}); expected a class on each line. Download it again.") from error
     for number, line in enumerate(lines):
         keyed = _LABEL_KEY.match(line)
         name = line[keyed.end() :] if keyed else line
@@ -273,6 +292,22 @@ def _read_labels(path: Path, what: str, missing: list[str]) -> dict[str | int, s
 def _is_table(path: str) -> bool:
     """Tell whether a path is a file, or a folder that ``Dataset.save_to_disk`` of the ``datasets`` library wrote."""
     return os.path.isfile(path) or os.path.isfile(os.path.join(path, "state.json"))
+
+
+def _other_table(path: Path) -> str | None:
+    """Say of a table that is not in M3IT's form what makes it one."""
+    suffix = path.suffix.lower()
+    if path.is_dir() or suffix == PARQUET:
+        return None
+    if suffix in SPREADSHEETS:
+        return f"{path} is a spreadsheet: save the sheet as CSV (UTF-8), and make rows of that: `gitllm m3it from-csv`"
+    with open(path, "rb") as file:
+        kind = kind_by_bytes(file.read(LONGEST_SIGNATURE))
+    if kind:
+        return f"{path} is no file of rows but {kind}"
+    if suffix in DELIMITERS:
+        return f"{path} is no file of rows: `gitllm m3it from-csv {shlex.quote(str(path))} FOLDER` makes some of it"
+    return None
 
 
 def _explain_no_match(path: str) -> str:

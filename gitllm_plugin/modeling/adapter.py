@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from gitllm_plugin.common.file_faults import check_file, first_line
+from gitllm_plugin.common.file_faults import check_file
 from gitllm_plugin.common.weights import check_same_weights
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, first_line
 from gitllm_plugin.modeling.lora import ADAPTER
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

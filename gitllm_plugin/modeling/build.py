@@ -59,8 +59,8 @@ def build_git_llm(
     settings = changed(settings or BuildSettings(), **changes)
     frozen_dtype = resolve_dtype(settings.dtype)
     decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, settings)
-    encoder = _load_image_encoder(image_encoder, frozen_dtype, settings.vision_layer)
-    model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family)
+    encoder = _load_image_encoder(image_encoder, frozen_dtype, settings)
+    model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family, projection=settings.projection)
     model.sources = {"language_model": language_model, "image_encoder": image_encoder}
     return prepare(model, settings), tokenizer
 
@@ -269,10 +269,11 @@ def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
-def _load_image_encoder(name: str, dtype: torch.dtype, layer: int) -> ImageEncoder:
+def _load_image_encoder(name: str, dtype: torch.dtype, settings: BuildSettings) -> ImageEncoder:
+    layer, final_norm = settings.vision_layer, settings.projection == "linear"
     if name.startswith(_TINY):
-        return tiny_image_encoder(name.removeprefix(_TINY), layer).to(dtype)
-    return ImageEncoder.from_pretrained(name, layer=layer, dtype=dtype)
+        return tiny_image_encoder(name.removeprefix(_TINY), layer, final_norm=final_norm).to(dtype)
+    return ImageEncoder.from_pretrained(name, layer=layer, final_norm=final_norm, dtype=dtype)
 
 
 def use_fused_kernels(language_model: PreTrainedModel) -> None:

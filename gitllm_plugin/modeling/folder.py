@@ -28,9 +28,20 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from gitllm_plugin.common.checksums import check_files, sums_of_files
 from gitllm_plugin.common.file_faults import check_file, read_json
 from gitllm_plugin.common.files import new_folder
+from gitllm_plugin.common.hub import MODEL_FILES, local_folder
 from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.adapter import check_fingerprint, fingerprint, load_adapter, save_adapter
+from gitllm_plugin.modeling.description import (
+    DESCRIPTION,
+    FORMAT,
+    IMAGE_ENCODER,
+    LANGUAGE_MODEL,
+    LORA,
+    place_of,
+    read_description,
+    says_adapter,
+)
 from gitllm_plugin.modeling.pretrained import (
     is_tokenizer_at,
     load_config,
@@ -43,24 +54,10 @@ from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
 from gitllm_plugin.modeling.vocabulary import fit_tokenizer
 
-DESCRIPTION = "git_llm.json"
 PROJECTION = "projection.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
-LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 BASES = (LANGUAGE_MODEL, IMAGE_ENCODER)
 """What is made elsewhere, trained or not: in a folder as Hugging Face has it, or by its name."""
-_FORMAT = 1
-_DESCRIBED = {
-    LANGUAGE_MODEL: str,
-    IMAGE_ENCODER: str,
-    "vision_layer": int,
-    "max_images": int,
-    "fingerprint": list,
-    "settings": dict,
-}
-"""What a description says in every version; since 0.2.0 also whether there is an adapter."""
-_SUMMED = ("*.safetensors", "config.json", "adapter_config.json")
-"""What of a folder decides which model it is: these are compared with their checksums when it is read."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 """By safetensors' names."""
 
@@ -73,6 +70,7 @@ class InFolder(nn.Module):
 
     image_encoder: ImageEncoder
     language_model: PreTrainedModel
+    projection: Any
     sources: dict[str, str]
     untrained: set[str]
 
@@ -144,17 +142,18 @@ def save_folder(
         if has_lora(model):
             save_adapter(model.language_model, target / LORA, places[LANGUAGE_MODEL])
         description = {
-            "format": _FORMAT,
+            "format": FORMAT,
             **places,
             "vision_layer": model.image_encoder.layer,
             "max_images": model.max_images,
+            "projection": model.projection.kind,
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
-            "checksums": sums_of_files(target, _SUMMED),
+            "checksums": sums_of_files(target, MODEL_FILES),
         }
         _write_json(target / DESCRIPTION, description)
-        _open_weights(target, like=target / DESCRIPTION)
+        open_weights(target, like=target / DESCRIPTION)
 
 
 def read_folder(
@@ -163,43 +162,46 @@ def read_folder(
     """Read what :func:`save_folder` wrote, as a model of the class that wrote it.
 
     Args:
-        folder: the folder.
+        folder: its path, or its name on the model hub.
         model_class: :class:`~gitllm_plugin.modeling.model.GitLLM`, which this file is imported by.
         dtype, self_test: as for :func:`~gitllm_plugin.modeling.load_folder`.
 
     Raises:
         ConfigError: see :func:`~gitllm_plugin.modeling.load_folder`.
     """
-    folder = Path(folder).expanduser()
-    # First: a library is given no damaged configuration, which decides what is built.
-    check_folder(folder, ".json")
+    folder = local_folder(folder)
+    # First: a library is given no damaged configuration, which decides what is built, and no folder with gaps.
+    check_folder(folder, weights=False)
     try:
         loaded = _read(folder, model_class, dtype, self_test)
     except ConfigError as error:
         # Checksums know which file it is, and what failed on it which weights.
         try:
-            check_folder(folder, ".safetensors")
+            check_folder(folder)
         except ConfigError as damage:
             raise ConfigError(f"{damage}\n{error}") from error
         raise
-    check_folder(folder, ".safetensors")
+    check_folder(folder)
     return loaded
 
 
 def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) -> LoadedFolder[_Model]:
-    description = _read_description(folder)
+    description = read_description(folder)
     frozen = resolve_dtype(dtype)
-    name, encoder_name = (_place(folder, description, base) for base in BASES)
-    has_adapter, preprocessor = _has_adapter(folder, description), _read_preprocessor(folder)
+    name, encoder_name = (place_of(folder, description, base) for base in BASES)
+    has_adapter, preprocessor = says_adapter(folder, description), _read_preprocessor(folder)
     # Before gigabytes are read.
     family = confirm_family(load_config(name, "language model"), model_class, self_test)
     tokenizer = _load_tokenizer(folder, name)
     decoder = load_model(name, "language model", AutoModelForCausalLM, dtype=frozen)
     check_fingerprint(decoder, description["fingerprint"], folder, name)
-    encoder = ImageEncoder.from_pretrained(encoder_name, layer=_layer_to_cut(description), dtype=frozen)
+    kind = description["projection"]
+    encoder = ImageEncoder.from_pretrained(
+        encoder_name, layer=_layer_to_cut(description), final_norm=kind == "linear", dtype=frozen
+    )
     # In the folder, what was behind that layer is gone, and it is the last one.
     encoder.layer = description["vision_layer"]
-    model = model_class(encoder, decoder, max_images=description["max_images"], family=family)
+    model = model_class(encoder, decoder, max_images=description["max_images"], family=family, projection=kind)
     model.sources = {base: description[base] for base in BASES if description[base] != base}
     _load_projection(model, folder / PROJECTION)
     if has_adapter:
@@ -213,21 +215,22 @@ def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) 
     return LoadedFolder(model.eval(), tokenizer, preprocessor, description["settings"])
 
 
-def check_folder(folder: str | Path, ending: str = "") -> None:
+def check_folder(folder: str | Path, weights: bool = True) -> None:
     """Compare a folder's files with the checksums that were noted when they were written.
 
     Args:
         folder: the folder.
-        ending: of the files' names, ``.json`` or ``.safetensors``; empty: all that have checksums.
+        weights: whether the bytes of weights are compared too, which takes as long as reading them; else it is only
+            seen whether their files are there and not cut off.
 
     Raises:
         ConfigError: not a folder of a GIT-LLM, or files of it are missing or damaged.
     """
     folder = Path(folder).expanduser()
-    sums = _read_description(folder).get("checksums", {})  # version 0.1.0 noted none
+    sums = read_description(folder).get("checksums", {})  # version 0.1.0 noted none
     if not isinstance(sums, dict):
         raise ConfigError(f"{folder / DESCRIPTION}: checksums is {sums!r:.80}, expected a mapping of files")
-    check_files(folder, {name: value for name, value in sums.items() if name.endswith(ending)}, folder / DESCRIPTION)
+    check_files(folder, sums, folder / DESCRIPTION, lambda name: weights or not name.endswith(".safetensors"))
 
 
 def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
@@ -237,8 +240,8 @@ def stored_dtypes(folder: str | Path) -> dict[str, torch.dtype]:
         ConfigError: not a folder of a GIT-LLM, or a base of it cannot be found.
     """
     folder = Path(folder).expanduser()
-    description = _read_description(folder)
-    configs = {base: load_config(_place(folder, description, base), base.replace("_", " ")) for base in BASES}
+    description = read_description(folder)
+    configs = {base: load_config(place_of(folder, description, base), base.replace("_", " ")) for base in BASES}
     dtypes = {base: config.dtype for base, config in configs.items()}
     return {base: dtype if isinstance(dtype, torch.dtype) else torch.float32 for base, dtype in dtypes.items()}
 
@@ -250,10 +253,10 @@ def only_dtype(folder: str | Path) -> torch.dtype | None:
         ConfigError: not a folder of a GIT-LLM.
     """
     folder = Path(folder).expanduser()
-    description = _read_description(folder)
+    description = read_description(folder)
     dtypes: set[torch.dtype | None] = set()
     for base in BASES:
-        files = list(Path(_place(folder, description, base)).glob("*.safetensors"))
+        files = list(Path(place_of(folder, description, base)).glob("*.safetensors"))
         if not files:
             return None
         for file in files:
@@ -328,57 +331,10 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _open_weights(folder: Path, like: Path) -> None:
+def open_weights(folder: Path, like: Path) -> None:
     """Let weights be read by whom ``like`` may be read by: safetensors writes for the owner alone."""
     for weights in folder.rglob("*.safetensors"):
         weights.chmod(like.stat().st_mode)
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / DESCRIPTION
-    if not path.is_file():
-        raise ConfigError(
-            f"{folder} is not a folder of a GIT-LLM: it has no {DESCRIPTION}. `gitllm export RUN FOLDER` makes one of "
-            "a training run, `gitllm convert-checkpoint` of a published checkpoint"
-        )
-    description = read_json(path)
-    if description.get("format") != _FORMAT:
-        raise ConfigError(f"{path} has format {description.get('format')}; this version reads format {_FORMAT}")
-    expected_types = _DESCRIBED | ({LORA: bool} if LORA in description else {})
-    faults = [
-        f"{key} is {description[key]!r:.40}, expected {expected.__name__}"
-        if key in description
-        else f"{key} is missing"
-        for key, expected in expected_types.items()
-        if type(description.get(key)) is not expected
-    ]
-    if faults:
-        raise ConfigError(f"{path} is no whole description of a GIT-LLM: {'; '.join(faults)}")
-    return description
-
-
-def _place(folder: Path, description: Mapping[str, Any], base: str) -> str:
-    """Find a base's own folder, or the name it goes by elsewhere."""
-    return str(folder / base) if description[base] == base else description[base]
-
-
-def _has_adapter(folder: Path, description: Mapping[str, Any]) -> bool:
-    """Tell whether LoRA is to be read, and refuse a folder from which it is gone.
-
-    Raises:
-        ConfigError: the description says that there is an adapter and there is none, or the other way round.
-    """
-    found = (folder / LORA).exists()
-    # Version 0.1.0 did not say.
-    said = description.get(LORA, found)
-    if said and not found:
-        raise ConfigError(
-            f"{folder} has no {LORA}/, but LoRA was trained ({DESCRIPTION}): without it the model gives other answers. "
-            "Copy the folder again, whole"
-        )
-    if found and not said:
-        raise ConfigError(f"{folder} has a folder {LORA}/ that its {DESCRIPTION} does not know: it is another model's")
-    return found
 
 
 def _read_preprocessor(folder: Path) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from gitllm_plugin.config.model import ProjectionKind
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention_map import attention_to_image
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
@@ -27,11 +28,14 @@ class Projection(nn.Sequential):
         vision_dim: width of the image features.
         llm_dim: width of the decoder's hidden states.
         eps: the LayerNorm's epsilon; the article takes the image encoder's ``layer_norm_eps``.
+        kind: ``linear_norm``, the article's, or ``linear``, without the norm behind it, as in LLaVA and PaliGemma.
     """
 
-    def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5) -> None:
-        # The article's order; LLaVA and its kin have no norm behind theirs.
-        super().__init__(nn.Linear(vision_dim, llm_dim), nn.LayerNorm(llm_dim, eps=eps))
+    def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5, kind: ProjectionKind = "linear_norm") -> None:
+        super().__init__(nn.Linear(vision_dim, llm_dim))
+        self.kind = kind
+        if kind == "linear_norm":
+            self.append(nn.LayerNorm(llm_dim, eps=eps))
         # timm's grids come as transposed views.
         give_contiguous_input(self[0])
 
@@ -55,6 +59,7 @@ class GitLLM(InFolder):
             embedding, zero at the start, added before the projection (GIT, section 3.1); an image that comes
             without a place (``[U, 3, H, W]``) gets none.
         family: facts about the language model, see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
+        projection: see :class:`Projection`.
 
     Attributes:
         language_model: as given; another may be assigned (a compiled one, PEFT's, a copy).
@@ -72,6 +77,7 @@ class GitLLM(InFolder):
         language_model: PreTrainedModel,
         max_images: int = 1,
         family: Family | None = None,
+        projection: ProjectionKind = "linear_norm",
     ) -> None:
         super().__init__()
         self.sources: dict[str, str] = {}
@@ -80,7 +86,7 @@ class GitLLM(InFolder):
         self.language_model = language_model
         self.decoder = Decoder(language_model, family)
         self.projection = Projection(
-            image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps
+            image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps, projection
         )
         self.temporal_embedding = (
             nn.Parameter(torch.zeros(max_images, 1, image_encoder.vision_dim)) if max_images > 1 else None

@@ -28,8 +28,8 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from transformers.core_model_loading import revert_weight_conversion
 
 from gitllm_plugin.common.device import default_device, has_fast_bf16
-from gitllm_plugin.common.file_faults import check_file, fault_of_file, first_line, read_json
-from gitllm_plugin.errors import ConfigError, GitLLMError
+from gitllm_plugin.common.file_faults import check_file, fault_of_file, read_json
+from gitllm_plugin.errors import ConfigError, GitLLMError, first_line
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

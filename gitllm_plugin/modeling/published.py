@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, CLIPVisionModel, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from gitllm_plugin.common.checksums import damage_of_zip
-from gitllm_plugin.common.file_faults import check_file, first_line, read_json
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.common.file_faults import check_file, read_json
+from gitllm_plugin.common.weights import DamagedError, load_plain_data
+from gitllm_plugin.errors import ConfigError, first_line
 from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
@@ -53,6 +52,8 @@ _RENAMED: dict[str, dict[str, str | None]] = {
 
 #: ``lora_alpha`` of every training configuration that was published, for files that do not say it.
 PUBLISHED_LORA_ALPHA = 32
+
+_FEW = 10_000_000  # numbers, which take 40 MB at most
 
 
 def load_published(
@@ -148,15 +149,14 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     check_file(file)
     if file.suffix == ".safetensors":
         return load_file(file)
-    # Files of torch before 1.6 are no zip files and have no checksums.
-    if zipfile.is_zipfile(file) and (damage := damage_of_zip(file)):
-        raise ConfigError(f"{file} is damaged: {damage}. Copy or download it again")
     try:
-        weights = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        weights = load_plain_data(file, mmap=True, compare=True)
+    except DamagedError as error:
+        raise ConfigError(f"{file} is damaged: {error}. Copy or download it again") from error
     except Exception as error:  # noqa: BLE001 - torch raises a different class for each way to be broken
         raise ConfigError(
             f"{file} cannot be read as plain weights: it is damaged, of a format older than torch 1.6, or holds "
-            f"objects that could run code ({str(error).splitlines()[0]})"
+            f"objects that could run code ({first_line(error)})"
         ) from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise ConfigError(f"{file} is no plain state dict: it holds other things than weights by name")
@@ -266,11 +266,28 @@ def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]
     """Make a model of transformers with exactly these weights; transformers knows the names of its older releases."""
     # The checkpoint's own, because `from_pretrained` would otherwise go by its configuration, or float32.
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
-    model, info = model_class.from_pretrained(
-        None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-    )
-    account(model, info, f"the checkpoint's {model_class.__name__}", other_parts=False)
+    what = f"the checkpoint's {model_class.__name__}"
+    try:
+        _check_size(model_class, config, weights)
+        model, info = model_class.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except Exception as error:  # transformers and torch have many errors for sizes that cannot be
+        raise ConfigError(f"{what} cannot be built as its configuration says: {first_line(error)}") from error
+    account(model, info, what, other_parts=False)
     return model
+
+
+def _check_size(model_class: Any, config: PreTrainedConfig, weights: Mapping[str, Tensor]) -> None:
+    """Refuse a configuration of a far larger model, before it takes the memory; all else is told with its names."""
+    layers = getattr(config, "num_hidden_layers", 0)
+    if layers > len(weights):
+        raise ValueError(f"it has {layers:,} layers, but there are {len(weights)} weights")
+    with torch.device("meta"):
+        needed = sum(value.numel() for value in model_class(config).parameters())
+    given = sum(value.numel() for value in weights.values())
+    if needed > 2 * given + _FEW:
+        raise ValueError(f"it needs {needed:,} numbers, but the weights have {given:,}")
 
 
 def _check_frames(config: Mapping[str, Any], temporal: Mapping[str, Tensor]) -> None:

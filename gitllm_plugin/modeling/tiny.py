@@ -173,7 +173,7 @@ def _random_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config).eval()
 
 
-def tiny_image_encoder(kind: str, layer: int = -1, seed: int = 0) -> ImageEncoder:
+def tiny_image_encoder(kind: str, layer: int = -1, seed: int = 0, final_norm: bool = False) -> ImageEncoder:
     """Make a random image encoder for images of 32 x 32 pixels, of a kind in :data:`IMAGE_ENCODERS`.
 
     Raises:
@@ -184,4 +184,4 @@ def tiny_image_encoder(kind: str, layer: int = -1, seed: int = 0) -> ImageEncode
     model_type, settings = IMAGE_ENCODERS[kind]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ImageEncoder.from_config(CONFIG_MAPPING[model_type](**settings), layer).eval()
+        return ImageEncoder.from_config(CONFIG_MAPPING[model_type](**settings), layer, final_norm).eval()

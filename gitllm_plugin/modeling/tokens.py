@@ -38,13 +38,18 @@ class TextBatch:
         input_ids: long ``[N, T]``.
         attention_mask: long ``[N, T]``, 1 on real tokens; padding is on the right.
         labels: long ``[N, T]``, ``-100`` where a token is not trained on; None for prompts alone.
-        num_truncated: how many prompts lost an end of their question to fit.
+        truncated: places of the prompts that lost an end of their question to fit.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor | None = None
-    num_truncated: int = 0
+    truncated: tuple[int, ...] = ()
+
+    @property
+    def num_truncated(self) -> int:
+        """How many prompts were cut."""
+        return len(self.truncated)
 
 
 @dataclass(frozen=True)
@@ -125,7 +130,7 @@ class TextEncoder:
 
         for n in long:
             ids[n] = encode(self._shortened(n, prompts[n], questions, cast(Any, most)[n], encode))
-        return self._pad(ids, None, len(long))
+        return self._pad(ids, None, long)
 
     def prompts_and_answers(
         self,
@@ -156,7 +161,7 @@ class TextEncoder:
             texts[n] = self._whole_ids([self._head(prompt)], [answers[n]])[0]
         ignored = 0 if self.loss_on == "all" else 1
         labels = [[IGNORED] * (start * ignored) + ids[start * ignored :] for ids, start in texts]
-        return self._pad([ids for ids, _ in texts], labels, len(long))
+        return self._pad([ids for ids, _ in texts], labels, long)
 
     def shortened(self, prompt: str, question: Part | None = None, max_tokens: int | None = None) -> str:
         """Give the text of a prompt as :meth:`prompts` encodes it.
@@ -326,7 +331,7 @@ class TextEncoder:
             )
         return shorten(prompt, place, lambda shorter: len(encode(shorter)) <= max_tokens)
 
-    def _pad(self, ids: list[list[int]], labels: list[list[int]] | None, num_truncated: int) -> TextBatch:
+    def _pad(self, ids: list[list[int]], labels: list[list[int]] | None, truncated: Sequence[int]) -> TextBatch:
         longest = max(map(len, ids))
         pad = self.special_tokens["pad_token_id"]
 
@@ -337,7 +342,7 @@ class TextEncoder:
             input_ids=rows(ids, pad),
             attention_mask=rows([[1] * len(row) for row in ids], 0),
             labels=None if labels is None else rows(labels, IGNORED),
-            num_truncated=num_truncated,
+            truncated=tuple(truncated),
         )
 
 

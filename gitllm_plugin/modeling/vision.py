@@ -83,13 +83,14 @@ class ImageEncoder(nn.Module):
     """A vision tower that answers with all its tokens: ``[n, 3, H, W] -> [n, P, vision_dim]``.
 
     The features are the last hidden state, CLS and register tokens included where there are any, without the
-    final norm (GIT-LLM trains its own LayerNorm behind the projection); of timm's backbones what
+    final norm (GIT-LLM trains its own LayerNorm behind the projection) unless it is asked for; of timm's backbones what
     ``forward_features`` gives. A grid is read row by row.
 
     Args:
         tower: the vision model.
         layer: the hidden layer that is read, counted from the end: -1 is the last, -2 LLaVA's. Layers behind
             it are removed.
+        final_norm: whether features pass the tower's final norm, where it has one.
 
     Attributes:
         vision_dim: width of the features.
@@ -101,7 +102,7 @@ class ImageEncoder(nn.Module):
         ConfigError: a kind of tower that is not supported, or a layer that it does not have.
     """
 
-    def __init__(self, tower: PreTrainedModel, layer: int = -1) -> None:
+    def __init__(self, tower: PreTrainedModel, layer: int = -1, final_norm: bool = False) -> None:
         super().__init__()
         self.tower = tower
         self.layer = layer
@@ -119,25 +120,25 @@ class ImageEncoder(nn.Module):
             # The layout in which convolutions are fast.
             cast(Any, tower).to(memory_format=torch.channels_last)
         else:
-            _read_layer(tower, _facts(config.model_type), layer)
+            _read_layer(tower, _facts(config.model_type), layer, final_norm)
         # ViT's pooler reads the first token, a slice; nobody reads the pooler, but its weights are in checkpoints.
         pooler = getattr(tower, "pooler", None)
         if isinstance(dense := getattr(pooler, "dense", None), nn.Linear):
             give_contiguous_input(dense)
 
     @classmethod
-    def from_config(cls, config: PreTrainedConfig, layer: int = -1) -> ImageEncoder:
+    def from_config(cls, config: PreTrainedConfig, layer: int = -1, final_norm: bool = False) -> ImageEncoder:
         """Make a randomly initialised encoder."""
         model_class = _class_of(config.model_type)
-        return cls(model_class(_vision_config(config)), layer)
+        return cls(model_class(_vision_config(config)), layer, final_norm)
 
     @classmethod
-    def from_pretrained(cls, name: str, layer: int = -1, **kwargs: Any) -> ImageEncoder:
+    def from_pretrained(cls, name: str, layer: int = -1, final_norm: bool = False, **kwargs: Any) -> ImageEncoder:
         """Load pretrained weights by hub name or from a local folder.
 
         Args:
             name: hub name or folder, of the tower alone or of a model that has one (CLIP, SigLIP, GIT).
-            layer: as for the class.
+            layer, final_norm: as for the class.
             **kwargs: go to ``from_pretrained`` (``dtype``, ...).
 
         Raises:
@@ -149,9 +150,9 @@ class ImageEncoder(nn.Module):
         if config.model_type == "git":
             # The tower stands two levels deep there.
             kwargs["key_mapping"] = {r"^git\.image_encoder\.": ""}
-        is_unread = partial(_is_unread, model_type=config.model_type)
+        is_unread = partial(_is_unread, model_type=config.model_type, final_norm=final_norm)
         tower = load_model(name, _WHAT, model_class, is_unread, config=_vision_config(config), **kwargs)
-        return cls(tower, layer)
+        return cls(tower, layer, final_norm)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -306,15 +307,15 @@ def _in_evaluation(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _is_unread(name: str, model_type: str) -> bool:
+def _is_unread(name: str, model_type: str, final_norm: bool) -> bool:
     """Tell whether a weight does nothing to the features: of a pooler, a head or the final norm behind them."""
-    norm = None if model_type == TIMM else _facts(model_type).final_norm
+    norm = None if model_type == TIMM or final_norm else _facts(model_type).final_norm
     return _UNREAD.search(name) is not None or (norm is not None and name.startswith(f"{norm}."))
 
 
-def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int) -> None:
-    """Let the tower's last hidden state be that of ``layer``, in place: behind it stands neither layer nor norm."""
-    if facts.final_norm is not None:
+def _read_layer(tower: PreTrainedModel, facts: Tower, layer: int, final_norm: bool) -> None:
+    """Let the tower's last hidden state be that of ``layer``, in place; behind it stands at most the norm."""
+    if facts.final_norm is not None and not final_norm:
         # An error here means that transformers moved the norm, and that features would pass it.
         tower.get_submodule(facts.final_norm)
         tower.set_submodule(facts.final_norm, nn.Identity())

@@ -15,8 +15,10 @@ from gitllm_plugin.modeling import TextBatch, TextEncoder
 from gitllm_plugin.modeling.fitting import TooLongError
 from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of
 
-_BYTES_OF_A_TOKEN = 2
-"""So many tokens a byte are the most: one, and where tokenizers normalise, texts may become longer."""
+_TOKENS_OF_A_BYTE = 2
+"""The most: one, and where tokenizers normalise, texts may become longer."""
+
+_NAMED = 3  # of the prompts that are cut, in one line
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ContextRule:
         """Give so many bytes of instruction and answer as surely fit beside so many images."""
         # Marks and conversation, which every text has: counted with an empty instruction, twice to be sure.
         marks = 2 * self.text_encoder.least_tokens(build_prompt("article", "", "?"), "", "?")
-        return max(0, self._room(images) - self._written - marks) // _BYTES_OF_A_TOKEN
+        return max(0, self._room(images) - self._written - marks) // _TOKENS_OF_A_BYTE
 
     def fault(self, prompt: str, answer: str, question: str, images: int) -> str | None:
         """Say why a text does not fit however short its question; None where it does."""
@@ -71,7 +73,7 @@ class ContextRule:
         return max(self.new_tokens - 1, 0)
 
     def _room(self, images: int) -> int:
-        return self.room - max(images, self.most_images if images else 0) * self.image_tokens
+        return self.room - max(images, self.most_images) * self.image_tokens
 
 
 class ReadsTexts:
@@ -113,7 +115,7 @@ class ReadsTexts:
         room = None if room is None else [each - written for each in room]
         with _naming(samples, len(prompts)):
             text = self.text_encoder.prompts(prompts, questions=shortenable_of(samples, prompts), max_tokens=room)
-        self._count_truncated(text)
+        self._count_truncated(text, samples)
         return text
 
     def encode_texts(self, samples: Samples, prompts: Sequence[str], answers: Sequence[str]) -> TextBatch:
@@ -123,7 +125,7 @@ class ReadsTexts:
             text = self.text_encoder.prompts_and_answers(
                 prompts, answers, questions=shortenable_of(samples, prompts), max_tokens=room
             )
-        self._count_truncated(text)
+        self._count_truncated(text, samples)
         return text
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
@@ -144,19 +146,26 @@ class ReadsTexts:
             return None
         if pixels is None or "num_images" not in samples or self._rows_are_padded:
             return [least] * count
-        of_an_image = (whole - least) // pixels.shape[1]
+        frames = pixels.shape[1] if pixels.ndim == 5 else 1
+        of_an_image = (whole - least) // frames
         index = samples["image_index"].tolist() if "image_index" in samples else range(count)
         images = samples["num_images"].tolist()
         return [whole - of_an_image * images[row] for row in index]
 
-    def _count_truncated(self, text: TextBatch) -> None:
-        """Count prompts that were shortened; say so at the first, the tenth, the hundredth, ..."""
+    def _count_truncated(self, text: TextBatch, samples: Samples) -> None:
+        """Count prompts that were shortened; say so of the first few, and at the tenth, the hundredth, ..."""
         before = self.num_truncated_prompts
         self.num_truncated_prompts += text.num_truncated
-        if len(str(self.num_truncated_prompts)) > len(str(before)) or (not before and text.num_truncated):
+        if not text.truncated:
+            return
+        if before < _NAMED or len(str(self.num_truncated_prompts)) > len(str(before)):
+            names = [_name_of(samples, row, len(text.input_ids)) for row in text.truncated]
+            rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             logging.warning(
-                "%d prompts so far were longer than the context: the end of their question was cut off",
+                "%d prompts so far were longer than the context: the end of their question was cut off (now %s%s)",
                 self.num_truncated_prompts,
+                ", ".join(names[:_NAMED]),
+                rest,
             )
 
 
@@ -166,12 +175,17 @@ def _naming(samples: Samples, count: int) -> Iterator[None]:
     try:
         yield
     except TooLongError as error:
-        ids = next((samples[key] for key in ("instance_id", "question_id", "image_id") if key in samples), None)
-        # Several texts of one image or question may share an id.
-        place = error.row
-        if ids is not None and len(ids) != count and "image_index" in samples:
-            place = int(samples["image_index"][error.row])
-        name = f"text {error.row + 1} of {count} in the batch"
-        if ids is not None and place < len(ids):
-            name = f"example {ids[place]!r}" if isinstance(ids[place], str) else f"example {int(ids[place])}"
+        name = _name_of(samples, error.row, count)
         raise TooLongError(f"{name}: {error}", error.row, error.least, error.allowed) from error
+
+
+def _name_of(samples: Samples, row: int, count: int) -> str:
+    """Name one of a batch's texts: by its id, else by its place."""
+    ids = next((samples[key] for key in ("instance_id", "question_id", "image_id") if key in samples), None)
+    # Several texts of one image or question may share an id.
+    place = row
+    if ids is not None and len(ids) != count and "image_index" in samples:
+        place = int(samples["image_index"][row])
+    if ids is not None and place < len(ids):
+        return f"example {ids[place]!r}" if isinstance(ids[place], str) else f"example {int(ids[place])}"
+    return f"text {row + 1} of {count} in the batch"

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.common import ranks
-from gitllm_plugin.common.files import remove_unfinished
-from gitllm_plugin.common.run_files import BEST, LATEST, STEPS, run_folder_of
+from gitllm_plugin.common.files import link_or_copy, remove_unfinished
+from gitllm_plugin.common.run_files import BEST, LATEST, STEPS, linked_run, run_folder_of
 from gitllm_plugin.common.weights import (
     WEIGHTS_ENDING,
     is_readable,
-    link_checkpoint,
     read_checkpoint,
     write_checkpoint,
     write_weights,
@@ -109,13 +108,12 @@ def _runs_by_age(output_dir: Path) -> list[Path]:
     """
     # Links such as `latest` lead to folders that are found anyway.
     folders = [folder for folder in output_dir.glob("*") if folder.is_dir() and not folder.is_symlink()]
-    link = output_dir / "latest"
-    last = Path(link.read_text().strip()) if link.is_file() else link
+    last = linked_run(output_dir)
 
     def age(folder: Path) -> tuple[bool, int, int, str]:
         stamp = re.fullmatch(r"(\d{14})(?:_(\d+))?", folder.name)
         started, number = (int(stamp[1]), int(stamp[2] or 1)) if stamp else (-1, 0)
-        return last.exists() and folder.samefile(last), started, number, folder.name
+        return last is not None and folder.samefile(last), started, number, folder.name
 
     return sorted(folders, key=age, reverse=True)
 
@@ -239,7 +237,7 @@ class CheckpointFolder:
         """Give both files of a checkpoint another name."""
         # The resumable file last, as when writing.
         for ending in (WEIGHTS_ENDING, path.suffix):
-            link_checkpoint(path.with_suffix(ending), name.with_suffix(ending))
+            link_or_copy(path.with_suffix(ending), name.with_suffix(ending))
 
     def _delete_others(self, steps: int, best_steps: list[int]) -> None:
         # By steps and not by time: clocks are set back. What has more steps than were done now is of the future that a

@@ -16,11 +16,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
+from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import peak_memory
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
 from gitllm_plugin.protocols import TextsEncoder, offers
 from gitllm_plugin.runners.length import Position, RunLength
+from gitllm_plugin.runners.saved_config import without_secrets
+from gitllm_plugin.secret_values import hide_secrets
 from gitllm_plugin.tables import as_text
 
 FIGURE = "first_batch.png"
@@ -41,8 +44,6 @@ def dry_run(runner: Any) -> str:
     run_cfg = parts.run_cfg
     parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], runner.task)
     model.train()
-    run_cfg = parts.run_cfg
-    parts.check_image_sizes([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits])
     batch = next(iter(parts.data.batches(Position())))
     samples = move_to_device(batch, parts.device)
     samples |= {"epoch": 0, "iters": 0, "num_iters_per_epoch": parts.length.iters_per_epoch}
@@ -57,13 +58,13 @@ def dry_run(runner: Any) -> str:
     figure = parts.folder / FIGURE
     images = f"images: {figure}" if draw_images(batch, figure) else "the batch has no images"
     sections = {
-        "configuration": OmegaConf.to_yaml(parts.config.config, resolve=True).rstrip(),
+        "configuration": OmegaConf.to_yaml(OmegaConf.create(without_secrets(parts.config.config))).rstrip(),
         "parameters": as_text(describe_parameters(parameter_rows(getattr(model, "model", model)))),
         "first batch": f"{describe_texts(batch, encoded[0] if encoded else None, tokenizer)}\n{images}",
         "memory": f"{estimate_memory(model, activations)}\n  this process reached {peak_memory() / 2**20:,.1f} MiB",
         "time": describe_time(parts.length, seconds),
     }
-    return "\n\n".join(f"== {title}\n{text}" for title, text in sections.items())
+    return hide_secrets("\n\n".join(f"== {title}\n{text}" for title, text in sections.items()))
 
 
 @dataclass(frozen=True)
@@ -224,8 +225,8 @@ def draw_images(batch: Mapping[str, Any], path: Path) -> bool:
     grid = Image.new("RGB", (_COLUMNS * width, ceil(len(tiles) / _COLUMNS) * height))
     for place, tile in enumerate(tiles):
         grid.paste(tile, (place % _COLUMNS * width, place // _COLUMNS * height))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    grid.save(path)
+    with atomic_path(path) as partial:
+        grid.save(partial, format="PNG")
     return True
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.runners.parallel import Watchdog
 from gitllm_plugin.runners.run import RunParts
-from gitllm_plugin.runners.run_folder import storage_errors
 from gitllm_plugin.runners.state import TrainingProgress, load_trainable_state
 from gitllm_plugin.runners.trained_weights import trained_weights
 
@@ -47,7 +47,7 @@ def evaluate_split(
         results = task.evaluation(model, loader, cuda_enabled=parts.device.type == "cuda")
     if results is None:
         return None
-    with storage_errors():
+    with storage_errors("a file of the evaluation"):
         return task.after_evaluation(val_result=results, split_name=split, epoch=epoch, skip_reload=skip_reload)
 
 

@@ -1,7 +1,6 @@
 """Runner ``git_llm``: LAVIS's runner made to work on CPU and GPU, in one process or several, and to resume."""
 
 import contextlib
-import datetime
 import logging
 import time
 from collections.abc import Iterator
@@ -15,8 +14,10 @@ from lavis.common.registry import registry
 from lavis.runners.runner_base import RunnerBase
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.common.lost_processes import lost_processes_explained
 from gitllm_plugin.common.progress import Progress
+from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import ConfigError, LostProcessError, StorageError
@@ -27,7 +28,7 @@ from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, TrainingLoop
 from gitllm_plugin.runners.optimizer import DECAYS, StepSchedule
 from gitllm_plugin.runners.run import RunParts, introduce
-from gitllm_plugin.runners.run_folder import describe, storage_errors
+from gitllm_plugin.runners.run_folder import describe
 from gitllm_plugin.runners.state import BestScores, TrainingProgress
 
 # LAVIS and the check of configurations look schedules up in LAVIS's registry.
@@ -141,14 +142,15 @@ class GitLLMRunner(RunnerBase):
 
     def log_stats(self, stats: dict[str, Any], split_name: str) -> None:
         """Add a line to LAVIS's log. Repairs: a full disk is a traceback."""
-        with storage_errors():
+        with storage_errors(str(self.output_dir / "log.txt")):
             super().log_stats(stats, split_name)
 
     def _describe_run(self, link: str) -> None:
         """Write how the run was made, and let ``link`` beside the folder point to it."""
 
         def write() -> None:
-            self.log_config()
+            with storage_errors(str(self.output_dir / "log.txt")):
+                self.log_config()
             trained = sum(p.numel() for p in self._model.parameters() if p.requires_grad)
             describe(self.output_dir, self.config.config, link, trained_parameters=trained)
 
@@ -183,12 +185,10 @@ class GitLLMRunner(RunnerBase):
                 return messages.say_nothing_to_do(self.parts, self.position)
             with self._watchdog:
                 self._train_and_test()
-            took = datetime.timedelta(seconds=int(time.monotonic() - began))
-            logging.info("Training time %s. Output: %s", took, self.output_dir)
+            logging.info("Training time %s. Output: %s", messages.took(time.monotonic() - began), self.output_dir)
 
     def _train_and_test(self) -> None:
-        # A run that was stopped in its last evaluation has that one left.
-        self._validate_if_due()
+        self._validate_if_due()  # of a run that was stopped in its last evaluation
         while not self.parts.length.is_finished(self.position):
             self._note_epoch(self.train_epoch(self.position.epoch))
             # Before the validation, so that one that fails or is interrupted loses nothing of the training.
@@ -228,7 +228,7 @@ class GitLLMRunner(RunnerBase):
             self._load_checkpoint(self.parts.resume_from)
         elif self.resume_ckpt_path is not None:
             logging.info("run.resume_ckpt_path is auto and there is no run to resume: starting a new one.")
-        self._describe_run("latest")
+        self._describe_run(LATEST_RUN)
         names = self.config.run_cfg.trackers if ranks.rank() == 0 else []
         self.trackers = records.Trackers(names, self.output_dir, self.parts.plain_config)
 
@@ -295,8 +295,7 @@ class GitLLMRunner(RunnerBase):
     def _step_log(self, last_iter: int) -> records.StepLog:
         title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
         bar = Progress(title, last_iter, self.position.epoch_iter, self.log_freq)
-        path = self.output_dir / records.METRICS_FILE
-        return records.StepLog(path if ranks.rank() == 0 else None, self.trackers, bar)
+        return records.StepLog(records.steps_file(self.output_dir), self.trackers, bar)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -352,12 +351,13 @@ class GitLLMRunner(RunnerBase):
             raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
         self._check_splits(*self.test_splits)
         use_trained_weights(self.parts, skip_reload)
-        self._describe_run("latest_evaluation")
+        self._describe_run(LATEST_EVALUATION)
         return self._test(cur_epoch, skip_reload)
 
     def _evaluate_only(self) -> None:
         """Evaluate the given weights on all splits that are named."""
-        self._check_splits(*self.valid_splits)
+        # All at once: loaders, which know how much data there is, are made when the first are checked.
+        self._check_splits(*self.valid_splits, *self.test_splits)
         use_trained_weights(self.parts, skip_reload=True)
         for split in self.valid_splits:
             stats = self.eval_epoch(split, "best", skip_reload=True)
@@ -395,6 +395,5 @@ class GitLLMRunner(RunnerBase):
     @main_process
     def _log_evaluation(self, split: str, stats: dict[str, Any]) -> None:
         self.log_stats(stats, split)
-        with storage_errors():
-            records.note_evaluation(self.output_dir, split, self.position, stats)
+        records.note_evaluation(self.output_dir, split, self.position, stats)
         self.trackers.log(self.position.steps, split, stats)

@@ -1,5 +1,6 @@
 """What a run says when there is nothing to do, or when it was stopped, and the commands that it prints with it."""
 
+import datetime
 import logging
 import os
 import shlex
@@ -113,3 +114,8 @@ def evaluation_command(cfg_path: str, options: list[str], checkpoint: Path) -> s
     """Give the command that evaluates a run's weights; arguments as for :func:`resume_command`."""
     weights = ["model.load_finetuned=True", f"model.finetuned={checkpoint}"]
     return _command(["gitllm", "evaluate"], cfg_path, options, weights)
+
+
+def took(seconds: float) -> str:
+    """Write a time as hours, minutes and seconds."""
+    return str(datetime.timedelta(seconds=int(seconds)))

@@ -7,7 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.common.run_files import read_records
 from gitllm_plugin.errors import StorageError
 from gitllm_plugin.runners.length import Position
 
@@ -125,6 +127,11 @@ class StepLog:
         self.bar.update(iterations, record.samples, record.tokens, loss=loss, lr=f"{record.lr:.2e}")
 
 
+def steps_file(folder: Path) -> Path | None:
+    """Give the file that this rank writes the steps of a run to; None on all ranks but the first."""
+    return folder / METRICS_FILE if ranks.rank() == 0 else None
+
+
 def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
     """Leave each step once in the records of a run to be resumed.
 
@@ -140,11 +147,11 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
     if not path.is_file():
         return
     kept = [
-        json.dumps(record) + "\n"
-        for record in _records_of(path)
+        line
+        for line, record in read_records(path, ("step", "epoch"))
         if record["epoch"] < epoch or (record["epoch"] == epoch and record["step"] < step)
     ]
-    write_atomically(path, "".join(kept).encode())
+    write_atomically(path, b"".join(kept))
 
 
 def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping[str, Any]) -> None:
@@ -155,8 +162,8 @@ def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping
     path = folder / EVALUATIONS_FILE
     place = {"split": split, "step": position.steps, "iter": position.iters, "epoch": position.last_epoch}
     record = {**place, **stats}
-    others = [each for each in _records_of(path) if not _is_same_evaluation(each, record, place)]
-    write_atomically(path, "".join(json.dumps(each) + "\n" for each in [*others, record]).encode())
+    others = [line for line, each in read_records(path) if not _is_same_evaluation(each, record, place)]
+    write_atomically(path, b"".join([*others, f"{json.dumps(record)}\n".encode()]))
 
 
 def _is_same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any], place: Mapping[str, Any]) -> bool:
@@ -165,28 +172,19 @@ def _is_same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any], place:
     return same_kind and all(one.get(key) == value for key, value in place.items())
 
 
-def _records_of(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a file but for what a crash cut off; none where there is no file."""
-    records = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
-    return records
-
-
 def note_tested(folder: Path, position: Position, splits: Sequence[str]) -> None:
     """Let a run that was interrupted in its test be told from one that is done."""
-    (folder / TESTED).write_text(json.dumps({"iters": position.iters, "splits": list(splits)}) + "\n")
+    write_atomically(folder / TESTED, json.dumps({"iters": position.iters, "splits": list(splits)}) + "\n")
 
 
 def is_tested(folder: Path, position: Position, splits: Sequence[str]) -> bool:
     """Tell whether the end of the run, as far as it is trained now, was evaluated on all of ``splits``."""
     try:
         tested = json.loads((folder / TESTED).read_text())
-    except (OSError, json.JSONDecodeError):  # none yet, or cut off by a crash
+        done = tested["splits"] if tested["iters"] == position.iters else []
+        return set(splits) <= set(done)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: it is done again
         return not splits
-    done = tested.get("splits", []) if tested.get("iters") == position.iters else []
-    return set(splits) <= set(done)
 
 
 class Tracker:

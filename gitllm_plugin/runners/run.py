@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from lavis.datasets.data_utils import reorg_datasets_by_split
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -29,6 +28,7 @@ from gitllm_plugin.runners.optimizer import Schedule, build_optimizer, build_sch
 from gitllm_plugin.runners.run_folder import create_run_folder
 from gitllm_plugin.runners.run_lock import give_back, hold
 from gitllm_plugin.runners.same_run import differences, fingerprints
+from gitllm_plugin.runners.saved_config import without_secrets
 from gitllm_plugin.runners.state import Saving, TrainingState
 from gitllm_plugin.runners.training_data import TrainingData, training_data
 
@@ -86,8 +86,8 @@ class RunParts:
 
     @property
     def plain_config(self) -> dict[str, Any]:
-        """The resolved configuration as plain values."""
-        return OmegaConf.to_container(self.config.config, resolve=True)  # type: ignore[return-value]
+        """The configuration as plain values, resolved but for secrets."""
+        return without_secrets(self.config.config)
 
     # ------------------------------------------------------------------ the folder, which the ranks share
 

@@ -1,40 +1,22 @@
 """The folder of one run: made once, found again by name, and what it says about how it was made."""
 
-import contextlib
-import errno
 import json
 import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from gitllm_plugin.common.files import atomic_path
+from gitllm_plugin.common.files import atomic_path, remove_abandoned, write_atomically
 from gitllm_plugin.common.run_files import CONFIG
-from gitllm_plugin.errors import ConfigError, StorageError
+from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners.saved_config import without_secrets
 
 PACKAGES = ("torch", "transformers", "peft", "salesforce-lavis", "numpy")
-
-
-@contextlib.contextmanager
-def storage_errors() -> Iterator[None]:
-    """Turn errors of a full or read-only disk, inside the block, into the package's own.
-
-    Raises:
-        StorageError: the disk is full or read-only.
-    """
-    try:
-        yield
-    except OSError as error:
-        # Any other OSError, of a data set say, is no matter of the disk that the run writes to.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
-            raise
-        raise StorageError(f"{error.filename or 'a file of the run'} cannot be written: {error.strerror}") from error
 
 
 def create_run_folder(output_dir: Path) -> Path:
@@ -50,7 +32,7 @@ def create_run_folder(output_dir: Path) -> Path:
         try:
             # mkdir itself decides who is first, of runs that start in the same second.
             folder.mkdir(parents=True)
-            return folder
+            break
         except FileExistsError:
             if not folder.is_dir():
                 raise ConfigError(f"run.output_dir: {folder} exists and is not a folder") from None
@@ -59,6 +41,10 @@ def create_run_folder(output_dir: Path) -> Path:
             raise ConfigError(
                 f"run.output_dir is {output_dir}, where no folder can be made: {error.strerror}"
             ) from error
+    # Of runs that were killed and are not gone on with, a checkpoint that was half written would lie there for ever.
+    for place in (*output_dir.glob("[0-9]*"), *output_dir.glob("[0-9]*/*")):
+        remove_abandoned(place)
+    return folder
 
 
 def point_to(folder: Path, name: str) -> None:
@@ -68,7 +54,7 @@ def point_to(folder: Path, name: str) -> None:
         try:
             partial.symlink_to(folder.name, target_is_directory=True)
         except OSError:
-            partial.write_text(f"{folder}\n")
+            partial.write_text(f"{folder}\n", encoding="utf-8")
 
 
 def _version(package: str) -> str | None:
@@ -96,13 +82,13 @@ def describe(folder: Path, config: Any, link: str, **facts: Any) -> None:
 
     Args:
         folder: the run's.
-        config: OmegaConf's node of the whole configuration, written with what it refers to.
+        config: OmegaConf's node of the whole configuration, written with what it refers to but secrets.
         link: the name of the link, beside the folder.
         **facts: written beside the versions of packages, the source's revision and the command of this process.
     """
     from gitllm_plugin import __version__
 
-    OmegaConf.save(config, folder / CONFIG, resolve=True)
+    write_atomically(folder / CONFIG, OmegaConf.to_yaml(OmegaConf.create(without_secrets(config))))
     versions = {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -112,5 +98,5 @@ def describe(folder: Path, config: Any, link: str, **facts: Any) -> None:
         "command": sys.argv,
         **facts,
     }
-    (folder / "versions.json").write_text(json.dumps(versions, indent=2) + "\n")
+    write_atomically(folder / "versions.json", json.dumps(versions, indent=2) + "\n")
     point_to(folder, link)

@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.common.processes import is_running
 from gitllm_plugin.errors import ConfigError
 
 LOCK = "run.lock"
@@ -90,16 +91,7 @@ def _holder_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _is_gone(holder: dict[str, Any] | None) -> bool:
-    # Windows takes the number 0 for Ctrl-C.
-    if holder is None or holder["host"] != socket.gethostname() or os.name != "posix":
-        return False
-    try:
-        os.kill(holder["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except (OSError, OverflowError):  # another user's, or no number of a process
-        return False
-    return False
+    return holder is not None and holder["host"] == socket.gethostname() and not is_running(holder["pid"])
 
 
 def _now() -> str:

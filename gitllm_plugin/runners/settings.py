@@ -6,6 +6,7 @@ from typing import Any
 from gitllm_plugin.config import check
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.runners.saved_config import secret_keys
 
 
 def fill_defaults(run_cfg: MutableMapping[str, Any]) -> None:
@@ -24,7 +25,10 @@ def fill_defaults(run_cfg: MutableMapping[str, Any]) -> None:
         if lacking := [fault for fault in _training_faults(run_cfg) if fault not in checked.faults]:
             message += "\n" + _listed("To be trained it needs as well", lacking)
         raise ConfigError(message)
+    secret = secret_keys(run_cfg)
     for key, value in checked.values.items():
+        if key in secret:
+            continue  # what it refers to stays where it is
         if value is not None or key == "resume_ckpt_path":
             run_cfg[key] = list(value) if isinstance(value, tuple) else value
     if run_cfg.get("batch_size_eval") is None:

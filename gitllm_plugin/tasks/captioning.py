@@ -147,7 +147,9 @@ def _read_coco_annotations(path: Path) -> dict[Any, list[str]]:
     try:
         annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
         pairs = [(row["image_id"], row["caption"]) for row in annotations]
-    except (ValueError, KeyError, TypeError) as error:
+        if not all(isinstance(image_id, str | int) and isinstance(caption, str) for image_id, caption in pairs):
+            raise TypeError("an image_id is no number and no text, or a caption no text")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} is not in the format of COCO's captions, {{'annotations': [{{'image_id', 'caption'}}]}}: {error!r}"
         ) from error

@@ -11,6 +11,7 @@ import torch
 from lavis.common.registry import registry
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
@@ -92,7 +93,7 @@ class RepairedTask(CountedTraining):
         path = Path(result_dir) / f"{filename}.json"
         parts = ranks.gather_objects(list(result))
         if ranks.rank() == 0:
-            path.write_text(json.dumps(unique([row for part in parts for row in part], remove_duplicate)))
+            write_atomically(path, json.dumps(unique([row for part in parts for row in part], remove_duplicate)))
             logging.info("Results: %s", path)
         # Whoever gets the path may read it.
         ranks.barrier()

@@ -13,6 +13,7 @@ from lavis.common.registry import registry
 from lavis.tasks.base_task import BaseTask
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.files import atomic_path, write_atomically
 from gitllm_plugin.common.loading import move_to_device, num_batches, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
@@ -234,14 +235,14 @@ class M3ITTask(BaseTask):
     ) -> None:
         output = Path(str(registry.get_path("output_dir")))
         predictions = Path(str(registry.get_path("result_dir"))) / f"{split_name}_epoch{epoch}.jsonl"
-        with open(predictions, "w", encoding="utf-8") as file:
+        with atomic_path(predictions) as partial, open(partial, "w", encoding="utf-8") as file:
             file.writelines(json.dumps(example, ensure_ascii=False) + "\n" for example in examples)
         metrics = {"split": split_name, "epoch": epoch, **scores, **report.notes()}
         if self.agg_metric in scores:
             metrics["agg_metrics"] = self._aggregate(scores, report)
-        (output / f"{split_name}_metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+        write_atomically(output / f"{split_name}_metrics.json", json.dumps(metrics, indent=2) + "\n")
         page = describe(report, title, scores.get(LOSS), int(scores.get("num_skipped", 0)))
-        (output / f"{split_name}_results.md").write_text(page, encoding="utf-8")
+        write_atomically(output / f"{split_name}_results.md", page)
         if self.generates and self.pictures:
             shown = choose_examples(self._dataset, examples, self.pictures)
             if shown:

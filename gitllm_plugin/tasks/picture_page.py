@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.m3it.images import decode_image
 from gitllm_plugin.protocols import NumberedData, offers
 
@@ -65,10 +66,10 @@ def choose_examples(dataset: Any, examples: Sequence[Mapping[str, Any]], count: 
 def write_picture_page(path: Path, title: str, shown: Sequence[Shown]) -> None:
     """Write the page; it needs no other file and loads nothing."""
     figures = "\n".join(_figure(entry) for entry in shown)
-    path.write_text(
+    write_atomically(
+        path,
         f'<!DOCTYPE html>\n<html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style>\n<h1>{html.escape(title)}</h1>\n<main>\n{figures}\n</main></html>\n",
-        encoding="utf-8",
     )
 
 

@@ -9,6 +9,7 @@ from lavis.common.dist_utils import main_process
 from lavis.common.registry import registry
 from lavis.tasks.vqa import AOKVQATask, GQATask, VQATask
 
+from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
 from gitllm_plugin.tasks.settings import QuestionSettings
 
@@ -66,7 +67,7 @@ class GQAQuestionsTask(_QuestionTask, GQATask):
     def _save_result_leaderboard(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Repairs: GQA's server takes a list of predictions, not A-OKVQA's form."""
         rows = [{"questionId": str(row["question_id"]), "prediction": row["pred_ans"]} for row in results]
-        Path(f"{registry.get_path('result_dir')}_leaderboard.json").write_text(json.dumps(rows))
+        write_atomically(Path(f"{registry.get_path('result_dir')}_leaderboard.json"), json.dumps(rows))
 
 
 @replaces("aok_vqa")
@@ -107,7 +108,7 @@ class AOKVQAQuestionsTask(_QuestionTask, AOKVQATask):
             row["question_id"]: {"direct_answer": row["pred_ans"], "multiple_choice": row["pred_choice"]}
             for row in results
         }
-        Path(f"{registry.get_path('result_dir')}_leaderboard.json").write_text(json.dumps(rows))
+        write_atomically(Path(f"{registry.get_path('result_dir')}_leaderboard.json"), json.dumps(rows))
 
 
 def _with_missing_answers(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable:

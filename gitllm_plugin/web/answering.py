@@ -13,8 +13,9 @@ from PIL import Image
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.attention import answer_attention, attention_figure
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
-from gitllm_plugin.m3it.pictures import open_picture
+from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.processors.video_frames import read_frames
+from gitllm_plugin.web.limits import MOST_FRAMES, MOST_PIXELS, check_pixels
 from gitllm_plugin.words.draw import words_figure
 from gitllm_plugin.words.nearest import MEASURES
 from gitllm_plugin.words.picture import picture_words
@@ -47,16 +48,18 @@ class Answering:
         """
         if not files:
             raise DataError("There is no picture yet: drop one in, or choose an example.")
-        pictures = []
+        pictures: list[Image.Image] = []
         for file in files:
+            check_pixels([picture.size for picture in pictures])
             if Path(file).suffix.lower() in VIDEO_SUFFIXES:
-                frames = read_frames(file, self.pipeline.model.max_images)
+                frames = read_frames(file, self.pipeline.model.max_images, MOST_PIXELS, MOST_FRAMES)
                 pictures += [Image.fromarray(frame) for frame in frames]
             else:
-                pictures.append(open_picture(file))
+                pictures.append(Image.fromarray(read_pixels(file, Path(file).name, MOST_PIXELS)))
         most = self.pipeline.model.max_images
         if len(pictures) > most:
             raise DataError(f"{len(pictures)} pictures, but this model takes {most} at most: remove some.")
+        check_pixels([picture.size for picture in pictures])
         return pictures
 
     def answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
+from abc import ABCMeta
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,48 +14,15 @@ from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 from gitllm_plugin.m3it.prompts import WITH_QUESTION, WITHOUT_QUESTION
 from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Answering
 from gitllm_plugin.web.examples import write_examples
+from gitllm_plugin.web.limits import MOST_BEAMS, MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_SECONDS, check_texts
 
-HOST = "127.0.0.1"
-_LARGEST_UPLOAD = "64mb"
+_LOOK_EVERY, _DELETE_AFTER = 600, 3600
+"""Seconds: how often uploads and figures are looked at, and at which age they are deleted."""
 
 _ABOUT = """\
 **{name}**: {encoder} and {decoder}, {parameters} parameters. It runs on this machine ({device}); nothing is sent
 anywhere. Without a question the model does what the instruction says alone.
 """
-
-
-def serve(pipeline: Pipeline, name: str, port: int | None = None, open_browser: bool = False) -> None:
-    """Serve the page on 127.0.0.1 until Ctrl-C.
-
-    Args:
-        pipeline: the model.
-        name: of the model, for the page.
-        port: None for the first free one from 7860 on.
-        open_browser: whether to open the page.
-
-    Raises:
-        ConfigError: Gradio is not installed, or the port is taken.
-    """
-    with tempfile.TemporaryDirectory(prefix="gitllm-examples-") as examples:
-        _launch(build_page(pipeline, name, Path(examples)), port, open_browser)
-
-
-def _launch(page: Any, port: int | None, open_browser: bool) -> None:
-    try:
-        _, url, _ = page.queue(default_concurrency_limit=1).launch(
-            server_name=HOST,
-            server_port=port,
-            share=False,
-            inbrowser=open_browser,
-            max_file_size=_LARGEST_UPLOAD,
-            footer_links=[],
-            quiet=True,
-            prevent_thread_lock=True,
-        )
-    except OSError as error:
-        raise ConfigError(f"the page cannot be served: {error}; give another --port, or none") from error
-    print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
-    page.block_thread()
 
 
 def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
@@ -76,14 +43,13 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         raise ConfigError(f'the page needs Gradio ({error}): pip install "gitllm-plugin[web]"') from error
     answering = Answering(pipeline)
     several = pipeline.model.max_images > 1
-    # What was uploaded is deleted after an hour, and when the page ends.
-    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(_LOOK_EVERY, _DELETE_AFTER)) as page:
         gr.Markdown("# GIT-LLM\n" + _about(pipeline, name))
         with gr.Row():
             with gr.Column():
                 pictures = _picture_input(gr, pipeline.model.max_images)
                 instruction = _instruction_input(gr, pipeline.instruction)
-                question = gr.Textbox(label="Question", placeholder="what is in the picture?", elem_id="question")
+                question = _question_input(gr)
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                     stop = gr.Button("Stop")
@@ -103,11 +69,11 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         gr.Examples(rows, inputs=[pictures, question], cache_examples=False)
 
         def respond(
-            files: Any, instruction: str | None, question: str | None, *settings: float
+            files: list[str] | None, instruction: str | None, question: str | None, *settings: float
         ) -> Iterator[tuple[Any, Any, Any]]:
             instruction = (instruction or "").strip() or None  # Gradio gives None for a box that nobody touched
             try:
-                yield from _respond(answering, _as_paths(files), instruction, question or "", settings)
+                yield from _respond(answering, files or [], instruction, question or "", settings)
             except GitLLMError as error:
                 raise gr.Error(str(error), duration=None, print_exception=False) from error
             except Exception as error:
@@ -124,8 +90,16 @@ def _respond(
     answering: Answering, files: list[str], instruction: str | None, question: str, settings: tuple[float, ...]
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Give the contents of answer, attention and words, as they come."""
+    check_texts(question=question, instruction=instruction)
     max_new_tokens, num_beams, temperature, top_p, repetition_penalty = settings
-    decoding = Decoding(int(max_new_tokens), int(num_beams), temperature, top_p, repetition_penalty)
+    decoding = Decoding(
+        min(int(max_new_tokens), MOST_NEW_TOKENS),
+        min(int(num_beams), MOST_BEAMS),
+        temperature,
+        top_p,
+        repetition_penalty,
+        max_seconds=MOST_SECONDS,
+    )
     pictures = answering.read_pictures(files)
     answer = ""
     for answer in answering.answer(pictures, question, instruction, decoding):
@@ -144,8 +118,9 @@ def _unexpected(error: Exception) -> str:
 
 def _picture_input(gr: Any, max_images: int) -> Any:
     if max_images == 1:
-        return gr.Image(type="filepath", label="Picture", sources=["upload", "clipboard", "webcam"], height=320)
-    return gr.Gallery(
+        sources = ["upload", "clipboard", "webcam"]
+        return _of_files(gr.Image)(type="filepath", label="Picture", sources=sources, height=320)
+    return _of_files(gr.Gallery)(
         type="filepath",
         label=f"Up to {max_images} pictures, or a video",
         file_types=["image", *VIDEO_SUFFIXES],
@@ -154,13 +129,40 @@ def _picture_input(gr: Any, max_images: int) -> Any:
     )
 
 
+def _of_files(component: type) -> Any:
+    """Make a component of Gradio's give its files as they are.
+
+    Gradio itself decodes and converts what it is given, in whatever format it is. It makes components anew in sessions,
+    so that a method of one is not enough; and its way of deriving classes writes a file beside the module.
+    """
+    own = {"preprocess": lambda self, payload: _uploaded(payload), "__module__": component.__module__}
+    return ABCMeta.__new__(type(component), component.__name__, (component,), own)
+
+
+def _uploaded(payload: Any) -> list[str]:
+    """List the files of a picture or a gallery, as Gradio has them."""
+    if payload is None:
+        return []
+    items = (
+        [getattr(each, "video", None) or each.image for each in payload.root] if hasattr(payload, "root") else [payload]
+    )
+    return [item.path for item in items if item.path]
+
+
 def _instruction_input(gr: Any, own: str | None) -> Any:
     """Make an empty box that shows with which instruction the model is asked while it is empty."""
     usual = f'empty: this with a question, "{WITHOUT_QUESTION}" without one'
     return gr.Textbox(
         label="Instruction",
+        max_length=MOST_CHARACTERS,
         placeholder=WITH_QUESTION if own is None else own,
         info=usual if own is None else "empty: the model's own",
+    )
+
+
+def _question_input(gr: Any) -> Any:
+    return gr.Textbox(
+        label="Question", placeholder="what is in the picture?", elem_id="question", max_length=MOST_CHARACTERS
     )
 
 
@@ -168,21 +170,14 @@ def _decoding_inputs(gr: Any) -> list[Any]:
     defaults = Decoding()
     with gr.Accordion("How the answer is searched for", open=False):
         return [
-            gr.Slider(1, 200, defaults.max_new_tokens, step=1, label="Most tokens of the answer"),
-            gr.Slider(1, 8, defaults.num_beams, step=1, label="Beams", info="above 1 the answer comes at once"),
+            gr.Slider(1, MOST_NEW_TOKENS, defaults.max_new_tokens, step=1, label="Most tokens of the answer"),
+            gr.Slider(
+                1, MOST_BEAMS, defaults.num_beams, step=1, label="Beams", info="above 1 the answer comes at once"
+            ),
             gr.Slider(0, 2, defaults.temperature, step=0.1, label="Temperature", info="0 searches, above it samples"),
             gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Nucleus (top p)", info="for sampling"),
             gr.Slider(1, 2, defaults.repetition_penalty, step=0.05, label="Penalty on repetition"),
         ]
-
-
-def _as_paths(files: Any) -> list[str]:
-    """List the paths in a path, a gallery's list of (path, caption), or None."""
-    if files is None:
-        return []
-    if isinstance(files, str):
-        return [files]
-    return [file if isinstance(file, str) else file[0] for file in files]
 
 
 def _about(pipeline: Pipeline, name: str) -> str:

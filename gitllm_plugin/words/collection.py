@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.pictures import find_pictures
 from gitllm_plugin.m3it.examples import JsonlExamples
 from gitllm_plugin.m3it.images import decode_image
@@ -62,7 +63,10 @@ def check_collection(storage: str) -> None:
 def _read_folder(folder: Path) -> Iterator[CaptionedPicture]:
     for path in find_pictures(folder):
         text = path.with_suffix(".txt")
-        captions = (text.read_text(encoding="utf-8").strip(),) if text.is_file() else ()
+        try:
+            captions = (text.read_text(encoding="utf-8").strip(),) if text.is_file() else ()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{text} is not UTF-8 ({error}); save it as UTF-8") from error
         yield CaptionedPicture(str(path), open_picture(path), captions)
 
 

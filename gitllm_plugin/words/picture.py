@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from gitllm_plugin.common.files import atomic_path, write_atomically
 from gitllm_plugin.words.nearest import MEASURES, Measure, nearest_tokens
 from gitllm_plugin.words.vocabulary import Vocabulary
 
@@ -76,7 +77,7 @@ def picture_words(vectors: Tensor, vocabulary: Vocabulary, k: int = 5) -> Pictur
 
 def write_csv(words: PictureWords, path: Path) -> None:
     """Write a line for each patch, measure and rank."""
-    with open(path, "w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as partial, open(partial, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(PatchWord.__dataclass_fields__)
         writer.writerows(vars(entry).values() for entry in words.entries)
@@ -89,4 +90,4 @@ def write_json(words: PictureWords, path: Path) -> None:
         "counts": {measure: dict(words.counts(measure)) for measure in MEASURES},
         "patches": [vars(entry) for entry in words.entries],
     }
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.files import atomic_path, write_atomically
 from gitllm_plugin.tables import Block, Table
 from gitllm_plugin.words.nearest import MEASURES
 from gitllm_plugin.words.statistics import CaptionMatch, WordStatistics
@@ -79,8 +80,9 @@ def write_statistics(statistics: WordStatistics, folder: Path) -> list[Path]:
     content = asdict(statistics)
     del content["nearest_cosines"]
     data, figure = folder / "statistics.json", folder / "statistics.png"
-    data.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    statistics_figure(statistics).savefig(figure, dpi=110)
+    write_atomically(data, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    with atomic_path(figure) as partial:
+        statistics_figure(statistics).savefig(partial, dpi=110, format="png")
     return [data, figure]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.pipeline import Pipeline
 from gitllm_plugin.tables import Block
@@ -37,9 +38,9 @@ def explain_picture(
     vectors = patch_vectors(pipeline.model, pipeline.pixels([picture]))[0, 0]
     vocabulary = read_vocabulary(pipeline.model.language_model, pipeline.text_encoder.tokenizer)
     words = picture_words(vectors, vocabulary, k)
-    output.mkdir(parents=True, exist_ok=True)
     figure, table, data = (output / f"{name}.{suffix}" for suffix in ("png", "csv", "json"))
-    words_figure(pipeline.seen(picture), words, MEASURES).savefig(figure, dpi=110)
+    with atomic_path(figure) as partial:
+        words_figure(pipeline.seen(picture), words, MEASURES).savefig(partial, dpi=110, format="png")
     write_csv(words, table)
     write_json(words, data)
     return words, [figure, table, data]
@@ -76,5 +77,4 @@ def explain_pictures(
         )
     vocabulary = read_vocabulary(pipeline.model.language_model, tokenizer)
     statistics = word_statistics(vectors, vocabulary, None if without else captions)
-    output.mkdir(parents=True, exist_ok=True)
     return statistics_blocks(statistics), write_statistics(statistics, output)

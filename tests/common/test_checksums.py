@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from gitllm_plugin.common.checksums import sum_of_weights
 from gitllm_plugin.common.weights import is_readable, read_checkpoint, write_checkpoint, write_weights
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.host.open_model import open_pipeline
 from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.shards.features import FeatureReader, Maker, write_features
@@ -80,6 +81,30 @@ def test_the_middle_of_each_record_of_a_checkpoint(tmp_path):
         middle = entry.header_offset + 30 + name_length + extra_length + entry.file_size // 2
         path.write_bytes(flipped(data, middle, 0))
         assert outcome_of(path) == "refused", entry.filename
+
+
+def test_an_entry_that_is_marked_as_a_folder(tmp_path):
+    """One bit of the directory at a zip file's end, for which torch reads nothing and zipfile all."""
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, CONTENT)
+    data = path.read_bytes()
+    place = data.index(b"PK\1\2")
+    while place >= 0:
+        path.write_bytes(flipped(data, place + 38, 4))
+        assert outcome_of(path) in ("refused", "same")
+        place = data.find(b"PK\1\2", place + 1)
+    assert outcome_of(path) == "same" or "folder" in str(pytest.raises(ConfigError, read_checkpoint, path).value)
+
+
+@pytest.mark.slow
+def test_every_bit_of_a_checkpoint(tmp_path):
+    path = tmp_path / "a.pth"
+    write_checkpoint(path, {"model": WEIGHTS, "steps": 7})
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            path.write_bytes(flipped(data, place, bit))
+            assert outcome_of(path) != "others", (place, bit)
 
 
 @pytest.mark.parametrize("damage", ["cut", "a hole", "another's end", "nothing"])
@@ -168,6 +193,39 @@ def test_what_did_not_arrive_is_named(exported, tmp_path, name):
         GitLLM.from_pretrained(tmp_path / "copy")
     with pytest.raises(ConfigError, match=f"{name}.* is missing"):
         merge_folder(tmp_path / "copy", tmp_path / "merged")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "fault"),
+    [
+        ("language_model/tokenizer.json", Path.unlink, "is missing"),
+        ("language_model/tokenizer_config.json", Path.unlink, "is missing"),
+        ("language_model/generation_config.json", Path.unlink, "is missing"),
+        ("language_model/chat_template.jinja", Path.unlink, "is missing"),
+        ("language_model/chat_template.jinja", lambda path: path.write_text("{{ 1 }}"), "has not the bytes"),
+        ("language_model/generation_config.json", lambda path: path.write_text("{}"), "has not the bytes"),
+        ("projection.safetensors", Path.unlink, "is missing"),
+        ("projection.safetensors", lambda path: path.write_bytes(path.read_bytes()[:100]), "was cut off"),
+    ],
+)
+def test_any_file_that_is_read_is_checked_and_its_fault_told_once(exported, tmp_path, name, change, fault):
+    tokenizer = load_folder(exported / "one").tokenizer
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    model = GitLLM.from_pretrained(exported / "one")
+    model.save_pretrained(tmp_path / "copy", tokenizer=tokenizer)
+    change(tmp_path / "copy" / name)
+    with pytest.raises(ConfigError, match=f"{name}.*{fault}") as raised:
+        load_folder(tmp_path / "copy")
+    assert str(raised.value).count(name) == 1 and "Copy the folder again" in str(raised.value)
+
+
+@pytest.mark.parametrize("left", ["language_model", "image_encoder", "projection.safetensors"])
+def test_an_export_without_its_description_is_called_so(exported, tmp_path, left):
+    (tmp_path / "copy").mkdir()
+    whole = exported / "one" / left
+    (shutil.copytree if whole.is_dir() else shutil.copyfile)(whole, tmp_path / "copy" / left)
+    with pytest.raises(ConfigError, match=f"not copied whole: it has {left} and no git_llm.json. Copy the folder"):
+        open_pipeline(tmp_path / "copy")
 
 
 @pytest.mark.parametrize("name", ["projection.safetensors", "adapter/adapter_model.safetensors"])

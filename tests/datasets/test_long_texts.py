@@ -123,6 +123,15 @@ def test_each_image_takes_room(config):
     assert row_id in str(refused.value) and "1 text does" in str(refused.value)
 
 
+def test_an_image_takes_room_though_the_first_rows_have_none(config):
+    for place in range(12):
+        change(config, "train", place, image_base64_str="")
+    row_id = change(config, "train", 15, outputs=answer_of(245, "Answer the question about the image."))
+    with pytest.raises(DataError, match=r"train.jsonl:16: .* fit beside 1 image;") as refused:
+        launch.train(config, ["datasets.m3it.allow_text_only=true"])
+    assert row_id in str(refused.value)
+
+
 def test_a_resumed_run_goes_on_at_the_same_place(config, tmp_path):
     for place in (2, 11):
         change(config, "train", place, outputs=LONG * 15)
@@ -135,6 +144,23 @@ def test_a_resumed_run_goes_on_at_the_same_place(config, tmp_path):
         config, [*options, f"run.output_dir={tmp_path / 'part'}", f"run.resume_ckpt_path={part.output_dir}"]
     )
     assert steps(resumed) == steps(whole)
+
+
+def test_the_run_that_goes_on_by_itself_is_the_one_that_left_out_the_same(config):
+    change(config, "train", 3, outputs=LONG * 15)
+    options = [SKIP, "run.valid_splits=[]", "run.test_splits=[]", "run.lr_sched=constant"]
+    first = launch.train(config, options)
+    second = launch.train(config, [*options, "run.max_epoch=2", "run.resume_ckpt_path=auto"])
+    assert second.output_dir == first.output_dir and second.position.epoch == 2
+
+
+def test_it_is_skipped_in_each_split_where_nothing_is_trained(config):
+    for split, place in (("val", 0), ("test", 3)):
+        change(config, split, place, outputs=LONG * 15)
+    untrained = ["run.evaluate=true", "run.allow_untrained=true"]
+    runner = launch.train(config, [SKIP, *untrained])
+    for split in ("val", "test"):
+        assert (metrics(runner, split)["num_examples"], metrics(runner, split)["num_skipped"]) == (6, 1)
 
 
 def test_an_image_that_is_broken_is_skipped_too(config, caplog):
@@ -275,3 +301,27 @@ def test_the_check_of_a_tree_names_them_for_the_model_of_a_training(config, caps
     # Without a loss, an evaluation does not read the answers.
     assert main([*command, "--cfg-path", str(config), "--options", "run.valid_loss=false"]) == 1
     assert "val.jsonl" not in capsys.readouterr().out.partition("too_long (")[2]
+
+
+@pytest.mark.parametrize("model_type", ["tiny_llama", "tiny_mpt"])
+def test_texts_with_and_without_an_image_in_one_batch_are_shortened_to_their_own_room(model_type):
+    model = GitLLMForLavis.from_pretrained(model_type)
+    prompt = build_prompt("article", "Answer.", LONG * 40)
+    samples = {
+        "text_input": [prompt, prompt],
+        "text_output": ["no", "no"],
+        "image": torch.zeros(2, 3, 32, 32),
+        "num_images": torch.tensor([1, 0]),
+    }
+    taken = model.encode_texts(samples, [prompt] * 2, ["no"] * 2).attention_mask.sum(1).tolist()
+    rule = model.text_rule(samples["image"][0], answers=True, new_tokens=0)
+    room = [rule.room - max(images, rule.most_images) * rule.image_tokens for images in (1, 0)]
+    assert all(most - 10 < tokens <= most for tokens, most in zip(taken, room, strict=True))
+    assert model(samples)["num_supervised_tokens"] > 0
+    # What the rule lets through is refused in no batch: ALiBi counts the slots that the image of the other row takes.
+    least = model.text_encoder.least_tokens(prompt, "no", find_shortenable(prompt, LONG * 40))
+    answer = " no" * (rule.room - rule.image_tokens - least + 4)
+    fits = rule.fault(prompt, answer, LONG * 40, 0) is None
+    assert fits == (model_type == "tiny_llama")
+    if fits:
+        assert model({**samples, "text_output": ["no", answer]})["num_supervised_tokens"] > 0

@@ -15,7 +15,9 @@ from examples.easyvqa import demo, training
 from examples.easyvqa.commands import run_module
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.paths import EVAL_CONFIG, TRAIN_CONFIG, Cache
+from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
 from gitllm_plugin.experiments.record import StepRecord
+from gitllm_plugin.runners.run_folder import point_to
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +39,7 @@ class PretendedCommands:
         if arguments[:2] == ["gitllm_plugin", "train"]:
             run = Path("output/demo/train") / f"run{len(self.calls)}"
             run.mkdir(parents=True)
+            point_to(run, LATEST_RUN)
             if self.interrupt:
                 self.interrupt = False
                 (run / "checkpoint_latest.pth").touch()
@@ -45,6 +48,7 @@ class PretendedCommands:
         elif arguments[:2] == ["gitllm_plugin", "evaluate"]:
             run = Path("output/demo/evaluate") / f"run{len(self.calls)}"
             run.mkdir(parents=True)
+            point_to(run, LATEST_EVALUATION)
             (run / "test_metrics.json").touch()
 
     def count(self, name):

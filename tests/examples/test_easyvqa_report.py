@@ -134,14 +134,17 @@ def test_seconds_are_written_as_people_read_them(seconds, text):
     assert format_seconds(seconds) == text
 
 
-def test_newest_run_is_the_one_written_last_and_links_do_not_count(tmp_path):
-    import os
-
-    for name, written in (("b", 1), ("a", 2)):
+@pytest.mark.parametrize("links", [True, False], ids=["link", "text"])
+def test_newest_run_is_the_one_that_is_linked(tmp_path, links):
+    for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "metrics").touch()
-        os.utime(tmp_path / name / "metrics", (written, written))
-    (tmp_path / "latest").symlink_to("a")
-    assert newest_run(tmp_path, "metrics") == tmp_path / "a"
-    with pytest.raises(DemoError, match="no run with other"):
-        newest_run(tmp_path, "other")
+    if links:
+        (tmp_path / "latest").symlink_to("a")
+    else:
+        (tmp_path / "latest").write_text(f"{tmp_path / 'a'}\n")
+    assert newest_run(tmp_path, "latest", "metrics") == tmp_path / "a"
+    with pytest.raises(DemoError, match="no latest run with other"):
+        newest_run(tmp_path, "latest", "other")
+    with pytest.raises(DemoError, match="no latest_evaluation run"):
+        newest_run(tmp_path, "latest_evaluation", "metrics")

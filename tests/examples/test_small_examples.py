@@ -1,6 +1,5 @@
 """The example scripts, each run to its end on tiny models."""
 
-import json
 import runpy
 import sys
 from pathlib import Path
@@ -8,13 +7,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from examples import caption_folder, export_and_load, finetune_on_csv, plain_pytorch
-from gitllm_plugin.inference.pipeline import Pipeline
+from examples import export_and_load, finetune_on_csv, plain_pytorch
 from gitllm_plugin.modeling import load_folder
 from tests.small_run import write_small_run
-from tests.tiny_folder import write_tiny_folder
 
-EXAMPLES = Path(caption_folder.__file__).parent
+EXAMPLES = Path(export_and_load.__file__).parent
 
 
 @pytest.fixture
@@ -27,33 +24,9 @@ def pictures(tmp_path):
     return folder
 
 
-def test_captions_of_a_folder(pictures, tmp_path, capsys):
-    (pictures / "broken.png").write_bytes(b"no picture")
-    model, out = write_tiny_folder(tmp_path / "model"), tmp_path / "captions.jsonl"
-    assert caption_folder.main([str(model), str(pictures), "--out", str(out)]) == 1
-    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-    assert [line["image"] for line in lines] == [f"{index:02d}.png" for index in range(20)]
-    assert any(line["caption"] for line in lines)
-    printed = capsys.readouterr()
-    assert "broken.png" in printed.err and "1 pictures could not be read" in printed.out
-
-
-def test_earlier_captions_stay_until_all_are_made(pictures, tmp_path, monkeypatch):
-    model, out = write_tiny_folder(tmp_path / "model"), tmp_path / "captions.jsonl"
-    out.write_text("earlier\n")
-    answers = iter(["the first"])  # and none for the second
-    monkeypatch.setattr(Pipeline, "answer", lambda *args, **kwargs: next(answers))
-    with pytest.raises(StopIteration):
-        caption_folder.main([str(model), str(pictures), "--out", str(out)])
-    assert out.read_text() == "earlier\n" and not list(tmp_path.glob("*.partial"))
-
-
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
-        ("caption_folder", ["no-model", "nowhere"], "nowhere does not exist"),
-        ("caption_folder", ["no-model", "pictures/empty"], "pictures/empty holds no picture"),
-        ("caption_folder", ["no-model", "pictures"], "no-model is not a folder of a GIT-LLM"),
         ("export_and_load", ["nowhere", "model"], "nowhere is not a run"),
         ("export_and_load", ["nowhere", "made"], "made-merged exists already"),
         ("finetune_on_csv", ["nowhere.csv", "pictures"], "pictures exists already"),

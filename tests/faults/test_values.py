@@ -169,12 +169,12 @@ def test_what_only_python_can_give(given):
 BEFORE_ANYTHING = ("run.max_grad_norm=.nan", "run.init_lr=.inf", "model.lr_scale={proj: -1}", "run.num_workers=100000")
 
 
-@pytest.mark.parametrize("command", [["train", "--dry-run"], ["evaluate"]], ids=" ".join)
-def test_the_commands_end_in_one_error(tmp_path, command):
+@pytest.mark.parametrize("words", [["train", "--dry-run"], ["evaluate"]], ids=" ".join)
+def test_the_commands_end_in_one_error(tmp_path, words):
     """With all faults in it, and nothing written."""
     path = write_small_run(tmp_path)
     before = sorted(tmp_path.iterdir())
-    arguments = [*command, "--cfg-path", str(path), "--options", *BEFORE_ANYTHING]
+    arguments = [*words, "--cfg-path", str(path), "--options", *BEFORE_ANYTHING]
     done = subprocess.run([sys.executable, "-m", "gitllm_plugin", *arguments], env=ENVIRONMENT, capture_output=True)
     said = done.stderr.decode()
     assert done.returncode == 2 and "Traceback" not in said

@@ -16,7 +16,7 @@ PICTURE = Image.linear_gradient("L").convert("RGB")
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     folder = write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny", max_images=2)
-    return Pipeline.from_folder(folder, dtype="float32")
+    return Pipeline.from_pretrained(folder, dtype="float32")
 
 
 def test_maps_are_those_of_the_positions_that_predict_the_answer(pipeline):

@@ -20,7 +20,7 @@ PICTURE = Image.linear_gradient("L").convert("RGB")
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
-    return Pipeline.from_folder(write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny"), dtype="float32")
+    return Pipeline.from_pretrained(write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny"), dtype="float32")
 
 
 def test_an_answer_is_the_models_by_hand(pipeline):
@@ -104,7 +104,7 @@ def test_the_number_of_pictures(pipeline, tmp_path):
             pipeline.answer(pictures, "?")
     with pytest.raises(DataError, match="ask about each apart, or train a model with model.max_images: 3"):
         pipeline.answer([PICTURE] * 3, "?")
-    several = Pipeline.from_folder(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32")
+    several = Pipeline.from_pretrained(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32")
     assert several.pixels([PICTURE]).shape == (1, 1, 3, 32, 32)
     assert several.answer([PICTURE, PICTURE], "?", decoding=Decoding(4))
 
@@ -149,7 +149,7 @@ def test_what_is_no_picture(pipeline, picture):
 def test_a_folder_without_tokenizer_is_refused(pipeline, tmp_path):
     pipeline.model.save_pretrained(tmp_path / "bare")
     with pytest.raises(ConfigError, match="has no tokenizer; `gitllm export` writes both"):
-        Pipeline.from_folder(tmp_path / "bare")
+        Pipeline.from_pretrained(tmp_path / "bare")
 
 
 @pytest.mark.parametrize("resize", ["squash", "shortest_edge"])
@@ -160,7 +160,7 @@ def test_the_transform_is_the_one_of_training(pipeline, resize, tmp_path):
         tokenizer=pipeline.text_encoder.tokenizer,
         image_processor=transform.as_preprocessor_config(),
     )
-    back = Pipeline.from_folder(tmp_path / "model", dtype="float32")
+    back = Pipeline.from_pretrained(tmp_path / "model", dtype="float32")
     wide = PICTURE.resize((90, 40))
     assert torch.equal(back.pixels([wide])[0], transform(wide))
     assert torch.equal(

@@ -186,7 +186,7 @@ def test_nothing_of_what_is_there_is_replaced_by_halves(folder):
     with pytest.raises(ConfigError, match="would be replaced by what is made of it"):
         convert_table(lines, folder, FromTable())
     (folder / "file").write_text("")
-    with pytest.raises(StorageError, match="file cannot be written to"):
+    with pytest.raises(StorageError, match="file cannot be written: Not a directory"):
         convert_table(table, folder / "file", FromTable())
     notes = []
     (folder / "out").mkdir()
@@ -201,7 +201,7 @@ def test_nothing_of_what_is_there_is_replaced_by_halves(folder):
 
 def test_notes_are_warnings_unless_someone_listens(folder):
     write(folder / "mine.csv", [{"image": "1.png", "answer": "a", "author": "me"}])
-    with pytest.warns(UserWarning, match="not read, for nothing is called so: the columns 'author'"):
+    with pytest.warns(UserWarning, match="columns that are not read: 'author'"):
         convert_table(folder / "mine.csv", folder / "out")
 
 
@@ -218,4 +218,48 @@ def test_the_command(folder, capsys):
     out, err = capsys.readouterr()
     counts = [len((folder / "out" / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "val")]
     assert sum(counts) == 40 and out.splitlines()[-1] == "all: 40 rows"
-    assert err == f"note: {folder / 'mine.csv'}: not read, for nothing is called so: the columns 'source'\n"
+    read = "image, question, answer, instruction, id, split"
+    assert err == f"note: {folder / 'mine.csv'}: columns that are not read: 'source'; read are {read}\n"
+
+
+def test_what_it_made_is_checked_as_it_lies_there(folder, capsys):
+    write(folder / "mine.csv", [{"image": "1.png", "answer": "a"}, {"image": "2.png", "answer": "b"}])
+    made = folder / "coco"  # as a configuration of the catalog, of which it is none
+    assert main(["m3it", "from-csv", str(folder / "mine.csv"), str(made)]) == 0
+    assert main(["m3it", "check", str(made)]) == 0
+    assert "train.jsonl" not in capsys.readouterr().err
+    assert main(["m3it", "shard", str(made), str(folder / "shards")]) == 0
+    for asked in (["--configs", "coco"], ["--configs", "mine"], ["--preset", "core"]):
+        capsys.readouterr()
+        assert main(["m3it", "check", str(made), *asked]) == 2
+        told = capsys.readouterr().err
+        assert f"{made} holds rows itself" in told and "leave --preset and --configs out" in told
+        assert len(told.splitlines()) < 4
+    assert main(["m3it", "check", str(folder), "--configs", "coco", "--splits", "train"]) == 1  # the catalog's
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (b"PK\x03\x04\x14\x00\x06\x00\xdb\xff", "a zip file, as spreadsheets"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1\x00", "an old spreadsheet"),
+        (b"\x1f\x8b\x08\x00", "compressed \\(gzip\\): unpack it"),
+        (b"PAR1\x15\x04", "a parquet file"),
+        (b"%PDF-1.7", "a PDF"),
+    ],
+)
+def test_what_is_no_text_is_called_what_it_is(folder, begin, said):
+    for name in ("mine.csv", "mine.tsv", "mine.jsonl"):
+        (folder / name).write_bytes(begin)
+        with pytest.raises(DataError, match=f"{name} is not text but {said}"):
+            convert_table(folder / name, folder / "out")
+        with pytest.raises(DataError, match=f"{name} is no file of rows but {said}"):
+            find_sources(str(folder / name))
+
+
+@pytest.mark.parametrize("name", ["mine.csv", "two words.TSV", "sheet.xlsx"])
+def test_a_table_in_the_place_of_rows_is_told_in_one_line(folder, name):
+    (folder / name).write_text("image,answer\n" + "1.png,a\n" * 500)
+    with pytest.raises(DataError, match="gitllm m3it from-csv") as raised:
+        find_sources([str(folder / name)])
+    assert len(str(raised.value).splitlines()) == 2

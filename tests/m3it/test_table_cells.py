@@ -138,8 +138,9 @@ def test_names_of_columns_that_are_taken(folder, header):
 def test_columns_that_nothing_reads_are_named(folder):
     found = Converted(folder, "t.csv", ",image,answer,author,question_id\n0,p.png,x,me,7\n")
     assert found.texts == [("", "x")]
-    unread = "not read, for nothing is called so: the columns one without a name, 'author', 'question_id'"
-    assert found.notes == [f"{folder / 't.csv'}: {unread}"]
+    unread = "columns that are not read: one without a name, 'author', 'question_id'"
+    read = "image, question, answer, instruction, id, split"
+    assert found.notes == [f"{folder / 't.csv'}: {unread}; read are {read}"]
     rows = [{"image": "p.png", "answer": "x"}, {"image": "q.png", "answer": "y", "scores": [1, {"a": 2}]}]
     assert "'scores'" in Converted(folder, "t.jsonl", "\n".join(map(json.dumps, rows))).notes[0]
 
@@ -147,10 +148,11 @@ def test_columns_that_nothing_reads_are_named(folder):
 def test_names_that_were_given_have_to_be_there(folder):
     content = "image,answer,File\np.png,x,q.png\n"
     assert (
-        "nothing is called so: question=ask" in Converted(folder, "t.csv", content, columns={"question": "ask"}).error
+        "has no column of that name: question=ask"
+        in Converted(folder, "t.csv", content, columns={"question": "ask"}).error
     )
     found = Converted(folder, "t.csv", content, columns={"image": "File"})
-    assert found.texts and "the columns 'image'" in found.notes[0]
+    assert found.texts and "not read: 'image'; read are File," in found.notes[0]
     both = '{"image": "p.png", "caption": "a", "Caption": "b"}'
     found = Converted(folder, "t.jsonl", both, columns={"answer": "Caption"})
     assert found.texts == [("", "b")] and "'caption'" in found.notes[0]

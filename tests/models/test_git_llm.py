@@ -259,6 +259,28 @@ def test_wrong_settings_are_named_with_what_is_allowed(changes, message):
         model.optimizer_groups(0.0)
 
 
+@pytest.mark.parametrize(
+    ("ids", "named"),
+    [
+        ({"instance_id": ["train:4", "train:9"]}, "(now example 'train:9')"),
+        ({"question_id": torch.tensor([7, 12])}, "(now example 12)"),
+        ({"image_id": ["north", "south"]}, "(now example 'south')"),
+    ],
+)
+def test_a_prompt_that_is_cut_is_named(ids, named, caplog):
+    model = GitLLMForLavis.from_pretrained("tiny_llama")
+    batch = {"image": torch.zeros(2, 3, 32, 32), "text_input": ["is it red?", "is it " + "word " * 400], **ids}
+    for _ in range(4):
+        model.encode_prompts(batch, batch["text_input"], 4)
+    # The fourth is only counted.
+    assert model.num_truncated_prompts == 4 and caplog.text.count(named) == 3
+    model.encode_prompts({"image": batch["image"]}, ["word " * 400] * 7, 4)
+    assert "11 prompts so far" in caplog.text
+    assert (
+        "(now text 1 of 7 in the batch, text 2 of 7 in the batch, text 3 of 7 in the batch and 4 more)" in caplog.text
+    )
+
+
 def test_a_prompt_longer_than_the_context_loses_the_end_of_its_question_and_is_counted(caplog):
     model, image, text = load_model_and_preprocess("git_llm", "tiny_llama", is_eval=True)
     picture = torch.stack([image["eval"](Image.new("RGB", (40, 40)))] * 2)
@@ -270,6 +292,7 @@ def test_a_prompt_longer_than_the_context_loses_the_end_of_its_question_and_is_c
     assert answers[1:] == model.generate(short, max_length=5)
     loss = model({**batch, "text_output": ["a red circle", "no"]})
     assert model.num_truncated_prompts == 2 and torch.isfinite(loss["loss"])
+    assert "(now text 1 of 2 in the batch)" in caplog.text
     assert (
         loss["num_supervised_tokens"]
         == model(  # the answers are whole

@@ -50,7 +50,7 @@ def build(language_model):
 @pytest.fixture(scope="module")
 def pipeline(language_model, tmp_path_factory):
     folder = write_tiny_folder(tmp_path_factory.mktemp("model") / "exported", str(language_model))
-    return Pipeline.from_folder(folder, dtype="float32")
+    return Pipeline.from_pretrained(folder, dtype="float32")
 
 
 def saying(git_llm, monkeypatch, *ids):

@@ -91,12 +91,16 @@ def test_nothing_is_decoded_behind_the_last_wanted_frame(tmp_path):
 
 
 def test_frames_that_are_too_large(video, monkeypatch):
-    monkeypatch.setattr(video_frames, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(DataError, match="frames of 64x48 pixels; at most 3071 are decoded"):
-        make()(video)
+        video_frames.read_frames(video, 1, max_pixels=64 * 48 - 1)
     monkeypatch.setattr(video_frames, "_check_size", lambda *size: None)
     with pytest.raises(DataError, match="cannot be decoded"):
-        make()(video)
+        video_frames.read_frames(video, 1, max_pixels=64 * 48 - 1)
+
+
+def test_more_frames_than_are_decoded(video):
+    with pytest.raises(DataError, match="frames; at most 2 are decoded"):
+        video_frames.read_frames(video, 1, max_frames=2)
 
 
 def test_a_video_that_cannot_be_decoded(video, tmp_path):
@@ -204,5 +208,5 @@ def test_frames_in_other_forms(kind, tmp_path):
 
 @pytest.mark.parametrize("num_frames", [0, "eight", 2.5])
 def test_wrong_number_of_frames(num_frames):
-    with pytest.raises(ConfigError, match="num_frames is .*, expected 1 or more"):
+    with pytest.raises(ConfigError, match="num_frames is .*, expected 1 to 1024 frames"):
         make(num_frames=num_frames)

@@ -24,7 +24,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pipeline(folder):
-    return Pipeline.from_folder(folder, dtype="float32")
+    return Pipeline.from_pretrained(folder, dtype="float32")
 
 
 @pytest.fixture
@@ -49,12 +49,12 @@ def test_the_answer_comes_first_then_the_figures(pipeline, picture, tmp_path):
     from gitllm_plugin.web.page import build_page
 
     function = respond(build_page(pipeline, "tiny", tmp_path))
-    shown = list(function(picture, "Answer.", "what color?", *SETTINGS))
+    shown = list(function([picture], "Answer.", "what color?", *SETTINGS))
     answers, attention, words = zip(*shown, strict=True)
     assert answers[-1] == pipeline.answer(Image.open(picture), "what color?", "Answer.", _decoding())
     assert attention[0] is None and attention[-1].axes[0].get_title().startswith("whole answer")
     assert words[-2] is None and len(words[-1].axes) == 2
-    beams = list(function(picture, "Answer.", "what color?", 6, 3, 0.0, 0.9, 1.0))
+    beams = list(function([picture], "Answer.", "what color?", 6, 3, 0.0, 0.9, 1.0))
     assert len(beams) == 3 and beams[0][0] == beams[-1][0]
 
 
@@ -67,7 +67,7 @@ def test_an_empty_box_asks_with_the_models_instruction_and_shows_it(pipeline, pi
     prompts, build = [], Pipeline.prompt
     monkeypatch.setattr(Pipeline, "prompt", lambda *given: prompts.append(build(*given)) or prompts[-1])
     for untouched in (None, " "):
-        list(respond(page)(picture, untouched, untouched, *SETTINGS))
+        list(respond(page)([picture], untouched, untouched, *SETTINGS))
     assert set(prompts) == {"Describe the picture. Answer:"}
 
     assert instruction_box(build_page(replace(pipeline, instruction="Look."), "tiny", tmp_path)).placeholder == "Look."
@@ -91,7 +91,7 @@ def test_what_is_wrong_is_a_message_of_the_page(pipeline, picture, tmp_path, set
     from gitllm_plugin.web.page import build_page
 
     (tmp_path / "notes.png").write_text("no picture")
-    given = {None: None, "picture": picture, "text": str(tmp_path / "notes.png")}[files]
+    given = {None: None, "picture": [picture], "text": [str(tmp_path / "notes.png")]}[files]
     with pytest.raises(gr.Error, match=message):
         list(respond(build_page(pipeline, "tiny", tmp_path))(given, "", "what color?", *settings))
 
@@ -106,7 +106,7 @@ def test_an_unexpected_error_is_a_sentence_of_the_page_and_a_traceback_in_the_lo
 
     monkeypatch.setattr(pipeline.model, "generate", fail)
     with pytest.raises(gr.Error) as shown:
-        list(respond(build_page(pipeline, "tiny", tmp_path))(picture, "", "what color?", *SETTINGS))
+        list(respond(build_page(pipeline, "tiny", tmp_path))([picture], "", "what color?", *SETTINGS))
     assert "The model failed (OutOfMemoryError: CUDA out of memory); the whole error is" in str(shown.value)
     assert "Tried to allocate much" in caplog.text and "Traceback" in caplog.text
 
@@ -115,7 +115,7 @@ def test_several_pictures_and_the_frames_of_a_video(tmp_path, picture):
     av = pytest.importorskip("av", reason="videos need the extra `video`")
     import numpy as np
 
-    answering = Answering(Pipeline.from_folder(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32"))
+    answering = Answering(Pipeline.from_pretrained(write_tiny_folder(tmp_path / "two", max_images=2), dtype="float32"))
     with av.open(str(tmp_path / "video.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width = stream.height = 64

@@ -40,6 +40,8 @@ class SourceBuilder(BaseDatasetBuilder):
     def __init__(self, cfg: DictConfig | str | None = None):
         # LAVIS merges defaults for itself where it builds data sets for a run, but not for `load_dataset`.
         given = load_dataset_config(cfg) if isinstance(cfg, str) else cfg
+        if OmegaConf.is_config(given):  # resolved here: a merged node no longer knows the file that it stood in
+            given = OmegaConf.create(OmegaConf.to_container(given, resolve=True))
         super().__init__(OmegaConf.merge(load_dataset_config(self.default_config_path()), given or {}))
         self.settings = read(self.Settings, self.source.where, self.config)
 

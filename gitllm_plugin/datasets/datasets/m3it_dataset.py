@@ -2,22 +2,19 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.collate import collate_groups
-from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.items import ItemMaker, first_image
 from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, refuse_or_tell, too_many_error
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.group import group_by_image
 from gitllm_plugin.m3it.problems import Problem, RowError
 from gitllm_plugin.protocols import TextRule
-
-_MOST_TRIED = 10
 
 
 class M3ITDataset(Dataset):
@@ -91,9 +88,12 @@ class M3ITDataset(Dataset):
         return dict(sorted(counts.items()))
 
     def fingerprint(self) -> str:
-        """Sum up the rows, in their order, wherever their files are, without those that are left out."""
-        left_out = "".join(f" {problem.line}" for problem in self.left_out)
-        return self.examples.fingerprint() + (f" without{left_out}" if left_out else "")
+        """Sum up the rows, in their order, wherever their files are.
+
+        Those that are left out are among them: which these are follows from rows and model, and is not known yet where
+        a run to go on with is looked for.
+        """
+        return self.examples.fingerprint()
 
     def set_processors(self, vis_processor: Callable, text_processor: Callable) -> None:
         """Replace both processors."""
@@ -169,9 +169,9 @@ class M3ITDataset(Dataset):
         return self._items.make(group, f"example {group.texts[0].id!r} at {self.examples.place_of(members[0])}")
 
     def _example_image(self) -> torch.Tensor | None:
-        """Make one of the images, of which all have the same size; None where the first examples have none."""
-        for index in range(min(_MOST_TRIED, len(self.examples))):
-            with suppress(RowError):
-                if images := self.examples[index].images:
-                    return self._items.example_image(images[0], self.examples.place_of(index))
-        return None
+        """Make one of the images; None where no example has any."""
+        with_image = (index for index in range(len(self.examples)) if self.examples.image_key(index))
+        return first_image(
+            with_image,
+            lambda index: self._items.example_image(self.examples[index].images[0], self.examples.place_of(index)),
+        )

@@ -31,7 +31,7 @@ from torch.utils.data._utils.collate import default_collate_fn_map
 from webdataset.pipeline import DataPipeline
 
 from gitllm_plugin.datasets.collate import collate_groups
-from gitllm_plugin.datasets.items import ItemMaker
+from gitllm_plugin.datasets.items import ItemMaker, first_image
 from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, refuse_or_tell, too_many_error
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.group import Group
@@ -40,8 +40,6 @@ from gitllm_plugin.m3it.shards.features import FeatureReader
 from gitllm_plugin.m3it.shards.folder import ShardFolder
 from gitllm_plugin.m3it.shards.mixture import EpochOrder, Item, ItemTable, records_of
 from gitllm_plugin.protocols import FingerprintedModel, TextRule, offers
-
-_MOST_TRIED = 10
 
 
 class ShardItem(dict):
@@ -89,7 +87,6 @@ class M3ITShards(DataPipeline):
         self.features = features
         self.shared = True
         self._taken = 0
-        self._reported = 0
         self._ranks: tuple[int, int] | None = None
         self._rule: TextRule | None = None
         self._skipped = Skipped()
@@ -207,11 +204,6 @@ class M3ITShards(DataPipeline):
                 "before the loader's iterator is made"
             )
         self._taken += self.batch_size * self._rank_and_world()[1]
-        # At each power of ten: a folder that is damaged all over does not fill the log.
-        skipped = self._skipped.total
-        if len(str(skipped)) > len(str(self._reported)) or (skipped and not self._reported):
-            logging.warning("So far this rank could not read %d items: %s", skipped, self.count_skipped())
-            self._reported = skipped
 
     def state_dict(self) -> dict[str, Any]:
         """Say where training stands, the same on every rank: how many items all have taken, and of what order."""
@@ -320,8 +312,7 @@ class M3ITShards(DataPipeline):
         seed = position if self.order is None else (self.order.seed * 1_000_003 + position) % 2**32
         if self.features is None:
             return ShardItem(self.items.make(group, place, seed))
-        features = torch.from_numpy(self.features.read(item).view(np.int16)).view(torch.bfloat16)
-        made = self.items.make(group, place, features=features)
+        made = self.items.make(group, place, features=self._features_of(item))
         return ShardItem({**made, "image_encoder": self.features.image_encoder})
 
     def _fitting(self, group: Group, item: Item) -> Group:
@@ -353,17 +344,20 @@ class M3ITShards(DataPipeline):
                 yield number, RowError("too_long", fault, f"{item.shard.file}, record {item.record}, text {text.id!r}")
 
     def _example_image(self) -> torch.Tensor | None:
-        """Make one of the images, or of what stands in their place, of which all have the same size."""
-        for shard in self.table.shards:
-            for item in itertools.islice(records_of(shard), _MOST_TRIED if shard.images else 0):
-                with contextlib.suppress(DataError):
-                    if self.features is not None:
-                        found = torch.from_numpy(self.features.read(item).view(np.int16)).view(torch.bfloat16)
-                        if len(found):
-                            return found[:1]
-                    elif images := self.folder.read(item).images:
-                        return self.items.example_image(images[0], item.shard.file)
-        return None
+        """Make one of the images, or of what stands in their place; None where no record has any."""
+
+        def make(item: Item) -> torch.Tensor | None:
+            if self.features is not None:
+                features = self._features_of(item)
+                return features[:1] if len(features) else None
+            images = self.folder.read(item).images
+            return self.items.example_image(images[0], item.shard.file) if images else None
+
+        return first_image((item for shard in self.table.shards if shard.images for item in records_of(shard)), make)
+
+    def _features_of(self, item: Item) -> torch.Tensor:
+        assert self.features is not None
+        return torch.from_numpy(self.features.read(item).view(np.int16)).view(torch.bfloat16)
 
 
 def _worker_and_number() -> tuple[int, int]:

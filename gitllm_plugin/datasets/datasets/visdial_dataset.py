@@ -56,14 +56,15 @@ class VisDialDataset(BaseDataset):
         by_number = {
             int(found[1]): path for path in sorted(self.root.rglob("*")) if (found := _NUMBER.search(path.name))
         }
-        missing = {turn["image_id"] for turn in self.annotation if int(turn["image_id"]) not in by_number}
+        by_id = [turn for turn in self.annotation if "image" not in turn]
+        missing = {turn["image_id"] for turn in by_id if turn["image_id"] not in by_number}
         if missing:
             raise DataError(
                 f"{self.root} lacks {len(missing)} images of the dialogues, {min(missing)} among them; expected are "
                 "files that end in the image's number, such as COCO_train2014_000000000009.jpg, at any depth"
             )
-        for turn in self.annotation:
-            turn.setdefault("image", str(by_number[int(turn["image_id"])].relative_to(self.root)))
+        for turn in by_id:
+            turn["image"] = str(by_number[turn["image_id"]].relative_to(self.root))
 
 
 def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
@@ -72,8 +73,19 @@ def _read_turns(path: Path) -> Iterator[dict[str, Any]]:
         content = content.get("data", content)
         for dialogue in content["dialogs"]:
             yield from _turns(dialogue, content.get("questions"), content.get("answers"))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise DataError(f"{path} is not a file of dialogues as VisDial 1.0 has them: {error!r}") from error
+
+
+def _image_of(dialogue: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the image's file, or its number."""
+    if "image" not in dialogue:
+        return {"image_id": int(dialogue["image_id"])}
+    if not isinstance(dialogue["image"], str):
+        raise TypeError(f"an image is {dialogue['image']!r:.60}")
+    return {key: dialogue[key] for key in ("image", "image_id") if key in dialogue}
 
 
 def _turns(dialogue: Mapping[str, Any], questions: Any, answers: Any) -> Iterator[dict[str, Any]]:
@@ -85,6 +97,7 @@ def _turns(dialogue: Mapping[str, Any], questions: Any, answers: Any) -> Iterato
         if "answer" not in turn:
             return
         answer = answers[turn["answer"]] if answers else turn["answer"]
-        known = {key: dialogue[key] for key in ("image", "image_id") if key in dialogue}
+        known = _image_of(dialogue)
+        told = answer.rstrip(".") + "."
         yield {**known, "question": " ".join([*said, question]), "answer": answer}
-        said += [question, answer.rstrip(".") + "."]
+        said += [question, told]

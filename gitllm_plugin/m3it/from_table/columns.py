@@ -57,7 +57,12 @@ class ColumnFinder:
         """
         missing = [f"{column}={name}" for column, name in self._given.items() if column not in self._seen]
         if missing:
-            raise DataError(f"{table}: nothing is called so: {', '.join(missing)}. Correct or leave out what was given")
+            raise DataError(f"{table} has no column of that name: {', '.join(missing)}. Correct it or leave it out")
+
+    @property
+    def wanted(self) -> list[str]:
+        """The names of the columns that are read where they are there."""
+        return list(self._names.values())
 
     def unread(self) -> list[str]:
         """List the columns that nothing reads, the most frequent first."""

@@ -11,8 +11,8 @@ from typing import Any
 
 import orjson
 
-from gitllm_plugin.common.files import atomic_file
-from gitllm_plugin.errors import ConfigError, DataError, StorageError
+from gitllm_plugin.common.files import atomic_file, check_writable
+from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.from_table.cells import read_list, read_text
 from gitllm_plugin.m3it.from_table.pictures import Pictures
 from gitllm_plugin.m3it.from_table.reading import read_records
@@ -59,6 +59,7 @@ def convert_table(
     names = [f"{split}.jsonl" for split in SPLITS]
     if table.name in names and table.resolve() == (output / table.name).resolve():
         raise ConfigError(f"{table} would be replaced by what is made of it; name another folder than {output}")
+    check_writable(output)
     folder = table if table.is_dir() else settings.images or table.parent
     pictures = Pictures(folder, settings.short_side)
     rows, problems = _read(table, settings, pictures, tell)
@@ -142,29 +143,26 @@ def _write(
     problems: list[RowError],
 ) -> None:
     """Write all rows, or look at all pictures and say what is wrong."""
-    try:
-        with ExitStack() as stack:
-            files: dict[str, Any] = {}
-            for number, row in enumerate(rows):
-                try:
-                    images = [pictures.encode(path, row.shown.place) for path in row.paths]
-                except RowError as error:
-                    problems.append(error)
-                # From the first fault on nothing is written any more, but all other rows are still looked at.
-                if problems:
-                    continue
-                split = splits[number]
-                if split not in files:
-                    files[split] = stack.enter_context(atomic_file(output / f"{split}.jsonl"))
-                content = {**row.content, "image_base64_str": images[0] if len(images) == 1 else images}
-                files[split].write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
-            _raise_if_any(table, problems)
-            # A disk that is full is known before the first of them takes its name.
-            for file in files.values():
-                file.flush()
-                os.fsync(file.fileno())
-    except OSError as error:
-        raise StorageError(f"{output} cannot be written to: {error.strerror or error}") from error
+    with ExitStack() as stack:
+        files: dict[str, Any] = {}
+        for number, row in enumerate(rows):
+            try:
+                images = [pictures.encode(path, row.shown.place) for path in row.paths]
+            except RowError as error:
+                problems.append(error)
+            # From the first fault on nothing is written any more, but all other rows are still looked at.
+            if problems:
+                continue
+            split = splits[number]
+            if split not in files:
+                files[split] = stack.enter_context(atomic_file(output / f"{split}.jsonl"))
+            content = {**row.content, "image_base64_str": images[0] if len(images) == 1 else images}
+            files[split].write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
+        _raise_if_any(table, problems)
+        # A disk that is full is known before the first of them takes its name.
+        for file in files.values():
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def _raise_if_any(table: Path, problems: Sequence[RowError]) -> None:

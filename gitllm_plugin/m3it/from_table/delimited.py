@@ -8,9 +8,7 @@ from pathlib import Path
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
 from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.problems import RowError
-
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
-"""What stands between cells, by the file's ending, unless the header says otherwise."""
+from gitllm_plugin.m3it.table_kinds import DELIMITERS
 
 _NAMES = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars (|)"}
 

@@ -11,8 +11,7 @@ from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.from_table.settings import SPLITS
 from gitllm_plugin.m3it.from_table.text_files import read_text_file
 from gitllm_plugin.m3it.problems import RowError
-
-_TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
+from gitllm_plugin.m3it.table_kinds import TABLES
 
 
 def read_folder(folder: Path, encoding: str | None, tell: Callable[[str], None]) -> Iterator[Read]:
@@ -111,6 +110,6 @@ def _tell_rest(folder: Path, rest: list[Path], tell: Callable[[str], None]) -> N
         kinds = Counter(path.suffix.lower() or "no ending" for path in rest)
         listed = ", ".join(f"{count:,} of {kind}" for kind, count in sorted(kinds.items()))
         tell(f"{folder}: files that are not read: {len(rest):,} ({listed}), the first: {rest[0]}")
-    table = next((path for path in rest if path.suffix.lower() in _TABLES), None)
+    table = next((path for path in rest if path.suffix.lower() in TABLES), None)
     if table is not None:
         tell(f"{folder}: to use the table {table}, give it in the folder's place")

@@ -5,16 +5,14 @@ from pathlib import Path
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
-from gitllm_plugin.m3it.from_table.delimited import DELIMITERS, read_delimited
+from gitllm_plugin.m3it.from_table.delimited import read_delimited
 from gitllm_plugin.m3it.from_table.folders import read_folder
 from gitllm_plugin.m3it.from_table.json_rows import read_json
 from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.from_table.settings import FromTable
 from gitllm_plugin.m3it.from_table.text_files import read_text_file
+from gitllm_plugin.m3it.table_kinds import JSON, PARQUET, SPREADSHEETS, TABLES
 from gitllm_plugin.m3it.tables import ParquetFile
-
-_JSON = (".jsonl", ".ndjson", ".json")
-_SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
 
 
 def read_records(
@@ -40,26 +38,26 @@ def read_records(
             raise ConfigError(f"{table} is a folder, which has no columns and its pictures in itself; leave both out")
         yield from read_folder(table, settings.encoding, tell)
         return
-    if suffix in _SPREADSHEETS:
+    if suffix in SPREADSHEETS:
         raise DataError(f"{table}: a spreadsheet's own file is not read; save the sheet as CSV (UTF-8) and give that")
-    if suffix not in (*DELIMITERS, *_JSON, ".parquet"):
-        known = ", ".join((*DELIMITERS, *_JSON))
-        raise DataError(f"{table}: a table is a folder of pictures or a file that ends in {known} or .parquet")
+    if suffix not in TABLES:
+        known = ", ".join(TABLES[:-1])
+        raise DataError(f"{table}: a table is a folder of pictures or a file that ends in {known} or {TABLES[-1]}")
     finder = ColumnFinder(settings.columns)
-    if suffix == ".parquet":
+    if suffix == PARQUET:
         yield from _read_parquet(table, finder)
     else:
         text = read_text_file(table, settings.encoding)
         if not text.strip():
             raise DataError(f"{table} has no rows: the file is empty")
-        if suffix in _JSON:
+        if suffix in JSON:
             yield from read_json(table, text, finder)
         else:
             yield from read_delimited(table, text, finder, is_picture, tell)
     finder.check_given(str(table))
     unread = finder.unread()
     if unread:
-        tell(f"{table}: not read, for nothing is called so: the columns {', '.join(unread)}")
+        tell(f"{table}: columns that are not read: {', '.join(unread)}; read are {', '.join(finder.wanted)}")
 
 
 def _read_parquet(table: Path, finder: ColumnFinder) -> Iterator[Read]:

@@ -4,6 +4,7 @@ import codecs
 from pathlib import Path
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.table_kinds import kind_by_bytes
 
 # UTF-32 first: its mark begins with that of UTF-16.
 _MARKS = (
@@ -30,6 +31,8 @@ def read_text_file(path: Path, encoding: str | None) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read as a table: {error.strerror or error}") from error
+    if other := kind_by_bytes(data):
+        raise DataError(f"{path} is not text but {other}")
     marked = next((name for mark, name in _MARKS if data.startswith(mark)), None)
     name = marked or encoding or "utf-8"
     try:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from gitllm_plugin.common.files import atomic_file, write_atomically
+from gitllm_plugin.common.files import atomic_file
 from gitllm_plugin.common.processes import map_in_order
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.group import Group, join_groups, longest_text
@@ -51,6 +51,7 @@ from gitllm_plugin.m3it.shards.work import (
     shard_path,
     unfinished_splits,
     work_folder,
+    write_noted,
 )
 from gitllm_plugin.m3it.tables import open_table
 from gitllm_plugin.m3it.tree import Tree
@@ -216,7 +217,7 @@ def make_slice(task: SliceTask) -> int:
         "ids": own_ids,
     }
     # Last: the note is what says that the slice is done.
-    write_atomically(note_path(task.work, task.number), orjson.dumps(note))
+    write_noted(note_path(task.work, task.number), note)
     return task.slice.bytes
 
 

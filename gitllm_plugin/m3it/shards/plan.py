@@ -20,20 +20,25 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orjson
 import PIL
 
-from gitllm_plugin.common.files import write_atomically
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.images import MAX_PIXELS
 from gitllm_plugin.m3it.rows import READING_VERSION
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, is_name, read_manifest
-from gitllm_plugin.m3it.shards.work import PLAN_NAME, WORK_NAME, check_own, note_path, read_plan, work_folder
+from gitllm_plugin.m3it.shards.work import (
+    PLAN_NAME,
+    WORK_NAME,
+    check_own,
+    note_path,
+    read_plan,
+    work_folder,
+    write_noted,
+)
 from gitllm_plugin.m3it.tables import JsonlFile, size_of
 from gitllm_plugin.m3it.tree import SplitFiles, Tree
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-_JSON = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
 
 
 @dataclass(frozen=True)
@@ -117,9 +122,8 @@ def make_plan(tree: Tree, out: Path, settings: Settings) -> list[SplitPlan]:
     for plan in plans:
         if plan.is_done:
             continue
-        content = orjson.dumps({**plan.facts, "parts": plan.ranges}, option=_JSON)
         # Not durable: it can be made again.
-        write_atomically(plan.work / PLAN_NAME, content, durable=False)
+        write_noted(plan.work / PLAN_NAME, {**plan.facts, "parts": plan.ranges}, durable=False)
     return plans
 
 
@@ -205,7 +209,7 @@ def find_revision(root: Path, path: Path) -> str | None:
     """
     note = root / ".cache" / "huggingface" / "download" / f"{os.path.relpath(path, root)}.metadata"
     if note.is_file():
-        return note.read_text(encoding="utf-8").split("\n", 1)[0].strip() or None
+        return note.read_text(encoding="utf-8", errors="replace").split("\n", 1)[0].strip() or None
     match = re.search(r"/snapshots/([0-9a-f]{40})/", path.as_posix())
     return match[1] if match else None
 

@@ -6,20 +6,23 @@ but files that making a split writes, by their names, in a folder that has a spl
 
 import contextlib
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from gitllm_plugin.common.files import remove_abandoned, write_atomically
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, is_name, read_manifest
 
 WORK_NAME = ".work"
 PLAN_NAME = "plan.json"
+_SUM = "crc32"
 
 _MADE = r"plan\.json|\d{6,}\.json|\d{6,}\.\d{3,}\.tar"
 _OWN = re.compile(rf"(?:{_MADE})|\.(?:{_MADE})\..+\.partial")
-"""Names of what making a split writes, half written or whole."""
+"""Names of what making a split writes: files that are whole, and hidden folders of those that are half written."""
 
 
 def work_folder(out: Path, config: str, split: str) -> Path:
@@ -66,6 +69,12 @@ def read_note(work: Path, number: int) -> dict[str, Any]:
     return _read(note_path(work, number), {"shards": list, "skips": dict, "problems": list, "ids": list})
 
 
+def write_noted(path: Path, content: dict[str, Any], durable: bool = True) -> None:
+    """Write a plan or a note, with a sum by which :func:`read_plan` and :func:`read_note` know damage."""
+    noted = {**content, _SUM: _sum_of(content)}
+    write_atomically(path, orjson.dumps(noted, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS), durable)
+
+
 def unfinished_splits(out: Path) -> list[tuple[str, str]]:
     """List configuration and split of all that is under way, in order.
 
@@ -82,6 +91,7 @@ def unfinished_splits(out: Path) -> list[tuple[str, str]]:
 def drop_finished(out: Path) -> None:
     """Remove what is left of splits that are in the manifest, where a process was killed just then."""
     if (out / MANIFEST_NAME).is_file():
+        remove_abandoned(out)  # nothing may be left to be written, which would remove it
         for config, splits in read_manifest(out).configs.items():
             for split in splits:
                 clear_split(out, config, split)
@@ -94,9 +104,14 @@ def clear_split(out: Path, config: str, split: str) -> None:
     if _link_in(out, work) or not plan.is_file():
         return
     # The plan last: it is by the plan that a folder which was not cleared to the end is known.
-    own = [path for path in work.iterdir() if _OWN.fullmatch(path.name) and (path.is_symlink() or path.is_file())]
+    own = [path for path in work.iterdir() if _OWN.fullmatch(path.name)]
     for path in sorted(own, key=lambda path: path == plan):
-        path.unlink(missing_ok=True)
+        hidden = path.name.startswith(".") and path.is_dir() and not path.is_symlink()
+        for file in path.iterdir() if hidden else [path]:
+            if file.is_symlink() or file.is_file():
+                file.unlink(missing_ok=True)
+        if hidden:
+            _remove_if_empty(path)
     _remove_if_empty(work)
 
 
@@ -119,10 +134,16 @@ def _link_in(out: Path, folder: Path) -> Path | None:
     return next((path for n in range(len(parts)) if (path := out.joinpath(*parts[: n + 1])).is_symlink()), None)
 
 
+def _sum_of(content: dict[str, Any]) -> int:
+    return zlib.crc32(orjson.dumps(content, option=orjson.OPT_SORT_KEYS))
+
+
 def _read(path: Path, kinds: dict[str, type]) -> dict[str, Any]:
     try:
         content = orjson.loads(path.read_bytes())
-        if isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
+        # What a note says of shards goes into the manifest: a digit that changed would be found in the training.
+        is_whole = isinstance(content, dict) and content.pop(_SUM, None) == _sum_of(content)
+        if is_whole and all(isinstance(content.get(key), kind) for key, kind in kinds.items()):
             return content
     except orjson.JSONDecodeError:
         pass

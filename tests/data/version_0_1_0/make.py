@@ -53,7 +53,7 @@ def examine_export() -> dict[str, list]:
     """Four tokens that the exported model says about each of three pictures, and how probable it finds an answer."""
     from gitllm_plugin.inference.pipeline import Pipeline
 
-    pipeline = Pipeline.from_folder(HERE / "exported", dtype="float32")
+    pipeline = Pipeline.from_pretrained(HERE / "exported", dtype="float32")
     found: dict[str, list] = {"tokens": [], "losses": []}
     for row in lines(HERE / "rows" / "test.jsonl")[:3]:
         picture = Image.open(io.BytesIO(base64.b64decode(row["image_base64_str"]))).convert("RGB")

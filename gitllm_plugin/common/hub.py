@@ -1,0 +1,35 @@
+"""A model's folder by its path, or by its name on the model hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gitllm_plugin.errors import ConfigError
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
+"""What a model's folder is read from: nothing that is code, and no weights of formats that could hold some."""
+
+
+def local_folder(name: str | Path) -> Path:
+    """Find a folder of this machine, or fetch that of a repository: what was fetched before is not fetched again.
+
+    Args:
+        name: a path, or ``user/name`` on the model hub where no such path exists.
+
+    Raises:
+        ConfigError: neither; or the hub cannot be reached from here and the files were not fetched before.
+    """
+    folder = Path(name).expanduser()
+    if folder.exists() or not _REPOSITORY.fullmatch(str(name)):
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(MODEL_FILES)))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{name} is neither a folder here nor a model that the hub gives ({type(error).__name__}); check the "
+            "name, or fetch it on a machine that reaches the hub and name its folder"
+        ) from error

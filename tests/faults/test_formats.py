@@ -1,0 +1,23 @@
+"""Damaged files of every listed format: read, told or refused; nothing else comes of them."""
+
+import pytest
+
+from tests.faults.formats import FORMATS
+from tests.faults.kit import run
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_some_damaged_files(name):
+    counts, findings = run(name, 100)
+    assert not findings, "\n".join(f"seed {seed}: {kind}: {more}" for seed, kind, more in findings[:5])
+    assert sum(counts.values()) == 100
+    # Damage is seen, and not everything is refused out of caution.
+    assert counts.get("told", 0) + counts.get("refused", 0) > 10
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_many_damaged_files(name):
+    _, findings = run(name, 2_000 if name == "folder" else 8_000, seed=1_000)
+    assert not findings, "\n".join(f"seed {seed}: {kind}: {more}" for seed, kind, more in findings[:5])

@@ -1,0 +1,142 @@
+"""A run that is trained, exported as transformers' own class, and used as its card says, without this package."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import gitllm_plugin.common.torchvision_repair as repair
+from gitllm_plugin.cli.main import main
+from gitllm_plugin.host.open_model import open_pipeline
+from gitllm_plugin.inference.pipeline import Pipeline
+from tests.small_run import ENVIRONMENT, TINY_LORA, write_small_run
+
+# The card's lines in a process that has no gitllm_plugin; torchvision may need its repair beside a CPU-only torch.
+ALONE = f"""
+import runpy, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "gitllm_plugin":
+            raise ModuleNotFoundError("blocked: " + name)
+
+try:
+    import torchvision
+except RuntimeError:
+    import types
+    errors = types.ModuleType("gitllm_plugin.errors")
+    errors.HostError = ImportError
+    sys.modules["gitllm_plugin.errors"] = errors
+    kept = runpy.run_path({repair.__file__!r})
+    kept["repair_torchvision"]()
+    del sys.modules["gitllm_plugin.errors"]
+sys.meta_path.insert(0, Blocked())
+try:
+    import gitllm_plugin
+    raise SystemExit("gitllm_plugin can be imported")
+except ModuleNotFoundError:
+    pass
+"""
+
+PICTURES = {"red": "circle?", "teal": "what color is the shape?", "gray": "is there a red circle?"}
+
+
+def train(folder, **model):
+    config = write_small_run(folder, {**TINY_LORA, "projection": "linear", "dtype": "float32", **model})
+    assert main(["train", "--cfg-path", str(config)]) == 0
+    return (folder / "output" / "latest").resolve()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("run"))
+
+
+def lines_of_card(folder):
+    return re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL).group(1)
+
+
+def answers_alone(folder, tmp_path):
+    lines, answers = lines_of_card(folder), {}
+    script = ALONE
+    for color, question in PICTURES.items():
+        Image.new("RGB", (32, 32), color).save(tmp_path / f"{color}.png")
+        asked = lines.replace('"picture.jpg"', repr(str(tmp_path / f"{color}.png")))
+        script += asked.replace("'what is in the picture?'", repr(question)).replace(
+            f"name, picture, question = {folder.name!r}", f"name, picture, question = {str(folder)!r}"
+        )
+        script += "print('<next>')\n"
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=ENVIRONMENT, cwd=tmp_path
+    )
+    assert finished.returncode == 0, finished.stderr
+    for color, answer in zip(PICTURES, finished.stdout.split("<next>\n"), strict=False):
+        answers[color] = answer.strip()
+    return answers
+
+
+def check_answers(run, folder, tmp_path):
+    pipeline = open_pipeline(run)
+    found = answers_alone(folder, tmp_path)
+    for color, question in PICTURES.items():
+        assert found[color] == pipeline.answer(tmp_path / f"{color}.png", question)
+    assert any(found.values())
+
+
+def test_the_cards_lines_answer_as_the_run_does(run, tmp_path):
+    folder = tmp_path / "stock"
+    assert main(["export", str(run), str(folder), "--to", "transformers"]) == 0
+    assert {file.suffix for file in folder.iterdir()} == {".json", ".md", ".safetensors"}
+    check_answers(run, folder, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": "tiny_llama", "chat_template": True}, {"language_model": "tiny:qwen3"}]
+)
+def test_conversations_and_other_families_too(changes, tmp_path):
+    run = train(tmp_path, **changes)
+    assert main(["export", str(run), str(tmp_path / "stock"), "--to", "transformers"]) == 0
+    check_answers(run, tmp_path / "stock", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"projection": "linear_norm"}, "ends in a LayerNorm"),
+        ({"language_model": "tiny:opt"}, "learned and belong to text alone"),
+        ({"max_images": 2}, "reads up to 2 images"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_and_leaves_nothing(model, reason, tmp_path, capsys):
+    run = train(tmp_path, **model)
+    capsys.readouterr()
+    assert main(["export", str(run), str(tmp_path / "stock"), "--to", "transformers"]) == 2
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "stock").exists()
+    # For this package it is a model like any other.
+    assert main(["export", str(run), str(tmp_path / "folder")]) == 0
+
+
+@pytest.mark.parametrize("form", [[], ["--merge"], ["--without-base"], ["--to", "transformers"]])
+def test_every_export_has_a_card(run, form, tmp_path):
+    assert main(["export", str(run), str(tmp_path / "my-model"), *form]) == 0
+    card = (tmp_path / "my-model" / "README.md").read_text()
+    for part in ("# my-model", "pipeline_tag: image-text-to-text", "tiny:llama", "test.jsonl", "rank 4"):
+        assert part in card
+    assert str(run) not in card and str(run.parents[1]) not in card
+    scores = json.loads((run / "test_metrics.json").read_text())
+    assert f"loss {scores['loss']:.4g}" in card and f"| test | best | {scores['num_examples']} |" in card
+    if "transformers" not in form:
+        assert "Pipeline.from_pretrained('my-model')" in card and "gitllm ask picture.jpg" in card
+
+
+def test_a_folder_of_a_linear_projection_gives_the_same_answers(run, tmp_path):
+    assert main(["export", str(run), str(tmp_path / "folder")]) == 0
+    one, other = open_pipeline(run), Pipeline.from_pretrained(tmp_path / "folder", dtype="float32")
+    for color, question in PICTURES.items():
+        picture = Image.new("RGB", (40, 30), color)
+        assert one.answer(picture, question) == other.answer(picture, question)
+    assert json.loads((tmp_path / "folder" / "git_llm.json").read_text())["projection"] == "linear"
