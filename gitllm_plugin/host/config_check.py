@@ -17,7 +17,7 @@ from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.config_file import load_config, unreadable, why
+from gitllm_plugin.host.config_file import holds_a_mapping, load_config, unreadable, why
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import hide_secrets
 
@@ -96,9 +96,13 @@ def _parse_options(options: Sequence[str]):
             f"got {', '.join(repr(option) for option in wrong)}"
         )
     try:
+        for option in options:
+            holds_a_mapping(option.partition("=")[2])
         return OmegaConf.from_dotlist(options)
+    except ConfigError as error:
+        raise ConfigError(f"--options {cut_long_words(' '.join(options))}: {error}") from error
     except unreadable() as error:
-        raise ConfigError(f"--options {' '.join(options)}: {why(error)}") from error
+        raise ConfigError(f"--options {cut_long_words(' '.join(options))}: {why(error)}") from error
 
 
 def _why_not_merged(config: Any, options: Sequence[str]) -> str:

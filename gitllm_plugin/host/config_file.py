@@ -36,7 +36,7 @@ def load_config(path: Path) -> Any:
 
     text = _read(path)
     try:
-        config = OmegaConf.create(text) if _holds_a_mapping(text) else None
+        config = OmegaConf.create(text) if holds_a_mapping(text) else None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except unreadable() as error:
@@ -46,7 +46,7 @@ def load_config(path: Path) -> Any:
     return config
 
 
-def _holds_a_mapping(text: str) -> bool:
+def holds_a_mapping(text: str) -> bool:
     """Look at YAML without making values of it.
 
     Raises:

@@ -334,5 +334,5 @@ def test_every_configuration_of_the_package_is_right_but_for_files_that_are_else
         check_config(path, evaluating="eval" in path.parts)
     except ConfigError as error:
         faults = str(error).split("\n  - ")[1:]
-        assert all(any(words in fault for words in elsewhere) for fault in faults), error
+        assert faults and all(any(words in fault for words in elsewhere) for fault in faults), error
     assert not caplog.records
