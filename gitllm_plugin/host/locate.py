@@ -141,6 +141,7 @@ def prepare() -> Host:
         print_no_secrets,
     )
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
+    from gitllm_plugin.host.model_repairs import repair_models
     from gitllm_plugin.host.repairs import repair_runners_and_builders
 
     replace_init_distributed_mode()
@@ -149,6 +150,7 @@ def prepare() -> Host:
     honour_dataset_type_option()
     print_no_secrets()
     repair_runners_and_builders()
+    repair_models()
     return host
 
 
