@@ -6,6 +6,7 @@ stays as it is.
 
 import functools
 import importlib
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,9 @@ _NLVR = "lavis.models.blip_models.nlvr_encoder"
 _QFORMER = "lavis.models.blip2_models.Qformer"
 _OPT = "lavis.models.blip2_models.modeling_opt"
 _T5 = "lavis.models.blip2_models.modeling_t5"
-_BASES = (
-    f"{_MED}:BertPreTrainedModel",
-    f"{_NLVR}:BertPreTrainedModel",
-    f"{_QFORMER}:BertPreTrainedModel",
-    f"{_OPT}:OPTPreTrainedModel",
-    f"{_T5}:T5PreTrainedModel",
-)
+_LLAMA = "lavis.models.blip2_models.modeling_llama"
+_BERTS = tuple(f"{module}:BertPreTrainedModel" for module in (_MED, _NLVR, _QFORMER))
+_BASES = (*_BERTS, f"{_OPT}:OPTPreTrainedModel", f"{_T5}:T5PreTrainedModel")
 _BERT_TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -38,12 +35,10 @@ _TIED = {
     f"{_OPT}:OPTForCausalLM": {"lm_head.weight": "model.decoder.embed_tokens.weight"},
     f"{_T5}:T5ForConditionalGeneration": {**_T5_TIED, "lm_head.weight": "shared.weight"},
 }
-_GENERATING = (
-    f"{_MED}:BertLMHeadModel",
-    f"{_QFORMER}:BertLMHeadModel",
-    f"{_OPT}:OPTForCausalLM",
-    f"{_T5}:T5ForConditionalGeneration",
-)
+_WITH_IMAGES = (f"{_MED}:BertLMHeadModel", f"{_QFORMER}:BertLMHeadModel", f"{_OPT}:OPTForCausalLM")
+_WITH_PAST = (*_WITH_IMAGES, f"{_T5}:T5ForConditionalGeneration")
+_OF_MAIN = importlib.util.find_spec(_LLAMA) is not None
+_GENERATING = (*_WITH_PAST, f"{_LLAMA}:LlamaForCausalLM") if _OF_MAIN else _WITH_PAST
 _REPAIRS: list[Callable[[], None]] = []
 
 
@@ -108,6 +103,42 @@ def take_note_of_weights(original: Any) -> Any:
     return init_weights
 
 
+@_repair(*(f"{base}._init_weights" for base in _BERTS))
+def count_positions(original: Any) -> Any:
+    """``from_pretrained`` makes models without memory first: what ``__init__`` wrote into a buffer is lost.
+
+    The numbers of the positions are such a buffer of LAVIS's, and were whatever lay in memory.
+    """
+    import torch
+
+    @functools.wraps(original)
+    def init_weights(self, module):
+        original(self, module)
+        positions = getattr(module, "position_ids", None)
+        if isinstance(positions, torch.Tensor):
+            with torch.no_grad():
+                positions.copy_(torch.arange(positions.shape[-1]).expand_as(positions))
+
+    return init_weights
+
+
+if _OF_MAIN:
+
+    @_repair(f"{_LLAMA}:LlamaPreTrainedModel._init_weights")
+    def compute_angles(original: Any) -> Any:
+        """Llama's angles are such buffers too."""
+
+        @functools.wraps(original)
+        def init_weights(self, module):
+            original(self, module)
+            if isinstance(module, _class(f"{_LLAMA}:LlamaRotaryEmbedding")):
+                made = type(module)(2 * module.inv_freq.shape[0], module.max_seq_len_cached)
+                for name, buffer in made.named_buffers():
+                    getattr(module, name).copy_(buffer)
+
+        return init_weights
+
+
 # ------------------------------------------------------------------------------------------------------------- generate
 
 
@@ -128,7 +159,7 @@ def keep_caches_of_tuples(original: Any) -> Any:
     return classmethod(lambda cls: False)
 
 
-@_repair(*(f"{place}.prepare_inputs_for_generation" for place in _GENERATING))
+@_repair(*(f"{place}.prepare_inputs_for_generation" for place in _WITH_PAST))
 def hand_on_the_cache(original: Any) -> Any:
     """``generate`` calls the cache ``past_key_values``; LAVIS looks for ``past``, as it was called before 4.27.
 
@@ -158,32 +189,36 @@ def count_the_image_in_the_mask(original: Any) -> Any:
     return prepare_inputs_for_generation
 
 
-@_repair(*(f"{place}._expand_inputs_for_generation" for place in _GENERATING[:3]))
+@_repair(*([f"{_LLAMA}:LlamaForCausalLM.prepare_inputs_for_generation"] if _OF_MAIN else []))
+def count_positions_by_the_mask(original: Any) -> Any:
+    """``generate`` hands positions of all tokens; LAVIS's Llama takes them for those of the last, and can count."""
+
+    @functools.wraps(original)
+    def prepare_inputs_for_generation(self, input_ids, position_ids=None, **kwargs):
+        return original(self, input_ids, **kwargs)
+
+    return prepare_inputs_for_generation
+
+
+@_repair(*(["lavis.models.blip2_models.blip2_opt:OPTForCausalLM", f"{_LLAMA}:LlamaForCausalLM"] if _OF_MAIN else []))
+def count_what_is_generated(original: Any) -> Any:
+    """``max_length`` counts the prompt's vectors too, so that ten tokens of an answer are less than none.
+
+    Git main hands OPT and Vicuna a prompt of vectors, where transformers counted what is generated.
+    """
+    if not hasattr(original, "_prepare_generated_length"):
+        return original
+
+    def prepare_generated_length(self, *args, **kwargs):
+        return original._prepare_generated_length(self, *args, **{**kwargs, "model_input_name": "input_ids"})
+
+    return type(original.__name__, (original,), {"_prepare_generated_length": prepare_generated_length})
+
+
+@_repair(*(f"{place}._expand_inputs_for_generation" for place in _WITH_IMAGES))
 def leave_images_to_lavis(original: Any) -> Any:
     """``generate`` repeats every tensor for each beam, the image's vectors too, which LAVIS has repeated before."""
     return staticmethod(old_transformers.expand_inputs_for_generation)
-
-
-# ------------------------------------------------------------------------------------------------ single models' faults
-
-
-@_repair(*(f"{base}._init_weights" for base in _BASES[:3]))
-def count_positions(original: Any) -> Any:
-    """``from_pretrained`` makes models without memory first: what ``__init__`` wrote into a buffer is lost.
-
-    The numbers of the positions are such a buffer of LAVIS's, and were whatever lay in memory.
-    """
-    import torch
-
-    @functools.wraps(original)
-    def init_weights(self, module):
-        original(self, module)
-        positions = getattr(module, "position_ids", None)
-        if isinstance(positions, torch.Tensor):
-            with torch.no_grad():
-                positions.copy_(torch.arange(positions.shape[-1]).expand_as(positions))
-
-    return init_weights
 
 
 @_repair(f"{_T5}:T5ForConditionalGeneration.forward")
@@ -203,155 +238,3 @@ def scale_only_what_was_scaled(original: Any) -> Any:
             self.config.tie_word_embeddings = tied
 
     return forward
-
-
-@_repair("lavis.models.blip_models.blip:BlipBase.init_tokenizer")
-def number_the_encoders_token(found: Any) -> Any:
-    """Tokenizers no longer have ``additional_special_tokens_ids``."""
-    from transformers import BertTokenizer
-
-    if hasattr(BertTokenizer, "additional_special_tokens_ids"):
-        return found
-
-    def init_tokenizer(cls):
-        tokenizer = BertTokenizer.from_pretrained("bert-base-uncased")
-        tokenizer.add_special_tokens({"bos_token": "[DEC]"})
-        tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
-        tokenizer.enc_token_id = tokenizer.convert_tokens_to_ids("[ENC]")
-        return tokenizer
-
-    return classmethod(init_tokenizer)
-
-
-@_repair("lavis.models.albef_models.albef_pretrain:np", "lavis.models.alpro_models.alpro_retrieval:np")
-def spell_infinity(numpy: Any) -> Any:
-    """``np.Inf`` is gone from numpy 2."""
-
-    class Numpy:
-        """numpy, and the name that it had for infinity."""
-
-        Inf = float("inf")
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(numpy, name)
-
-    return numpy if hasattr(numpy, "Inf") else Numpy()
-
-
-@_repair("lavis.models.blip_models.blip_classification:BlipIntermediateOutput")
-def keep_what_the_teacher_saw(original: Any) -> Any:
-    """``blip_classification`` hands an output that ``BlipIntermediateOutput`` does not have: it cannot be trained."""
-    import dataclasses
-
-    if "encoder_output_m" in {field.name for field in dataclasses.fields(original)}:
-        return original
-    field = ("encoder_output_m", Any, dataclasses.field(default=None))
-    return dataclasses.make_dataclass("BlipIntermediateOutput", [field], bases=(original,))
-
-
-@_repair(
-    *(
-        f"lavis.models.{module}:all_gather_with_grad"
-        for module in ("alpro_models.alpro_retrieval", "blip_models.blip_retrieval", "blip2_models.blip2_qformer")
-    )
-)
-def gather_from_other_ranks_only_where_there_are_any(original: Any) -> Any:
-    """The size of the process group is asked for where there is none."""
-    import torch.distributed
-
-    def all_gather_with_grad(tensors):
-        return original(tensors) if torch.distributed.is_initialized() else tensors
-
-    return all_gather_with_grad
-
-
-@_repair("lavis.models.blip2_models.blip2_qformer:dist")
-def be_the_first_rank_where_there_is_none(distributed: Any) -> Any:
-    """The rank is asked for where there is no process group."""
-
-    class Distributed:
-        """torch.distributed, where a process alone is the first."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(distributed, name)
-
-        def get_rank(self) -> int:
-            return distributed.get_rank() if distributed.is_initialized() else 0
-
-    return Distributed()
-
-
-@_repair("lavis.models.clip_models.model:CLIP.loss")
-def contrast_in_one_process(of_a_group: Any) -> Any:
-    """CLIP's loss wants a process group."""
-    import torch.distributed
-
-    def loss(self):
-        if self._loss is None and not torch.distributed.is_initialized():
-            from lavis.models.clip_models.loss import ClipLoss
-
-            self._loss = ClipLoss(world_size=1, rank=0)
-        return of_a_group.fget(self)
-
-    return property(loss)
-
-
-@_repair("lavis.models.pnp_vqa_models.pnp_unifiedqav2_fid:T5EncoderWrapper.__init__")
-def wrap_encoders_that_stay_whole(original: Any) -> Any:
-    """T5 no longer has ``parallelize``."""
-
-    @functools.wraps(original)
-    def init(self, encoder):
-        if not hasattr(encoder, "parallelize"):
-            encoder.parallelize = None
-        original(self, encoder)
-
-    return init
-
-
-@_repair("lavis.models.pnp_vqa_models.pnp_unifiedqav2_fid:T5EncoderWrapper.forward")
-def name_what_the_encoder_gives(original: Any) -> Any:
-    """T5 asks the encoder's output for its ``last_hidden_state``: a tuple has none."""
-
-    @functools.wraps(original)
-    def forward(self, *args, **kwargs):
-        from transformers.modeling_outputs import BaseModelOutput
-
-        given = original(self, *args, **kwargs)
-        return BaseModelOutput(last_hidden_state=given[0]) if isinstance(given, tuple) else given
-
-    return forward
-
-
-@_repair("lavis.models.gpt_models.gpt_dialogue:GPTDialogue.__init__")
-def give_the_configuration_to_gpt2(original: Any) -> Any:
-    """``BaseModel``, the first of two parents, takes no configuration, so that no ``GPTDialogue`` can be made."""
-
-    def init(self, config, len_video_ft=4224):
-        from torch import nn
-        from transformers import GPT2LMHeadModel
-
-        GPT2LMHeadModel.__init__(self, config)
-        self.video_ff = nn.Linear(len_video_ft, config.n_embd)
-        self.video_ff_out = nn.Linear(config.n_embd, len_video_ft)
-        self.model_parallel = False
-        self.device_map = None
-        self.post_init()
-
-    return init
-
-
-@_repair("lavis.models.gpt_models.gpt_dialogue:GPTDialogue.from_config")
-def make_a_dialogue_model_of_gpt2(found: Any) -> Any:
-    """``from_config`` gives a plain GPT-2, which knows no videos."""
-
-    def from_config(cls, cfg):
-        from transformers import GPT2LMHeadModel
-
-        length = cfg.get("len_video_ft", 4224)
-        # BaseModel's from_pretrained, which comes first, takes the name of a model type.
-        model = GPT2LMHeadModel.from_pretrained.__func__(cls, "gpt2", len_video_ft=length)
-        model.resize_token_embeddings(cfg["len_tokenizer"])
-        return model
-
-    return classmethod(from_config)

@@ -55,6 +55,7 @@ def write_all(folder: Path) -> None:
     _write_bert(folder / "bert-base-uncased")
     _write_opt(folder / "tiny-opt")
     _write_gpt2(folder / "gpt2")
+    _write_llama(folder / "tiny-llm")
     for name in ("tiny-t5", "google/t5-large-lm-adapt"):
         _write_t5(folder / name)
     vocabulary = len(BERT_TOKENS) + 2  # [DEC] and [ENC]
@@ -143,6 +144,44 @@ def _write_gpt2(folder: Path) -> None:
     }
     (folder / "config.json").write_text(json.dumps(config))
     _save(folder, {"transformer.wte.weight": (tokens, HIDDEN), "transformer.wpe.weight": (64, HIDDEN)})
+
+
+def _write_llama(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
+    merges = [("▁", "a"), ("r", "e"), ("re", "d")]
+    tokens += ["".join(pair) for pair in merges]
+    kinds = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    metaspace = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": False}
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [" ".join(pair) for pair in merges], "byte_fallback": True}
+    whole = {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": token, **kinds} for i, token in enumerate(tokens[:3])],
+        "pre_tokenizer": metaspace,
+        "decoder": metaspace,
+        "model": {**model, "unk_token": "<unk>", "fuse_unk": True},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(whole))
+    about = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": len(tokens),
+        "hidden_size": HIDDEN,
+        "intermediate_size": 2 * HIDDEN,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 128,
+        "tie_word_embeddings": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    _save(folder, {"model.embed_tokens.weight": (len(tokens), HIDDEN), "lm_head.weight": (len(tokens), HIDDEN)})
 
 
 def _write_byte_tokenizer(folder: Path, pad: str | None = None, **more) -> int:

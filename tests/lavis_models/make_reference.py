@@ -51,7 +51,7 @@ def reference(name: str, folder: Path) -> dict:
     result = {"parameters": recipes.fingerprint(model), "loaded": recipes.of_file(model, folder / "bert-base-uncased")}
     recipes.fill(model)
     result["used"] = recipes.use(name, model)
-    if recipes.RECIPES[name].samples is not None:
+    if recipes.recipe_of(name).samples is not None:
         try:
             result["trained"] = recipes.train(name, model)
         except TypeError as error:
