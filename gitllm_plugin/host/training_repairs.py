@@ -119,12 +119,10 @@ def train_groups_as_the_model_says(of_all_alike: Any) -> Any:
     from gitllm_plugin.runners.optimizer import build_optimizer
 
     def optimizer(self):
-        model = self.unwrap_dist_model(self.model)
-        has_groups = offers(model, GroupedModel)
-        if self._optimizer is None and has_groups:
+        if self._optimizer is None and offers(self.unwrap_dist_model(self.model), GroupedModel):
             run = self.config.run_cfg
             rates = float(run.init_lr), float(run.weight_decay), float(run.get("beta2", 0.999))
-            self._optimizer = build_optimizer(model, *rates)
+            self._optimizer = build_optimizer(self.unwrap_dist_model(self.model), *rates)
         return of_all_alike.fget(self)
 
     return property(optimizer)
