@@ -1,7 +1,7 @@
 """GIT-LLM for Salesforce LAVIS.
 
-Importing this package is cheap: neither torch nor lavis is imported before ``register`` is called. transformers, when it
-is imported, learns to open what ``gitllm export`` wrote: see ``hf/registration.py``.
+Importing this package is cheap: neither torch nor lavis is imported before ``register`` is called. transformers, when
+it is imported, learns to open what ``gitllm export`` wrote: see ``hf/registration.py``.
 """
 
 from typing import Any

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.models.auto.configuration_auto import AutoConfig
 
 _SAYS_NOTHING = ("dtype", "transformers_version", "architectures")
@@ -23,10 +23,6 @@ class GitLLMConfig(PreTrainedConfig):
     """
 
     model_type = "git_llm"
-    sub_configs_defaults = {
-        "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="clip_vision_model"),
-        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
-    }
 
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
@@ -35,10 +31,18 @@ class GitLLMConfig(PreTrainedConfig):
     max_images: int = 1
     end_tokens: list[int] | None = None
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.text_config, self.vision_config = _config(self.text_config), _config(self.vision_config)
+        super().__post_init__(**kwargs)
+
     def differs_from(self, other: GitLLMConfig) -> list[str]:
         """Name what is set otherwise here than there; a dtype is no part of the model."""
         mine, theirs = (_without(config.to_dict()) for config in (self, other))
         return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
+
+
+def _config(given: dict[str, Any] | PreTrainedConfig | None) -> PreTrainedConfig | None:
+    return AutoConfig.for_model(**given) if isinstance(given, dict) else given
 
 
 def _without(settings: dict[str, Any]) -> dict[str, Any]:

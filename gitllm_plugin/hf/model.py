@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 _GENERATION_CONFIG = "generation_config.json"
 
 SETTINGS = frozenset(
-    "max_new_tokens min_new_tokens max_time do_sample temperature top_k top_p min_p num_beams num_return_sequences "
-    "early_stopping length_penalty repetition_penalty no_repeat_ngram_size eos_token_id pad_token_id "
-    "cache_implementation return_dict_in_generate output_scores output_logits".split()
+    (
+        *("max_new_tokens", "min_new_tokens", "max_time", "num_return_sequences", "cache_implementation"),
+        *("do_sample", "temperature", "top_k", "top_p", "min_p"),
+        *("num_beams", "early_stopping", "length_penalty"),
+        *("repetition_penalty", "no_repeat_ngram_size"),
+        *("eos_token_id", "pad_token_id"),
+        *("return_dict_in_generate", "output_scores", "output_logits"),
+    )
 )
 """What ``generate`` takes of a generation configuration, or by name."""
 OBJECTS = frozenset(("streamer", "stopping_criteria", "logits_processor"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gitllm_plugin.errors import ConfigError
 
@@ -73,7 +73,14 @@ def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
     import torch
 
     from gitllm_plugin.host.export import find_run
-    from gitllm_plugin.host.run_model import PICTURES, TEXTS, eval_processors, load_model_of_run, prompts_of, transform_of
+    from gitllm_plugin.host.run_model import (
+        PICTURES,
+        TEXTS,
+        eval_processors,
+        load_model_of_run,
+        prompts_of,
+        transform_of,
+    )
 
     checkpoint, config = find_run(path)
     if dtype != "auto":
