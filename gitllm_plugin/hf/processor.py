@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from transformers.processing_utils import ProcessorMixin
 
 from gitllm_plugin.common.hub import local_folder
 from gitllm_plugin.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from gitllm_plugin.modeling.tokens import TextEncoder
 
 _OF_LOADING = frozenset(
     ("_from_auto", "_from_pipeline", "trust_remote_code", "use_fast", "config", "dtype", "torch_dtype", "device_map")
@@ -26,19 +30,17 @@ _OF_CHAT = frozenset(("add_generation_prompt", "padding"))
 
 @dataclass
 class Recipe:
-    """How questions become inputs.
+    """How questions become inputs, as the folder says it; written again byte for byte.
 
     Attributes:
-        settings: that the folder keeps, the run's own: ``text_processor`` and more.
-        end_tokens: of the language model's own configurations.
-        conversation: None, or the template that a prompt is a turn in.
-        max_images: most pictures of a question.
+        config: content of ``config.json``.
+        settings: that ``git_llm.json`` keeps, the run's own: ``text_processor`` and more.
+        image_processor: content of ``preprocessor_config.json``.
     """
 
-    settings: dict[str, Any] = field(default_factory=dict)
-    end_tokens: list[int] = field(default_factory=list)
-    conversation: str | None = None
-    max_images: int = 1
+    config: dict[str, Any]
+    settings: dict[str, Any]
+    image_processor: dict[str, Any]
 
 
 class GitLLMProcessor(ProcessorMixin):
@@ -52,17 +54,10 @@ class GitLLMProcessor(ProcessorMixin):
 
     def __init__(self, image_processor: Any, tokenizer: Any, transform: Any, recipe: Recipe) -> None:
         super().__init__(image_processor, tokenizer)
-        from gitllm_plugin.modeling.tokens import TextEncoder
-
         prompts = recipe.settings.get("text_processor") or {}
         self._transform, self._recipe = transform, recipe
         self._template, self._instruction = prompts.get("template", "article"), prompts.get("instruction")
-        self._text_encoder = TextEncoder(
-            tokenizer,
-            loss_on=recipe.settings.get("loss_on", "answer"),
-            chat_template=recipe.conversation,
-            end_tokens=tuple(recipe.end_tokens),
-        )
+        self._text_encoder = _text_encoder(tokenizer, recipe)
 
     @classmethod
     def get_attributes(cls) -> list[str]:
@@ -87,11 +82,11 @@ class GitLLMProcessor(ProcessorMixin):
             raise ConfigError(f"the processor of a GIT-LLM does not know {', '.join(unknown)}; it takes {_HUB}")
         folder = local_folder(pretrained_model_name_or_path, **hub)
         tokenizer, recipe = _read(folder)
-        encoder = folder / IMAGE_ENCODER
+        encoder = str(folder / IMAGE_ENCODER)
         from transformers import AutoImageProcessor
 
-        transform = transform_of_encoder(str(encoder))
-        return cls(AutoImageProcessor.from_pretrained(str(encoder)), tokenizer, transform, recipe)
+        transform = transform_of_encoder(encoder)
+        return cls(AutoImageProcessor.from_pretrained(encoder), tokenizer, transform, recipe)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write tokenizer, image processor and settings into a folder, which may hold the model or be given it later.
@@ -100,18 +95,18 @@ class GitLLMProcessor(ProcessorMixin):
             ConfigError: an argument that is not known here.
         """
         from gitllm_plugin.hf.saving import PROCESSOR_CONFIG
-        from gitllm_plugin.modeling.description import DESCRIPTION
+        from gitllm_plugin.modeling.description import DESCRIPTION, TRANSFORMERS_CONFIG
         from gitllm_plugin.modeling.folder import save_processors
 
         if unknown := sorted(name for name in kwargs.keys() - {"max_shard_size"} if kwargs[name]):
             raise ConfigError(f"save_pretrained of this processor does not know {', '.join(unknown)}")
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = json.loads(self.image_processor.to_json_string())
-        save_processors(folder, self.tokenizer, pictures, self._recipe.settings)
+        save_processors(folder, self.tokenizer, self._recipe.image_processor, self._recipe.settings)
         if not (folder / DESCRIPTION).is_file():
-            said = {"processor_class": type(self).__name__, **asdict(self._recipe)}
-            (folder / PROCESSOR_CONFIG).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+            said = {"processor_class": type(self).__name__, "settings": self._recipe.settings}
+            for name, content in ((TRANSFORMERS_CONFIG, self._recipe.config), (PROCESSOR_CONFIG, said)):
+                (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     def __call__(  # type: ignore[override]
         self,
@@ -218,7 +213,7 @@ class GitLLMProcessor(ProcessorMixin):
     def _pixels(self, pictures: Sequence[Any]) -> dict[str, Tensor]:
         from gitllm_plugin.m3it.pictures import as_pictures
 
-        most = self._recipe.max_images
+        most = self._recipe.config.get("max_images", 1)
         groups = [list(as_pictures([] if of_text is None else of_text)) for of_text in pictures]
         if wrong := [len(group) for group in groups if not 1 <= len(group) <= most]:
             raise DataError(f"{wrong[0]} pictures of a text; this model takes 1 to {most}")
@@ -235,39 +230,59 @@ class GitLLMProcessor(ProcessorMixin):
 
 
 def _read(folder: Path) -> tuple[Any, Recipe]:
-    """Read tokenizer and recipe of a folder with a model, or of a processor alone."""
+    """Read tokenizer and recipe of a folder with a model, or of a processor alone.
+
+    Raises:
+        ConfigError: something is missing or damaged.
+    """
     from gitllm_plugin.common.file_faults import read_json
     from gitllm_plugin.hf.saving import PROCESSOR_CONFIG
-    from gitllm_plugin.modeling.build import find_chat_template, resolve_family
     from gitllm_plugin.modeling.description import (
         DESCRIPTION,
+        IMAGE_ENCODER,
         LANGUAGE_MODEL,
         TRANSFORMERS_CONFIG,
-        place_of,
         read_description,
     )
-    from gitllm_plugin.modeling.folder import check_folder, read_tokenizer
-    from gitllm_plugin.modeling.pretrained import load_config, load_tokenizer
+    from gitllm_plugin.modeling.folder import PREPROCESSOR, check_folder, read_tokenizer
+    from gitllm_plugin.modeling.pretrained import load_tokenizer
 
     if not (folder / DESCRIPTION).is_file() and (folder / PROCESSOR_CONFIG).is_file():
-        said = read_json(folder / PROCESSOR_CONFIG)
-        said.pop("processor_class", None)
-        return load_tokenizer(str(folder / LANGUAGE_MODEL), "language model"), Recipe(**said)
-    check_folder(folder, weights=False)
-    description, tokenizer = read_description(folder), read_tokenizer(folder)
-    if tokenizer is None:
-        raise ConfigError(f"{folder} has no tokenizer; `gitllm export` writes one")
-    settings, template = description["settings"], None
-    if settings.get("chat_template"):
-        config = load_config(place_of(folder, description, LANGUAGE_MODEL), "language model")
-        template = find_chat_template(tokenizer, resolve_family(config, self_test=False))
+        settings = read_json(folder / PROCESSOR_CONFIG).get("settings") or {}
+        tokenizer = load_tokenizer(str(folder / LANGUAGE_MODEL), "language model")
+    else:
+        check_folder(folder, weights=False)
+        settings, tokenizer = read_description(folder)["settings"], read_tokenizer(folder)
     if not (folder / TRANSFORMERS_CONFIG).is_file():
         raise ConfigError(
             f"{folder} has no {TRANSFORMERS_CONFIG}: an earlier version wrote it. Export the run again, or open the "
             "folder with gitllm_plugin.Pipeline"
         )
-    ends = read_json(folder / TRANSFORMERS_CONFIG).get("end_tokens") or []
-    return tokenizer, Recipe(settings, list(ends), template, description["max_images"])
+    pictures = folder / IMAGE_ENCODER / PREPROCESSOR
+    if tokenizer is None or not pictures.is_file():
+        lacks = "tokenizer" if tokenizer is None else f"{IMAGE_ENCODER}/{PREPROCESSOR}"
+        raise ConfigError(f"{folder} has no {lacks}; `gitllm export` writes both")
+    return tokenizer, Recipe(read_json(folder / TRANSFORMERS_CONFIG), settings, read_json(pictures))
+
+
+def _text_encoder(tokenizer: Any, recipe: Recipe) -> TextEncoder:
+    """Make what `Pipeline` has, with the tokenizer fitted to the language model, whose weights need not be read."""
+    from transformers import AutoConfig
+
+    from gitllm_plugin.modeling.build import make_text_encoder, resolve_family
+    from gitllm_plugin.modeling.vocabulary import fit_tokenizer
+
+    config = AutoConfig.for_model(**recipe.config["text_config"])
+    embeddings = torch.nn.Embedding(config.get_text_config().vocab_size, 1, device="meta")
+    ends = SimpleNamespace(eos_token_id=recipe.config.get("end_tokens"))
+    model: Any = SimpleNamespace(config=config, generation_config=ends, get_input_embeddings=lambda: embeddings)
+    fit_tokenizer(tokenizer, model, "the processor")
+    return make_text_encoder(
+        model,
+        tokenizer,
+        conversation=resolve_family(config, self_test=False) if recipe.settings.get("chat_template") else None,
+        loss_on=recipe.settings.get("loss_on", "answer"),
+    )
 
 
 def _padded_in_front(batch: Any) -> dict[str, Tensor]:
