@@ -18,7 +18,13 @@ _MOST_NEW_TOKENS = 30
 
 
 def export_run(
-    run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True, to: Format = "gitllm"
+    run: str | Path,
+    target: str | Path,
+    *,
+    merge: bool = False,
+    with_base: bool = True,
+    to: Format = "gitllm",
+    dtype: str | None = None,
 ) -> None:
     """Write the model of a run, with tokenizer, image processor, the run's own processors, and a card.
 
@@ -29,6 +35,7 @@ def export_run(
         with_base: whether frozen parts are written; else they are named.
         to: ``gitllm``, which this package opens, or ``transformers``, which transformers alone does: with LoRA merged
             and the base.
+        dtype: of frozen weights and of those that LoRA is merged into; None: the run's, which may round what is merged.
 
     Raises:
         ConfigError: no such run, a run of another model than ``git_llm``, the target is in use, or transformers has no
@@ -38,6 +45,8 @@ def export_run(
         raise ConfigError("a merged language model is no longer its base: export it with the base")
     check_new_folder(target)
     checkpoint, config = find_run(run)
+    if dtype is not None:
+        config.model.dtype = dtype
     model = load_model_of_run(config, checkpoint)
     from omegaconf import OmegaConf
 
