@@ -51,7 +51,7 @@ class Stock:
     def __init__(self, folder: Path) -> None:
         from transformers import AutoImageProcessor, AutoTokenizer, PaliGemmaForConditionalGeneration
 
-        self.model = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+        self.model: Any = PaliGemmaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.images = AutoImageProcessor.from_pretrained(folder)
 

@@ -55,8 +55,7 @@ class GitLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
     config_class = GitLLMConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    output_modalities = ("text",)
+    input_modalities = ["image", "text"]
     supports_gradient_checkpointing = False
 
     def __init__(self, config: GitLLMConfig, loaded: LoadedFolder[GitLLM] | None = None) -> None:

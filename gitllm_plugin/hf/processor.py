@@ -138,16 +138,16 @@ class GitLLMProcessor(ProcessorMixin):
             )
         if isinstance(text, str):
             texts, pictures = [text], [images]
-            wanted = None if answers is None else [answers]
+            answers = [answers] if isinstance(answers, str) else answers
         else:
-            texts, pictures, wanted = list(text or []), images, answers
+            texts, pictures = list(text or []), images
         if not texts or not isinstance(pictures, (list, tuple)) or len(pictures) != len(texts):
             count = len(pictures) if isinstance(pictures, (list, tuple)) else "no list of"
             raise DataError(f"{len(texts)} texts and {count} pictures; give a list with the pictures of each text")
-        if wanted is None:
+        if answers is None:
             inputs = _padded_in_front(self._text_encoder.prompts(texts))
         else:
-            batch = self._text_encoder.prompts_and_answers(texts, list(wanted))
+            batch = self._text_encoder.prompts_and_answers(texts, list(answers))
             inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
         return BatchFeature({**inputs, **self._pixels(pictures)})
 

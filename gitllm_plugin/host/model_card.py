@@ -214,7 +214,7 @@ def _files(info: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _picture(folder: Path, checkpoint: Path) -> Iterator[str]:
-    """Bring the run's loss curve along; pictures of the data, which may be nobody else's business, stay where they are."""
+    """Bring the run's loss curve along; pictures of the data, which may be nobody else's business, stay behind."""
     drawn = run_folder_of(checkpoint) / LOSS_CURVE
     if drawn.is_file():
         shutil.copyfile(drawn, folder / LOSS_CURVE)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from gitllm_plugin.common.weights import read_checkpoint, without_known
 from gitllm_plugin.config import read
 from gitllm_plugin.config.model import GitLLMSettings
 from gitllm_plugin.errors import ConfigError
@@ -41,11 +40,12 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> RunModel:
 
     if config.model.get("arch") != "git_llm":
         raise ConfigError(f"the run trained {config.model.get('arch')!r}; only git_llm can be exported")
+    from gitllm_plugin.common.weights import read_checkpoint, without_known
     from gitllm_plugin.modeling import load_trainable_state_dict, trainable_state_dict
     from gitllm_plugin.modeling.build import build_with_texts
 
     asked = {"load_finetuned": checkpoint is not None, "finetuned": str(checkpoint), "self_test": False}
-    settings = read(GitLLMSettings, "model", OmegaConf.merge(config.model, asked))
+    settings = read(GitLLMSettings, "model", cast(Any, OmegaConf.merge(config.model, asked)))
     model, text_encoder = build_with_texts(settings)
     if checkpoint is not None:
         # The run's model is a part of the class that LAVIS knows, by this name.
