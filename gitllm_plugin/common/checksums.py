@@ -3,16 +3,19 @@
 They tell what disks, networks and copies do to a file; who means harm can write a file with a right sum.
 """
 
+from __future__ import annotations
+
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from gitllm_plugin.common.file_faults import fault_of_file
 from gitllm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CHUNK_BYTES = 2**22
 _FOLDER = 0x10  # of a file's attributes, as DOS has them
@@ -20,6 +23,8 @@ _FOLDER = 0x10  # of a file's attributes, as DOS has them
 
 def sum_of_weights(weights: Mapping[str, Tensor]) -> str:
     """Sum up names, formats, shapes and bytes of tensors on the CPU, in whatever order and file they are."""
+    import torch  # sums of files are also compared where there is none
+
     found = 0
     for name in sorted(weights):
         value = weights[name].detach()

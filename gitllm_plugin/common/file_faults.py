@@ -8,8 +8,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from gitllm_plugin.errors import ConfigError
 
 _LFS_POINTER = b"version https://git-lfs"
@@ -87,6 +85,8 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _fault_of_safetensors(path: Path) -> str | None:
+    from safetensors import SafetensorError, safe_open  # other files are also looked at where it is not installed
+
     try:
         with safe_open(path, "pt"):
             return None

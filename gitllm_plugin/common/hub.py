@@ -11,6 +11,7 @@ from gitllm_plugin.errors import ConfigError
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 """What a model's folder is read from: nothing that is code, and no weights of formats that could hold some."""
+_FETCHED = (*MODEL_FILES, "language_model.gguf", "image_encoder.onnx")  # of llama.cpp's folders, by their names alone
 
 
 def local_folder(name: str | Path, **how: Any) -> Path:
@@ -26,10 +27,15 @@ def local_folder(name: str | Path, **how: Any) -> Path:
     folder = Path(name).expanduser()
     if folder.exists() or not _REPOSITORY.fullmatch(str(name)):
         return folder
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(MODEL_FILES), **how))
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ConfigError(
+            f"there is no folder {name} here, and a model of the hub is fetched by huggingface_hub, which is not "
+            "installed: pip install huggingface_hub"
+        ) from error
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=list(_FETCHED), **how))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{name} is neither a folder here nor a model that the hub gives ({type(error).__name__}); check the "

@@ -21,7 +21,8 @@ def open_answering(path: str | Path) -> Answering:
     from gitllm_plugin.common.hub import local_folder
     from gitllm_plugin.llama_cpp.folder import DESCRIPTION
 
-    if (local_folder(path) / DESCRIPTION).is_file():
+    path = local_folder(path)
+    if (path / DESCRIPTION).is_file():
         from gitllm_plugin.llama_cpp.engine import Engine
 
         return Engine(path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from PIL import Image
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.m3it.pictures import Picture
@@ -75,7 +77,20 @@ class Question:
 
 
 class Answering(Protocol):
-    """What answers questions about pictures: a :class:`~gitllm_plugin.inference.pipeline.Pipeline`, or an engine."""
+    """What answers questions about pictures: a :class:`~gitllm_plugin.inference.pipeline.Pipeline`, or an engine.
+
+    Calls from several threads wait for each other.
+
+    Attributes:
+        instruction: stands in a prompt where none is given; None: one for questions and one for no question.
+    """
+
+    instruction: str | None
+
+    @property
+    def max_images(self) -> int:
+        """Most pictures of one question."""
+        ...
 
     def answer(
         self,
@@ -89,4 +104,26 @@ class Answering(Protocol):
 
     def answers(self, questions: Sequence[Question], decoding: Decoding | None = None) -> list[str]:
         """Answer several."""
+        ...
+
+    def stream(
+        self,
+        pictures: Picture | Sequence[Picture],
+        question: str = "",
+        instruction: str | None = None,
+        decoding: Decoding | None = None,
+    ) -> Iterator[str]:
+        """Give the answer so far, each time that it has grown; who stops reading (``close()``) stops the model."""
+        ...
+
+    def seen(self, picture: Picture) -> Image.Image:
+        """Show what the image encoder sees of a picture, before it is normalised."""
+        ...
+
+    def is_cut(self, answer: str, decoding: Decoding) -> bool:
+        """Tell whether an answer ended because it had as many tokens as it may have."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Say what answers: ``image_encoder``, ``language_model``, ``parameters`` and ``runs_on``, for people."""
         ...

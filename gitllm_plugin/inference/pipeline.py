@@ -89,6 +89,29 @@ class Pipeline:
         return Image.fromarray(self.transform.fit(read_pixels(picture)).permute(1, 2, 0).numpy())
 
     @property
+    def max_images(self) -> int:
+        """Most pictures of one question."""
+        return self.model.max_images
+
+    def is_cut(self, answer: str, decoding: Decoding) -> bool:
+        """Tell whether an answer ended because it had as many tokens as it may have."""
+        ids = self.text_encoder.tokenizer(answer, add_special_tokens=False).input_ids
+        return len(ids) >= decoding.max_new_tokens
+
+    def describe(self) -> dict[str, str]:
+        """Say what answers: names of the parts where they are known, or else their kinds."""
+        kinds = {
+            "image_encoder": self.model.image_encoder.tower.config.model_type,
+            "language_model": self.model.language_model.config.model_type,
+        }
+        parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        return {
+            **{part: self.model.sources.get(part, kind) for part, kind in kinds.items()},
+            "parameters": f"{parameters / 1e6:,.1f} M",
+            "runs_on": str(self.device),
+        }
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return next(self.model.parameters()).device

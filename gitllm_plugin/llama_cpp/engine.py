@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
 import numpy as np
+from PIL import Image
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.llama_cpp.decoder import LlamaCpp
@@ -33,7 +35,7 @@ class Engine:
         threads: of the processor; None: all.
 
     Attributes:
-        about: the description of the folder.
+        about: the description of the folder; ``instruction``: see ``Answering``, a protocol of which this is one.
         decoder: the language model, for who calls neither :meth:`answer` nor :meth:`stream` meanwhile.
 
     Raises:
@@ -47,12 +49,18 @@ class Engine:
             raise ConfigError("onnxruntime is not installed: pip install onnxruntime") from error
         folder, threads = Path(folder).expanduser(), threads or os.cpu_count() or 1
         self.about = read_description(folder)
+        self.instruction: str | None = self.about["prompt"]["instruction"]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._encoder = onnxruntime.InferenceSession(folder / ENCODER, options, ["CPUExecutionProvider"])
         tokens, exact = self.about["image_tokens"] * self.about["max_images"], self.about["weights"] == "f32"
         self.decoder = LlamaCpp(folder / WEIGHTS, self.about["context"], tokens, threads, exact)
-        self._seen, self._lock = np.zeros(0), threading.Lock()
+        self._seen, self._turn, self._lock = np.zeros(0), object(), threading.Lock()
+
+    @property
+    def max_images(self) -> int:
+        """Most pictures of one question."""
+        return self.about["max_images"]
 
     def answer(self, pictures: Any, question: str = "", instruction: str | None = None, decoding: Any = None) -> str:
         """Answer one question: the last of what :meth:`stream` gives."""
@@ -70,7 +78,7 @@ class Engine:
         Args:
             pictures: one or a list of several, see :data:`~gitllm_plugin.m3it.pictures.Picture`.
             question, instruction: as for ``Pipeline.answer``; they are not shortened.
-            decoding: None or a ``Decoding``, of which ``max_new_tokens`` alone may be other than usual.
+            decoding: None or a ``Decoding``, of which ``max_new_tokens`` and ``max_seconds`` may be other than usual.
 
         Raises:
             DataError: too many pictures, one that cannot be read, or a prompt that does not fit; ConfigError: decoding.
@@ -79,34 +87,50 @@ class Engine:
         room = self.about["context"] - len(pixels) * self.about["image_tokens"] - most + 1
         if len(ids) > room:
             raise DataError(f"the prompt has {len(ids)} tokens, but beside pictures and answer {room} fit: ask shorter")
-        written, told = b"", ""
-        with self._lock:
-            self.see(pixels)
-            for _ in range(most):
-                token = int(self.decoder.read(ids).argmax())
-                if token in self.about["ends"]:
-                    break
-                written, ids = written + self.decoder.piece(token), [token]
-                text = written.decode("utf-8", "replace").strip()
-                if text not in ("", told) and not text.endswith(
-                    "\ufffd"
-                ):  # a letter of several bytes may be cut in two
-                    yield (told := text)
+        until = time.monotonic() + (getattr(decoding, "max_seconds", None) or float("inf"))
+        written, told, read, mine = b"", "", 0, object()
+        for _ in range(most):
+            # Who reads an answer slowly holds nobody up; behind another's question all is read again.
+            with self._lock:
+                if self._turn is not mine:
+                    self._turn, read = mine, 0
+                    self.see(pixels)
+                token = int(self.decoder.read(ids[read:]).argmax())
+            if token in self.about["ends"]:
+                break
+            read, ids, written = len(ids), [*ids, token], written + self.decoder.piece(token)
+            text = written.decode("utf-8", "replace").strip()
+            if text not in ("", told) and not text.endswith("\ufffd"):  # a letter of several bytes may be cut in two
+                yield (told := text)
+            if time.monotonic() > until:
+                break
         if (text := written.decode("utf-8", "replace").strip()) != told:
             yield text
 
     def pixels(self, pictures: Picture | Sequence[Picture]) -> np.ndarray:
         """Turn one question's pictures into pixels, float32 ``[n, 3, S, S]``."""
-        pictures, most = as_pictures(pictures), self.about["max_images"]
+        pictures, most = as_pictures(pictures), self.max_images
         if not 1 <= len(pictures) <= most:
             raise DataError(f"{len(pictures)} pictures; this model takes 1 to {most}")
         return np.stack([fit(read_pixels(picture), **self.about["image"]) for picture in pictures])
 
     def prompt_ids(self, question: str, instruction: str | None = None) -> list[int]:
         """Make a prompt's tokens as in training; what looks like a special token in a question is text."""
-        about = self.about["prompt"]
-        usual = about["instruction"] if instruction is None else instruction
+        about, usual = self.about["prompt"], self.instruction if instruction is None else instruction
         return turn_ids(about, build_prompt(about["template"], usual, question), self.decoder.ids)
+
+    def seen(self, picture: Picture) -> Image.Image:
+        """Show what the image encoder sees of a picture, before it is normalised."""
+        settings = {**self.about["image"], "mean": [0.0] * 3, "std": [1 / 255] * 3}
+        return Image.fromarray(fit(read_pixels(picture), **settings).round().astype(np.uint8).transpose(1, 2, 0))
+
+    def is_cut(self, answer: str, decoding: Any) -> bool:
+        """Tell whether an answer ended because it had as many tokens as it may have."""
+        return len(self.decoder.ids(answer)) >= decoding.max_new_tokens
+
+    def describe(self) -> dict[str, str]:
+        """Say what answers: names of the parts where they are known, or else their kinds."""
+        return {**self.about["model"], "runs_on": f"llama.cpp, {self.about['weights']}"}
 
     def see(self, pixels: np.ndarray) -> None:
         """Read pictures, as :meth:`pixels` gives them, unless they are those that were read last."""

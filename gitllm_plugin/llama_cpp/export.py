@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel
 
 from gitllm_plugin.common.files import check_new_folder, new_folder
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.llama_cpp.folder import DESCRIPTION, ENCODER, FORMAT, WEIGHTS, check_packages
+from gitllm_plugin.llama_cpp.folder import ENCODER, WEIGHTS, check_packages, write_description
 from gitllm_plugin.m3it.prompts import build_prompt
 from gitllm_plugin.modeling import Decoder, GitLLM, TextEncoder
 from gitllm_plugin.modeling.conversation import Conversation
@@ -63,7 +62,7 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
     with new_folder(Path(target)) as folder:
         write_encoder(model, side, folder / ENCODER)
         about = {
-            "format": FORMAT,
+            "model": {name: value for name, value in pipeline.describe().items() if name != "runs_on"},
             "weights": quantize or "f32",
             "max_images": model.max_images,
             "image_tokens": model.image_encoder.num_tokens(side, side),
@@ -76,9 +75,9 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
                 **describe_prompts(encoder),
             },
         }
-        (folder / DESCRIPTION).write_text(json.dumps(about, indent=2) + "\n")
         write_tokens = choose_tokenizer(model.language_model, encoder, about["prompt"])
         write_gguf(model.language_model, folder / WEIGHTS, write_tokens, quantize)
+        write_description(folder, about)
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -10,20 +11,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from gitllm_plugin.common.checksums import check_files, sum_of_file
 from gitllm_plugin.errors import ConfigError
 
 DESCRIPTION, WEIGHTS, ENCODER = "llama_cpp.json", "language_model.gguf", "image_encoder.onnx"
-FORMAT = 1
+FORMAT = 2
 _MAX_NEW_TOKENS = 30
 _TO_WRITE = ("gguf", "onnx", "onnxscript", "onnxruntime", "xllamacpp")
-_SAID = ("image", "prompt", "ends", "context", "image_tokens", "max_images", "weights")
+_SAID = ("image", "prompt", "ends", "context", "image_tokens", "max_images", "weights", "model", "checksums")
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read what the folder says of itself.
+    """Read what the folder says of itself, and compare its files with it: llama.cpp trusts a file that is damaged.
 
     Raises:
-        ConfigError: it is no such folder, a part is missing, or it is of another version.
+        ConfigError: it is no such folder, a part is missing or damaged, or it is of another version.
     """
     try:
         about = json.loads((folder / DESCRIPTION).read_text())
@@ -34,7 +36,27 @@ def read_description(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder} has no {' and no '.join(missing)}: copy it again, whole")
     if not isinstance(about, dict) or about.get("format") != FORMAT or not set(_SAID) <= set(about):
         raise ConfigError(f"{folder / DESCRIPTION} is of another version of this package, or damaged: export again")
+    sums = about["checksums"]
+    damaged = not isinstance(sums, dict) or not set(sums) <= {WEIGHTS, ENCODER, DESCRIPTION}
+    if damaged or sums.get(DESCRIPTION, _sum_of(about)) != _sum_of(about):
+        raise ConfigError(
+            f"{folder / DESCRIPTION} has not what was written into it: copy the folder again. If you changed it "
+            f"yourself, take the line {DESCRIPTION!r} out of its 'checksums'"
+        )
+    check_files(folder, {name: sums[name] for name in (WEIGHTS, ENCODER) if name in sums}, folder / DESCRIPTION)
     return about
+
+
+def write_description(folder: Path, about: dict[str, Any]) -> None:
+    """Write what the folder says of itself, with sums of itself and of the other files, which are there."""
+    sums = {name: sum_of_file(folder / name) for name in (WEIGHTS, ENCODER)}
+    content = {"format": FORMAT, **about, "checksums": {**sums, DESCRIPTION: _sum_of(about)}}
+    (folder / DESCRIPTION).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _sum_of(about: dict[str, Any]) -> str:
+    settings = {name: value for name, value in about.items() if name not in ("format", "checksums")}
+    return f"{zlib.crc32(json.dumps(settings, sort_keys=True).encode()):08x}"
 
 
 def check_packages() -> None:

@@ -50,16 +50,6 @@ def in_llama_cpp(model, folder, quantize=None):
     return LlamaCpp(path, 128, exact=quantize is None)
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """A tiny model's pipeline, and its folder for llama.cpp."""
-    place = tmp_path_factory.mktemp("exported")
-    torch.manual_seed(0)
-    write_tiny_folder(place / "model")
-    assert main(["export", str(place / "model"), str(place / "gguf"), "--to", "llama.cpp"]) == 0
-    return Pipeline.from_pretrained(place / "model", "float32", "cpu"), place / "gguf"
-
-
 def picture(color, size=(40, 30)):
     return Image.new("RGB", size, color)
 
@@ -197,20 +187,6 @@ def test_what_it_cannot_do_is_told(exported, wrong, told):
     given = {"pictures": picture("red"), "question": "what?", **wrong}
     with pytest.raises((ConfigError, DataError), match=told):
         Engine(exported[1], threads=1).answer(**given)
-
-
-@pytest.mark.parametrize("fault", ["missing", "cut", "other version"])
-def test_a_damaged_folder_is_told(exported, fault, tmp_path):
-    for file in exported[1].iterdir():
-        (tmp_path / file.name).write_bytes(file.read_bytes())
-    if fault == "missing":
-        (tmp_path / of_folder.ENCODER).unlink()
-    elif fault == "cut":
-        (tmp_path / of_folder.WEIGHTS).write_bytes((tmp_path / of_folder.WEIGHTS).read_bytes()[:5000])
-    else:
-        (tmp_path / of_folder.DESCRIPTION).write_text('{"format": 0}')
-    with pytest.raises(ConfigError, match=str(tmp_path)):
-        Engine(tmp_path, threads=1)
 
 
 def test_the_engine_loads_neither_torch_nor_transformers(exported):
