@@ -21,10 +21,10 @@ def watch_transformers() -> None:
     Whoever uses transformers for something else must not notice this package. Who opens a folder of it is told by
     transformers that it knows no ``git_llm``, and by :func:`register` why.
     """
+    # Where transformers imports torchvision, which beside a CPU-only torch has to be repaired; the classes import it.
+    ImportWatcher("transformers.image_utils", before=partial(_quietly, _repair_torchvision)).watch()
     for mapping, register_one in _WHEN_IMPORTED.items():
         when_imported(mapping, partial(_quietly, register_one))
-    # Where transformers imports torchvision, which beside a CPU-only torch has to be repaired.
-    ImportWatcher("transformers.image_utils", before=partial(_quietly, _repair_torchvision)).watch()
 
 
 def _quietly(call: Callable[[], None]) -> None:

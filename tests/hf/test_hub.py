@@ -16,10 +16,19 @@ from tests.tiny_folder import write_tiny_folder
 
 # In a process of its own: the hub's address is read when its client is imported.
 USE = """
-import os, sys, gitllm_plugin, gitllm_plugin.errors, torch
+import os, sys
+# In the other order than a user should, which goes too where torchvision fits torch.
+from transformers import AutoConfig, AutoModelForImageTextToText
+try:
+    AutoConfig.from_pretrained(sys.argv[1])
+except ValueError as error:
+    assert "git_llm" in str(error)
+else:
+    raise SystemExit("transformers knows a git_llm before the package is imported")
+import gitllm_plugin, gitllm_plugin.errors, torch
 from PIL import Image
 from gitllm_plugin.host.push import push_folder
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, pipeline
+from transformers import AutoProcessor, pipeline
 
 print(push_folder(sys.argv[1], "ann/birds"))
 model = AutoModelForImageTextToText.from_pretrained("ann/birds", dtype="float32")

@@ -1,5 +1,7 @@
 """`gitllm doctor`: what it finds here, and what it says where things are missing."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -69,9 +71,12 @@ def test_without_lavis_a_trained_model_can_be_used(run_python):
 
 
 @pytest.mark.parametrize("missing", ["peft", "safetensors", "transformers"])
-def test_without_lavis_what_a_model_needs_is_still_a_problem(missing, run_python):
-    finished = run_python(DOCTOR, hidden=["lavis", missing])
-    assert f"'{missing}' is not installed" in finished.stdout and finished.stdout.endswith("status 1\n")
+def test_without_lavis_what_a_model_needs_is_still_a_problem(missing, host, monkeypatch):
+    find, absent = importlib.util.find_spec, {"lavis", "einops", "pandas", missing}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else find(name, *more))
+    report = doctor.examine()
+    assert [what for what, _ in report.problems] == [f"'{missing}' is not installed"] and not report.ok
+    assert report.extras["lavis"] == doctor.LAVIS and report.absent == {}
 
 
 def test_java_and_extras_are_facts_or_come_with_their_command(host, monkeypatch, tmp_path):
