@@ -120,6 +120,16 @@ def find_shortenable(prompt: str, question: str | None = None) -> slice | None:
     return slice(start, start + len(question)) if question and start >= 0 else None
 
 
+def find_template(prompt: str) -> str | None:
+    """Name the template whose marks a prompt has; None where it has none."""
+    for name, template in TEMPLATES.items():
+        marks = [part.strip() for part in _FIELDS.split(template.text) if part not in (_INSTRUCTION, _QUESTION)]
+        marks = [mark for mark in marks if mark]
+        if marks and re.fullmatch(".*" + ".*".join(map(re.escape, marks)) + r"\s*", prompt, re.DOTALL):
+            return name
+    return None
+
+
 def check_template(template: str) -> None:
     """Check a template's name.
 
