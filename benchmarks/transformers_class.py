@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 from gitllm_plugin.modeling.stock import stock_inputs
@@ -27,6 +26,8 @@ class TransformersClass:
     """
 
     def __init__(self, pipeline: Pipeline) -> None:
+        from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
+
         model: Any = pipeline.model
         text = copy.deepcopy(model.language_model.config)
         text.use_bidirectional_attention = False  # the prompt is causal: PaliGemma's own is not
