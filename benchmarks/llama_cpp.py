@@ -101,7 +101,7 @@ def measure(engines: dict[str, Any], rows: list[dict[str, Any]], decoding: Decod
         "ways": {
             name: {
                 "equal": sum(a == b for a, b in zip(given, ours, strict=True)),
-                "right": sum(a in _truths(row) for a, row in zip(given, rows, strict=True)),
+                "right": sum(a in truths(row) for a, row in zip(given, rows, strict=True)),
                 "ms": 1000 * float(np.median(seconds[name])),
                 "again_ms": 1000 * float(np.median(again[name])),
                 # Of the same row, so that what else the machine did is in both.
@@ -143,7 +143,8 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
-def _truths(row: dict[str, Any]) -> list[str]:
+def truths(row: dict[str, Any]) -> list[str]:
+    """Give the accepted answers of a row."""
     return row["outputs"] if isinstance(row["outputs"], list) else [row["outputs"]]
 
 
