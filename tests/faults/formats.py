@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from PIL import Image
 
 from gitllm_plugin.common.weights import read_checkpoint, write_checkpoint
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.inference.asking import Decoding
 from gitllm_plugin.inference.questions import read_question, read_rows
+from gitllm_plugin.llama_cpp.engine import Engine
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.m3it.problems import RowError
@@ -173,6 +177,20 @@ def _read_folder(folder: Path) -> tuple[list[str], int]:
     return [_checksum(weights)], 0
 
 
+def _make_llama_folder(folder: Path) -> None:
+    from gitllm_plugin.inference.pipeline import Pipeline
+    from gitllm_plugin.llama_cpp.export import write_llama_folder
+
+    write_tiny_folder(folder / "model")
+    write_llama_folder(Pipeline.from_pretrained(folder / "model", "float32", "cpu"), folder / "gguf")
+    shutil.rmtree(folder / "model")
+
+
+def _read_llama_folder(folder: Path) -> tuple[list[str], int]:
+    engine = Engine(folder / "gguf", threads=1)
+    return [engine.answer(Image.new("RGB", (40, 30), "red"), "what?", None, Decoding(max_new_tokens=3))], 0
+
+
 # ---------------------------------------------------------------- pictures
 
 
@@ -211,6 +229,8 @@ def _read_pictures(folder: Path) -> tuple[list[str], int]:
     return found, told
 
 
+_LLAMA_CPP = Format(_make_llama_folder, "gguf/*", _read_llama_folder, exact=True)
+
 FORMATS = (
     {
         "jsonl": Format(lambda f: _rows(f / "rows.jsonl"), "*", lambda f: _read_table(f / "rows.jsonl")),
@@ -222,6 +242,7 @@ FORMATS = (
         "features": Format(_make_features, "features/**/*", _read_features, exact=True),
         "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
         "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
+        **({"llama_cpp": _LLAMA_CPP} if find_spec("xllamacpp") else {}),
         "pictures": Format(_make_pictures, "*", _read_pictures, units=len(_ALL), refused=15),
     }
     | TABLE_FORMATS
