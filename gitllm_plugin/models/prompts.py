@@ -114,9 +114,9 @@ def _values(template: str, samples: Mapping[str, Any], texts: Sequence[Any] | No
     if len(values) != places:
         there = [key for key in ("text_input", "ocr_tokens", "choices") if samples.get(key) is not None]
         raise DataError(
-            f"the prompt {template!r:.200} has {places} places {{}} and the batch brings {', '.join(there) or 'nothing'}: "
-            "one is for the text, two are for ocr_tokens and text or for text and choices; or give text_input as a list "
-            "of as many texts a row"
+            f"the prompt {template!r:.200} has {places} places {{}} and the batch brings "
+            f"{', '.join(there) or 'nothing'}: one is for the text, two are for ocr_tokens and text or for text and "
+            "choices; or give text_input as a list of as many texts a row"
         )
     return values, values.index(text) if isinstance(text, str) else None
 
