@@ -145,6 +145,7 @@ def prepare() -> Host:
     from gitllm_plugin.host.model_repairs import repair_models
     from gitllm_plugin.host.repairs import repair_runners_and_builders
     from gitllm_plugin.host.single_model_repairs import repair_single_models
+    from gitllm_plugin.host.training_repairs import repair_training
 
     replace_init_distributed_mode()
     repair_metric_sync()
@@ -155,6 +156,7 @@ def prepare() -> Host:
     repair_runners_and_builders()
     repair_models()
     repair_single_models()
+    repair_training()
     return host
 
 

@@ -18,11 +18,9 @@ from gitllm_plugin.m3it.prompts import build_prompt
 from gitllm_plugin.modeling import (
     GitLLM,
     TextEncoder,
-    build_from_folder,
-    build_git_llm,
-    make_text_encoder,
     parameter_groups,
 )
+from gitllm_plugin.modeling.build import build_with_texts
 from gitllm_plugin.modeling.description import DESCRIPTION, LORA, read_description
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
@@ -69,20 +67,9 @@ class GitLLMForLavis(ImageTextModel):
             ConfigError: an unknown key, a name that cannot be loaded, or a checkpoint of another model.
         """
         settings: GitLLMSettings = cls.read_config(cfg)
-        kept: Mapping[str, Any] = {}
-        if settings.folder is not None:
-            git_llm, tokenizer = build_from_folder(settings.folder, settings)
-            kept = read_description(Path(settings.folder).expanduser())["settings"]
-        else:
-            names = cast(str, settings.language_model), cast(str, settings.image_encoder)
-            git_llm, tokenizer = build_git_llm(*names, settings)
-        chat = kept.get("chat_template", False) if settings.chat_template is None else settings.chat_template
-        text_encoder = make_text_encoder(
-            git_llm.language_model,
-            tokenizer,
-            conversation=git_llm.decoder.family if chat else None,
-            loss_on=settings.loss_on,
-        )
+        git_llm, text_encoder = build_with_texts(settings)
+        folder = settings.folder
+        kept = {} if folder is None else read_description(Path(folder).expanduser())["settings"]
         model = cls(
             git_llm,
             text_encoder,
