@@ -77,6 +77,22 @@ TEMPLATES: dict[str, Template] = {
 """By name; those with more marks first, for a prompt is looked for in this order."""
 
 
+class Prompt(str):
+    """A prompt that still knows the question it was made of, for whoever finds that it was none.
+
+    Attributes:
+        question: without instruction and template.
+    """
+
+    question: str
+
+    def __new__(cls, text: str, question: str = "") -> Prompt:
+        """Make one of its text."""
+        prompt = super().__new__(cls, text)
+        prompt.question = question
+        return prompt
+
+
 def default_instruction(question: str) -> str:
     """Choose what a question, or no question, is asked with where no instruction is given."""
     return WITH_QUESTION if question.strip() else WITHOUT_QUESTION
