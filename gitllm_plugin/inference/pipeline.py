@@ -106,7 +106,7 @@ class Pipeline:
         }
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
         return {
-            **{part: self.model.sources.get(part, kind) for part, kind in kinds.items()},
+            **{part: _shown(self.model.sources.get(part, kind)) for part, kind in kinds.items()},
             "parameters": f"{parameters / 1e6:,.1f} M",
             "runs_on": str(self.device),
         }
@@ -312,6 +312,12 @@ class _StopWhenAsked(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         return torch.full((len(input_ids),), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def _shown(name: str) -> str:
+    """Shorten a folder of this machine to its name."""
+    path = Path(name).expanduser()
+    return path.name if path.is_absolute() or path.exists() else name
 
 
 def _room_for_prompt(room: int | None, decoding: Decoding) -> int | None:
