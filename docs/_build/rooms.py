@@ -21,6 +21,7 @@ ROOMS = {
     "web": (5.6, 1, "the page to try a model"),
     "serving": (6.7, 2, "for OpenAI's clients"),
     "llama_cpp": (6.7, 3, "a model in llama.cpp"),
+    "hf": (6.7, 1, "by transformers' names"),
     "runners": (0.6, 2, "training and evaluation"),
     "tasks": (1.8, 2, "what is scored, and how"),
     "datasets": (3.0, 2, "M3IT for LAVIS"),
