@@ -30,6 +30,7 @@ ROOMS = {
     "inference": (5.6, 3, "a model as a person uses it"),
     "processors": (4.1, 3, "images and prompts"),
     "conform": (6.7, 1, "engines beside brute force"),
+    "vllm": (7.8, 3, "a model in vLLM"),
     "curves": (0.0, 4, "losses, read and drawn"),
     "protocols": (1.2, 4, "what runners ask of others"),
     "metrics": (2.4, 4, "answers to scores"),

@@ -24,7 +24,7 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} has LoRA beside the language model: `gitllm merge {folder} TARGET` adds it")
     if description["max_images"] > 1:
         raise ConfigError(
-            f"{folder} reads up to {description['max_images']} pictures, which see each other; in vLLM each picture sees "
+            f"{folder} reads up to {description['max_images']} pictures, which see each other; in vLLM each sees "
             "itself alone: a model with model.max_images=1 is needed"
         )
 
@@ -40,8 +40,8 @@ def check_language_model(config: Any) -> None:
     if positions != "sequence":
         known = sorted(name for name, each in FAMILIES.items() if each.positions == "sequence")
         raise ConfigError(
-            f"a language model of type {config.model_type!r} is not served by vLLM here: vLLM counts positions over image "
-            f"and text, which these do: {', '.join(known)}"
+            f"a language model of type {config.model_type!r} is not served by vLLM here: vLLM counts positions over "
+            f"image and text, which these do: {', '.join(known)}"
         )
 
 
@@ -57,7 +57,7 @@ def check_attention(backends: Iterable[Any]) -> None:
     for backend in backends:
         if not backend.supports_mm_prefix():
             raise ConfigError(
-                f"vLLM's attention {backend.get_name()} reads a picture causally, and every answer would be about another "
-                "computation than the model's: it needs one with supports_mm_prefix (on GPUs TRITON_ATTN or "
+                f"vLLM's attention {backend.get_name()} reads a picture causally, so that answers would be those of "
+                "another computation than the model's: it needs one with supports_mm_prefix (on GPUs TRITON_ATTN or "
                 "FLEX_ATTENTION; vLLM has none for CPUs, where `gitllm serve` is to be used)"
             )

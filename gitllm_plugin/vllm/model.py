@@ -99,9 +99,7 @@ class GitLLMMultiModalProcessor(BaseMultiModalProcessor[GitLLMInfo]):
         return [PromptInsertion(modality="image", target=PromptIndexTargets.start(), insertion=tokens)]
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    GitLLMMultiModalProcessor, info=GitLLMInfo, dummy_inputs=GitLLMDummyInputs
-)
+@MULTIMODAL_REGISTRY.register_processor(GitLLMMultiModalProcessor, info=GitLLMInfo, dummy_inputs=GitLLMDummyInputs)
 class GitLLMForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
     """The model.
 
