@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from gitllm_plugin.conform.asked import QUESTIONS, Asked
-from gitllm_plugin.conform.engine import offers, tolerance_of
+from gitllm_plugin.conform.engine import TOLERANCES, offers, tolerance_of
 from gitllm_plugin.conform.measure import Analysis, Answer, analyse
 from gitllm_plugin.conform.readings import ALONE, Fault
 from gitllm_plugin.conform.reference import Reference
@@ -25,6 +25,7 @@ _THEN = 3
 _QUESTIONS = 4
 _EXAMINED = 40
 _TELLING = 2
+_IN_COMPANY = 4
 _SURE = 0.2  # the largest difference of thousands of logits is several times that of two certain ones
 
 
@@ -160,6 +161,12 @@ class Subject:
     def reads_right(self) -> bool:
         """Whether one question alone has the answer that it should have."""
         return self.reading[0].is_right
+
+    @property
+    def tolerance_in_company(self) -> float:
+        """What an answer that was not asked alone may differ: a few times what rounding makes of one that was."""
+        rounding = _IN_COMPANY * self.reading[0].difference
+        return min(self.tolerance, max(rounding, TOLERANCES["float32"])) if self.reads_right else self.tolerance
 
     @property
     def blamed(self) -> set[Hashable]:

@@ -320,3 +320,36 @@ def test_gradients_reach_what_is_trained(folder):
     with_gradient = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
     assert with_gradient == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("lora" in name for name in with_gradient) and any("projection" in name for name in with_gradient)
+
+
+@pytest.mark.slow
+def test_transformers_trainer_trains_and_saves(folder, tmp_path):
+    pytest.importorskip("accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    model, processor = opened(folder)
+    colors = ("red", "teal", "gray", "black")
+    data = [(Image.new("RGB", (32, 32), color), color) for color in colors] * 4
+
+    def collate(rows):
+        prompts = ["what color? Answer:"] * len(rows)
+        return dict(processor([row[0] for row in rows], prompts, answers=[row[1] for row in rows]))
+
+    settings = TrainingArguments(
+        str(tmp_path / "out"),
+        per_device_train_batch_size=4,
+        max_steps=6,
+        learning_rate=1e-2,
+        logging_steps=3,
+        report_to=[],
+        remove_unused_columns=False,
+        use_cpu=True,
+    )
+    trainer = Trainer(model, settings, train_dataset=data, data_collator=collate, processing_class=processor)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
+    trainer.save_model(str(tmp_path / "trained"))
+    again = opened(tmp_path / "trained")[0].state_dict()
+    assert all(torch.equal(again[name], value) for name, value in model.state_dict().items())
+    assert Pipeline.from_pretrained(tmp_path / "trained", dtype="float32").answer(GRADIENT, "?") is not None

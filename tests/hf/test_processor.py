@@ -73,6 +73,8 @@ def test_several_chats_and_prompts_of_the_pipeline(ask, folder, processor, caplo
     found = ask(text=chats, return_full_text=False, max_new_tokens=4)
     wanted = [ours.answer(GRADIENT, "is it red?", decoding=Decoding(4)), ours.answer(TEAL, "", decoding=Decoding(4))]
     assert [each[0]["generated_text"].strip() for each in found] == wanted
+    found = ask(text=chats, return_full_text=False, max_new_tokens=4, batch_size=2)
+    assert [each[0]["generated_text"].strip() for each in found] == wanted
     prompts = processor.apply_chat_template(chats)
     found = ask(images=[GRADIENT, TEAL], text=prompts, return_full_text=False, max_new_tokens=4)
     assert [each["generated_text"].strip() for each in found] == wanted

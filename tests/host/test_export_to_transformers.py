@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -164,6 +165,7 @@ def run_of_folders(run, tmp_path_factory):
     config.datasets.m3it.vis_processor.eval.encoder = str(home / "parts" / "clip")
     config.datasets.m3it.build_info.annotations.train.storage = str(home / "data" / "secret-place" / "train.jsonl")
     OmegaConf.save(config, copied / "config.yaml")
+    Image.new("RGB", (8, 8)).save(copied / "train_loss.png")
     return home, copied
 
 
@@ -175,6 +177,7 @@ def test_nothing_that_is_exported_names_a_folder_of_this_machine(run_of_folders,
         content = file.read_bytes()
         assert str(home).encode() not in content and str(tmp_path).encode() not in content, file
     card = (tmp_path / "my-model" / "README.md").read_text()
+    assert "](train_loss.png)" in card and (tmp_path / "my-model" / "train_loss.png").is_file()
     assert "`clip`: mit" in card and "| language model | `llama` |" in card and "secret-place" not in card
     if not form:
         settings = json.loads((tmp_path / "my-model" / "git_llm.json").read_text())["settings"]
@@ -182,6 +185,20 @@ def test_nothing_that_is_exported_names_a_folder_of_this_machine(run_of_folders,
         assert settings["vis_processor"]["encoder"] == "clip"
     if "bfloat16" in form:
         assert set(stored_dtypes(tmp_path / "my-model").values()) == {torch.bfloat16}
+
+
+def test_the_lines_of_a_folders_card_answer(run, tmp_path, monkeypatch, capsys):
+    assert main(["export", str(run), str(tmp_path / "my-model")]) == 0
+    Image.new("RGB", (32, 32), "teal").save(tmp_path / "picture.jpg")
+    monkeypatch.chdir(tmp_path)
+    card = (tmp_path / "my-model" / "README.md").read_text()
+    capsys.readouterr()
+    for lines in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        exec(compile(lines, "card", "exec"), {})
+    command = re.search(r"```bash\n(.*?)\n```", card).group(1)
+    assert main(shlex.split(command)[1:]) == 0
+    answers = {line.strip() for line in capsys.readouterr().out.splitlines()}
+    assert answers == {Pipeline.from_pretrained("my-model").answer("picture.jpg", "what is in the picture?")}
 
 
 WITHOUT_LAVIS = """
