@@ -76,5 +76,5 @@ def test_folders_that_it_cannot_read_are_refused(tmp_path):
     check_folder(write_tiny_folder(tmp_path / "plain"))
     with pytest.raises(ConfigError, match="gitllm merge"):
         check_folder(write_tiny_folder(tmp_path / "lora", lora=LoraSettings()))
-    with pytest.raises(ConfigError, match="each picture sees itself alone"):
+    with pytest.raises(ConfigError, match="in vLLM each sees itself alone"):
         check_folder(write_tiny_folder(tmp_path / "several", max_images=4))
