@@ -198,7 +198,7 @@ def _watch(name: str, first: int, count: int, folder: Path) -> list[tuple[int, s
             process.kill()
             process.join()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    if not lines:
+    if not lines:  # the next one would not, either
         raise RuntimeError(f"the child of {name} did not begin: {errors.read_text()[-3000:]}")
     ended = [(seed, kind, more) for seed, kind, more in lines if kind != "begun"]
     if lines[-1][1] == "begun":
