@@ -98,8 +98,8 @@ def _missing_ranks_told(args: Any, minutes: float) -> Iterator[None]:
     except RuntimeError as error:  # torch's of waiting and of lost connections are all of this class
         raise LostProcessError(
             f"rank {args.rank} of {args.world_size} has not met the others at the start, for which there are "
-            f"{minutes:g} minutes (run.step_timeout_minutes): one of them has not started, hangs or is gone ({first_line(error)}). "
-            "Look at what each rank printed last"
+            f"{minutes:g} minutes (run.step_timeout_minutes): one of them has not started, hangs or is gone. Look "
+            f"at what each rank printed last ({first_line(error)})"
         ) from error
 
 
