@@ -11,7 +11,7 @@ import torch
 from lavis.common.registry import registry
 
 from gitllm_plugin.common import ranks
-from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.common.files import storage_errors, write_atomically
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
@@ -121,5 +121,6 @@ def unique(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any
 
 def note_scores(scores: Mapping[str, Any]) -> None:
     """Add a line to LAVIS's file of evaluations."""
-    with open(Path(str(registry.get_path("output_dir"))) / "evaluate.txt", "a", encoding="utf-8") as file:
+    path = Path(str(registry.get_path("output_dir"))) / "evaluate.txt"
+    with storage_errors(str(path)), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(scores) + "\n")
