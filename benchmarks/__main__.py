@@ -2,9 +2,16 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, features, gpu, llama_cpp
+from benchmarks import cpu, decoding, features, gpu, llama_cpp, stock
 
-COMMANDS = {"cpu": cpu, "decoding": decoding, "features": features, "gpu": gpu, "llama_cpp": llama_cpp}
+COMMANDS = {
+    "cpu": cpu,
+    "decoding": decoding,
+    "features": features,
+    "gpu": gpu,
+    "llama_cpp": llama_cpp,
+    "stock": stock,
+}
 
 
 def main() -> None:

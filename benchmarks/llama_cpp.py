@@ -93,7 +93,7 @@ def measure(engines: dict[str, Any], rows: list[dict[str, Any]], decoding: Decod
         "ways": {
             name: {
                 "equal": sum(a == b for a, b in zip(given, ours, strict=True)),
-                "right": sum(a in _truths(row) for a, row in zip(given, rows, strict=True)),
+                "right": sum(a in truths(row) for a, row in zip(given, rows, strict=True)),
                 "ms": 1000 * float(np.mean(seconds[name])),
                 "times_less": float(np.sum(seconds[TORCH]) / np.sum(seconds[name])),
                 "different": [[b, a] for a, b in zip(given, ours, strict=True) if a != b][:20],
@@ -124,7 +124,8 @@ def page(found: dict[str, Any]) -> str:
     )
 
 
-def _truths(row: dict[str, Any]) -> list[str]:
+def truths(row: dict[str, Any]) -> list[str]:
+    """Give the accepted answers of a row."""
     return row["outputs"] if isinstance(row["outputs"], list) else [row["outputs"]]
 
 

@@ -1,9 +1,12 @@
 """GIT-LLM for Salesforce LAVIS.
 
-Importing this package is cheap: neither torch nor lavis is imported before ``register`` is called.
+Importing this package is cheap: neither torch nor lavis is imported before ``register`` is called. transformers, when
+it is imported, learns to open what ``gitllm export`` wrote: see ``hf/registration.py``.
 """
 
 from typing import Any
+
+from gitllm_plugin.hf.registration import watch_transformers
 
 __version__ = "0.1.0"
 
@@ -47,3 +50,6 @@ def __getattr__(name: str) -> Any:
 
         return Pipeline
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+watch_transformers()

@@ -21,6 +21,7 @@ ROOMS = {
     "web": (5.6, 1, "the page to try a model"),
     "serving": (6.7, 2, "for OpenAI's clients"),
     "llama_cpp": (6.7, 3, "a model in llama.cpp"),
+    "hf": (6.7, 1, "by transformers' names"),
     "runners": (0.6, 2, "training and evaluation"),
     "tasks": (1.8, 2, "what is scored, and how"),
     "datasets": (3.0, 2, "M3IT for LAVIS"),
@@ -28,6 +29,7 @@ ROOMS = {
     "words": (5.6, 2, "image vectors in words"),
     "inference": (5.6, 3, "a model as a person uses it"),
     "processors": (4.1, 3, "images and prompts"),
+    "conform": (6.7, 1, "engines beside brute force"),
     "curves": (0.0, 4, "losses, read and drawn"),
     "protocols": (1.2, 4, "what runners ask of others"),
     "metrics": (2.4, 4, "answers to scores"),
@@ -36,6 +38,7 @@ ROOMS = {
 }
 # Arrows that would run behind a box: a point that they go through.
 VIA = {
+    ("conform", "llama_cpp"): (7.25, 2),
     ("host", "inference"): (4.9, 1.85),
     ("lmms", "inference"): (4.95, 2),
     ("models", "m3it"): (3.45, 3),
@@ -89,7 +92,7 @@ def _reached(uses: dict[str, set[str]], start: str) -> set[str]:
 
 def drawing() -> str:
     """Draw the rooms as SVG; the same code gives the same bytes."""
-    width = _middle("web")[0] + WIDTH / 2 + MARGIN
+    width = max(_middle(room)[0] for room in ROOMS) + WIDTH / 2 + 2 * MARGIN
     bottom = max(_middle(room)[1] for room in ROOMS) + HEIGHT
     height = bottom + HEIGHT + MARGIN
     lines = [

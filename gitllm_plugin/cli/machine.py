@@ -32,10 +32,11 @@ def hook(args: argparse.Namespace) -> None:
 @command(
     "doctor",
     "say what this machine has, lacks, and which command helps",
-    "Say what this machine has, lacks and which command helps. Exit status 1: it cannot run.",
+    "Say what this machine has, lacks and which command helps. Exit status 1: it cannot run. Without LAVIS, trained "
+    "models are used and none is trained.",
     examples="""
         gitllm doctor
-        gitllm doctor > report.txt; echo $?      0: ready, 1: something that every run needs is missing
+        gitllm doctor > report.txt; echo $?      0: ready, 1: something that every use needs is missing
     """,
 )
 def doctor(args: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from gitllm_plugin import __version__
-from gitllm_plugin.cli import ask, m3it, machine, models, runs
+from gitllm_plugin.cli import ask, conform, m3it, machine, models, runs
 from gitllm_plugin.cli.command import epilog
 from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.common.files import storage_error, storage_errors
@@ -27,6 +27,7 @@ COMMANDS = (
     ask.caption,
     ask.predict,
     ask.serve,
+    conform.conform,
     models.demo,
     models.words,
     runs.run_script,
@@ -48,8 +49,8 @@ _EXAMPLES = """
 _EXIT_STATUS = """
 exit status:
   0  done
-  1  doctor or m3it check found a fault, or caption or predict could not answer all; or an unexpected error, with a
-     traceback: please report it
+  1  doctor, conform or m3it check found a fault, or caption or predict could not answer all; or an unexpected error,
+     with a traceback: please report it
   2  wrong input: the message says what was given, what is allowed and what to do; or a full disk, a data loader's
      process that was killed, another rank that is gone: the message says what to change
   75  a rank made no progress for run.step_timeout_minutes; the run can be resumed
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; those of the process by default.
 
     Returns:
-        Exit status: 0 done, 1 ``doctor`` or ``m3it check`` found a fault, 2 wrong input, 130 interrupted.
+        Exit status: 0 done, 1 ``doctor``, ``conform`` or ``m3it check`` found a fault, 2 wrong input, 130 interrupted.
     """
     args = build_parser().parse_args(argv)
     if not sys.stderr.isatty():

@@ -52,6 +52,11 @@ def parameters(args: argparse.Namespace) -> None:
         help="who is to open it: this package (default); transformers alone, which takes models of "
         "model.projection=linear; or llama.cpp, for answers without torch",
     ),
+    argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of frozen weights, and of those that LoRA is merged into; else as the run held them",
+    ),
     argument("--quantize", choices=("q8_0", "q4_k_m"), help="with --to llama.cpp: weights in 8 or 4 bits"),
     argument("--push", metavar="USER/NAME", help="upload the folder to the model hub too; a new repository is private"),
     examples="""
@@ -59,6 +64,7 @@ def parameters(args: argparse.Namespace) -> None:
         gitllm export output/demo/train/latest my-adapter --without-base  a few megabytes: projection and LoRA
         gitllm export output/demo/train/latest my-model --merge           LoRA added to the weights
         gitllm export output/my-run my-paligemma --to transformers        a class of transformers' own
+        gitllm export output/my-run my-paligemma --to transformers --dtype float32      its LoRA merged without rounding
         gitllm export output/demo/train/latest my-gguf --to llama.cpp --quantize q8_0
     """,
 )
@@ -74,7 +80,7 @@ def export(args: argparse.Namespace) -> None:
 
     if args.push:
         check_repository(args.push)
-    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base, to=args.to)
+    export_run(args.run, args.target, merge=args.merge, with_base=not args.without_base, to=args.to, dtype=args.dtype)
     print(f"written: {args.target}")
     if args.push:
         print(f"uploaded: {push_folder(args.target, args.push)}")
@@ -83,6 +89,8 @@ def export(args: argparse.Namespace) -> None:
 def _export_to_llama_cpp(args: argparse.Namespace) -> None:
     if args.without_base:
         args.parser.error("--without-base does not go with --to llama.cpp, which has no other place for the base")
+    if args.dtype:
+        args.parser.error("--dtype does not go with --to llama.cpp; give --quantize, or neither for float32")
     if args.push:
         args.parser.error("--push does not go with --to llama.cpp: the hub's files of this package are others")
     from gitllm_plugin.common.files import check_new_folder

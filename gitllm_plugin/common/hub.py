@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
@@ -13,11 +14,12 @@ MODEL_FILES = ("*.json", "*.jinja", "*.model", "*.safetensors", "*.txt")
 _FETCHED = (*MODEL_FILES, "language_model.gguf", "image_encoder.onnx")  # of llama.cpp's folders, by their names alone
 
 
-def local_folder(name: str | Path) -> Path:
+def local_folder(name: str | Path, **how: Any) -> Path:
     """Find a folder of this machine, or fetch that of a repository: what was fetched before is not fetched again.
 
     Args:
         name: a path, or ``user/name`` on the model hub where no such path exists.
+        **how: arguments of ``huggingface_hub.snapshot_download``: ``revision``, ``cache_dir``, ``token``, ...
 
     Raises:
         ConfigError: neither; or the hub cannot be reached from here and the files were not fetched before.
@@ -33,7 +35,7 @@ def local_folder(name: str | Path) -> Path:
             "installed: pip install huggingface_hub"
         ) from error
     try:
-        return Path(snapshot_download(str(name), allow_patterns=list(_FETCHED)))
+        return Path(snapshot_download(str(name), allow_patterns=list(_FETCHED), **how))
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{name} is neither a folder here nor a model that the hub gives ({type(error).__name__}); check the "

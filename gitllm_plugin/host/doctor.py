@@ -23,7 +23,11 @@ EXTRAS = {
     "gradio": ("the web page, gitllm demo", 'pip install "gitllm-plugin[web]"'),
     "bitsandbytes": ("load_in_4bit, on a GPU", 'pip install "gitllm-plugin[gpu]"'),
 }
+LAVIS = ("training and evaluation; a model that is trained is asked, exported and served without it", INSTALL_COMMAND)
 JAVA = ("captions scored by LAVIS's own tasks (METEOR, SPICE)", "apt-get install default-jre-headless")
+
+# What LAVIS alone imports: where it is not installed, nothing needs them.
+OF_LAVIS_ALONE = ("einops", "ftfy", "iopath", "pandas", "yaml")
 
 # What this package itself needs beyond LAVIS's own requirements: module -> what to give pip.
 OWN_REQUIREMENTS = {"peft": "peft", "rouge_score": "rouge-score", "safetensors": "safetensors"}
@@ -62,7 +66,7 @@ def examine() -> Diagnosis:
     _examine_host(diagnosis)
     if importlib.util.find_spec("torch") is not None:
         _examine_devices(diagnosis)
-    if diagnosis.ok:
+    if diagnosis.ok and _has_lavis():
         _examine_registration(diagnosis)
     if diagnosis.ok:
         _examine_precision(diagnosis)
@@ -73,12 +77,14 @@ def examine() -> Diagnosis:
 
 def _examine_requirements(diagnosis: Diagnosis) -> None:
     for module, package in {**REQUIREMENTS, **OWN_REQUIREMENTS}.items():
+        if module in OF_LAVIS_ALONE and not _has_lavis():
+            continue
         if importlib.util.find_spec(module) is None:
             diagnosis.problems.append((f"'{module}' is not installed", f"pip install {package}"))
         else:
             diagnosis.facts.append((package, _version(package)))
     for module, package in placeholders.RELEASE_PACKAGES.items():
-        if importlib.util.find_spec(module) is None:
+        if _has_lavis() and importlib.util.find_spec(module) is None:
             diagnosis.absent[module] = f"pip install {package}"
 
 
@@ -89,7 +95,14 @@ def _version(package: str) -> str:
         return "installed, version unknown"
 
 
+def _has_lavis() -> bool:
+    return importlib.util.find_spec("lavis") is not None
+
+
 def _examine_host(diagnosis: Diagnosis) -> None:
+    if not _has_lavis():
+        diagnosis.extras["lavis"] = LAVIS
+        return
     try:
         host = locate()
     except HostError as error:
@@ -179,5 +192,6 @@ def describe(diagnosis: Diagnosis) -> list[Block]:
         blocks.append(Table(("module", "command"), list(diagnosis.absent.items())))
     blocks += [f"note: {note}" for note in diagnosis.notes]
     blocks += [f"problem: {what}\n  {command}" for what, command in diagnosis.problems]
-    blocks.append("ready" if diagnosis.ok else f"{len(diagnosis.problems)} problem(s)")
+    ready = "ready to use a trained model; to train one, LAVIS is missing" if "lavis" in diagnosis.extras else "ready"
+    blocks.append(ready if diagnosis.ok else f"{len(diagnosis.problems)} problem(s)")
     return blocks

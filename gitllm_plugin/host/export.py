@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import gitllm_plugin
 from gitllm_plugin.common.files import check_new_folder, new_folder
 from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, linked_run, run_folder_of, weights_of
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.run_model import eval_processors, load_model_of_run, transform_of
 
 PREPROCESSOR = "preprocessor_config.json"
 Format = Literal["gitllm", "transformers"]
@@ -18,7 +18,13 @@ _MOST_NEW_TOKENS = 30
 
 
 def export_run(
-    run: str | Path, target: str | Path, *, merge: bool = False, with_base: bool = True, to: Format = "gitllm"
+    run: str | Path,
+    target: str | Path,
+    *,
+    merge: bool = False,
+    with_base: bool = True,
+    to: Format = "gitllm",
+    dtype: str | None = None,
 ) -> None:
     """Write the model of a run, with tokenizer, image processor, the run's own processors, and a card.
 
@@ -29,6 +35,7 @@ def export_run(
         with_base: whether frozen parts are written; else they are named.
         to: ``gitllm``, which this package opens, or ``transformers``, which transformers alone does: with LoRA merged
             and the base.
+        dtype: of frozen weights and of those that LoRA is merged into; None: the run's, which may round what is merged.
 
     Raises:
         ConfigError: no such run, a run of another model than ``git_llm``, the target is in use, or transformers has no
@@ -38,6 +45,8 @@ def export_run(
         raise ConfigError("a merged language model is no longer its base: export it with the base")
     check_new_folder(target)
     checkpoint, config = find_run(run)
+    if dtype is not None:
+        config.model.dtype = dtype
     model = load_model_of_run(config, checkpoint)
     from omegaconf import OmegaConf
 
@@ -45,7 +54,7 @@ def export_run(
         model.model,
         model.text_encoder,
         eval_processors(config),
-        eval_processors(config, secrets=False),
+        _without_paths(eval_processors(config, secrets=False)),
         cast(Any, OmegaConf.to_container(config)),
         checkpoint,
     )
@@ -78,7 +87,8 @@ def _write_folder(run: _Exported, target: Path, merge: bool, with_base: bool) ->
         **run.written_processors,
         "loss_on": run.text_encoder.loss_on,
         "chat_template": run.text_encoder.chat_template is not None,
-        "run": str(run.checkpoint),
+        # Not where it is, which is of this machine alone.
+        "run": f"{run_folder_of(run.checkpoint).name}/{run.checkpoint.name}",
     }
     with new_folder(target) as partial:
         # The folder gets its name when the card is in it too.
@@ -153,48 +163,19 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
     )
 
 
-def load_model_of_run(config: Any, checkpoint: Path | None) -> Any:
-    """Give the registered model that a run trained, with the checkpoint's weights; None: as before training.
-
-    Raises:
-        ConfigError: it is not ``git_llm``, or the checkpoint does not fit.
-    """
-    from omegaconf import OmegaConf
-
-    if config.model.get("arch") != "git_llm":
-        raise ConfigError(f"the run trained {config.model.get('arch')!r}; only git_llm can be exported")
-    gitllm_plugin.register()
-    from gitllm_plugin.models.git_llm import GitLLMForLavis
-
-    loaded = {"load_finetuned": checkpoint is not None, "finetuned": str(checkpoint), "self_test": False}
-    return GitLLMForLavis.from_config(OmegaConf.merge(config.model, loaded))
+def _preprocessor_config(vis_processor: dict[str, Any] | None) -> dict[str, Any] | None:
+    if vis_processor is None or vis_processor.get("name") != "git_llm_image_eval":
+        return None
+    return transform_of(vis_processor).as_preprocessor_config()
 
 
-def eval_processors(config: Any, secrets: bool = True) -> dict[str, Any]:
-    """Give the evaluation processors of the run's first data set: they are the same for all in a sensible run.
-
-    Args:
-        config: of the run.
-        secrets: False: what is secret in the environment is not resolved, to be written down.
-    """
-    from omegaconf import OmegaConf
-
-    from gitllm_plugin.runners.saved_config import without_secrets
-
-    dataset = next(iter(config.datasets.values()))
-    kinds = ("vis_processor", "text_processor")
+def _without_paths(processors: dict[str, Any]) -> dict[str, Any]:
+    """Leave of paths on this machine the last part: what is written may go to others, and no one reads them again."""
     return {
-        kind: OmegaConf.to_container(dataset[kind].eval, resolve=True)
-        if secrets
-        else without_secrets(dataset[kind].eval)
-        for kind in kinds
-        if dataset.get(kind) is not None and dataset[kind].get("eval") is not None
+        kind: {key: Path(value).name if key == "encoder" and _is_path(value) else value for key, value in node.items()}
+        for kind, node in processors.items()
     }
 
 
-def _preprocessor_config(vis_processor: dict[str, Any] | None) -> dict[str, Any] | None:
-    from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
-
-    if vis_processor is None or vis_processor.get("name") != "git_llm_image_eval":
-        return None
-    return GitLLMImageEvalProcessor.from_config(vis_processor).transform.as_preprocessor_config()
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).expanduser().is_absolute()

@@ -141,7 +141,9 @@ def prepare() -> Host:
         print_no_secrets,
     )
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
+    from gitllm_plugin.host.model_repairs import repair_models
     from gitllm_plugin.host.repairs import repair_runners_and_builders
+    from gitllm_plugin.host.single_model_repairs import repair_single_models
 
     replace_init_distributed_mode()
     repair_metric_sync()
@@ -149,6 +151,8 @@ def prepare() -> Host:
     honour_dataset_type_option()
     print_no_secrets()
     repair_runners_and_builders()
+    repair_models()
+    repair_single_models()
     return host
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from gitllm_plugin.m3it.prompts import build_prompt
 from gitllm_plugin.modeling import TextEncoder
 
 CARD = "README.md"
+LOSS_CURVE = "train_loss.png"
 _LICENSE = re.compile(r"^license(?:_name)?:\s*(\S.*)$", re.MULTILINE)
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PLACE, _QUESTION = "QUESTION", "what is in the picture?"
@@ -43,7 +45,7 @@ def write_card(folder: Path, name: str, library: str, use: str, config: Mapping[
         "Use": use,
         "Parts": "\n".join([*_parts(model, sources), "", _licences(sources)]),
         "Training data": "\n".join(_data(config)),
-        "Scores": "\n".join(_scores(checkpoint)),
+        "Scores": "\n".join([*_scores(checkpoint), *_picture(folder, checkpoint)]),
         "Limits": "It says wrong things with the same fluency as right ones, and inherits what its parts learnt, "
         "prejudices included. It was not tested for decisions about people.",
     }
@@ -62,6 +64,18 @@ print(pipeline.answer("picture.jpg", {_QUESTION!r}))
 
 ```bash
 gitllm ask picture.jpg {json.dumps(_QUESTION)} --model {name}
+```
+
+By transformers' names, after `import gitllm_plugin`:
+
+```python
+import gitllm_plugin  # before transformers' classes: they learn what a git_llm is
+from transformers import pipeline
+
+ask = pipeline("image-text-to-text", model={name!r})
+picture = {{"type": "image", "path": "picture.jpg"}}
+messages = [{{"role": "user", "content": [picture, {{"type": "text", "text": {_QUESTION!r}}}]}}]
+print(ask(text=messages, return_full_text=False)[0]["generated_text"])
 ```"""
 
 
@@ -197,6 +211,14 @@ def _files(info: Mapping[str, Any]) -> Iterator[str]:
         storage = node.get("storage") if isinstance(node, Mapping) else None
         for path in [storage] if isinstance(storage, str) else storage or []:
             yield f"{split}: {Path(str(path)).name}"
+
+
+def _picture(folder: Path, checkpoint: Path) -> Iterator[str]:
+    """Bring the run's loss curve along; pictures of the data, which may be nobody else's business, stay behind."""
+    drawn = run_folder_of(checkpoint) / LOSS_CURVE
+    if drawn.is_file():
+        shutil.copyfile(drawn, folder / LOSS_CURVE)
+        yield f"\n![The loss of the training]({LOSS_CURVE})"
 
 
 def _scores(checkpoint: Path) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gitllm_plugin.errors import ConfigError
 
@@ -73,7 +73,15 @@ def open_pipeline(path: str | Path, *, trained: bool = True, dtype: str = "auto"
 def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
     import torch
 
-    from gitllm_plugin.host.export import eval_processors, find_run, load_model_of_run
+    from gitllm_plugin.host.export import find_run
+    from gitllm_plugin.host.run_model import (
+        PICTURES,
+        TEXTS,
+        eval_processors,
+        load_model_of_run,
+        prompts_of,
+        transform_of,
+    )
 
     checkpoint, config = find_run(path)
     if dtype != "auto":
@@ -82,8 +90,6 @@ def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
     loaded = load_model_of_run(config, checkpoint if trained else None)
     from gitllm_plugin.common.device import default_device
     from gitllm_plugin.inference.pipeline import Pipeline
-    from gitllm_plugin.processors.git_llm_image import GitLLMImageEvalProcessor
-    from gitllm_plugin.processors.git_llm_instruction import GitLLMInstructionProcessor
 
     nodes = eval_processors(config)
     other = [node["name"] for kind, node in nodes.items() if not node["name"].startswith("git_llm_")]
@@ -91,13 +97,9 @@ def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
         raise ConfigError(
             f"the run used the processors {', '.join(other)}; only git_llm_* can be used outside of LAVIS"
         )
-    # LAVIS's decorator makes type checkers forget which classes these are.
-    image: Any = GitLLMImageEvalProcessor.from_config(nodes.get("vis_processor"))
-    text: Any = GitLLMInstructionProcessor.from_config(nodes.get("text_processor"))
     return Pipeline(
         model=loaded.model.to(default_device()),
         text_encoder=loaded.text_encoder,
-        transform=image.transform,
-        template=text.template,
-        instruction=text.instruction,
+        transform=transform_of(nodes.get(PICTURES)),
+        **prompts_of(nodes.get(TEXTS)),
     )

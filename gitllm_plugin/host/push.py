@@ -21,6 +21,27 @@ def check_repository(name: str) -> str:
     return name
 
 
+def check_parts(folder: str | Path) -> None:
+    """Refuse a folder that names its language model or image encoder by a folder of this machine.
+
+    Raises:
+        ConfigError: it does.
+    """
+    from gitllm_plugin.modeling.description import DESCRIPTION, IMAGE_ENCODER, LANGUAGE_MODEL, read_description
+
+    description = Path(folder) / DESCRIPTION
+    if not description.is_file():  # of transformers' own class, which is whole
+        return
+    content = read_description(Path(folder))
+    for part in (LANGUAGE_MODEL, IMAGE_ENCODER):
+        if content[part] != part and not _NAME.fullmatch(content[part]):
+            raise ConfigError(
+                f"{folder} is written, but not uploaded: it names its {part.replace('_', ' ')} by a folder of this "
+                f"machine ({content[part]}), and nobody else could open it. Export it with the base, or train on the "
+                "name that the part has on the hub"
+            )
+
+
 def push_folder(folder: str | Path, name: str) -> str:
     """Upload a folder; a repository that is not there is made, and private.
 
@@ -37,6 +58,7 @@ def push_folder(folder: str | Path, name: str) -> str:
     import huggingface_hub
 
     check_repository(name)
+    check_parts(folder)
     try:
         # Private: what was trained on may be.
         huggingface_hub.create_repo(name, private=True, exist_ok=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.config import changed
-from gitllm_plugin.config.model import BuildSettings
+from gitllm_plugin.config.model import BuildSettings, GitLLMSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.folder import (
@@ -95,6 +95,26 @@ def build_from_folder(folder: str | Path, settings: BuildSettings) -> tuple[GitL
     if loaded.tokenizer is None:
         raise ConfigError(f"{folder} has no tokenizer in {LANGUAGE_MODEL}/; save the language model's there")
     return prepare(loaded.model, settings), loaded.tokenizer
+
+
+def build_with_texts(settings: GitLLMSettings) -> tuple[GitLLM, TextEncoder]:
+    """Build what the ``model`` node of a configuration describes, and what encodes its texts.
+
+    Raises:
+        ConfigError: see :func:`build_git_llm`, :func:`build_from_folder` and :func:`make_text_encoder`.
+    """
+    if settings.folder is not None:
+        model, tokenizer = build_from_folder(settings.folder, settings)
+    else:
+        names = cast(str, settings.language_model), cast(str, settings.image_encoder)
+        model, tokenizer = build_git_llm(*names, settings)
+    text_encoder = make_text_encoder(
+        model.language_model,
+        tokenizer,
+        conversation=model.decoder.family if settings.chat_template else None,
+        loss_on=settings.loss_on,
+    )
+    return model, text_encoder
 
 
 def merge_folder(source: str | Path, target: str | Path, dtype: str | None = None) -> None:

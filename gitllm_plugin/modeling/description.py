@@ -1,16 +1,20 @@
-"""``git_llm.json``: what a folder says that its model is made of."""
+"""What a folder says that its model is made of: ``git_llm.json``, and ``config.json`` for transformers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
+
+from transformers import PreTrainedConfig
 
 from gitllm_plugin.common.file_faults import read_json
 from gitllm_plugin.config.model import ProjectionKind
 from gitllm_plugin.errors import ConfigError
 
 DESCRIPTION = "git_llm.json"
+TRANSFORMERS_CONFIG = "config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 FORMAT = 1
 _DESCRIBED = {
@@ -54,6 +58,29 @@ def read_description(folder: Path) -> dict[str, Any]:
     if kind not in get_args(ProjectionKind):
         raise ConfigError(f"{path}: projection is {kind!r:.40}; it may be {' or '.join(get_args(ProjectionKind))}")
     return description
+
+
+def transformers_config(
+    text: PreTrainedConfig, vision: PreTrainedConfig, description: Mapping[str, Any], end_tokens: list[int]
+) -> dict[str, Any]:
+    """Give the content of ``config.json``, by which transformers knows what opens the folder (``hf/configuration.py``).
+
+    Args:
+        text, vision: of language model and image encoder.
+        description: the content of ``git_llm.json``, which decides.
+        end_tokens: with which the language model's own configurations end a text.
+    """
+    parts = {"text_config": text, "vision_config": vision}
+    # As transformers writes them: no paths, no infinities.
+    configs = {name: json.loads(config.to_json_string()) for name, config in parts.items()}
+    return {
+        "architectures": ["GitLLMForConditionalGeneration"],
+        "model_type": "git_llm",
+        "dtype": configs["text_config"].get("dtype"),
+        **{key: description[key] for key in ("projection", "vision_layer", "max_images")},
+        "end_tokens": end_tokens,
+        **configs,
+    }
 
 
 def place_of(folder: Path, description: Mapping[str, Any], base: str) -> str:

@@ -1,6 +1,7 @@
 """A GIT-LLM in a folder that loads anywhere, without the network when its bases are in it::
 
     git_llm.json             what it is made of
+    config.json              the same, as far as transformers asks
     projection.safetensors   projection and temporal embeddings
     language_model/          Hugging Face's model and tokenizer        (or its name, see below)
     image_encoder/           Hugging Face's model and image processor  (or its name)
@@ -38,9 +39,11 @@ from gitllm_plugin.modeling.description import (
     IMAGE_ENCODER,
     LANGUAGE_MODEL,
     LORA,
+    TRANSFORMERS_CONFIG,
     place_of,
     read_description,
     says_adapter,
+    transformers_config,
 )
 from gitllm_plugin.modeling.pretrained import (
     is_tokenizer_at,
@@ -52,7 +55,7 @@ from gitllm_plugin.modeling.pretrained import (
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
-from gitllm_plugin.modeling.vocabulary import fit_tokenizer
+from gitllm_plugin.modeling.vocabulary import end_tokens, fit_tokenizer
 
 PROJECTION = "projection.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
@@ -136,8 +139,7 @@ def save_folder(
         if tokenizer is not None:
             _save_tokenizer(tokenizer, target / LANGUAGE_MODEL)
         if image_processor is not None:
-            (target / IMAGE_ENCODER).mkdir(exist_ok=True)
-            _write_json(target / IMAGE_ENCODER / PREPROCESSOR, image_processor)
+            _save_image_processor(image_processor, target / IMAGE_ENCODER)
         save_file(_projection_state(model), target / PROJECTION)
         if has_lora(model):
             save_adapter(model.language_model, target / LORA, places[LANGUAGE_MODEL])
@@ -150,10 +152,43 @@ def save_folder(
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
-            "checksums": sums_of_files(target, MODEL_FILES),
         }
+        configs = model.language_model.config, model.image_encoder.tower.config
+        ends = end_tokens(model.language_model)
+        _write_json(target / TRANSFORMERS_CONFIG, transformers_config(*configs, description, ends))
+        description["checksums"] = sums_of_files(target, MODEL_FILES)
         _write_json(target / DESCRIPTION, description)
         open_weights(target, like=target / DESCRIPTION)
+
+
+def save_processors(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, image_processor: Mapping[str, Any], settings: Mapping[str, Any]
+) -> None:
+    """Write what stands around a model into a folder, which may have the model in it.
+
+    Args:
+        folder: exists.
+        tokenizer, image_processor, settings: as for :func:`save_folder`.
+    """
+    _save_tokenizer(tokenizer, folder / LANGUAGE_MODEL)
+    _save_image_processor(image_processor, folder / IMAGE_ENCODER)
+    if not (folder / DESCRIPTION).is_file():
+        return
+    description = read_description(folder)
+    # The sums of weights stay those of when they were written, and this file's own is in none.
+    sums = sums_of_files(folder, [pattern for pattern in MODEL_FILES if not pattern.endswith(".safetensors")])
+    sums.pop(DESCRIPTION, None)
+    description |= {"settings": dict(settings), "checksums": {**description.get("checksums", {}), **sums}}
+    _write_json(folder / DESCRIPTION, description)
+
+
+def read_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
+    """Read the tokenizer that goes with a folder's model, in it or with the language model that it names.
+
+    Raises:
+        ConfigError: not a folder of a GIT-LLM, or the tokenizer is damaged.
+    """
+    return _load_tokenizer(folder, place_of(folder, read_description(folder), LANGUAGE_MODEL))
 
 
 def read_folder(
@@ -290,6 +325,11 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase | Sequence[Path], folder:
     folder.mkdir(exist_ok=True)
     for file in tokenizer:
         shutil.copyfile(file, folder / file.name)
+
+
+def _save_image_processor(image_processor: Mapping[str, Any], folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    _write_json(folder / PREPROCESSOR, image_processor)
 
 
 def _layer_to_cut(description: Mapping[str, Any]) -> int:

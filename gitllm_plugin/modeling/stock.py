@@ -157,6 +157,8 @@ def _convert(model: GitLLM, device: torch.device | None = None) -> PaliGemmaForC
 
 def _config(decoder: PreTrainedModel, tower: PreTrainedModel) -> PaliGemmaConfig:
     text, vision = copy.deepcopy(decoder.config), copy.deepcopy(tower.config)
+    # Where they were read from is of this machine; of parts, transformers writes it.
+    text.name_or_path = vision.name_or_path = ""
     # The prompt is causal: PaliGemma's own is not.
     text.use_bidirectional_attention = False
     if getattr(text, "sliding_window", None) is not None and "sliding_attention" not in (

@@ -109,6 +109,7 @@ class ImageEncoder(nn.Module):
         self._num_tokens: dict[tuple[int, int], int] = {}
         config = tower.config
         self.is_grid = config.model_type == TIMM
+        self._passes_norm = final_norm and not self.is_grid and _facts(config.model_type).final_norm is not None
         self.patchifies = config.model_type == "siglip2_vision_model"
         self.vision_dim: int = cast(Any, tower).timm_model.num_features if self.is_grid else config.hidden_size
         self.layer_norm_eps: float = getattr(config, "layer_norm_eps", 1e-5)
@@ -210,8 +211,8 @@ class ImageEncoder(nn.Module):
     def fingerprint(self) -> str:
         """Say what tells this encoder's features from another's, in words that show what differs.
 
-        Kind, layer, and hashes of the settings and of the weights rounded to bfloat16. Weights kept in float32 and
-        in bfloat16 have the same fingerprint; float16 rounds them otherwise.
+        Kind, layer, whether features passed a final norm, and hashes of the settings and of the weights rounded to
+        bfloat16. Weights kept in float32 and in bfloat16 have the same fingerprint; float16 rounds them otherwise.
         """
         config = self.tower.config
         # What every configuration has tells no encoders apart: paths, versions, the dtype, names of classes.
@@ -224,9 +225,9 @@ class ImageEncoder(nn.Module):
             rounded = weight.to(torch.bfloat16).cpu().contiguous().reshape(-1)  # a scalar has no bytes to view
             weights.update(rounded.view(torch.uint8).numpy().data)
         settings_hash = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return (
-            f"{config.model_type}, layer {self.layer}, settings {settings_hash[:8]}, weights {weights.hexdigest()[:16]}"
-        )
+        norm = ", behind its final norm" if self._passes_norm else ""
+        hashes = f"settings {settings_hash[:8]}, weights {weights.hexdigest()[:16]}"
+        return f"{config.model_type}, layer {self.layer}{norm}, {hashes}"
 
     def check_frozen(self) -> None:
         """Refuse to take features in the place of images where the tower is trained.

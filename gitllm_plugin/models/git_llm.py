@@ -15,11 +15,9 @@ from gitllm_plugin.config.model import GitLLMSettings
 from gitllm_plugin.modeling import (
     GitLLM,
     TextEncoder,
-    build_from_folder,
-    build_git_llm,
-    make_text_encoder,
     parameter_groups,
 )
+from gitllm_plugin.modeling.build import build_with_texts
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
 from gitllm_plugin.resources import config_path
@@ -64,17 +62,7 @@ class GitLLMForLavis(ImageTextModel):
             ConfigError: an unknown key, a name that cannot be loaded, or a checkpoint of another model.
         """
         settings: GitLLMSettings = cls.read_config(cfg)
-        if settings.folder is not None:
-            git_llm, tokenizer = build_from_folder(settings.folder, settings)
-        else:
-            names = cast(str, settings.language_model), cast(str, settings.image_encoder)
-            git_llm, tokenizer = build_git_llm(*names, settings)
-        text_encoder = make_text_encoder(
-            git_llm.language_model,
-            tokenizer,
-            conversation=git_llm.decoder.family if settings.chat_template else None,
-            loss_on=settings.loss_on,
-        )
+        git_llm, text_encoder = build_with_texts(settings)
         model = cls(
             git_llm,
             text_encoder,

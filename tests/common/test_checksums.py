@@ -170,7 +170,7 @@ def files_of_weights(folder: Path) -> list[Path]:
 def test_flipped_bits_in_a_folder_are_named(exported, tmp_path):
     shutil.copytree(exported / "one", tmp_path / "copy")
     files, generator = files_of_weights(tmp_path / "copy"), random.Random(5)
-    assert len(files) == 7
+    assert len(files) == 8
     for number in range(200):
         path = files[number % len(files)]
         data = path.read_bytes()

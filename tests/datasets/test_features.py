@@ -49,11 +49,11 @@ def node(folder, **build_info):
     return {"build_info": info, "vis_processor": {"train": sizes, "eval": sizes}, "texts_per_image": "all"}
 
 
-def write_config(folder, on_error="stop", **build_info):
+def write_config(folder, on_error="stop", model=MODEL, **build_info):
     run = {"task": "m3it", "runner": "git_llm", "init_lr": 0.01, "max_iters": 3, "max_epoch": 1, "batch_size_train": 2}
     run |= {"output_dir": str(folder / "output"), "device": "cpu", "train_splits": ["train"], "valid_splits": []}
     config = {
-        "model": MODEL,
+        "model": model,
         "datasets": {"m3it_wds": {**node(folder, **build_info), "on_error": on_error}},
         "run": run,
     }
@@ -125,6 +125,28 @@ def test_workers_open_files_for_themselves(folder):
     first = next(iter(stream))
     again = next(iter(pickle.loads(pickle.dumps(stream))))
     assert torch.equal(first["image"], again["image"]) and first["image_encoder"] == again["image_encoder"]
+
+
+@pytest.mark.parametrize("kind", ["siglip", "dinov2", "vit"])
+@pytest.mark.parametrize("made", ["linear_norm", "linear"])
+def test_features_from_before_the_final_norm_and_behind_it_are_not_taken_for_each_other(made, kind, folder, tmp_path):
+    """A projection without a norm of its own reads the encoder's, and the other does not."""
+    model = {**MODEL, "image_encoder": f"tiny:{kind}", "projection": made}
+    write_config(folder, model=model, features=str(tmp_path))
+    try:
+        launch.write_features(folder / "run.yaml")
+    finally:
+        write_config(folder)
+    (batch,) = batches(stream_of(folder, features=str(tmp_path)), 1)
+    settings = {"image_encoder": f"tiny:{kind}", "projection": made}
+    assert build_model(**settings)(batch)["loss"] > 0
+    other = "linear" if made == "linear_norm" else "linear_norm"
+    theirs, ours = ("", ", behind its final norm") if made == "linear_norm" else (", behind its final norm", "")
+    with pytest.raises(
+        ConfigError,
+        match=f"another image encoder made .*\n  theirs: .* layer -1{theirs}, s.*\n.*: .* layer -1{ours}, s",
+    ):
+        build_model(**settings | {"projection": other})(batch)
 
 
 def test_features_of_another_encoder_processor_or_for_a_trained_encoder_are_refused(folder):

@@ -1,5 +1,7 @@
 """`gitllm doctor`: what it finds here, and what it says where things are missing."""
 
+import importlib.util
+
 import pytest
 import torch
 
@@ -52,11 +54,29 @@ def test_a_fault_of_torchvision_is_a_note(host, monkeypatch):
 
 
 def test_what_is_missing_comes_with_the_command_that_installs_it(run_python):
-    finished = run_python(EXAMINE, hidden=["lavis", "peft", "decord", "torch"])
+    finished = run_python(EXAMINE, hidden=["peft", "decord", "torch"])
     assert finished.returncode == 0, finished.stderr
     assert "pip install peft" in finished.stdout
-    assert doctor.INSTALL_COMMAND in finished.stdout
     assert "'decord': 'pip install decord'" in finished.stdout
+
+
+DOCTOR = "from gitllm_plugin.cli.main import main; print('status', main(['doctor']))"
+
+
+def test_without_lavis_a_trained_model_can_be_used(run_python):
+    finished = run_python(DOCTOR, hidden=["lavis", "einops", "iopath", "pandas"])
+    assert finished.returncode == 0, finished.stderr
+    assert "ready to use a trained model; to train one, LAVIS is missing" in finished.stdout
+    assert doctor.INSTALL_COMMAND in finished.stdout and finished.stdout.endswith("status 0\n")
+
+
+@pytest.mark.parametrize("missing", ["peft", "safetensors", "transformers"])
+def test_without_lavis_what_a_model_needs_is_still_a_problem(missing, host, monkeypatch):
+    find, absent = importlib.util.find_spec, {"lavis", "einops", "pandas", missing}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else find(name, *more))
+    report = doctor.examine()
+    assert [what for what, _ in report.problems] == [f"'{missing}' is not installed"] and not report.ok
+    assert report.extras["lavis"] == doctor.LAVIS and report.absent == {}
 
 
 def test_java_and_extras_are_facts_or_come_with_their_command(host, monkeypatch, tmp_path):

@@ -72,8 +72,8 @@ def test_a_plain_script_finds_the_plugin(python):
 
 def test_the_kill_switch(python):
     import_hook.install(python.site)
-    script = "import sys; print([finder for finder in sys.meta_path if 'LavisWatcher' in repr(finder)])"
-    assert "LavisWatcher" in python(script).stdout
+    script = "import sys; print([finder for finder in sys.meta_path if 'watcher of lavis' in repr(finder)])"
+    assert "watcher of lavis" in python(script).stdout
     assert python(script, GITLLM_HOOK="0").stdout.strip() == "[]"
 
 

@@ -113,7 +113,7 @@ def test_without_base_the_parts_are_named_and_not_written(base, tmp_path):
     model, tokenizer = trained_model(*base)
     model.save_pretrained(tmp_path / "small", with_base=False)
     written = sorted(path.name for path in (tmp_path / "small").iterdir())
-    assert written == ["adapter", "git_llm.json", "projection.safetensors"]
+    assert written == ["adapter", "config.json", "git_llm.json", "projection.safetensors"]
     loaded = load_folder(tmp_path / "small", dtype="float32")
     assert torch.equal(logits(loaded.model), logits(model))
     assert loaded.tokenizer("red").input_ids == tokenizer("red").input_ids

@@ -127,6 +127,16 @@ def test_a_fingerprint_is_of_weights_and_settings_but_not_of_dtype_or_path(kind,
     assert encoder.fingerprint().rpartition(", ")[0] == before and not encoder.fingerprint().endswith(after)
 
 
+@pytest.mark.parametrize("kind", IMAGE_ENCODERS)
+def test_a_fingerprint_says_whether_features_passed_a_final_norm(kind):
+    without, behind = (tiny_image_encoder(kind, final_norm=norm) for norm in (False, True))
+    pixels = torch.randn(1, 3, 32, 32)
+    # CLIP's tower and timm's backbones have no norm that could be left out.
+    assert torch.equal(without(pixels), behind(pixels)) == (kind in ("clip", "timm"))
+    assert (without.fingerprint() == behind.fingerprint()) == (kind in ("clip", "timm"))
+    assert ("behind its final norm" in behind.fingerprint()) == (kind not in ("clip", "timm"))
+
+
 def test_a_fingerprint_is_of_the_activation_too():
     encoder = tiny_image_encoder("clip")
     found = encoder.fingerprint()
