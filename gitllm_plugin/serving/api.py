@@ -22,14 +22,11 @@ from gitllm_plugin.serving.batcher import Batcher, BusyError
 from gitllm_plugin.serving.bounds import Bounds, Room
 from gitllm_plugin.serving.messages import ChatRequest, Limits, Reply, error_body, read_request
 
-
 _ROOM = 4
 """Requests of most pixels whose pictures are in memory at a time, or as many more smaller ones."""
 
 
-def make_app(
-    engine: Answering, name: str, hosts: frozenset[str] | None, limits: Limits, key: str | None = None
-) -> App:
+def make_app(engine: Answering, name: str, hosts: frozenset[str] | None, limits: Limits, key: str | None = None) -> App:
     """Make the server, as ASGI has it.
 
     Args:

@@ -167,9 +167,11 @@ def test_nobody_waits_for_requests_that_do_not_come(served):
     """Many that have begun and send no more, slowly or not at all, hold nobody up."""
     begun = []
     try:
-        for number in range(40):
+        for _ in range(40):
             connection = socket.create_connection(("127.0.0.1", served.port))
-            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{")
+            connection.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{"
+            )
             begun.append(connection)
         reply = httpx.post(f"{served.url}/v1/chat/completions", json=named(data_uri("red")), timeout=15)
         assert reply.status_code == 200

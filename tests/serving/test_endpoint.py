@@ -18,6 +18,7 @@ from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.serving.batcher import Batcher, BusyError
 from tests.serving.kit import COLORS, Served, data_uri, messages
 
+
 def answered(served):
     return int(re.search(r"gitllm_answered_total (\d+)", httpx.get(f"{served.url}/metrics").text)[1])
 
