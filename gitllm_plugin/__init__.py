@@ -25,6 +25,7 @@ REGISTERED_MODULES = (
     "gitllm_plugin.tasks.multimodal_classification",
     "gitllm_plugin.tasks.image_text_pretrain",
     "gitllm_plugin.tasks.dialogue",
+    "gitllm_plugin.tasks.retrieval",
     "gitllm_plugin.runners.git_llm",
 )
 

@@ -253,8 +253,12 @@ class GitLLMSettings(BuildSettings, ImageTextSettings):
     weight_decay: dict[Module, Annotated[float, Field(ge=0)]] | None = None
     """In the place of ``run.weight_decay``, by module."""
 
-    chat_template: bool = False
+    chat_template: Annotated[bool | None, DefaultIs("the folder's, or false")] = None
     """Wrap prompts into the language model's conversation template."""
+
+    instruction: str | None = None
+    """In the place of ``prompt``: an instruction without a question, put into the folder's prompt template, or the
+    article's."""
 
     loss_on: Literal["answer", "all"] = "answer"
     """``answer``: answer and end token are trained on; ``all``: every text token, as in the article."""
@@ -262,6 +266,12 @@ class GitLLMSettings(BuildSettings, ImageTextSettings):
     RULES = (
         Rule(("language_model", "image_encoder", "folder"), _source_fault),
         Rule(("trainable", "lora", "folder", "run.training"), _no_lora_fault),
+        Rule(
+            ("prompt", "instruction"),
+            lambda prompt, instruction: (
+                ".prompt and model.instruction are both given; remove one" if prompt and instruction else None
+            ),
+        ),
         Rule(("folder", "load_finetuned", "run.training", "run.allow_untrained", "run.own_weights"), _untrained_fault),
         Rule(
             ("load_in_4bit", "folder"),

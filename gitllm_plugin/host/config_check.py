@@ -18,6 +18,8 @@ from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.config_file import holds_a_mapping, load_config, unreadable, why
+from gitllm_plugin.host.interpolations import check_interpolations
+from gitllm_plugin.host.run_keys import check_keys_of_lavis
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import hide_secrets
 
@@ -128,7 +130,10 @@ def _resolved(config, cfg_path: str | Path) -> Any:
     from omegaconf import OmegaConf
 
     try:
+        check_interpolations(OmegaConf.to_container(config, resolve=False))
         return OmegaConf.to_container(config, resolve=True)
+    except ConfigError as error:
+        raise ConfigError(f"{cfg_path}: {error}") from error
     except unreadable() as error:
         raise ConfigError(f"{cfg_path}: {why(error)}") from error
 
@@ -298,6 +303,12 @@ def _check_run(run: Mapping, known: Mapping[str, Any]) -> Checked:
     found.faults += _but_of(("run.task", "run.runner", "run.lr_sched"), checked.faults)
     found.notes += checked.notes
     found.values |= checked.values
+    owner = runners.get(runner) if isinstance(runner, str) else None
+    if owner is not None and owner.__module__.startswith("lavis."):
+        training = bool(known.get("run.training"))
+        of_lavis = check_keys_of_lavis(run, runner, [each for each in declared if each], training)
+        found.faults += of_lavis.faults
+        found.notes += of_lavis.notes
     return found
 
 

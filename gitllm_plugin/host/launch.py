@@ -2,7 +2,9 @@
 
 import argparse
 import ctypes
+import importlib
 import logging
+import os
 import random
 import runpy
 import sys
@@ -16,6 +18,7 @@ from gitllm_plugin.config import read
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.locate import prepare
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import HideSecrets
 from gitllm_plugin.tables import Block
@@ -107,6 +110,8 @@ def evaluate_run(run: str | Path, options: Sequence[str] = ()):
 def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     """Run a script of LAVIS's, such as its ``train.py``, unmodified, with the plugin registered before.
 
+    A script of a checkout runs with the checkout's library; which one it is, is said.
+
     Args:
         path: the script.
         argv: its arguments; a configuration given by ``--cfg-path`` is found and checked before the script starts.
@@ -118,10 +123,15 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no script '{path}'; give the path of a file such as LAVIS's train.py")
+    # As Python does; `runpy` does not. Before LAVIS is imported: a checkout's script comes with its library.
+    sys.path.insert(0, str(path.resolve().parent))
+    importlib.invalidate_caches()
+    host = prepare()
+    if os.environ.get("RANK", "0") == "0":
+        name = f"salesforce-lavis {host.version}" if host.version else host.variant
+        print(f"{path.name} runs with LAVIS of {host.folder} ({name})", file=sys.stderr)
     gitllm_plugin.register()
     sys.argv = [str(path), *_check_script_config(path, argv)]
-    # Python puts a script's folder first on the path; `runpy` does not.
-    sys.path.insert(0, str(path.resolve().parent))
     runpy.run_path(str(path), run_name="__main__")
 
 

@@ -141,18 +141,22 @@ def prepare() -> Host:
         print_no_secrets,
     )
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
+    from gitllm_plugin.host.folder_config import take_processors_of_folder
     from gitllm_plugin.host.model_repairs import repair_models
     from gitllm_plugin.host.repairs import repair_runners_and_builders
     from gitllm_plugin.host.single_model_repairs import repair_single_models
+    from gitllm_plugin.host.training_repairs import repair_training
 
     replace_init_distributed_mode()
     repair_metric_sync()
     honour_model_type_option()
     honour_dataset_type_option()
     print_no_secrets()
+    take_processors_of_folder()
     repair_runners_and_builders()
     repair_models()
     repair_single_models()
+    repair_training()
     return host
 
 

@@ -221,16 +221,21 @@ def _picture(folder: Path, checkpoint: Path) -> Iterator[str]:
         yield f"\n![The loss of the training]({LOSS_CURVE})"
 
 
+def _is_number(value: Any) -> bool:
+    # JSON has numbers without bounds, which cannot be shown as one of Python's floats.
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
+
+
 def _scores(checkpoint: Path) -> Iterator[str]:
     """Give a table of a run's last evaluations of each split."""
     rows = []
     for file in sorted(run_folder_of(checkpoint).glob("*_metrics.json")):
         try:
             metrics = json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(metrics, Mapping):
-            scores = {k: v for k, v in metrics.items() if isinstance(v, (int, float)) and k not in _COUNTS}
+            scores = {k: v for k, v in metrics.items() if _is_number(v) and k not in _COUNTS}
             told = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
             split = metrics.get("split", file.name.removesuffix("_metrics.json"))
             rows.append(f"| {split} | {metrics.get('epoch', '')} | {metrics.get('num_examples', '')} | {told} |")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,11 @@ def open_pipeline(path: str | Path, *, trained: bool = True, dtype: str = "auto"
 
     if (path / of_llama_cpp.DESCRIPTION).is_file():
         raise ConfigError(f"{path} is a folder for llama.cpp: only `gitllm ask`, `caption` and `predict` open it")
+    if find_spec("torch") is None:
+        raise ConfigError(
+            f"{path} is no folder of `gitllm export --to llama.cpp`, which alone answers where torch is not installed: "
+            "name one, or install torch"
+        )
     from gitllm_plugin.inference.pipeline import Pipeline
     from gitllm_plugin.modeling.folder import BASES, DESCRIPTION, PROJECTION
 

@@ -21,6 +21,7 @@ class LlamaCpp:
         self, weights: Path, context: int, image_tokens: int = 0, threads: int = 1, exact: bool = True
     ) -> None:
         self._lib, self._model, self._context, self._image_end = load_library(), None, None, 0
+        self._text: list[int] = []  # what is read behind the image
         settings = self._lib.llama_model_default_params()
         settings.vocab_only = context == 0
         self._model = self._lib.llama_model_load_from_file(os.fsencode(weights), settings)
@@ -47,21 +48,34 @@ class LlamaCpp:
         self.forget_text()
         vectors = np.ascontiguousarray(vectors, np.float32)
         self._lib.llama_set_causal_attn(self._context, False)
-        self._decode(len(vectors), embd=vectors.ctypes.data_as(ctypes.POINTER(ctypes.c_float)))
+        none = (ctypes.c_int8 * len(vectors))()
+        self._decode(len(vectors), embd=vectors.ctypes.data_as(ctypes.POINTER(ctypes.c_float)), logits=none)
         self._lib.llama_set_causal_attn(self._context, True)
         self._image_end = len(vectors)
 
     def forget_text(self) -> None:
         """Keep the image alone."""
-        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, self._image_end, -1)
+        self._keep_text(0)
+
+    def _keep_text(self, count: int) -> None:
+        del self._text[count:]
+        self._lib.llama_memory_seq_rm(self._lib.llama_get_memory(self._context), 0, self._image_end + count, -1)
 
     def read(self, ids: Sequence[int], every: bool = False) -> np.ndarray:
         """Read tokens of the text; gives the logits behind the last, or behind each, float32 ``[n, vocabulary]``."""
         count = len(ids)
         wanted = {"logits": (ctypes.c_int8 * count)(*[1] * count)} if every else {}
         self._decode(count, token=(ctypes.c_int32 * count)(*ids), **wanted)
+        self._text += ids
         shape = (count if every else 1, self._lib.llama_vocab_n_tokens(self._vocab))
         return np.ctypeslib.as_array(self._lib.llama_get_logits(self._context), shape).copy()
+
+    def read_whole(self, ids: Sequence[int]) -> np.ndarray:
+        """Read a text from its beginning, of which what was read last is not read again; gives the last logits."""
+        pairs = zip(self._text, ids[:-1], strict=False)
+        same = next((place for place, (old, new) in enumerate(pairs) if old != new), min(len(self._text), len(ids) - 1))
+        self._keep_text(same)
+        return self.read(ids[same:])[0]
 
     def ids(self, text: str) -> list[int]:
         """Encode a text, in which nothing is a special token."""

@@ -28,7 +28,8 @@ def turn_ids(about: dict[str, Any], prompt: str, encode: Callable[[str], list[in
 
 
 class Engine:
-    """Answers as the class ``Pipeline`` does, but one by one; who asks about the same pictures again finds them read.
+    """Answers as the class ``Pipeline`` does, but one by one; who asks about the same pictures again finds them
+    read, and as much of the prompt as is the same.
 
     Args:
         folder: what ``gitllm export --to llama.cpp`` wrote.
@@ -55,7 +56,7 @@ class Engine:
         self._encoder = onnxruntime.InferenceSession(folder / ENCODER, options, ["CPUExecutionProvider"])
         tokens, exact = self.about["image_tokens"] * self.about["max_images"], self.about["weights"] == "f32"
         self.decoder = LlamaCpp(folder / WEIGHTS, self.about["context"], tokens, threads, exact)
-        self._seen, self._turn, self._lock = np.zeros(0), object(), threading.Lock()
+        self._seen, self._lock = np.zeros(0), threading.Lock()
 
     @property
     def max_images(self) -> int:
@@ -88,17 +89,14 @@ class Engine:
         if len(ids) > room:
             raise DataError(f"the prompt has {len(ids)} tokens, but beside pictures and answer {room} fit: ask shorter")
         until = time.monotonic() + (getattr(decoding, "max_seconds", None) or float("inf"))
-        written, told, read, mine = b"", "", 0, object()
+        written, told = b"", ""
         for _ in range(most):
-            # Who reads an answer slowly holds nobody up; behind another's question all is read again.
-            with self._lock:
-                if self._turn is not mine:
-                    self._turn, read = mine, 0
-                    self.see(pixels)
-                token = int(self.decoder.read(ids[read:]).argmax())
+            with self._lock:  # no longer: who reads an answer slowly holds nobody up
+                self.see(pixels)
+                token = int(self.decoder.read_whole(ids).argmax())
             if token in self.about["ends"]:
                 break
-            read, ids, written = len(ids), [*ids, token], written + self.decoder.piece(token)
+            ids, written = [*ids, token], written + self.decoder.piece(token)
             text = written.decode("utf-8", "replace").strip()
             if text not in ("", told) and not text.endswith("\ufffd"):  # a letter of several bytes may be cut in two
                 yield (told := text)
@@ -134,11 +132,9 @@ class Engine:
 
     def see(self, pixels: np.ndarray) -> None:
         """Read pictures, as :meth:`pixels` gives them, unless they are those that were read last."""
-        if np.array_equal(self._seen, pixels):
-            self.decoder.forget_text()
-            return
-        self.forget()
-        self.decoder.see(np.concatenate([self._encode(each, place) for place, each in enumerate(pixels)]))
+        if self._seen is not pixels and not np.array_equal(self._seen, pixels):
+            self.forget()
+            self.decoder.see(np.concatenate([self._encode(each, place) for place, each in enumerate(pixels)]))
         self._seen = pixels
 
     def forget(self) -> None:

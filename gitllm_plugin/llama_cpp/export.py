@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from gitllm_plugin.common.files import check_new_folder, new_folder
 from gitllm_plugin.errors import ConfigError
@@ -27,6 +26,7 @@ from gitllm_plugin.modeling.tiny import sharpen, tiny_copy
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
+    from transformers import PreTrainedModel
 
     from gitllm_plugin.inference.pipeline import Pipeline
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
 from gguf import MODEL_ARCH, GGUFWriter
-from transformers import PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ARCHITECTURES: dict[str, MODEL_ARCH] = {
     "llama": MODEL_ARCH.LLAMA,

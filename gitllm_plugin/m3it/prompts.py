@@ -77,6 +77,22 @@ TEMPLATES: dict[str, Template] = {
 """By name; those with more marks first, for a prompt is looked for in this order."""
 
 
+class Prompt(str):
+    """A prompt that still knows the question it was made of, for whoever finds that it was none.
+
+    Attributes:
+        question: without instruction and template.
+    """
+
+    question: str
+
+    def __new__(cls, text: str, question: str = "") -> Prompt:
+        """Make one of its text."""
+        prompt = super().__new__(cls, text)
+        prompt.question = question
+        return prompt
+
+
 def default_instruction(question: str) -> str:
     """Choose what a question, or no question, is asked with where no instruction is given."""
     return WITH_QUESTION if question.strip() else WITHOUT_QUESTION
@@ -118,6 +134,16 @@ def find_shortenable(prompt: str, question: str | None = None) -> slice | None:
     # Of no template: the last place where the question stands.
     start = prompt.rfind(question) if question else -1
     return slice(start, start + len(question)) if question and start >= 0 else None
+
+
+def find_template(prompt: str) -> str | None:
+    """Name the template whose marks a prompt has; None where it has none."""
+    for name, template in TEMPLATES.items():
+        marks = [part.strip() for part in _FIELDS.split(template.text) if part not in (_INSTRUCTION, _QUESTION)]
+        marks = [mark for mark in marks if mark]
+        if marks and re.fullmatch(".*" + ".*".join(map(re.escape, marks)) + r"\s*", prompt, re.DOTALL):
+            return name
+    return None
 
 
 def check_template(template: str) -> None:

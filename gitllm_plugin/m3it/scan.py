@@ -258,13 +258,14 @@ def load_index(folder: Path, path: Path, reader: RowReader, look: Look) -> Scann
 
 
 def _read_index(stored: Path) -> tuple[Scan, dict[str, Any]]:
-    # Without pickled objects, which could run anything: others may have put the file there.
+    # Without pickled objects, which could run anything: others may have put the file there. What is no array, numpy
+    # gives as bytes, and these have neither tobytes nor tolist.
     with np.load(stored, allow_pickle=False) as arrays:
         facts = json.loads(arrays["facts"].tobytes())
         scan = Scan(keys=bytearray(arrays["keys"].tobytes()))
         for name, code in _ARRAYS.items():
             setattr(scan, name, array(code, arrays[name].tobytes()))
-        scan.configs = [facts["configs"][number] for number in arrays["config_of"]]
+        scan.configs = [facts["configs"][number] for number in arrays["config_of"].tolist()]
     scan.problems = [Problem(*each) for each in facts["problems"]]
     for name in ("ids", "rows", "images", "image_bytes"):
         setattr(scan, name, facts[name])

@@ -141,14 +141,14 @@ class ArrowFolder(_Table):
         path = self.path / "state.json"
         try:
             state = orjson.loads(path.read_bytes())
-            names = [item["filename"] for item in state["_data_files"]]
+            paths = [self.path / item["filename"] for item in state["_data_files"]]
         except (OSError, orjson.JSONDecodeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path} is not what Dataset.save_to_disk writes ({type(error).__name__}: {error}). Save it again."
             ) from error
         if state.get("_indices_files"):
             raise DataError(f"{self.path} was saved with indices by an old version of datasets. Save it again.")
-        return [self.path / name for name in names]
+        return paths
 
     @cached_property
     def _table(self) -> Any:
@@ -158,9 +158,12 @@ class ArrowFolder(_Table):
             try:
                 with pyarrow.memory_map(str(path)) as source:  # the table keeps it; nothing is read into memory yet
                     tables.append(pyarrow.ipc.open_stream(source).read_all())
-            except (pyarrow.ArrowInvalid, OSError) as error:
-                raise DataError(f"{path} is not an Arrow file ({error}). Save or download it again.") from error
-        return pyarrow.concat_tables(tables)
+            except (pyarrow.ArrowException, ValueError, OSError) as error:
+                raise DataError(
+                    f"{path} is not an Arrow file ({first_line(error)}). Save or download it again."
+                ) from error
+        with _told_as_damage(self.path, "its files together"):
+            return pyarrow.concat_tables(tables)
 
     @property
     def end(self) -> int:
@@ -208,8 +211,10 @@ class ParquetFile(_Table):
         parquet = importlib.import_module("pyarrow.parquet")
         try:
             return parquet.ParquetFile(self.path)
-        except (pyarrow.ArrowInvalid, OSError) as error:
-            raise DataError(f"{self.path} is not a parquet file ({error}). Download or convert it again.") from error
+        except (pyarrow.ArrowException, ValueError, OSError) as error:  # names of columns may be no UTF-8
+            raise DataError(
+                f"{self.path} is not a parquet file ({first_line(error)}). Download or convert it again."
+            ) from error
 
     @property
     def columns(self) -> list[str]:

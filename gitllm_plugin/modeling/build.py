@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings, GitLLMSettings
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.modeling.description import read_description
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.folder import (
     BASES,
@@ -103,15 +104,18 @@ def build_with_texts(settings: GitLLMSettings) -> tuple[GitLLM, TextEncoder]:
     Raises:
         ConfigError: see :func:`build_git_llm`, :func:`build_from_folder` and :func:`make_text_encoder`.
     """
+    chat = settings.chat_template
     if settings.folder is not None:
         model, tokenizer = build_from_folder(settings.folder, settings)
+        if chat is None:
+            chat = read_description(Path(settings.folder).expanduser())["settings"].get("chat_template")
     else:
         names = cast(str, settings.language_model), cast(str, settings.image_encoder)
         model, tokenizer = build_git_llm(*names, settings)
     text_encoder = make_text_encoder(
         model.language_model,
         tokenizer,
-        conversation=model.decoder.family if settings.chat_template else None,
+        conversation=model.decoder.family if chat else None,
         loss_on=settings.loss_on,
     )
     return model, text_encoder

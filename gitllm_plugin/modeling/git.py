@@ -8,7 +8,7 @@ https://arxiv.org/abs/2205.14100.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
+from gitllm_plugin.modeling.hidden_states import Depth, at_depth
 from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
 from gitllm_plugin.modeling.shortlist import Continuations, choose
@@ -225,6 +226,51 @@ class Git(nn.Module):
             tally = Tally(candidates, first, choose(candidates, first, shortlist, read))
             read(tally)
         return tally.scores(mean)
+
+    def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Turn images into the vectors that the text reads, float ``[U, F*P, D]``; all of them are real.
+
+        Args:
+            pixel_values, num_images: as in :meth:`generate`.
+        """
+        pixel_values = self._check_images(pixel_values, num_images)
+        git = cast(Any, self.causal_lm.git)
+        features = git.image_encoder(pixel_values.flatten(0, -4)).last_hidden_state
+        features = features.unflatten(0, (len(pixel_values), -1))  # [U, F, P, vision_dim]
+        if pixel_values.ndim == 5:
+            features = features + torch.cat(list(git.img_temporal_embedding))[: features.shape[1]]  # [F, 1, vision_dim]
+        embeds = git.visual_projection(features.flatten(1, 2))
+        return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+
+    @torch.no_grad()
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        depth: Depth = "last",
+    ) -> tuple[Tensor, Tensor]:
+        """Compute hidden states of images ``[N, P, D]`` and texts ``[N, T, D]``, see ``hidden_states.py``.
+
+        Args:
+            input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`.
+            depth: which layer's.
+        """
+        images = self._images_by_number(pixel_values, num_images, image_index)
+        with nullcontext() if pixel_values is None else images as numbers:
+            output = self.causal_lm.git(
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                pixel_values=numbers,
+                use_cache=False,
+                output_hidden_states=True,
+            )
+        states = at_depth(output.hidden_states, depth)
+        image = states.shape[1] - input_ids.shape[1]
+        return states[:, :image], states[:, image:]
 
     def _read(self, texts: Sequence[Sequence[int]], numbers: Tensor) -> Tensor:
         """Compute hidden states ``[N, T, D]`` of texts about the images ``numbers``."""

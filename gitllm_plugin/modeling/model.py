@@ -16,6 +16,7 @@ from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
 from gitllm_plugin.modeling.families import Family
 from gitllm_plugin.modeling.folder import InFolder
+from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -254,6 +255,25 @@ class GitLLM(InFolder):
         """
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
         return score_candidates(self.decoder, *images, input_ids, attention_mask, candidates, **kwargs)
+
+    def hidden_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        *,
+        image_index: Tensor | None = None,
+        num_images: Tensor | None = None,
+        depth: Depth = "last",
+    ) -> tuple[Tensor, Tensor]:
+        """Compute hidden states of images and texts: ``hidden_states.py:hidden_states``.
+
+        Args:
+            input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`.
+            depth: which layer's.
+        """
+        images = self._image_or_nothing(input_ids, pixel_values, num_images)
+        return hidden_states(self.decoder, *images, input_ids, attention_mask, image_index, depth)
 
     def attention_to_image(self, input_ids: Tensor, pixel_values: Tensor, last: int | None = None) -> Tensor:
         """Measure how much tokens of a text attend to each image token: ``attention_map.py:attention_to_image``.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -12,14 +14,17 @@ from lavis.common.registry import registry
 from torch import Tensor, nn
 
 from gitllm_plugin.config.model import GitLLMSettings
+from gitllm_plugin.m3it.prompts import build_prompt
 from gitllm_plugin.modeling import (
     GitLLM,
     TextEncoder,
     parameter_groups,
 )
 from gitllm_plugin.modeling.build import build_with_texts
+from gitllm_plugin.modeling.description import DESCRIPTION, LORA, read_description
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
+from gitllm_plugin.processors.of_folder import TEXT, VIS, FolderProcessors
 from gitllm_plugin.resources import config_path
 
 _TYPES = Path(config_path("models", "git_llm"))
@@ -63,17 +68,32 @@ class GitLLMForLavis(ImageTextModel):
         """
         settings: GitLLMSettings = cls.read_config(cfg)
         git_llm, text_encoder = build_with_texts(settings)
+        folder = settings.folder
+        kept = {} if folder is None else read_description(Path(folder).expanduser())["settings"]
         model = cls(
             git_llm,
             text_encoder,
             lr_scale=cast(Any, settings.lr_scale),
             weight_decay=cast(Any, settings.weight_decay),
-            **cls.answer_settings(settings),
+            **{**cls.answer_settings(settings), "prompt": _prompt_of(settings, kept)},
         )
         model.load_finetuned(settings)
         if settings.load_finetuned:
             logging.info("Loaded %s.", settings.finetuned)
         return model
+
+    @classmethod
+    def default_config_path(cls, model_type: str) -> Any:
+        """Find a type's file, or make what would stand in that of a model in a folder.
+
+        Repairs: LAVIS's ``load_model`` and ``load_model_and_preprocess`` know no model but the types.
+
+        Args:
+            model_type: a type, or the path of a folder of ``gitllm export``.
+        """
+        if (Path(model_type).expanduser() / DESCRIPTION).is_file():
+            return io.StringIO(json.dumps(config_of_folder(Path(model_type).expanduser())))  # JSON is YAML
+        return super().default_config_path(model_type)
 
     def load_trainable_state_dict(self, state_dict: Mapping[str, Tensor], source: str = "the state dict") -> None:
         """Load what :meth:`trainable_state_dict` gave, which is all that its training changed.
@@ -115,3 +135,26 @@ class GitLLMForLavis(ImageTextModel):
         """A batch of single images too has places in a model for several: the first one is always the first."""
         image = super()._pixels(samples)
         return image[:, None] if image is not None and image.ndim == 4 and self.model.max_images > 1 else image
+
+
+def config_of_folder(folder: Path) -> dict[str, Any]:
+    """Make the configuration of a model in a folder, as a file of ``configs/models`` has it."""
+    own = FolderProcessors(folder)
+    trainable = "proj+lora" if (folder / LORA).exists() else "proj"
+    return {
+        "model": {"arch": "git_llm", "folder": str(folder), "trainable": trainable},
+        "preprocess": {
+            kind: {
+                phase: own.fill(kind, phase, {}, f"{name}_{phase}" if kind == VIS else name) or {"name": name}
+                for phase in ("train", "eval")
+            }
+            for kind, name in ((VIS, "git_llm_image"), (TEXT, "git_llm_instruction"))
+        },
+    }
+
+
+def _prompt_of(settings: GitLLMSettings, kept: Mapping[str, Any]) -> str:
+    if settings.instruction is None:
+        return settings.prompt
+    template = (kept.get("text_processor") or {}).get("template") or "article"
+    return build_prompt(template, settings.instruction, "")

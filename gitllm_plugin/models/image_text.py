@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -27,17 +28,20 @@ from gitllm_plugin.modeling import (
 from gitllm_plugin.modeling.git import Git
 from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.ranking import CandidateScores
+from gitllm_plugin.models.comparing import ComparesTexts
+from gitllm_plugin.models.generation import TOP_P, lemmatized, refuse_unknown, search_arguments
+from gitllm_plugin.models.prompts import with_context, with_filled_prompts
 from gitllm_plugin.models.samples import (
     candidates_of,
     normalized_pixels,
     prompts_of,
-    with_filled_prompts,
     with_one_answer_each,
+    words_of,
 )
 from gitllm_plugin.models.text_rule import ReadsTexts
 
 
-class ImageTextModel(ReadsTexts, BaseModel):
+class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
     """Batches of samples in, losses and answers out; a registered model adds how it is built.
 
     Args:
@@ -115,7 +119,7 @@ class ImageTextModel(ReadsTexts, BaseModel):
         answers = samples.get("text_output")
         prompts = samples.get("text_input", [])
         if answers is None:
-            prompts, answers = [self.prompt] * len(prompts), prompts
+            prompts, answers = [self.prompt] * len(prompts), words_of(prompts)
         text = self.encode_texts(samples, list(prompts), list(answers))
         output = self.model(
             **self._inputs(text, samples),
@@ -133,17 +137,19 @@ class ImageTextModel(ReadsTexts, BaseModel):
         num_beams: int = 1,
         max_length: int = 30,
         min_length: int = 0,
-        top_p: float = 0.9,
+        top_p: float = TOP_P,
         repetition_penalty: float = 1.0,
         length_penalty: float = 1.0,
         num_captions: int = 1,
         temperature: float = 1.0,
+        top_k: int | None = None,
     ) -> list[str]:
         """Answers or captions, with the arguments of LAVIS's other models.
 
         Args:
-            samples: ``image``, and a prompt a text as ``prompt`` or ``text_input``; else the model's own.
-            use_nucleus_sampling: sample from the ``top_p`` nucleus instead of searching.
+            samples: ``image``, and a prompt a text as ``prompt`` or ``text_input``; else the model's own. ``{}`` in a
+                prompt takes the text, or ``ocr_tokens``: :func:`~gitllm_plugin.models.prompts.with_filled_prompts`.
+            use_nucleus_sampling: draw tokens from the ``top_p`` nucleus; with several beams, each beam's.
             num_beams: beams of the search.
             max_length: most new tokens; the prompt does not count.
             min_length: least new tokens in front of the one that ends an answer.
@@ -152,25 +158,31 @@ class ImageTextModel(ReadsTexts, BaseModel):
             length_penalty: exponent on a beam's length.
             num_captions: answers per text; they stand one after another.
             temperature: divides the logits before sampling.
+            top_k: draw from so many of the likeliest tokens; None: from all.
 
         Returns:
             N * ``num_captions`` texts.
+
+        Raises:
+            ConfigError: a value out of its bounds, or one that has no effect beside the others.
         """
+        search = search_arguments(
+            use_nucleus_sampling,
+            num_beams,
+            max_length,
+            min_length,
+            top_p,
+            repetition_penalty,
+            length_penalty,
+            num_captions,
+            temperature,
+            top_k,
+        )
+        samples = with_filled_prompts(samples, self.prompt)
         # The last new token is not read.
         text = self.encode_prompts(samples, self._prompts(samples), max(max_length - 1, 0))
-        beams = 1 if use_nucleus_sampling else num_beams
-        search: dict[str, Any] = {"do_sample": False}
-        if use_nucleus_sampling:
-            search = {"do_sample": True, "top_p": top_p, "temperature": temperature}
-        elif beams > 1:
-            search["length_penalty"] = length_penalty
         token_ids = self.model.generate(
             **self._inputs(text, samples),
-            max_new_tokens=max_length,
-            min_new_tokens=min_length,
-            num_beams=beams,
-            num_return_sequences=num_captions,
-            repetition_penalty=repetition_penalty,
             **search,
             **cast(Any, self.text_encoder.special_tokens),
         )
@@ -187,6 +199,7 @@ class ImageTextModel(ReadsTexts, BaseModel):
         prompt: str = "",
         answer_list: Sequence[str] | Sequence[Sequence[str]] | None = None,
         num_ans_candidates: int | None = None,
+        length_penalty: float = 1.0,
         **kwargs: Any,
     ) -> list[str]:
         """Short answers to questions, as LAVIS's question-answering tasks ask for them.
@@ -197,18 +210,24 @@ class ImageTextModel(ReadsTexts, BaseModel):
             inference_method: ``generate``, or ``rank``: the most likely answer of ``answer_list``.
             max_len: most new tokens.
             min_len: least new tokens in front of the one that ends an answer.
-            prompt: ``run.prompt`` of LAVIS: a template with ``{}`` for the question; empty: the text as it is.
+            prompt: ``run.prompt`` of LAVIS: a template with ``{}`` for the question, or two, for OCR tokens and
+                question or for question and choices; empty: the text as it is.
             answer_list: what may be answered, the same for all samples or one list each.
             num_ans_candidates: rank only so many answers, those whose first differing tokens are likeliest; 0: all.
-            **kwargs: further arguments of LAVIS's other models.
+            length_penalty: exponent on a beam's length, where answers are generated.
+            **kwargs: arguments of LAVIS's other models, which may be None.
 
         Raises:
-            ConfigError: another method, or ranking without answers.
+            ConfigError: another method, ranking without answers, or an argument that this model does not have.
         """
+        refuse_unknown(kwargs, [name for name in signature(self.predict_answers).parameters if name != "kwargs"])
         if prompt:
             samples = with_filled_prompts(samples, self.prompt, prompt)
         if inference_method == "generate":
-            return self.generate(samples, num_beams=num_beams, max_length=max_len, min_length=min_len)
+            answers = self.generate(
+                samples, num_beams=num_beams, max_length=max_len, min_length=min_len, length_penalty=length_penalty
+            )
+            return lemmatized(answers) if samples.get("apply_lemmatizer") else answers
         if inference_method != "rank":
             raise ConfigError(f"run.inference_method is {inference_method!r}; it may be 'generate' or 'rank'")
         if not answer_list:
@@ -235,7 +254,8 @@ class ImageTextModel(ReadsTexts, BaseModel):
             Places in the list, long ``[N, C]``; a list of lists where samples have different numbers of candidates.
         """
         lists = candidates_of(self._prompts(samples), candidates)
-        scores = self.score_answers(with_filled_prompts(samples, self.prompt), lists).log_likelihood
+        samples = with_context(with_filled_prompts(samples, self.prompt), self.prompt)
+        scores = self.score_answers(samples, lists).log_likelihood
         ranks = [values.argsort(descending=True, stable=True) for values in scores]
         return torch.stack(ranks) if len({len(rank) for rank in ranks}) == 1 else [rank.tolist() for rank in ranks]
 
@@ -271,7 +291,9 @@ class ImageTextModel(ReadsTexts, BaseModel):
             DataError: a list is empty.
         """
         prompts = self._prompts(samples)
-        token_ids = self.text_encoder.candidates(prompts, candidates)
+        # A list that several prompts share is encoded once.
+        words = {id(members): words_of(members) for members in candidates}
+        token_ids = self.text_encoder.candidates(prompts, [words[id(members)] for members in candidates])
         longest = max((len(ids) for members in token_ids for ids in members), default=1)
         text = self.encode_prompts(samples, prompts, longest - 1)  # the last token of an answer is not read
         return self.model.score_candidates(
@@ -351,10 +373,13 @@ class ImageTextModel(ReadsTexts, BaseModel):
         return names
 
     def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        ids = {"input_ids": text.input_ids.to(self.device), "attention_mask": text.attention_mask.to(self.device)}
+        return {**ids, **self._images(samples)}
+
+    def _images(self, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
+        """Give the part of a model's arguments that is about images."""
         pixels = self._pixels(samples)
         return {
-            "input_ids": text.input_ids.to(self.device),
-            "attention_mask": text.attention_mask.to(self.device),
             "pixel_values": self._normalized(_moved(pixels, self.device), samples),
             "image_index": None if pixels is None else _moved(samples.get("image_index"), self.device),
             "num_images": _moved(samples.get("num_images"), self.device),

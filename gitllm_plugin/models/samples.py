@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.prompts import find_shortenable
+from gitllm_plugin.m3it.prompts import Prompt, find_shortenable
 from gitllm_plugin.modeling.pixels import normalize_pixels
 
 Samples = Mapping[str, Any]
@@ -18,11 +18,35 @@ Samples = Mapping[str, Any]
 def pixels_of(samples: Samples) -> Tensor | None:
     """Give the images ``[U, 3, H, W]`` or ``[U, F, 3, H, W]`` of a batch; None where it has none.
 
-    LAVIS's NLVR2 gives a pair of images apart, which become the two frames of one entry.
+    LAVIS's NLVR2 gives a pair of images apart, which become the two frames of one entry; its videos have their channels
+    in front of their frames.
     """
     if "image0" in samples and "image1" in samples:
         return torch.stack([samples["image0"], samples["image1"]], 1)
-    return samples.get("image")
+    if samples.get("image") is None and samples.get("video") is not None:
+        return _of_video(samples["video"])
+    pixels = samples.get("image")
+    if pixels is not None and pixels.ndim == 5 and pixels.shape[1] == 3 and pixels.shape[2] not in (1, 3):
+        return pixels.transpose(1, 2)  # a video of LAVIS's
+    return pixels
+
+
+def _of_video(pixels: Tensor) -> Tensor:
+    """Give videos as ``[U, F, 3, H, W]``: LAVIS's are ``[U, 3, F, H, W]``, or ``[U, 3, H, W]`` for one frame.
+
+    Raises:
+        DataError: the shape is neither, or says nothing of which it is.
+    """
+    if pixels.ndim == 5 and (pixels.shape[1] == 3) != (pixels.shape[2] == 3):
+        return pixels.transpose(1, 2) if pixels.shape[1] == 3 else pixels
+    if pixels.ndim == 4:
+        return pixels
+    either = "both" if pixels.ndim == 5 and pixels.shape[1] == 3 else "none"
+    raise DataError(
+        f"the batch has a video of shape {list(pixels.shape)}; it may be [U, F, 3, H, W], or LAVIS's [U, 3, F, H, W], "
+        f"and this may be {either} of the two: take another number of frames than three, or give it as image "
+        "[U, F, 3, H, W]"
+    )
 
 
 def normalized_pixels(pixels: Tensor | None, samples: Samples) -> Tensor | None:
@@ -60,6 +84,14 @@ def prompts_of(samples: Samples, default: str) -> list[str]:
     return list(prompts)
 
 
+def words_of(texts: Sequence[str]) -> list[str]:
+    """Give texts that are answers or captions as they were before a processor made prompts of them.
+
+    Some of LAVIS's data sets call one processor for both questions and answers.
+    """
+    return [text.question if isinstance(text, Prompt) else text for text in texts]
+
+
 def candidates_of(prompts: Sequence[str], candidates: Sequence[str] | Sequence[Sequence[str]]) -> list[Sequence[str]]:
     """Give a list of candidates for each prompt, where all may share one list."""
     if candidates and isinstance(candidates[0], str):
@@ -82,29 +114,6 @@ def shortenable_of(samples: Samples, prompts: Sequence[str]) -> list[slice | Non
     return [find_shortenable(prompt, question) for prompt, question in zip(prompts, questions, strict=True)]
 
 
-def with_filled_prompts(samples: Samples, default: str, template: str | None = None) -> Samples:
-    """Put each ``text_input`` into its ``prompt`` in the place of ``{}``, as LAVIS's instruction-tuned models do.
-
-    Args:
-        samples: the batch, given back as it is where it has no prompts or no texts.
-        default: see :func:`prompts_of`.
-        template: goes around the batch's prompts; None: those go around its texts.
-    """
-    if template is not None:
-        texts = prompts_of(samples, default)
-        prompts = [template] * len(texts)
-    elif "prompt" not in samples or "text_input" not in samples:
-        return samples
-    else:
-        prompts, texts = prompts_of(samples, default), list(samples["text_input"])
-    shortenable: list[slice | None] = []
-    for prompt, text, place in zip(prompts, texts, shortenable_of(samples, texts), strict=True):
-        start, place = prompt.format("\0").find("\0"), place or slice(0, len(text))
-        shortenable.append(None if start < 0 else slice(start + place.start, start + place.stop))
-    filled = [prompt.format(text) for prompt, text in zip(prompts, texts, strict=True)]
-    return {**samples, "prompt": filled, "shortenable": shortenable}
-
-
 def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[], list[str]]) -> Samples:
     """Give a batch in which every text has one answer; texts of one question share its image.
 
@@ -118,7 +127,7 @@ def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[]
         DataError: there are more or fewer answers than the questions are said to have.
     """
     if "text_output" in samples:
-        return samples
+        return {**samples, "text_output": words_of(samples["text_output"])}
     if "answer" in samples and "n_answers" in samples:
         counts = torch.as_tensor(samples["n_answers"]).cpu()
         index = torch.arange(len(counts)).repeat_interleave(counts)

@@ -7,7 +7,7 @@ from lavis.common.registry import registry
 from lavis.processors.base_processor import BaseProcessor
 
 from gitllm_plugin.config import read
-from gitllm_plugin.m3it.prompts import build_prompt, check_template
+from gitllm_plugin.m3it.prompts import Prompt, build_prompt, check_template
 from gitllm_plugin.processors.settings import InstructionSettings
 
 
@@ -33,13 +33,14 @@ class GitLLMInstructionProcessor(BaseProcessor):
         self.instruction = instruction
 
     def __call__(self, question: str, instruction: str | None = None) -> str:
-        """The prompt; the answer follows after one space.
+        """The prompt; the answer follows after one space. Given an answer, it keeps that for the model to take.
 
         Args:
             question: may be empty.
             instruction: None for the processor's own.
         """
-        return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
+        text = build_prompt(self.template, self.instruction if instruction is None else instruction, question)
+        return Prompt(text, question.strip())
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "GitLLMInstructionProcessor":

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
         super().before_evaluation(model, dataset, **kwargs)
         self._references = None
         if self.report_metric and self.annotation_file:
-            self._references = _read_coco_annotations(Path(self.annotation_file).expanduser())
+            self._references = read_coco_annotations(Path(self.annotation_file).expanduser())
         elif self.report_metric:
             self._captions_of_data = [row.get("caption") for row in dataset.annotation]
             if not all(self._captions_of_data):
@@ -137,23 +138,35 @@ class CaptioningTask(RepairedTask, CaptionTask):
 def _plain(ids: Any) -> list[Any]:
     """Give the ids of a batch, as numbers where they are written as such."""
     values = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-    return [int(value) if str(value).isdigit() else value for value in values]
+    return [_as_number(value) for value in values]
 
 
-def _read_coco_annotations(path: Path) -> dict[Any, list[str]]:
-    """Read captions by image from a file in COCO's format."""
+def _as_number(image_id: Any) -> Any:
+    """Give an id as a number where it is written as one, so that one kind of them finds the other."""
+    # What Python's int() takes is more: other scripts' digits; and str.isdigit() takes more than int().
+    return int(image_id) if re.fullmatch("[0-9]{1,18}", str(image_id)) else image_id
+
+
+def read_coco_annotations(path: Path) -> dict[Any, list[str]]:
+    """Read captions by image from a file in COCO's format.
+
+    Raises:
+        ConfigError: there is no file.
+        DataError: it cannot be read, or is of another format.
+    """
     if not path.is_file():
         raise ConfigError(f"run.annotation_file: there is no file {path}")
+    captions: dict[Any, list[str]] = {}
     try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
-        pairs = [(row["image_id"], row["caption"]) for row in annotations]
-        if not all(isinstance(image_id, str | int) and isinstance(caption, str) for image_id, caption in pairs):
-            raise TypeError("an image_id is no number and no text, or a caption no text")
+        for row in json.loads(path.read_text(encoding="utf-8"))["annotations"]:
+            image_id, caption = row["image_id"], row["caption"]
+            if not isinstance(image_id, str | int) or isinstance(image_id, bool) or not isinstance(caption, str):
+                raise TypeError("an image_id is no number and no text, or a caption no text")
+            captions.setdefault(_as_number(image_id), []).append(caption)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} is not in the format of COCO's captions, {{'annotations': [{{'image_id', 'caption'}}]}}: {error!r}"
         ) from error
-    captions: dict[Any, list[str]] = {}
-    for image_id, caption in pairs:
-        captions.setdefault(int(image_id) if str(image_id).isdigit() else image_id, []).append(caption)
     return captions

@@ -186,11 +186,26 @@ class DialogueSettings(GenerationSettings):
     """Not used: LAVIS's task asks for it, and the loss is all that it computes."""
 
 
+@node("run")
+class RetrievalSettings:
+    """What the task ``retrieval`` reads."""
+
+    k_test: Annotated[int, Field(ge=0)] | None = None
+    """How many captions of each picture, and pictures of each caption, are scored in full, the nearest by features;
+    null or 0 for all. LAVIS's own models need a number."""
+
+    evaluate: bool = False
+    """Evaluate only."""
+
+
 def _template(text: str) -> str:
     try:
-        text.format("question")
+        text.format("OCR tokens", "question")
     except (IndexError, KeyError, ValueError) as error:
-        raise ValueError(f"{text!r} is no template with {{}} for the question: {error!r}") from error
+        raise ValueError(
+            f"{text!r} is no template with {{}} for the question, or two for OCR tokens and question, or for question "
+            f"and choices: {error!r}"
+        ) from error
     return text
 
 
@@ -212,4 +227,5 @@ class QuestionSettings(GenerationSettings):
     """How many answers are looked at more closely when they are ranked; 0 for all."""
 
     prompt: Annotated[str, AfterValidator(_template)] = ""
-    """A template with ``{}`` for the question; empty for the question as it is."""
+    """A template with ``{}`` for the question, or two: for OCR tokens and question, or for question and choices; empty
+    for the question as it is."""

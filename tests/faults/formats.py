@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from PIL import Image
 
 from gitllm_plugin.common.weights import read_checkpoint, write_checkpoint
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.inference.asking import Decoding
 from gitllm_plugin.inference.questions import read_question, read_rows
+from gitllm_plugin.llama_cpp.engine import Engine
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.m3it.problems import RowError
@@ -173,26 +177,49 @@ def _read_folder(folder: Path) -> tuple[list[str], int]:
     return [_checksum(weights)], 0
 
 
+def _make_llama_folder(folder: Path) -> None:
+    from gitllm_plugin.inference.pipeline import Pipeline
+    from gitllm_plugin.llama_cpp.export import write_llama_folder
+
+    write_tiny_folder(folder / "model")
+    write_llama_folder(Pipeline.from_pretrained(folder / "model", "float32", "cpu"), folder / "gguf")
+    shutil.rmtree(folder / "model")
+
+
+def _read_llama_folder(folder: Path) -> tuple[list[str], int]:
+    engine = Engine(folder / "gguf", threads=1)
+    return [engine.answer(Image.new("RGB", (40, 30), "red"), "what?", None, Decoding(max_new_tokens=3))], 0
+
+
 # ---------------------------------------------------------------- pictures
 
 
 _ENDINGS = ("jpg", "png", "webp", "gif", "bmp", "tiff", "avif", "ppm", "jp2", "ico", "dds", "icns", "eps", "tga")
-_MADE_BY_HAND = ("qoi", "wmf", "svg")
+_OTHER_MODES = {"blp": "P", "spi": "F", "pcx": "L", "msp": "1", "sgi": "L", "im": "L"}
+_MADE_BY_HAND = ("qoi", "wmf", "emf", "svg")
+_ALL = (*_ENDINGS, *_OTHER_MODES, *_MADE_BY_HAND)
 
 
 def _make_pictures(folder: Path) -> None:
     image = Image.linear_gradient("L").resize((48, 40)).convert("RGB")
     for ending in _ENDINGS:
         image.save(folder / f"picture.{ending}")
+    for ending, mode in _OTHER_MODES.items():
+        format = "SPIDER" if ending == "spi" else None
+        image.convert("L").convert(mode).save(folder / f"picture.{ending}", format)
     size = (48).to_bytes(4, "big") + (40).to_bytes(4, "big")
     (folder / "picture.qoi").write_bytes(b"qoif" + size + b"\3\0" + b"\xfe\1\2\3" * 48 * 40)
-    (folder / "picture.wmf").write_bytes(b"\xd7\xcd\xc6\x9a" + bytes(60))
+    box = b"".join(number.to_bytes(2, "little") for number in (0, 0, 48, 40, 96))
+    placed = b"\xd7\xcd\xc6\x9a\0\0" + box + bytes(6)
+    (folder / "picture.wmf").write_bytes(placed + b"\1\0\t\0\0\3" + bytes(60))
+    box = b"".join(number.to_bytes(4, "little") for number in (0, 0, 48, 40, 0, 0, 4_800, 4_000))
+    (folder / "picture.emf").write_bytes(b"\1\0\0\0" + b"\x6c\0\0\0" + box + b" EMF" + bytes(64))
     (folder / "picture.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='4' height='4'/>")
 
 
 def _read_pictures(folder: Path) -> tuple[list[str], int]:
     found, told = [], 0
-    for ending in (*_ENDINGS, *_MADE_BY_HAND):
+    for ending in _ALL:
         try:
             pixels = read_pixels(folder / f"picture.{ending}")
             found.append(f"{ending} {pixels.dtype}")
@@ -201,6 +228,8 @@ def _read_pictures(folder: Path) -> tuple[list[str], int]:
             told += 1
     return found, told
 
+
+_LLAMA_CPP = Format(_make_llama_folder, "gguf/*", _read_llama_folder, exact=True)
 
 FORMATS = (
     {
@@ -213,7 +242,8 @@ FORMATS = (
         "features": Format(_make_features, "features/**/*", _read_features, exact=True),
         "checkpoint": Format(_make_checkpoint, "*", _read_checkpoint, exact=True),
         "folder": Format(_make_folder, "**/*", _read_folder, exact=True),
-        "pictures": Format(_make_pictures, "*", _read_pictures, units=17, refused=8),
+        **({"llama_cpp": _LLAMA_CPP} if find_spec("xllamacpp") else {}),
+        "pictures": Format(_make_pictures, "*", _read_pictures, units=len(_ALL), refused=15),
     }
     | TABLE_FORMATS
     | RUN_FORMATS

@@ -142,6 +142,22 @@ def _read_dialogues(folder: Path) -> tuple[list[Any], int]:
     return [str(data[number]["text_output"]) for number in range(len(data))], 0
 
 
+def _make_coco_captions(folder: Path) -> None:
+    images = [{"id": n, "file_name": f"{n:012d}.jpg", "height": 480, "width": 640} for n in range(_ROWS)]
+    rows = [{"id": n, "image_id": n // 2, "caption": f"Ein {n}. größerer Hund."} for n in range(2 * _ROWS)]
+    content = {"info": {"year": 2014}, "images": images, "annotations": rows, "licenses": []}
+    (folder / "captions_val2014.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def _read_coco_captions(folder: Path) -> tuple[list[Any], int]:
+    gitllm_plugin.register()
+    from gitllm_plugin.tasks.captioning import read_coco_annotations
+
+    captions = read_coco_annotations(folder / "captions_val2014.json")
+    assert all(isinstance(caption, str) for accepted in captions.values() for caption in accepted)
+    return list(captions.items()), 0
+
+
 def _read_captioned(folder: Path) -> tuple[list[Any], int]:
     pictures = list(read_collection(str(folder / "pictures"), 100))
     return [picture.captions for picture in pictures], 0
@@ -158,5 +174,6 @@ TABLE_FORMATS = {
     "tree": Format(_make_tree, "**/*.*", _read_tree),
     "index": Format(_make_index, "*.npz", _read_index, exact=True),
     "dialogues": Format(_make_dialogues, "*.json", _read_dialogues),
+    "coco_captions": Format(_make_coco_captions, "*.json", _read_coco_captions),
 }
 """By name."""

@@ -1,10 +1,12 @@
 """Files of others are data: nothing in them is run, wherever they are read, and the sources have no way to run it."""
 
 import ast
+import dataclasses
 import io
 import json
 import os
 import pickle
+import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from gitllm_plugin.errors import GitLLMError
+from gitllm_plugin.m3it.shards.mixture import Item
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [
@@ -295,6 +298,64 @@ def read_shards(path: Path) -> None:
     ShardFolder(str(path.parent / "shards")).read_manifest()
 
 
+def shards_with(path: Path, image: bytes | None = None) -> tuple[Path, Item]:
+    """A folder of shards with one record, and the record's place."""
+    from gitllm_plugin.m3it.shards.mixture import ItemTable
+    from tests.m3it_shards import make_groups, write_shards
+
+    [group] = make_groups(path.parent / "one.jsonl", "a", "train", rows=1)
+    if image is not None:
+        group = dataclasses.replace(group, images=(image,))
+    folder = path.parent / "shards"
+    return folder, ItemTable(write_shards(folder, [group]), ["a"], "train", 16)[0]
+
+
+def read_shard(path: Path) -> None:
+    from gitllm_plugin.m3it.shards.folder import ShardFolder
+
+    folder, item = shards_with(path)
+    (folder / item.shard.file).write_bytes(path.read_bytes().ljust(item.shard.bytes, b"\0"))
+    ShardFolder(str(folder)).read(item)
+
+
+def read_picture_of_shard(path: Path) -> None:
+    from gitllm_plugin.m3it.pictures import open_picture
+    from gitllm_plugin.m3it.shards.folder import ShardFolder
+
+    folder, item = shards_with(path, image=path.read_bytes())
+    group = ShardFolder(str(folder)).read(item)
+    assert group.images == (path.read_bytes(),)
+    open_picture(group.images[0])
+
+
+def read_texts_of_shard(path: Path) -> None:
+    """Its JSON, which stands last, is the file."""
+    from gitllm_plugin.m3it.shards.folder import ShardFolder
+    from gitllm_plugin.m3it.shards.format import add_to_tar
+
+    folder, item = shards_with(path)
+    with tarfile.open(folder / item.shard.file, "w") as tar:
+        blocks = add_to_tar(tar, [("a-train-00000000.json", path.read_bytes())])
+    ShardFolder(str(folder)).read(dataclasses.replace(item, size=blocks * tarfile.BLOCKSIZE))
+
+
+def read_features(part: str):
+    """Of the features' bytes, their description and what says who made them, one is the file."""
+
+    def read(path: Path) -> None:
+        from gitllm_plugin.m3it.shards.features import FeatureReader, Maker, write_features
+
+        folder, item = shards_with(path)
+        maker = Maker("an encoder", "a processor")
+        width = -(-path.stat().st_size // 2)
+        write_features(folder, item.shard, maker, "float32", [np.ones((1, 1, width), np.uint16)])
+        [written] = folder.rglob(part)
+        written.write_bytes(path.read_bytes().ljust(2 * width, b"\0"))
+        FeatureReader(folder, [item.shard], maker.image_processor).read(item)
+
+    return read
+
+
 READERS = {
     "a checkpoint": read_checkpoint,
     "a run's checkpoint": use_as_run,
@@ -307,6 +368,12 @@ READERS = {
     "rows, parquet": read_table("rows.parquet"),
     "rows, Arrow": read_table("saved/data-00000.arrow"),
     "shards": read_shards,
+    "a shard": read_shard,
+    "a shard's picture": read_picture_of_shard,
+    "a shard's texts": read_texts_of_shard,
+    "features": read_features("*.features"),
+    "features' description": read_features("*.features.json"),
+    "features' maker": read_features("maker.json"),
 }
 
 

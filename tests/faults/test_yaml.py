@@ -75,7 +75,29 @@ def merges(levels: int, width: int) -> str:
     return "\n".join(lines)
 
 
+def chained(levels: int, value: str, first: str = "'a run'") -> str:
+    """Lines of which each has the one before twice, by ``value``, where NAME stands for it."""
+    lines = [f"s0: {first}"]
+    return "\n".join([*lines, *(f"s{n}: " + value.replace("NAME", f"s{n - 1}") for n in range(1, levels))])
+
+
+TOO_LARGE = "with its interpolations put in"
+
 STRANGE = {
+    "doubled text": (chained(40, "'${NAME}${NAME}'").encode(), TOO_LARGE),
+    "doubled mappings": (chained(40, "{x: '${NAME}', y: '${NAME}'}", "{z: 1}").encode(), TOO_LARGE),
+    "doubled lists": (chained(40, "['${NAME}', ['${NAME}']]", "[1]").encode(), TOO_LARGE),
+    "doubled by selecting": (chained(40, "'${oc.select:NAME}${oc.select:NAME}'").encode(), TOO_LARGE),
+    "doubled beside": (
+        ("run: {" + ", ".join(chained(40, "'${.NAME} ${.NAME}'").splitlines()) + "}").encode(),
+        TOO_LARGE,
+    ),
+    "a long text many times": (b"a: " + b"x" * 400_000 + b"\nrun: {seed: '" + b"${a}" * 9_000 + b"'}", TOO_LARGE),
+    "doubled by a default": (chained(40, "'${oc.env:NO_SUCH_NAME,${NAME}}${NAME}'").encode(), TOO_LARGE),
+    "doubled by a name in a name": (
+        b"names: {a: b}\n" + chained(40, "{b: '${NAME.${names.a}}${NAME.${names.a}}'}", "{b: c}").encode(),
+        TOO_LARGE,
+    ),
     "a mapping in itself": (b"run: &r\n  seed: 1\n  again: *r\n", "refers to itself"),
     "a list in itself": (b"run: {trackers: &t [a, [b, *t]]}\n", "refers to itself"),
     "a key that is its mapping": (b"run: &r {? *r : 1}\n", "refers to itself"),
@@ -142,6 +164,19 @@ def test_a_byte_order_mark_is_no_fault(tmp_path):
 def test_options_that_are_no_yaml(tmp_path, option):
     with within(SECONDS), pytest.raises(ConfigError, match=r"^(--options|/)"):
         check_config(write_small_run(tmp_path), as_assignments([option]))
+
+
+def test_options_that_double_each_other(tmp_path):
+    options = ["run.s0=a", *(f"run.s{n}=${{run.s{n - 1}}}${{run.s{n - 1}}}" for n in range(1, 40))]
+    with within(SECONDS), pytest.raises(ConfigError, match=TOO_LARGE):
+        check_config(write_small_run(tmp_path), options)
+
+
+@pytest.mark.parametrize("levels", [1, 5, 12])
+def test_what_stays_small_is_put_in(tmp_path, levels):
+    path = write_small_run(tmp_path)
+    path.write_text(path.read_text() + "\n" + chained(levels, "'${NAME}-${NAME}'") + "\n")
+    assert TOO_LARGE not in error_of(path.read_bytes(), path)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "", "folder"])

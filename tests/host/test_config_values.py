@@ -182,10 +182,14 @@ def test_a_runner_of_null_is_lavis_own(tmp_path):
     from gitllm_plugin.host.launch import dry_run
 
     path = write_small_run(tmp_path)
-    # What LAVIS's runner reads is not known, so nothing is wrong; only ours describes itself.
-    assert faults_of(tmp_path, "run.runner=null") == []
+    # It has no defaults.
+    needed = {"lr_sched": "linear_warmup_cosine_lr", "min_lr": 0, "weight_decay": 0, "num_workers": 0}
+    options = ["run.runner=null", *(f"run.{key}={value}" for key, value in needed.items())]
+    assert faults_of(tmp_path, *options) == []
+    missing = faults_of(tmp_path, "run.runner=null")
+    assert {fault.split()[0] for fault in missing} == {f"run.{key}" for key in needed}
     with pytest.raises(ConfigError, match="--dry-run needs run.runner=git_llm, and it is 'runner_base'"):
-        dry_run(path, ["run.runner=null"])
+        dry_run(path, options)
 
 
 def test_other_builders_may_say_what_their_data_is_like(tmp_path, monkeypatch, caplog):

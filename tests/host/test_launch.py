@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import sys
 
@@ -175,3 +176,39 @@ def test_a_killed_worker_is_told_with_what_to_lower(command, lowered, tmp_path, 
         getattr(launch, command)(str(config))
     said = "A process that loads data was killed, perhaps because memory ran out. "
     assert str(raised.value) == f"{said}Lower {lowered}"
+
+
+SCRIPT = """
+import lavis
+from lavis.common.registry import registry
+print("library:", lavis.__file__)
+print("added:", registry.get_model_class("added_to_a_checkout"))
+print("ours:", registry.get_model_class("git_llm").__name__)
+"""
+
+
+@pytest.mark.parametrize("with_library", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_a_checkouts_script_runs_with_its_library(with_library, run_python, tmp_path):
+    from gitllm_plugin.host.locate import locate
+
+    (tmp_path / "train.py").write_text(SCRIPT)
+    library = locate().folder
+    if with_library:
+        copy = tmp_path / "lavis"
+        shutil.copytree(library, copy, ignore=shutil.ignore_patterns("__pycache__", "projects"))
+        lines = [
+            "from lavis.common.registry import registry",
+            "Added = type('Added', (BaseModel,), {'PRETRAINED_MODEL_CONFIG_DICT': {}})",
+            "registry.register_model('added_to_a_checkout')(Added)",
+        ]
+        init = copy / "models" / "__init__.py"
+        init.write_text(init.read_text() + "\n".join(lines) + "\n")
+        library = copy
+    command = ["-W", "ignore", "-m", "gitllm_plugin", "run", str(tmp_path / "train.py")]
+    finished = run_python(args=command)
+    assert finished.returncode == 0, finished.stderr
+    assert f"library: {library / '__init__.py'}" in finished.stdout
+    assert ("added: None" in finished.stdout) is not with_library
+    assert "ours: GitLLM" in finished.stdout
+    assert f"train.py runs with LAVIS of {library}" in finished.stderr
+    assert ("salesforce-lavis 1.0.2" in finished.stderr) is not with_library

@@ -44,8 +44,16 @@ def test_alone(run_python, tmp_path, changes):
 
 
 @pytest.mark.slow
-def test_runner_iter_in_two_processes(run_python, tmp_path):
-    config = small_run(tmp_path, **ITERATIONS, batch_size_train=2)
+@pytest.mark.parametrize(
+    ("validated", "kept"),
+    [
+        ([], {"checkpoint_2.pth", "checkpoint_4.pth"}),
+        (["val"], {"checkpoint_best.pth"}),
+        (["test"], {"checkpoint_4.pth"}),
+    ],
+)
+def test_runner_iter_in_two_processes(validated, kept, run_python, tmp_path):
+    config = small_run(tmp_path, **{**ITERATIONS, "batch_size_train": 2, "valid_splits": validated})
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = ["-W", "ignore", *launcher, "-m", "gitllm_plugin", "train", "--cfg-path", str(config)]
     finished = run_python(args=command, timeout=280)
@@ -53,3 +61,4 @@ def test_runner_iter_in_two_processes(run_python, tmp_path):
     assert "distributed init (rank 1, world 2, gloo)" in finished.stdout
     first, last = train_losses(tmp_path)
     assert last < first
+    assert {path.name for path in (tmp_path / "output").rglob("*.pth")} == kept

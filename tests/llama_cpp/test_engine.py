@@ -196,6 +196,36 @@ def test_a_hub_that_cannot_be_asked_is_told(monkeypatch, name, tmp_path):
         local_folder(name)
 
 
+@pytest.mark.parametrize("given", ["an empty folder", "another model", "a file"])
+def test_a_model_that_needs_torch_is_told_where_there_is_none(monkeypatch, given, exported, tmp_path):
+    from gitllm_plugin.host import open_model
+
+    place = tmp_path if given == "an empty folder" else exported[1].with_name("model")
+    place = exported[1] / WEIGHTS if given == "a file" else place
+    monkeypatch.setattr(open_model, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="where torch is not installed"):
+        open_model.open_answering(place)
+
+
+def test_the_next_question_reads_what_differs(exported):
+    engine = Engine(exported[1], threads=1)
+    read, red = [], picture("red")
+    decode = engine.decoder.read
+    engine.decoder.read = lambda ids, every=False: read.append(len(ids)) or decode(ids, every)
+    one = Decoding(max_new_tokens=1)
+    asked = ["what color is the shape?", "what color is it?", "what color is it?", "is it?", ""]
+    whole = [engine.prompt_ids(question) for question in asked]
+    for question in asked:
+        assert engine.answer(red, question, None, one) == exported[0].answer(red, question, None, one)
+    assert read[0] == len(whole[0])
+    for place, (old, new) in enumerate(zip(whole, whole[1:], strict=False), 1):
+        same = os.path.commonprefix([old, new])
+        assert read[place] == max(1, len(new) - len(same))
+    # Behind another picture nothing is the same.
+    engine.answer(picture("blue"), asked[-1], None, one)
+    assert read[-1] == len(whole[-1])
+
+
 def test_rows_of_a_file_are_answered_without_torch(exported, tmp_path):
     picture("red").save(tmp_path / "red.png")
     rows = [{"image": "red.png", "question": question} for question in ("what is it?", "is it red?", "")]

@@ -280,8 +280,9 @@ def test_the_model_is_transformers_own_again_after_use_and_after_errors(video_mo
     video = images(1, 2)
     expected = video_reference.caption(video[0], max_new_tokens=4)
     video_model.generate({"image": video}, max_length=4)
+    ids = torch.tensor([[2]])
     with pytest.raises(ValueError, match="num_return_sequences"):
-        video_model.generate({"image": video}, num_captions=2)
+        video_model.model.generate(ids, pixel_values=video, num_return_sequences=2, max_new_tokens=2)
     tokens = git.generate(pixel_values=video, max_new_tokens=4)
     assert video_reference.tokenizer.batch_decode(tokens, skip_special_tokens=True) == expected
     assert git.git.encoder.layer[0].attention.self.image_patch_tokens == FRAMES * 17

@@ -34,7 +34,8 @@ def test_everything_is_said_and_nothing_trained(tmp_path, capsys):
 
 
 def test_another_runner_is_refused(tmp_path, capsys):
-    config = write_small_run(tmp_path, runner="runner_base", lr_sched="linear_warmup_cosine_lr")
+    needed = {"lr_sched": "linear_warmup_cosine_lr", "min_lr": 0, "weight_decay": 0, "num_workers": 0}
+    config = write_small_run(tmp_path, runner="runner_base", **needed)
     assert main(["train", "--cfg-path", str(config), "--dry-run"]) == 2
     assert "--dry-run needs run.runner=git_llm, and it is 'runner_base'" in capsys.readouterr().err
 

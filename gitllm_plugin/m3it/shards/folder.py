@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import orjson
 from filelock import FileLock
 
@@ -22,12 +21,15 @@ from gitllm_plugin.common.files import atomic_file, remove_unfinished
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.group import Group
 from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.shards.fetch import fetch
 from gitllm_plugin.m3it.shards.format import MANIFEST_NAME, Manifest, Shard, read_group, read_manifest
 from gitllm_plugin.m3it.shards.mixture import TAR_BLOCK, Item
 
 FETCH_ATTEMPTS = 3
+SECONDS_BETWEEN_ATTEMPTS = 1.0
 MAX_OPEN_FILES = 256
-_CHUNK_BYTES = 2**20
+MOST_MANIFEST_BYTES = 2**28
+"""Of one that is fetched: ten times what the 2.4 million rows of M3IT need."""
 
 
 def default_cache() -> Path:
@@ -103,8 +105,7 @@ class ShardFolder:
             return read_manifest(self.location)
         place = f"{self.location}/{MANIFEST_NAME}"
         try:
-            with fsspec.open(place, "rb") as file:
-                content = orjson.loads(file.read())  # pyright: ignore[reportAttributeAccessIssue]
+            content = orjson.loads(b"".join(fetch(place, MOST_MANIFEST_BYTES)))
         except Exception as error:  # each file system has errors of its own
             raise DataError(f"{place} cannot be read: {_describe(error)}") from error
         return read_manifest(content)
@@ -184,19 +185,16 @@ class ShardFolder:
                     # A library that is missing is missing at the next attempt too.
                     if attempt == FETCH_ATTEMPTS - 1 or isinstance(error, ImportError):
                         raise RowError("shard", f"the file cannot be fetched: {_describe(error)}", place) from error
-                    time.sleep(2**attempt)
+                    time.sleep(SECONDS_BETWEEN_ATTEMPTS * 2**attempt)
         return path
 
     def _copy(self, shard: Shard, path: Path) -> None:
-        digest, left = hashlib.sha256(), shard.bytes
+        digest = hashlib.sha256()
         # A proxy's error page and a download that broke off have other hashes; nothing unchecked gets the file's name.
-        with fsspec.open(f"{self.location}/{shard.file}", "rb") as source, atomic_file(path) as target:
-            while chunk := source.read(_CHUNK_BYTES):  # pyright: ignore[reportAttributeAccessIssue]
-                left -= len(chunk)
-                if left < 0:  # whoever sends without end fills no disk
-                    raise DataError(f"it has more than the {shard.bytes} bytes that the manifest says")
-                digest.update(chunk)
-                target.write(chunk)
+        with atomic_file(path) as target:
+            for piece in fetch(f"{self.location}/{shard.file}", shard.bytes):
+                digest.update(piece)
+                target.write(piece)
             if digest.hexdigest() != shard.sha256:
                 raise DataError(f"it has the hash {digest.hexdigest()}, the manifest says {shard.sha256}")
 
