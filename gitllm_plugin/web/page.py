@@ -23,6 +23,9 @@ _LOOK_EVERY, _DELETE_AFTER = 600, 3600
 _MOST_TURNS = 50
 """Of a conversation, that are shown; the model reads none of them."""
 
+_AS_IT_IS = {"__type__": "update"}
+"""What Gradio's ``skip`` gives: the component is left alone."""
+
 _WITHOUT_ERRORS = """(...given) => {
     document.querySelectorAll(".toast-close").forEach((button) => button.click());
     return given;
@@ -114,7 +117,7 @@ class _Asking:
         """Answer the last question once more; what is written in the box stays."""
         *settings, turns = rest
         for *shown, _ in self.respond(files, instruction, turns[-1].question if turns else "", *settings, turns[:-1]):
-            yield *shown, question
+            yield *shown, _AS_IT_IS
 
     def look(self, files: list[str] | None) -> Any:
         """Begin a conversation about other pictures, and say at once where one cannot be read."""
@@ -141,18 +144,20 @@ class _Asking:
             max_seconds=MOST_SECONDS,
         )
         pictures = read_pictures(files, self.engine.max_images)
-        earlier, said = turns[-_MOST_TURNS + 1 :], ""
+        earlier, said, begun = turns[-_MOST_TURNS + 1 :], "", False
         for said in answer(self.engine, pictures, question, instruction, decoding):
             now = [*earlier, Turn(question, said)]
-            yield _messages(now, instruction), None, None, now, ""
+            # The box is emptied once: the next question may be written while this one is answered.
+            yield _messages(now, instruction), None, None, now, _AS_IT_IS if begun else ""
+            begun = True
         now = [*earlier, Turn(question, said)]
         shown = _messages(now, instruction)
         if self.figures is None:
-            yield shown, None, None, now, ""
+            yield shown, None, None, now, _AS_IT_IS if begun else ""
             return
         attention = self.figures.attention(pictures, question, instruction, said, decoding)
-        yield shown, attention, None, now, ""
-        yield shown, attention, self.figures.words(pictures), now, ""
+        yield shown, attention, None, now, _AS_IT_IS if begun else ""
+        yield shown, attention, self.figures.words(pictures), now, _AS_IT_IS
 
 
 def _messages(turns: Sequence[Turn], instruction: str | None) -> list[dict[str, str]]:
