@@ -89,12 +89,12 @@ def read_drafts(adapter: str) -> list[Draft]:
     return list(form.read(form.example, Beside(dict(enumerate(CLASSES)), random.Random(0))).drafts)
 
 
-def _plain(image_key: str, question_key: str, answer_key: str, several: bool = False) -> Callable[..., Made]:
+def _plain(image_key: str, question_key: str, answer_key: str, count: int = 1) -> Callable[..., Made]:
     def make(images: list[bytes], words: str, number: int) -> Made:
-        used = images if several else images[:1]
+        used = images[:count]
         texts = [to_base64(image) for image in used]
         row = {
-            image_key: texts if several else texts[0],
+            image_key: texts if count > 1 else texts[0],
             question_key: f"what of {words}?",
             answer_key: f"so {words}",
             "meta": {"img_path": "x.jpg"},
@@ -104,9 +104,9 @@ def _plain(image_key: str, question_key: str, answer_key: str, several: bool = F
     return make
 
 
-def _caption(image_key: str, answer_key: str, several: bool = False) -> Callable[..., Made]:
+def _caption(image_key: str, answer_key: str, count: int = 1) -> Callable[..., Made]:
     def make(images: list[bytes], words: str, number: int) -> Made:
-        made = _plain(image_key, "question", answer_key, several)(images, words, number)
+        made = _plain(image_key, "question", answer_key, count)(images, words, number)
         del made.row["question"]
         return Made(made.row, made.images, [("", (f"so {words}",))])
 
@@ -203,15 +203,15 @@ _BY_NAME: dict[str, Callable[..., Made]] = {
     "winoground": _plain("image_str", "input", "output"),
     "docvqa": _plain("image_str", "question", "answer"),
     "mocheg": _plain("image_str", "question", "answer"),
-    "nlvr": _plain("image_base64_str", "inputs", "outputs", several=True),
+    "nlvr": _plain("image_base64_str", "inputs", "outputs", count=2),
     "fm-iqa": _plain("image_str", "question", "answer"),
-    "mmchat": _plain("images", "history", "response", several=True),
-    "msrvtt": _caption("image_str", "caption", several=True),
-    "ss": _plain("image_str", "inputs", "output", several=True),
-    "ivqa": _plain("image_str", "question", "paraphrased_answer", several=True),
-    "activitynet-qa": _plain("image_str", "question", "answer", several=True),
-    "msvd-qa": _plain("image_str", "question", "paraphrased_answer", several=True),
-    "msrvtt-qa": _plain("image_str", "question", "paraphrased_answer", several=True),
+    "mmchat": _plain("images", "history", "response", count=3),
+    "msrvtt": _caption("image_str", "caption", count=3),
+    "ss": _plain("image_str", "inputs", "output", count=3),
+    "ivqa": _plain("image_str", "question", "paraphrased_answer", count=3),
+    "activitynet-qa": _plain("image_str", "question", "answer", count=3),
+    "msvd-qa": _plain("image_str", "question", "paraphrased_answer", count=3),
+    "msrvtt-qa": _plain("image_str", "question", "paraphrased_answer", count=3),
 }
 
 

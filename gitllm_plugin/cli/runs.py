@@ -123,10 +123,14 @@ def run_script(args: argparse.Namespace) -> None:
     argument("--only", nargs="+", default=[], metavar="NAME", help="runs to start (default: all)"),
     argument("--fresh", action="store_true", help="run again what is finished"),
     argument("--dry-run", action="store_true", help="print the commands, run nothing"),
+    argument(
+        "--processes", type=int, metavar="N", help="how many train each run, one a GPU (default: the plan's, or 1)"
+    ),
     argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"),
     examples="""
         gitllm experiment projects/git_llm/experiments/demo_exp1.yaml
         gitllm experiment projects/git_llm/experiments/exp1.yaml --only proj proj_lora
+        gitllm experiment projects/git_llm/experiments/exp2.yaml --processes 4 --options run.accum_grad_iters=4
         gitllm experiment my.yaml --options run.max_iters=20 run.device=cpu
     """,
 )
@@ -138,7 +142,7 @@ def experiment(args: argparse.Namespace) -> None:
     from gitllm_plugin.experiments.run import run_experiment
     from gitllm_plugin.tables import show
 
-    plan = read_plan(args.plan, args.options)
+    plan = read_plan(args.plan, args.options, args.processes)
     if args.dry_run:
         for run in choose_runs(plan, args.only):
             print(show_command(train_command(plan, run)))

@@ -23,7 +23,10 @@ def train_command(plan: Plan, run: PlannedRun, resume: bool = False) -> list[str
     """
     output = f"run.output_dir={plan.output_dir / run.folder_name}"
     options = [*run.options, output, *(["run.resume_ckpt_path=auto"] if resume else [])]
-    return ["gitllm_plugin", "train", "--cfg-path", run.cfg_path, "--options", *options]
+    command = ["gitllm_plugin", "train", "--cfg-path", run.cfg_path, "--options", *options]
+    if run.processes == 1:
+        return command
+    return ["torch.distributed.run", "--standalone", f"--nproc_per_node={run.processes}", "-m", *command]
 
 
 def explain_end(arguments: Sequence[str], status: int) -> str:
@@ -36,7 +39,8 @@ def explain_end(arguments: Sequence[str], status: int) -> str:
     ended = f"`{show_command(arguments)}` {describe_end(status)}"
     if not was_killed(status):
         return f"{ended}; the reason stands above this line"
-    keys = _BATCH_SIZES.get(arguments[1], ()) if arguments[0] == "gitllm_plugin" else ()
+    own = arguments[arguments.index("gitllm_plugin") :] if "gitllm_plugin" in arguments else []
+    keys = _BATCH_SIZES.get(own[1], ()) if own else ()
     if not keys:
         return f"{ended}. More memory is needed, or other programs must use less of it"
     cfg_path = arguments[arguments.index("--cfg-path") + 1]

@@ -23,11 +23,13 @@ class PlannedRun:
         name: its name in tables and figures, and of its output folder.
         cfg_path: configuration file, as the user wrote it.
         options: overrides, each ``key.subkey=value``.
+        processes: how many train it, one a GPU.
     """
 
     name: str
     cfg_path: str
     options: tuple[str, ...]
+    processes: int = 1
 
     @property
     def folder_name(self) -> str:
@@ -55,13 +57,14 @@ class Plan:
     runs: tuple[PlannedRun, ...]
 
 
-def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
+def read_plan(path: str | Path, options: Sequence[str] = (), processes: int | None = None) -> Plan:
     """Read an experiment's YAML file.
 
     Args:
         path: has ``title``, ``output_dir`` and ``runs``, a list of ``name``, ``cfg_path`` and optionally ``options``.
-            ``options`` at the top go to every run.
+            ``options`` at the top go to every run; ``processes``, there or of a run, is how many train it.
         options: further overrides for every run, which win.
+        processes: how many train each run; None for what the file says.
 
     Raises:
         ConfigError: a key that is missing or not known, a name used twice, or a configuration that does not exist.
@@ -80,14 +83,15 @@ def read_plan(path: str | Path, options: Sequence[str] = ()) -> Plan:
         raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold title, output_dir and runs")
-    _check_keys(str(path), content, {"title", "output_dir", "runs", "options"})
+    _check_keys(str(path), content, {"title", "output_dir", "runs", "options", "processes"})
     if missing := [key for key in ("title", "output_dir", "runs") if not content.get(key)]:
         raise ConfigError(f"{path}: {', '.join(missing)} missing; an experiment has title, output_dir and runs")
     # Options become words of commands, which everybody on the machine can read; the run resolves what is left in them.
     written = without_secrets(loaded)
     shared = [*written.get("options", [])]
+    common = content.get("processes", 1)
     runs = tuple(
-        _read_run(path, entry, [*shared, *_options_of(text), *options])
+        _read_run(path, entry, [*shared, *_options_of(text), *options], processes, common)
         for entry, text in zip(content["runs"], written["runs"], strict=True)
     )
     names = [run.folder_name for run in runs]
@@ -108,12 +112,17 @@ def choose_runs(plan: Plan, only: Sequence[str]) -> list[PlannedRun]:
     return [run for run in plan.runs if not only or run.name in only]
 
 
-def _read_run(path: Path, entry: Any, options: Sequence[str]) -> PlannedRun:
+def _read_run(path: Path, entry: Any, options: Sequence[str], asked: int | None, common: Any) -> PlannedRun:
     if not isinstance(entry, dict) or not entry.get("name") or not entry.get("cfg_path"):
         raise ConfigError(f"{path}: each run has a name and a cfg_path; got {entry!r}")
-    _check_keys(f"{path}: run {entry['name']}", entry, {"name", "cfg_path", "options"})
+    _check_keys(f"{path}: run {entry['name']}", entry, {"name", "cfg_path", "options", "processes"})
     find_config(entry["cfg_path"])
-    return PlannedRun(str(entry["name"]), entry["cfg_path"], tuple(options))
+    processes = entry.get("processes", common) if asked is None else asked
+    if type(processes) is not int or processes < 1:
+        raise ConfigError(
+            f"{path}: run {entry['name']}: processes is {processes!r}, expected a whole number, 1 or more"
+        )
+    return PlannedRun(str(entry["name"]), entry["cfg_path"], tuple(options), processes)
 
 
 def _options_of(entry: Any) -> list[str]:

@@ -62,3 +62,23 @@ def print_no_secrets(found: Any) -> Any:
         return json.dumps(without_secrets(node), indent=4, sort_keys=True)
 
     return convert_node_to_json
+
+
+@repair_of(f"{_CONFIG}.build_runner_config")
+def give_runs_a_seed(found: Any) -> Any:
+    """LAVIS's scripts ask for ``run.seed``, which has a default of this package's; theirs have none.
+
+    Calling it again does nothing.
+    """
+    from gitllm_plugin.config.run import LaunchSettings
+
+    original = found.__func__  # a static method
+
+    @functools.wraps(original)
+    def build_runner_config(config):
+        built = original(config)
+        if "seed" not in built["run"]:
+            built["run"]["seed"] = LaunchSettings().seed
+        return built
+
+    return staticmethod(build_runner_config)

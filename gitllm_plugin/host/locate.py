@@ -136,6 +136,7 @@ def prepare() -> Host:
             importlib.import_module(module)
 
     from gitllm_plugin.host.config_repair import (
+        give_runs_a_seed,
         honour_dataset_type_option,
         honour_model_type_option,
         print_no_secrets,
@@ -151,6 +152,7 @@ def prepare() -> Host:
     repair_metric_sync()
     honour_model_type_option()
     honour_dataset_type_option()
+    give_runs_a_seed()
     print_no_secrets()
     take_processors_of_folder()
     repair_runners_and_builders()

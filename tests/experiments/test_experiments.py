@@ -98,6 +98,44 @@ def test_plans_that_cannot_be_run(tmp_path, capsys, changes, message):
     assert re.search(message, capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words", "launched"),
+    [
+        ({"processes": 2}, [], [2, 2]),
+        ({"processes": 2}, ["--processes", "4"], [4, 4]),
+        ({}, ["--processes", "1"], [1, 1]),
+        ({"processes": 1}, [], [1, 1]),
+    ],
+)
+def test_runs_for_several_gpus_are_started_by_torchrun(tmp_path, capsys, changes, words, launched):
+    assert main(["experiment", str(write_plan(tmp_path, "proj", "all", **changes)), "--dry-run", *words]) == 0
+    for line, count in zip(capsys.readouterr().out.splitlines(), launched, strict=True):
+        start = f"python -m torch.distributed.run --standalone --nproc_per_node={count} -m gitllm_plugin train "
+        assert line.startswith(start if count > 1 else "python -m gitllm_plugin train ")
+
+
+def test_one_run_may_have_more_processes_than_the_others(tmp_path, capsys):
+    path = write_plan(tmp_path, "proj", "all")
+    plan = OmegaConf.load(path)
+    plan.runs[1].processes = 3
+    OmegaConf.save(plan, path)
+    assert [run.processes for run in read_plan(path).runs] == [1, 3]
+
+
+@pytest.mark.parametrize("count", [0, -1, "two", 1.5, True])
+def test_a_number_of_processes_is_a_number(tmp_path, capsys, count):
+    assert main(["experiment", str(write_plan(tmp_path, "proj", processes=count))]) == 2
+    assert f"processes is {count!r}, expected a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_plans_for_eight_gpus_say_so():
+    """Their configurations' first lines start eight processes."""
+    for plan in (PROJECTS / "experiments").glob("*.yaml"):
+        for run in read_plan(plan).runs:
+            first = (ROOT / run.cfg_path).read_text().splitlines()[0]
+            assert f"--nproc_per_node={run.processes} " in first or (run.processes == 1 and "torchrun" not in first)
+
+
 def test_names_are_unique_and_known(tmp_path, capsys):
     assert main(["experiment", str(write_plan(tmp_path, "proj", "proj"))]) == 2
     assert "the same name: proj" in capsys.readouterr().err
@@ -109,7 +147,7 @@ def test_names_are_unique_and_known(tmp_path, capsys):
 def test_our_own_plans_are_whole(plan):
     first = plan.read_text().splitlines()[0]
     assert first == f"# gitllm experiment projects/git_llm/experiments/{plan.name}"
-    assert len(choose_runs(read_plan(plan), [])) >= 3
+    assert len(choose_runs(read_plan(plan), [])) >= 2
 
 
 def test_experiment_1_has_every_row_of_the_article_and_they_differ_in_what_is_trained_alone():

@@ -187,7 +187,8 @@ print("ours:", registry.get_model_class("git_llm").__name__)
 """
 
 
-@pytest.mark.parametrize("with_library", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("with_library", [True, False])
 def test_a_checkouts_script_runs_with_its_library(with_library, run_python, tmp_path):
     from gitllm_plugin.host.locate import locate
 
