@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 from lavis.common.registry import registry
+from lavis.tasks.base_task import BaseTask
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import storage_errors, write_atomically
@@ -69,6 +70,14 @@ class RepairedTask(CountedTraining):
             if value is not None:
                 cfg.run_cfg[key] = list(value) if isinstance(value, tuple) else value
         return super().setup_task(cfg=cfg)  # type: ignore[misc]
+
+    def build_datasets(self: Any, cfg: Any) -> dict[str, dict[str, Any]]:
+        """Build the data sets, by name and split.
+
+        Repairs: git main's tasks refuse other than one split in ``run.valid_splits``, and read all pictures of it to
+        write a file of what its annotations say.
+        """
+        return BaseTask.build_datasets(self, cfg)
 
     @torch.no_grad()
     def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> list[Any]:
