@@ -96,6 +96,7 @@ setup(
     entry_points={
         "console_scripts": ["gitllm = gitllm_plugin.cli.main:main"],
         "lmms_eval.models": ["git_llm = gitllm_plugin.lmms:manifest"],
+        "vllm.general_plugins": ["git_llm = gitllm_plugin.vllm.plugin:register"],
     },
     classifiers=[
         "Development Status :: 3 - Alpha",

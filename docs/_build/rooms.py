@@ -29,7 +29,8 @@ ROOMS = {
     "words": (5.6, 2, "image vectors in words"),
     "inference": (5.6, 3, "a model as a person uses it"),
     "processors": (4.1, 3, "images and prompts"),
-    "conform": (6.7, 1, "engines beside brute force"),
+    "conform": (7.9, 2, "engines beside brute force"),
+    "vllm": (7.9, 1, "a model in vLLM"),
     "curves": (0.0, 4, "losses, read and drawn"),
     "protocols": (1.2, 4, "what runners ask of others"),
     "metrics": (2.4, 4, "answers to scores"),
@@ -38,7 +39,7 @@ ROOMS = {
 }
 # Arrows that would run behind a box: a point that they go through.
 VIA = {
-    ("conform", "llama_cpp"): (7.25, 2),
+    ("cli", "conform"): (7.3, 1),
     ("host", "inference"): (4.9, 1.85),
     ("lmms", "inference"): (4.95, 2),
     ("models", "m3it"): (3.45, 3),

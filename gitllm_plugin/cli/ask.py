@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.cli.command import argument, command
-from gitllm_plugin.cli.models import MODEL
+from gitllm_plugin.cli.models import HOST, MODEL
 from gitllm_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -143,29 +143,38 @@ def predict(args: argparse.Namespace) -> int:
     "streaming, batches of what waits. Requests of pages and names of other hosts are refused. A key that requests have"
     " to bring is taken from the environment variable GITLLM_API_KEY.",
     MODEL,
-    argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine alone"),
-    argument("--port", type=int, default=8000, help="default 8000; 0 for a free one"),
+    HOST,
+    argument("--port", default="8000", help="default 8000; 0 for a free one"),
     _BATCH_SIZE,
+    argument("--max-new-tokens", type=int, default=256, metavar="N", help="most tokens of an answer (default 256)"),
+    argument("--files", metavar="FOLDER", help="let requests name pictures below it, as file:cat.jpg; else none"),
     examples="""
         gitllm serve --model my-model
+        gitllm serve --model my-gguf --files pictures          a folder of `gitllm export --to llama.cpp`
         GITLLM_API_KEY=secret gitllm serve --model my-model --host 0.0.0.0 --port 8080
     """,
 )
 def serve(args: argparse.Namespace) -> None:
     """Serve the endpoint."""
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch-size is {args.batch_size}; at least 1")
+    for option, value in (("--batch-size", args.batch_size), ("--max-new-tokens", args.max_new_tokens)):
+        if value < 1:
+            raise ConfigError(f"{option} is {value}; at least 1")
+    files = None if args.files is None else Path(args.files).expanduser()
+    if files is not None and not files.is_dir():
+        raise ConfigError(f"--files is {files}, which is no folder")
+    from gitllm_plugin.common.listening import bind
     from gitllm_plugin.serving.server import check_installed
 
     check_installed()
-    from gitllm_plugin.host.open_model import open_pipeline
+    taken = bind(args.host, args.port)
+    from gitllm_plugin.host.open_model import open_answering
 
-    pipeline = open_pipeline(args.model)
-    from gitllm_plugin.serving.api import Limits
+    engine = open_answering(args.model)
+    from gitllm_plugin.serving.messages import Limits
     from gitllm_plugin.serving.server import serve
 
-    key = os.environ.get("GITLLM_API_KEY") or None
-    serve(pipeline, args.model, args.host, args.port, key, Limits(batch_size=args.batch_size))
+    limits = Limits(batch_size=args.batch_size, new_tokens=args.max_new_tokens, files=files)
+    serve(engine, args.model, args.host, taken, os.environ.get("GITLLM_API_KEY") or None, limits)
 
 
 def _run(args: argparse.Namespace, **job: Any) -> int:

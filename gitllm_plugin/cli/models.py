@@ -16,6 +16,7 @@ MODEL = argument(
     metavar="FOLDER",
     help=f"a folder of `gitllm export`, or of a training run (default {_DEMO_MODEL}, which `make demo` makes)",
 )
+HOST = argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine alone")
 
 
 @command(
@@ -158,7 +159,8 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     "serve a page on this machine to try a model on pictures",
     "Serve a page on 127.0.0.1: drop a picture, ask, see the answer and where it looks.",
     MODEL,
-    argument("--port", type=int, help="default: the first free one from 7860 on; 0: any free one"),
+    HOST,
+    argument("--port", help="default: the first free one from 7860 on; 0: any free one"),
     argument("--open", action="store_true", help="open the page in the browser"),
     examples="""
         gitllm demo                            the demonstration's model
@@ -167,12 +169,14 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
 )
 def demo(args: argparse.Namespace) -> None:
     """Serve the page."""
-    from gitllm_plugin.host.open_model import open_pipeline
+    from gitllm_plugin.web.server import check_installed, serve, take_address
 
-    pipeline = open_pipeline(args.model)
-    from gitllm_plugin.web.server import serve
+    check_installed()
+    taken = take_address(args.host, args.port)
+    from gitllm_plugin.host.examples import examples_of
+    from gitllm_plugin.host.open_model import open_answering
 
-    serve(pipeline, args.model, args.port, args.open)
+    serve(open_answering(args.model), args.model, args.host, taken, examples_of(args.model), args.open)
 
 
 @command(

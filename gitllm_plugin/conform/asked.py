@@ -76,9 +76,9 @@ class Asking:
             self._asked[id(pictures), question] = self._ask(pictures, question)
         return self._asked[id(pictures), question]
 
-    def one_question(self, count: int) -> list[Asked]:
+    def one_question(self, number: int, question: str = QUESTIONS[0]) -> list[Asked]:
         """Ask the same about several pictures: prompts of one length."""
-        return [self.ask(self.pictures(seed), QUESTIONS[0]) for seed in range(count)]
+        return [self.ask(self.pictures(seed), question) for seed in range(number)]
 
     def all(self) -> Iterator[Asked]:
         """Ask about one picture after another, without end."""

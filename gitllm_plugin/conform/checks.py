@@ -18,6 +18,7 @@ from gitllm_plugin.conform.subject import FIRST_PICTURE, PICTURE_BEFORE, Subject
 
 _NUM_BEAMS = 4
 _BEAM_TOKENS = 6
+_PADDING = ("behind the image", "in front of it, as zeros", "in front of it")
 _GREEDY = "a search without beams finds the same"
 
 
@@ -111,17 +112,14 @@ def padding(subject: Subject) -> Finding:
     """Questions of different lengths, asked together, have the answers of each alone."""
     questions = subject.questions
     longest = max(len(each.ids) for each in questions)
-    return _in_company(
-        subject,
-        questions,
-        subject.found(questions),
-        {
-            "padding is seen": [
-                subject.right(each, TextBefore(subject.reference.padding * (longest - len(each.ids))))
-                for each in questions
-            ]
-        },
-    )
+    seen = [subject.reference.padding_seen(longest - len(each.ids)) for each in questions]
+    wrong = {
+        f"padding is seen ({place})": [
+            subject.right(each, fault) for each, fault in zip(questions, faults, strict=True)
+        ]
+        for place, faults in zip(_PADDING, zip(*seen, strict=True), strict=False)
+    }
+    return _in_company(subject, questions, subject.found(questions), wrong)
 
 
 @check("batch: other pictures", needs=("batches",))
@@ -247,7 +245,7 @@ def _in_company(
     wrong: Mapping[str, Sequence[Answer]],
 ) -> Finding:
     """Judge answers to questions that were not asked alone."""
-    analysis = analyse(found, [subject.baseline(each) for each in questions], wrong, subject.tolerance)
+    analysis = analyse(found, [subject.baseline(each) for each in questions], wrong, subject.tolerance_in_company)
     if not analysis.is_right:
         said = "" if analysis.blamed is None else _said(analysis.blamed)
         return Finding("differs", analysis.difference, said or "the answers are others than those of each alone")

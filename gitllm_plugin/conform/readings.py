@@ -143,6 +143,23 @@ class TextBefore:
         return read_right(reading.image, reading.images, ids, prompt)
 
 
+@dataclass(frozen=True, eq=False)
+class VectorsBefore:
+    """Vectors that should not be seen stand in front of the image.
+
+    Attributes:
+        vectors: float32 ``[n, D]``.
+    """
+
+    vectors: Tensor
+
+    def __call__(self, reading: Reading) -> Reading:
+        """Give the reading with them in it."""
+        image = torch.cat([self.vectors, reading.image])
+        images = torch.cat([reading.images.new_full((len(self.vectors),), -1), reading.images])
+        return read_right(image, images, reading.ids, reading.prompt)
+
+
 ALONE: tuple[Fault, ...] = (
     image_causal,
     image_sees_text,

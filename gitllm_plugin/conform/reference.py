@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gitllm_plugin.conform.asked import Asked, Asking
-from gitllm_plugin.conform.readings import Fault, Reading, read_right
+from gitllm_plugin.conform.readings import Fault, Reading, TextBefore, VectorsBefore, read_right
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.inference.pipeline import Pipeline
 
@@ -43,12 +43,20 @@ class Reference:
         # though it reads its configuration in each call.
         cast(Any, self._model.language_model.config)._attn_implementation = "eager"
         self._images: dict[int, tuple[Asked, Tensor, Tensor]] = {}
+        self._padding: dict[int, list[Fault]] = {}
         self._logits: dict[tuple[Any, ...], np.ndarray] = {}
 
-    @property
-    def padding(self) -> tuple[int]:
-        """The token that rows are filled up with."""
-        return (int(self._pipeline.text_encoder.special_tokens["pad_token_id"]),)
+    @torch.no_grad()
+    def padding_seen(self, number: int) -> list[Fault]:
+        """Give what becomes of so much padding that is seen: behind the image, or in front as a token or as zeros."""
+        if number not in self._padding:
+            token = int(self._pipeline.text_encoder.special_tokens["pad_token_id"])
+            vectors = self._embed(torch.tensor([token] * number, dtype=torch.long))
+            zeros = vectors.new_zeros(number, self._model.language_model.config.hidden_size)
+            self._padding[number] = [TextBefore((token,) * number), VectorsBefore(zeros)]
+            if vectors.shape == zeros.shape:
+                self._padding[number].append(VectorsBefore(vectors))
+        return self._padding[number]
 
     @property
     def ends(self) -> list[int]:
@@ -127,7 +135,7 @@ class Reference:
     def compute(self, reading: Reading) -> Tensor:
         """Compute logits ``[T, V]`` at the text of a reading."""
         decoder = self._model.decoder
-        text = cast(Any, self._model.language_model).get_input_embeddings()(reading.ids)
+        text = self._embed(reading.ids)
         image = reading.image
         if decoder.positions == "text":
             # There the image enters behind the positions, which are the text's alone.
@@ -137,6 +145,9 @@ class Reference:
             return self._call(rows, reading.sees, position_ids=reading.places[None])[reading.image_end :]
         slots = _slots_of(reading.places)
         return self._call(*_spread(rows, reading.sees, slots))[slots[reading.image_end :]]
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return cast(Any, self._model.language_model).get_input_embeddings()(ids)
 
     def _compute_behind_positions(self, reading: Reading, text: Tensor) -> Tensor:
         end = reading.image_end

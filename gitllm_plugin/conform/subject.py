@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from gitllm_plugin.conform.asked import QUESTIONS, Asked
-from gitllm_plugin.conform.engine import offers, tolerance_of
+from gitllm_plugin.conform.engine import TOLERANCES, offers, tolerance_of
 from gitllm_plugin.conform.measure import Analysis, Answer, analyse
 from gitllm_plugin.conform.readings import ALONE, Fault
 from gitllm_plugin.conform.reference import Reference
@@ -25,6 +25,8 @@ _THEN = 3
 _QUESTIONS = 4
 _EXAMINED = 40
 _TELLING = 2
+_IN_COMPANY = 4
+_SURE = 0.2  # the largest difference of thousands of logits is several times that of two certain ones
 
 
 class EngineFailure(Exception):
@@ -67,9 +69,14 @@ class Subject:
         """The same question about different pictures; with different answers, if there are such."""
         if self.gives_logits:
             return [self._with_answer(each) for each in self.reference.asking.one_question(_QUESTIONS)]
-        asked = self.reference.asking.one_question(4 * _QUESTIONS)
-        by_answer = {self.right(each): each for each in asked if self.is_sure(each)}
-        return list(by_answer.values())[:_QUESTIONS] or asked[:1]
+        found: list[Asked] = []
+        for text in QUESTIONS:
+            asked = self.reference.asking.one_question(2 * _QUESTIONS, text)
+            by_answer = {self.right(each): each for each in asked if self.is_sure(each)}
+            found = max(found, [*by_answer.values()][:_QUESTIONS], key=len)
+            if len(found) > 1:
+                break
+        return found or self.questions[:1]
 
     def about_several(self, images: int) -> list[Asked]:
         """Questions about several pictures each."""
@@ -138,7 +145,7 @@ class Subject:
 
     def is_sure(self, asked: Asked) -> bool:
         """Tell whether an engine that is right must have the right answer: of two likely tokens it may take either."""
-        return self.gives_logits or self.reference.margin(asked, _NEW_TOKENS) > self.tolerance
+        return self.gives_logits or self.reference.margin(asked, _NEW_TOKENS) > _SURE * self.tolerance
 
     def baseline(self, asked: Asked) -> Answer:
         """Give what an answer in company is compared with: the reference's, or the engine's own where that is wrong."""
@@ -154,6 +161,12 @@ class Subject:
     def reads_right(self) -> bool:
         """Whether one question alone has the answer that it should have."""
         return self.reading[0].is_right
+
+    @property
+    def tolerance_in_company(self) -> float:
+        """What an answer that was not asked alone may differ: a few times what rounding makes of one that was."""
+        rounding = _IN_COMPANY * self.reading[0].difference
+        return min(self.tolerance, max(rounding, TOLERANCES["float32"])) if self.reads_right else self.tolerance
 
     @property
     def blamed(self) -> set[Hashable]:

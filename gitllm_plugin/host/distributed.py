@@ -8,11 +8,15 @@ import datetime
 import os
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.config.run import RunSettings
+from gitllm_plugin.errors import ConfigError, LostProcessError, first_line
 
-# LAVIS waits a year, so that one rank may download a data set; a run whose rank died should end the same day.
-TIMEOUT = datetime.timedelta(hours=2)
+# Where `run.step_timeout_minutes` asks for no bound. LAVIS waits a year, so that one rank may download a data set.
+_LONGEST = datetime.timedelta(hours=24)
 DEFAULT_PORT = 29500
 
 # Gloo's threads free the tensors of the last collective, for which they need Python's lock. One that asks for it while
@@ -43,6 +47,7 @@ def init_distributed_mode(args) -> None:
 
     Raises:
         ConfigError: the environment describes a group only in part, or there are more processes than GPUs.
+        LostProcessError: another rank does not come within ``run.step_timeout_minutes``.
     """
     import torch
     import torch.distributed as dist
@@ -63,17 +68,39 @@ def init_distributed_mode(args) -> None:
         url = args.get("dist_url") or "env://"
         place_and_means = f"rank {args.rank}, world {args.world_size}, {args.dist_backend}"
         print(f"| distributed init ({place_and_means}): {url}", flush=True)
-        dist.init_process_group(
-            backend=args.dist_backend,
-            init_method=url,
-            world_size=args.world_size,
-            rank=args.rank,
-            timeout=TIMEOUT,
-        )
-        if args.dist_backend == "gloo":
-            atexit.register(time.sleep, _SECONDS_FOR_THREADS)
-    dist.barrier()
+        given = args.get("step_timeout_minutes")
+        minutes = float(RunSettings.step_timeout_minutes if given is None else given)
+        with _missing_ranks_told(args, minutes):
+            dist.init_process_group(
+                backend=args.dist_backend,
+                init_method=url,
+                world_size=args.world_size,
+                rank=args.rank,
+                timeout=_timeout(minutes),
+            )
+            if args.dist_backend == "gloo":
+                atexit.register(time.sleep, _SECONDS_FOR_THREADS)
+            dist.barrier()
+    else:
+        dist.barrier()
     setup_for_distributed(args.rank == 0)
+
+
+def _timeout(minutes: float) -> datetime.timedelta:
+    """Give how long ranks wait for each other: a little longer than the run's watchdog, which says more."""
+    return datetime.timedelta(minutes=1.1 * minutes, seconds=2) if minutes else _LONGEST
+
+
+@contextmanager
+def _missing_ranks_told(args: Any, minutes: float) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch's of waiting and of lost connections are all of this class
+        raise LostProcessError(
+            f"rank {args.rank} of {args.world_size} has not met the others at the start, for which there are "
+            f"{minutes:g} minutes (run.step_timeout_minutes): one of them has not started, hangs or is gone. Look "
+            f"at what each rank printed last ({first_line(error)})"
+        ) from error
 
 
 def _choose_gpu(local_rank: int) -> None:

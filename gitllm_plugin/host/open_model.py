@@ -53,7 +53,9 @@ def open_pipeline(path: str | Path, *, trained: bool = True, dtype: str = "auto"
     from gitllm_plugin.llama_cpp import folder as of_llama_cpp
 
     if (path / of_llama_cpp.DESCRIPTION).is_file():
-        raise ConfigError(f"{path} is a folder for llama.cpp: only `gitllm ask`, `caption` and `predict` open it")
+        raise ConfigError(
+            f"{path} is a folder for llama.cpp, from which one can only be answered (`gitllm ask`, `serve`)"
+        )
     if find_spec("torch") is None:
         raise ConfigError(
             f"{path} is no folder of `gitllm export --to llama.cpp`, which alone answers where torch is not installed: "

@@ -13,6 +13,8 @@ from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 
 _MOST_TOKENS = 7
 _COLUMNS = 4
+_STRONGEST = 0.6
+"""Opacity where attention is strongest: the picture is seen through it."""
 
 
 @dataclass(frozen=True)
@@ -62,29 +64,42 @@ def answer_attention(
 
 
 def attention_figure(pictures: Sequence[Image.Image], attention: AnswerAttention) -> Any:
-    """Draw a Matplotlib figure: the mean over the answer, then its first tokens, one row of panels a picture.
+    """Draw a Matplotlib figure: pictures alone, the mean over the answer, then its first tokens; a row a picture.
+
+    All have one scale, which a bar shows, and let the picture be seen where attention is strongest.
 
     Args:
         pictures: as the image encoder saw them.
         attention: of the answer about them.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     maps, shown = attention.maps, min(len(attention.tokens), _MOST_TOKENS)
     panels = [("whole answer", maps.mean(0)), *zip(attention.tokens[:shown], maps[:shown], strict=True)]
-    lines = -(-len(panels) // _COLUMNS) * len(pictures)
-    figure = Figure(figsize=(2.3 * _COLUMNS, 2.6 * lines), layout="constrained")
+    columns = min(_COLUMNS, len(panels) + 1)
+    lines = -(-(len(panels) + 1) // columns) * len(pictures)
+    most = max(float(frames.max()) for _, frames in panels) or 1.0
+    figure = Figure(figsize=(2.3 * columns + 0.8, 2.6 * lines), layout="constrained")
     cast(Any, figure.get_layout_engine()).set(h_pad=0.1)
-    axes = figure.subplots(lines, _COLUMNS, squeeze=False)
+    axes = figure.subplots(lines, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
-    for number, (name, frames) in enumerate(panels):
+    for frame, picture in enumerate(pictures):
+        axes[frame, 0].imshow(picture)
+        axes[frame, 0].set_title("picture", fontsize=9)
+    for number, (name, frames) in enumerate(panels, start=1):
         for frame, picture in enumerate(pictures):
-            axis = axes[number // _COLUMNS * len(pictures) + frame, number % _COLUMNS]
+            axis = axes[number // columns * len(pictures) + frame, number % columns]
             rows, columns = frames[frame].shape
             extent = (0, columns, rows, 0)
             axis.imshow(picture, extent=extent)
-            strength = (frames[frame] / frames.max()).numpy()
-            axis.imshow(strength, extent=extent, cmap="autumn_r", vmin=0, vmax=1, alpha=0.85 * strength)
+            share = frames[frame].numpy()
+            axis.imshow(share, extent=extent, cmap="autumn_r", vmin=0, vmax=most, alpha=_STRONGEST * share / most)
             axis.set_title(f"{name.strip()}: {float(frames.sum()):.0%}", fontsize=9, parse_math=False)
+    scale = ScalarMappable(Normalize(0, most), "autumn_r")
+    bar = figure.colorbar(scale, ax=list(axes.flat), shrink=0.7, format=PercentFormatter(1, decimals=1))
+    bar.set_label("attention to a patch")
     return figure

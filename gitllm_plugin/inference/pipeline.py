@@ -21,7 +21,7 @@ from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.m3it.pictures import Picture, as_pictures, read_pixels
 from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
-from gitllm_plugin.modeling.folder import IMAGE_ENCODER
+from gitllm_plugin.modeling.folder import IMAGE_ENCODER, has_lora
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import transform_of_encoder
 
@@ -105,8 +105,11 @@ class Pipeline:
             "language_model": self.model.language_model.config.model_type,
         }
         parameters = sum(parameter.numel() for parameter in self.model.parameters())
+        names = {part: _shown(self.model.sources.get(part, kind)) for part, kind in kinds.items()}
+        if has_lora(self.model):
+            names["language_model"] += " with LoRA"
         return {
-            **{part: self.model.sources.get(part, kind) for part, kind in kinds.items()},
+            **names,
             "parameters": f"{parameters / 1e6:,.1f} M",
             "runs_on": str(self.device),
         }
@@ -312,6 +315,12 @@ class _StopWhenAsked(StoppingCriteria):
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
         return torch.full((len(input_ids),), self.asked.is_set(), dtype=torch.bool, device=input_ids.device)
+
+
+def _shown(name: str) -> str:
+    """Shorten a folder of this machine to its name."""
+    path = Path(name).expanduser()
+    return path.name if path.is_absolute() or path.exists() else name
 
 
 def _room_for_prompt(room: int | None, decoding: Decoding) -> int | None:

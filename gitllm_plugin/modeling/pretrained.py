@@ -15,6 +15,7 @@ Nothing that a model's folder brings along is run: configurations that ask for c
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from gitllm_plugin.common.device import default_device, has_fast_bf16
 from gitllm_plugin.common.file_faults import check_file, fault_of_file, read_json
 from gitllm_plugin.errors import ConfigError, GitLLMError, first_line
+from gitllm_plugin.modeling.sizes import check_model, check_numbers, count_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -94,6 +96,9 @@ def load_config(name: str, what: str) -> PreTrainedConfig:
             is of a kind that transformers does not have, or asks for code of its own.
     """
     _check_files(name, _CONFIG_FILES)
+    if (path := Path(name) / _CONFIG_FILES[0]).is_file():
+        files = [file for file in weight_files(path.parent) if fault_of_file(file) is None]
+        check_numbers(read_json(path), path, count_tensors(files) or None)
     with _told(name, what, _CONFIG_FILES):
         return AutoConfig.from_pretrained(name, trust_remote_code=False)
 
@@ -143,6 +148,11 @@ def load_model(
     """
     _check_weights(name, what)
     with _told(name, what, _WEIGHTS):
+        if os.path.isdir(name):
+            config = kwargs.get("config") or load_config(name, what)
+            make = getattr(model_class, "from_config", model_class)  # of transformers' Auto classes
+            size = sum(file.stat().st_size for file in weight_files(Path(name)))
+            check_model(lambda: make(copy.deepcopy(config)), size, f"{what} {name!r}")
         # Weights of another shape are listed in this way alone; they are refused all the same.
         model, report = model_class.from_pretrained(
             name, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs

@@ -12,6 +12,7 @@ temporal embeddings inside it; ``<root>`` is the decoder's own prefix (``model.`
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 import warnings
@@ -32,6 +33,7 @@ from gitllm_plugin.modeling.build import resolve_family
 from gitllm_plugin.modeling.folder import PREPROCESSOR, save_folder
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.pretrained import TOKENIZER_FILES, account, check_weight_files, listed, weight_files
+from gitllm_plugin.modeling.sizes import check_model, check_numbers
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 _PREFIX = "git_"
@@ -52,8 +54,6 @@ _RENAMED: dict[str, dict[str, str | None]] = {
 
 #: ``lora_alpha`` of every training configuration that was published, for files that do not say it.
 PUBLISHED_LORA_ALPHA = 32
-
-_FEW = 10_000_000  # numbers, which take 40 MB at most
 
 
 def load_published(
@@ -114,6 +114,7 @@ def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{folder} is not the folder of a published checkpoint: it has no config.json")
     config = read_json(folder / "config.json")
+    check_numbers(config, folder / "config.json")
     check_weight_files(folder)
     indexed = [file for file in weight_files(folder) if file.suffix != ".json"]
     files = indexed or sorted(folder.glob("model*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
@@ -268,7 +269,9 @@ def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]
     dtype = next(iter(weights.values())).dtype if weights else torch.float32
     what = f"the checkpoint's {model_class.__name__}"
     try:
-        _check_size(model_class, config, weights)
+        check_numbers(config.to_dict(), what, len(weights))
+        size = sum(value.nbytes for value in weights.values())
+        check_model(lambda: model_class(copy.deepcopy(config)), size, what)
         model, info = model_class.from_pretrained(
             None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -276,18 +279,6 @@ def _load(model_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor]
         raise ConfigError(f"{what} cannot be built as its configuration says: {first_line(error)}") from error
     account(model, info, what, other_parts=False)
     return model
-
-
-def _check_size(model_class: Any, config: PreTrainedConfig, weights: Mapping[str, Tensor]) -> None:
-    """Refuse a configuration of a far larger model, before it takes the memory; all else is told with its names."""
-    layers = getattr(config, "num_hidden_layers", 0)
-    if layers > len(weights):
-        raise ValueError(f"it has {layers:,} layers, but there are {len(weights)} weights")
-    with torch.device("meta"):
-        needed = sum(value.numel() for value in model_class(config).parameters())
-    given = sum(value.numel() for value in weights.values())
-    if needed > 2 * given + _FEW:
-        raise ValueError(f"it needs {needed:,} numbers, but the weights have {given:,}")
 
 
 def _check_frames(config: Mapping[str, Any], temporal: Mapping[str, Tensor]) -> None:

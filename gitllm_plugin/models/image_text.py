@@ -274,7 +274,7 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
         """
         lists = candidates_of(self._prompts(samples), self._known_classes())
         scores = self.score_answers(samples, lists).log_likelihood
-        return {"predictions": torch.stack(scores), "targets": samples["label"]}
+        return {"predictions": torch.stack(scores), "targets": torch.as_tensor(samples["label"])}
 
     @torch.no_grad()
     def score_answers(

@@ -126,8 +126,6 @@ def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[]
     Raises:
         DataError: there are more or fewer answers than the questions are said to have.
     """
-    if "text_output" in samples:
-        return {**samples, "text_output": words_of(samples["text_output"])}
     if "answer" in samples and "n_answers" in samples:
         counts = torch.as_tensor(samples["n_answers"]).cpu()
         index = torch.arange(len(counts)).repeat_interleave(counts)
@@ -139,12 +137,16 @@ def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[]
         images = samples.get("image_index")  # of each question, where several are about one picture
         answers = {
             "text_input": [samples["text_input"][question] for question in index],
-            "text_output": samples["answer"],
+            "text_output": words_of(samples["answer"]),
             "image_index": index if images is None else torch.as_tensor(images).cpu()[index],
         }
+        if "weight" in samples:
+            answers["weight"] = torch.as_tensor(samples["weight"])
         if "question" in samples:
             answers["question"] = [samples["question"][question] for question in index]
         return {**samples, **answers}
+    if "text_output" in samples:
+        return {**samples, "text_output": words_of(samples["text_output"])}
     if "label" in samples:
         names = class_names()
         outputs = [names[number] for number in samples["label"]]

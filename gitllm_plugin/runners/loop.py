@@ -234,7 +234,9 @@ class TrainingLoop:
         """Compute the mean loss of a batch; give also what it was divided by, and the number of its tokens."""
         with self.autocast():
             if not offers(self.task, CountingTask):
-                return self.task.train_step(model=self.model, samples=samples), 1.0, 1
+                loss = self.task.train_step(model=self.model, samples=samples)
+                # LAVIS's git main gives what the loss is made of besides.
+                return loss[0] if isinstance(loss, tuple) else loss, 1.0, 1
             outputs = self.task.train_outputs(model=self.model, samples=samples)
         return outputs["loss"], weight_of_loss(outputs), int(outputs["num_supervised_tokens"])
 

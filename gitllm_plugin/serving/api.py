@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -14,49 +15,28 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from gitllm_plugin.common.web_requests import App
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline, Question
+from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.serving.batcher import Batcher, BusyError
-from gitllm_plugin.serving.bounds import App, Bounds
-from gitllm_plugin.serving.messages import ChatRequest, Reply, error_body, read_request
+from gitllm_plugin.serving.bounds import Bounds, Room
+from gitllm_plugin.serving.messages import ChatRequest, Limits, Reply, error_body, read_request
+
+_ROOM = 4
+"""Requests of most pixels whose pictures are in memory at a time, or as many more smaller ones."""
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost.
-
-    Attributes:
-        megabytes: of a request.
-        pixels: of all its pictures.
-        characters: of its question, and of its instruction.
-        new_tokens: of an answer.
-        waiting: questions in the queue.
-        seconds: for an answer, waiting included.
-        batch_size: questions that are answered together.
-    """
-
-    megabytes: int = 20
-    pixels: int = 50_000_000
-    characters: int = 20_000
-    new_tokens: int = 256
-    waiting: int = 64
-    seconds: float = 120
-    batch_size: int = 8
-
-
-def make_app(
-    pipeline: Pipeline, name: str, hosts: frozenset[str] | None, limits: Limits, key: str | None = None
-) -> App:
+def make_app(engine: Answering, name: str, hosts: frozenset[str] | None, limits: Limits, key: str | None = None) -> App:
     """Make the server, as ASGI has it.
 
     Args:
-        pipeline: the model.
+        engine: the model.
         name: of the model.
         hosts: names and addresses that requests may be for; None: any.
         limits: what one request may cost.
         key: what ``Authorization: Bearer`` has to say; None: nothing.
     """
-    endpoint = _Endpoint(pipeline, name, limits)
+    endpoint = _Endpoint(engine, name, limits)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=endpoint.lifespan)
     app.get("/health")(endpoint.health)
     app.get("/metrics")(endpoint.metrics)
@@ -68,13 +48,14 @@ def make_app(
 class _Endpoint:
     """What the routes do."""
 
-    def __init__(self, pipeline: Pipeline, name: str, limits: Limits) -> None:
-        self.pipeline = pipeline
+    def __init__(self, engine: Answering, name: str, limits: Limits) -> None:
+        self.engine = engine
         self.name = name
         self.limits = limits
-        self.batcher = Batcher(pipeline, limits.batch_size, limits.waiting, limits.seconds)
+        self.batcher = Batcher(engine, limits.batch_size, limits.waiting, limits.seconds)
         # Decoding of large pictures is what takes memory: a few at a time.
         self._decoding = asyncio.Semaphore(2)
+        self._room = Room(_ROOM * limits.pixels)
 
     @asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
@@ -106,36 +87,45 @@ class _Endpoint:
             return _error(400, f"not a request for a chat completion: {faults}")
         if asked.model not in ("", self.name):
             return _error(404, f"there is no model {asked.model!r:.100}; this server has {self.name!r}")
-        limits = self.limits
         try:
             async with self._decoding:
-                bounds = (limits.pixels, limits.characters, limits.new_tokens)
-                question, decoding = await run_in_threadpool(read_request, asked, *bounds)
-            decoding.as_arguments()
-            if asked.stream:
-                return await self._stream(question, decoding)
-            return await self._whole(request, question, decoding)
+                given = asked, self.limits, self.engine.max_images
+                question, decoding = await run_in_threadpool(read_request, *given)
+                pixels = sum(picture.shape[0] * picture.shape[1] for picture in question.pictures)
+                await self._room.take(pixels)
+            answer = self._answer_stream if asked.stream else self._answer_whole
+            return await answer(request, question, decoding, pixels)
         except (DataError, ConfigError) as error:
             return _error(400, str(error))
         except BusyError as error:
-            return _error(503, str(error), "overloaded_error")
+            return _error(503, str(error))
         except Exception as error:  # noqa: BLE001 - of one request; it says so, and the others go on
-            return _error(500, f"{type(error).__name__}: {error}", "server_error")
+            return _error(500, f"{type(error).__name__}: {error}")
 
-    async def _whole(self, request: Request, question: Question, decoding: Decoding) -> Response:
-        future = self.batcher.ask(question, decoding)
-        answer = asyncio.wrap_future(future)
-        gone = asyncio.create_task(_until_gone(request))
+    def _ask(
+        self, question: Question, decoding: Decoding, pixels: int, piece: Callable[[str], object] | None = None
+    ) -> Future[str]:
+        """Put a question into the queue; when it is done with, the room of its pixels is given back."""
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
+            future = self.batcher.ask(question, decoding, piece)
+        except BusyError:
+            self._room.give(pixels)
+            raise
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._room.give, pixels))
+        return future
+
+    async def _answer_whole(self, request: Request, question: Question, decoding: Decoding, pixels: int) -> Response:
+        future = self._ask(question, decoding, pixels)
+        answer = asyncio.wrap_future(future)
+        try:
+            if not await _comes(answer, request):
                 return Response(status_code=499)
-            return JSONResponse(Reply(self.name).whole(answer.result(), self._is_cut(answer.result(), decoding)))
+            return JSONResponse(Reply(self.name).whole(answer.result(), self.engine.is_cut(answer.result(), decoding)))
         finally:
-            gone.cancel()
             future.cancel()  # where it still waits, its place is free
 
-    async def _stream(self, question: Question, decoding: Decoding) -> Response:
+    async def _answer_stream(self, request: Request, question: Question, decoding: Decoding, pixels: int) -> Response:
         loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
         gone = False
 
@@ -143,10 +133,15 @@ class _Endpoint:
             loop.call_soon_threadsafe(pieces.put_nowait, answer)
             return not gone
 
-        future = self.batcher.ask(question, decoding, piece)
+        future = self._ask(question, decoding, pixels, piece)
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(pieces.put_nowait, None))
         # Errors of the question become a status: the first piece is waited for.
-        first = await pieces.get()
+        begun = asyncio.ensure_future(pieces.get())
+        if not await _comes(begun, request):
+            gone = True
+            future.cancel()
+            return Response(status_code=499)
+        first = begun.result()
         if first is None:
             first = future.result()
 
@@ -165,7 +160,7 @@ class _Endpoint:
                     rest = future.result()[len(sent) :]
                     if rest:
                         yield _event(reply.piece(rest))
-                    yield _event(reply.end(self._is_cut(future.result(), decoding)))
+                    yield _event(reply.end(self.engine.is_cut(future.result(), decoding)))
                 yield "data: [DONE]\n\n"
             finally:
                 gone = True
@@ -173,10 +168,15 @@ class _Endpoint:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
-    def _is_cut(self, answer: str, decoding: Decoding) -> bool:
-        """Tell whether an answer ended because it had as many tokens as it may have."""
-        tokens = self.pipeline.text_encoder.tokenizer(answer, add_special_tokens=False).input_ids
-        return len(tokens) >= decoding.max_new_tokens
+
+async def _comes(thing: asyncio.Future[Any], request: Request) -> bool:
+    """Wait for something for who asked; False: who asked is gone before, and it is cancelled."""
+    gone = asyncio.create_task(_until_gone(request))
+    try:
+        await asyncio.wait({thing, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return thing.done() or not thing.cancel()
+    finally:
+        gone.cancel()
 
 
 async def _until_gone(request: Request) -> None:
@@ -188,6 +188,7 @@ def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
 
-def _error(status: int, message: str, kind: str = "invalid_request_error") -> Response:
+def _error(status: int, message: str) -> Response:
+    kind = {500: "server_error", 503: "overloaded_error"}.get(status, "invalid_request_error")
     headers = {"Retry-After": "2"} if status == 503 else None
     return JSONResponse(error_body(message, kind), status_code=status, headers=headers)

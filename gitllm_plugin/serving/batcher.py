@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline, Question
+from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.inference.predicting import answer_each
 
 
@@ -52,14 +52,14 @@ class Batcher:
     """Answers questions in the order of their arrival, several at a time.
 
     Args:
-        pipeline: the model.
+        engine: the model.
         batch_size: most questions at a time.
         most_waiting: questions that may wait.
         seconds: how long a question may take, waiting included.
     """
 
-    def __init__(self, pipeline: Pipeline, batch_size: int = 8, most_waiting: int = 64, seconds: float = 120) -> None:
-        self.pipeline = pipeline
+    def __init__(self, engine: Answering, batch_size: int = 8, most_waiting: int = 64, seconds: float = 120) -> None:
+        self.engine = engine
         self.batch_size = batch_size
         self.most_waiting = most_waiting
         self.seconds = seconds
@@ -143,7 +143,7 @@ class Batcher:
                 answers: list[str | DataError] = [self._grow(batch[0])]
             elif batch:
                 questions = [each.question for each in batch]
-                (answers,) = answer_each(self.pipeline, questions, batch[0].decoding, len(batch))
+                (answers,) = answer_each(self.engine, questions, batch[0].decoding, len(batch))
             else:
                 return
         except Exception as error:  # noqa: BLE001 - told to those that asked; the thread serves the others
@@ -161,7 +161,7 @@ class Batcher:
 
     def _grow(self, waiting: Waiting) -> str | DataError:
         question, answer = waiting.question, ""
-        stream = self.pipeline.stream(list(question.pictures), question.text, question.instruction, waiting.decoding)
+        stream = self.engine.stream(list(question.pictures), question.text, question.instruction, waiting.decoding)
         try:
             for answer in stream:
                 # Who asked has gone, or has waited long enough: what there is by then is the answer.

@@ -1,20 +1,15 @@
-"""What reaches the endpoint: requests of its own names, of a bounded size, that arrive in a bounded time."""
+"""What reaches the endpoint: requests for its own names, with the key, of a bounded size and time."""
 
 from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from gitllm_plugin.common.web_requests import App, Body, Headers, Receive, Refused, Scope, Send, check_sender, replayed
 
-_SECONDS_WITHOUT_A_BYTE = 20.0
-_MOST_BYTES_AT_ONCE = 4  # requests' bodies, of the largest size, that are held at a time
+_MOST_HELD = 16
+"""Bodies of the largest size that are in memory at a time, or as many more smaller ones."""
 
 
 class Bounds:
@@ -22,8 +17,7 @@ class Bounds:
 
     Args:
         app: the app.
-        hosts: names that requests may come for; a page of another host, whose name was led here, is refused by it.
-            None: any.
+        hosts: names that requests may be for, whose pages may ask too; None: any.
         key: what ``Authorization: Bearer`` has to say, but for ``/health``; None: nothing.
         most_bytes: of a request's body.
         refuse: makes the answer to a request that is not served, of status and reason.
@@ -42,79 +36,64 @@ class Bounds:
         self.hosts = hosts
         self.most_bytes = most_bytes
         self.refuse = refuse
-        self._free = asyncio.Semaphore(_MOST_BYTES_AT_ONCE)
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or say why not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        reason = self._stranger(headers)
-        if reason is not None:
-            await self.refuse(403, reason)(scope, receive, send)
-            return
-        if not self._has_key(scope["path"], headers):
-            await self.refuse(401, "the key is missing, or another one")(scope, receive, send)
-            return
-        if scope["method"] != "POST":
-            await self.app(scope, receive, send)
-            return
-        body = await self._body(headers, receive)
-        if not isinstance(body, bytes):
-            await self.refuse(*body)(scope, receive, send)
-            return
-        await self.app(scope, _again(body, receive), send)
+        too_large = f"the request is too large: at most {self.most_bytes:,} bytes are taken"
+        body, held = Body(receive, self.most_bytes, too_large), 0
 
-    def _stranger(self, headers: MutableMapping[bytes, str]) -> str | None:
-        if self.hosts is None:
-            return None
-        host = _host_of(f"//{headers.get(b'host', '')}")
-        if host not in self.hosts:
-            return f"this server is not {host!r}; ask for one of its own names"
-        origin = headers.get(b"origin")
-        if origin is not None and _host_of(origin) not in self.hosts:
-            return f"pages of {origin} may not ask"
-        return None
+        def take(size: int) -> None:
+            nonlocal held
+            if self._held + size > _MOST_HELD * self.most_bytes:
+                raise Refused(503, "too many large requests at a time; try again in a few seconds")
+            held += size
+            self._held += size
 
-    def _has_key(self, path: str, headers: MutableMapping[bytes, str]) -> bool:
-        given = headers.get(b"authorization", "").removeprefix("Bearer ")
-        return self.key is None or path == "/health" or hmac.compare_digest(given.encode(), self.key.encode())
+        try:
+            try:
+                check_sender(scope, self.hosts, self.hosts or ())
+                self._check_key(scope["path"], scope["headers"])
+                body.check_length(scope["headers"])
+                content = await body.read(take)
+            except Refused as refused:
+                await body.leave(scope["headers"])
+                await self.refuse(refused.status, str(refused))(scope, receive, send)
+                return
+            await self.app(scope, replayed(content, receive), send)
+        finally:
+            self._held -= held
 
-    async def _body(self, headers: MutableMapping[bytes, str], receive: Receive) -> bytes | tuple[int, str]:
-        too_large = 413, f"the request is too large: at most {self.most_bytes:,} bytes are taken"
-        length = headers.get(b"content-length", "")
-        if length.isdigit() and int(length) > self.most_bytes:
-            return too_large
-        pieces, size = [], 0
-        async with self._free:
-            while True:
-                try:
-                    message = await asyncio.wait_for(receive(), _SECONDS_WITHOUT_A_BYTE)
-                except TimeoutError:
-                    return 408, f"no byte of the request came for {_SECONDS_WITHOUT_A_BYTE:g} s"
-                if message["type"] == "http.disconnect":
-                    return 400, "the request broke off"
-                size += len(message.get("body", b""))
-                if size > self.most_bytes:
-                    return too_large
-                pieces.append(message.get("body", b""))
-                if not message.get("more_body"):
-                    return b"".join(pieces)
+    def _check_key(self, path: str, headers: Headers) -> None:
+        given = dict(headers).get(b"authorization", b"").removeprefix(b"Bearer ")
+        if self.key is not None and path != "/health" and not hmac.compare_digest(given, self.key.encode()):
+            raise Refused(401, "the key is missing, or another one")
 
 
-def _host_of(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:  # such as a bracket that is not closed
-        return ""
+class Room:
+    """So much of something, such as pixels in memory; who wants more than is left waits, in the order of arrival.
 
+    Args:
+        size: all there is.
+    """
 
-def _again(body: bytes, receive: Receive) -> Receive:
-    """Give the body that was read, and after it what comes."""
-    waiting = [{"type": "http.request", "body": body, "more_body": False}]
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._turn = asyncio.Lock()
+        self._freed = asyncio.Event()
 
-    async def take() -> MutableMapping[str, Any]:
-        return waiting.pop() if waiting else await receive()
+    async def take(self, size: int) -> None:
+        """Take some, at most all there is; wait until so much is left."""
+        async with self._turn:
+            while size > self._left:
+                self._freed.clear()
+                await self._freed.wait()
+            self._left -= size
 
-    return take
+    def give(self, size: int) -> None:
+        """Give some back, in the loop's thread."""
+        self._left += size
+        self._freed.set()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gitllm_plugin.common.listening import listen, url_of
+from gitllm_plugin.common.web_requests import hosts_of
 from gitllm_plugin.errors import ConfigError
 
 if TYPE_CHECKING:
-    from gitllm_plugin.inference.pipeline import Pipeline
-    from gitllm_plugin.serving.api import Limits
+    from gitllm_plugin.inference.asking import Answering
+    from gitllm_plugin.serving.messages import Limits
 
 _CONNECTIONS = 500
 
@@ -25,21 +29,14 @@ def check_installed() -> None:
         raise ConfigError("serving needs fastapi and uvicorn: pip install 'gitllm-plugin[serve]'")
 
 
-def serve(
-    pipeline: Pipeline,
-    name: str,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    key: str | None = None,
-    limits: Limits | None = None,
-) -> None:
+def serve(engine: Answering, name: str, host: str, taken: socket.socket, key: str | None, limits: Limits) -> None:
     """Serve a model.
 
     Args:
-        pipeline: the model.
+        engine: the model.
         name: what it is called; of a path its last part.
         host: the address to listen on.
-        port: 0 for a free one.
+        taken: bound to it, see :func:`~gitllm_plugin.common.listening.bind`.
         key: what requests have to bring; None: nothing.
         limits: what one request may cost.
 
@@ -48,16 +45,11 @@ def serve(
     """
     import uvicorn
 
-    from gitllm_plugin.serving.api import Limits, make_app
+    from gitllm_plugin.serving.api import make_app
 
     name = Path(name).resolve().name
-    # Of an address that means all of this machine's, nobody knows the names that it has elsewhere.
-    hosts = None if host in ("0.0.0.0", "::") else frozenset({"localhost", "127.0.0.1", "::1", host})
-    app = make_app(pipeline, name, hosts, limits or Limits(), key)
     config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
+        make_app(engine, name, hosts_of(host), limits, key),
         log_level="warning",
         limit_concurrency=_CONNECTIONS,
         proxy_headers=False,
@@ -66,9 +58,7 @@ def serve(
         timeout_graceful_shutdown=5,
         timeout_keep_alive=10,
     )
-    try:
-        listening = config.bind_socket()
-    except (SystemExit, OSError, OverflowError) as error:
-        raise ConfigError(f"{host}:{port} cannot be listened on; give another --port or --host") from error
-    print(f"{name} answers at http://{host}:{listening.getsockname()[1]}/v1 (Ctrl-C ends it)", flush=True)
-    uvicorn.Server(config).run(sockets=[listening])
+    with closing(taken):
+        listen(taken)
+        print(f"{name} answers at {url_of(host, taken)}/v1 (Ctrl-C ends it)", flush=True)
+        uvicorn.Server(config).run(sockets=[taken])

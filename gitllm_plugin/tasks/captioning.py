@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lavis.common.registry import registry
+from lavis.tasks.base_task import BaseTask
 from lavis.tasks.captioning import CaptionTask
 
 from gitllm_plugin.common import ranks
@@ -31,6 +32,14 @@ class CaptioningTask(RepairedTask, CaptionTask):
     Settings = CaptioningSettings
     annotation_file: str | None = None
     caption_metrics: tuple[str, ...] = tuple(HOST_NAMES)
+
+    def __init__(
+        self, num_beams: int, max_len: int, min_len: int, evaluate: bool, report_metric: bool, **_: Any
+    ) -> None:
+        """Repairs: git main's takes exactly one split, and options of its own."""
+        BaseTask.__init__(self)
+        self.num_beams, self.max_len, self.min_len = num_beams, max_len, min_len
+        self.evaluate, self.report_metric = evaluate, report_metric
 
     @classmethod
     def setup_task(cls, cfg: Any) -> "CaptioningTask":

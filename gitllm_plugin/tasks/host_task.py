@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import torch
 from lavis.common.registry import registry
+from lavis.tasks.base_task import BaseTask
 
 from gitllm_plugin.common import ranks
-from gitllm_plugin.common.files import write_atomically
+from gitllm_plugin.common.files import storage_errors, write_atomically
 from gitllm_plugin.common.loading import move_to_device, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
@@ -70,6 +71,14 @@ class RepairedTask(CountedTraining):
                 cfg.run_cfg[key] = list(value) if isinstance(value, tuple) else value
         return super().setup_task(cfg=cfg)  # type: ignore[misc]
 
+    def build_datasets(self: Any, cfg: Any) -> dict[str, dict[str, Any]]:
+        """Build the data sets, by name and split.
+
+        Repairs: git main's tasks refuse other than one split in ``run.valid_splits``, and read all pictures of it to
+        write a file of what its annotations say.
+        """
+        return BaseTask.build_datasets(self, cfg)
+
     @torch.no_grad()
     def evaluation(self, model: Any, data_loader: Any, cuda_enabled: bool = True) -> list[Any]:
         """Answer this rank's part of a split.
@@ -121,5 +130,6 @@ def unique(rows: Sequence[Mapping[str, Any]], key: str) -> list[Mapping[str, Any
 
 def note_scores(scores: Mapping[str, Any]) -> None:
     """Add a line to LAVIS's file of evaluations."""
-    with open(Path(str(registry.get_path("output_dir"))) / "evaluate.txt", "a", encoding="utf-8") as file:
+    path = Path(str(registry.get_path("output_dir"))) / "evaluate.txt"
+    with storage_errors(str(path)), open(path, "a", encoding="utf-8") as file:
         file.write(json.dumps(scores) + "\n")

@@ -1,6 +1,7 @@
 """LAVIS's tasks ``vqa`` (VQAv2, OK-VQA), ``gqa`` and ``aok_vqa``."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +17,20 @@ from gitllm_plugin.tasks.settings import QuestionSettings
 
 class _QuestionTask(RepairedTask):
     Settings = QuestionSettings
+
+    def build_datasets(self: Any, cfg: Any) -> dict[str, dict[str, Any]]:
+        """Build the data sets, and find which files and answers each split brings.
+
+        Repairs: git main looks at ``run.valid_splits`` alone, so that an evaluation of other splits has no score.
+        """
+        datasets = super().build_datasets(cfg)
+        self.ques_files, self.anno_files, self.answer_list = {}, {}, None
+        for splits in datasets.values():
+            for split, data in splits.items():
+                if getattr(data, "coco_fmt_qust_file", None) is not None:
+                    self.ques_files[split], self.anno_files[split] = data.coco_fmt_qust_file, data.coco_fmt_anno_file
+                self.answer_list = getattr(data, "answer_list", self.answer_list)
+        return datasets
 
     def _ask(self: Any, model: Any, samples: Mapping[str, Any], **changes: Any) -> list[str]:
         """Ask the model as ``run`` says."""
@@ -34,6 +49,18 @@ class _QuestionTask(RepairedTask):
 @replaces("vqa")
 class QuestionAnsweringTask(_QuestionTask, VQATask):
     """Questions with ten annotators' answers, scored by the VQA challenge's code, which LAVIS carries."""
+
+    @main_process
+    def _report_metrics(self: Any, result_file: str, split: str) -> dict[str, Any]:
+        """Repairs: without the challenge's files nothing says why there is no score."""
+        if split not in self.ques_files:
+            logging.warning(
+                "%s are written and not scored: name the questions and annotations in the challenge's form behind the "
+                "answer list of datasets.NAME.build_info.annotations.%s.storage",
+                result_file,
+                split,
+            )
+        return cast(Any, super())._report_metrics(result_file=result_file, split=split)
 
 
 @replaces("gqa")

@@ -1,8 +1,4 @@
-"""What reaches the page's server: requests of its own page and of programs of this machine, of a bounded size.
-
-A page in a browser may be any host's: it can send requests to 127.0.0.1, and by a name that it lets point there
-(DNS rebinding) also read the answers. Both are told by headers that a page cannot set.
-"""
+"""What reaches the page's server: requests of its own page and of programs, of a bounded size, about uploads alone."""
 
 from __future__ import annotations
 
@@ -10,19 +6,12 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from gitllm_plugin.common.web_requests import App, Body, Receive, Refused, Scope, Send, check_sender, replayed
 from gitllm_plugin.web.limits import MOST_BYTES, MOST_CHARACTERS, MOST_KEPT, MOST_UPLOADED
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-HOSTS = ("127.0.0.1", "localhost", "::1")
 
 _ASSETS = ("/assets/", "/static/", "/svelte/")
 _API = "/gradio_api"
@@ -38,31 +27,9 @@ _CLOSED = (f"{_API}/call/v2", f"{_API}/file=http", f"{_API}/file=//")
 _CALLS = (f"{_API}/queue/join", f"{_API}/call/", f"{_API}/run/")
 
 _UPLOAD = f"{_API}/upload"
-
-_SLOWEST = 30.0
-"""Seconds without a byte of a request that is not complete."""
-
-_MOST_LEFT = 2**28
-"""Bytes of a request that are read to be dropped."""
-
-
-class Refused(Exception):
-    """A request that is not served.
-
-    Args:
-        status: of HTTP.
-        reason: a sentence.
-    """
-
-    def __init__(self, status: int, reason: str):
-        super().__init__(reason)
-        self.status = status
-
-
-_TOO_LARGE = Refused(
-    413,
+_TOO_LARGE = (
     f"The request is too large: at most {MOST_BYTES:,} bytes are taken, of a picture {MOST_UPLOADED:,}, of a question "
-    f"{MOST_CHARACTERS:,} characters.",
+    f"{MOST_CHARACTERS:,} characters."
 )
 
 
@@ -72,11 +39,13 @@ class Guard:
     Args:
         app: the server.
         folder: where uploads are; no other file may be named in a request.
+        hosts: names that requests may be for; None: any.
     """
 
-    def __init__(self, app: App, folder: Path):
+    def __init__(self, app: App, folder: Path, hosts: Collection[str] | None) -> None:
         self.app = app
         self.folder = folder
+        self.hosts = hosts
         self.uploading = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -91,26 +60,26 @@ class Guard:
         headers = [(name.lower(), value) for name, value in scope["headers"]]
         headers = [pair for pair in headers if not pair[0].startswith((b"x-forwarded", b"forwarded"))]
         scope = {**scope, "headers": headers}
-        body = _Body(receive, MOST_BYTES)
+        body = Body(receive, MOST_BYTES, _TOO_LARGE)
         try:
-            check_sender(scope["method"], scope["path"], headers)
+            check_sender(scope, self.hosts)
             check_route(scope["path"])
             if scope["path"] == _UPLOAD:
                 await self._upload(scope, body, send)
                 return
-            check_length(headers, MOST_BYTES)
-            content = await _read(body)
+            body.check_length(headers)
+            content = await body.read()
             if scope["method"] == "POST" and scope["path"].startswith(_CALLS):
                 check_files(content, self.folder)
         except Refused as refused:
             await body.leave(headers)
             await _tell(refused, send)
             return
-        await self.app(scope, _replayed(content, receive), send)
+        await self.app(scope, replayed(content, receive), send)
 
-    async def _upload(self, scope: Scope, body: _Body, send: Send) -> None:
-        body.most = most = MOST_UPLOADED + 2**20
-        length = check_length(scope["headers"], most)
+    async def _upload(self, scope: Scope, body: Body, send: Send) -> None:
+        body.most = MOST_UPLOADED + 2**20
+        length = body.check_length(scope["headers"])
         if await asyncio.to_thread(_size_below, self.folder) + length > MOST_KEPT:
             raise Refused(507, f"{MOST_KEPT:,} bytes of uploads are kept; they are deleted within the hour.")
         started = False
@@ -135,30 +104,6 @@ class Guard:
             raise body.cut
 
 
-def check_sender(method: str, path: str, headers: Sequence[tuple[bytes, bytes]]) -> None:
-    """Refuse what another host's page sends, whatever it is called.
-
-    Raises:
-        Refused: saying what was given.
-    """
-    given = {name.decode("latin-1"): value.decode("latin-1") for name, value in headers}
-    hosts = [value for name, value in headers if name == b"host"]
-    if len(hosts) != 1 or _hostname(f"//{given['host']}") not in HOSTS:
-        shown = ", ".join(value.decode("latin-1")[:100] for value in hosts) or "none"
-        raise Refused(403, f"The header Host is {shown}; this page is served as {', '.join(HOSTS)} alone.")
-    own = f"http://{given['host']}".lower()
-    origin = given.get("origin")
-    if origin is not None and origin.lower() != own:
-        raise Refused(403, f"The request comes from {origin[:100]}; requests of other pages are refused.")
-    if method in ("GET", "HEAD") and path == "/":
-        return  # a link or a bookmark, which reads nothing
-    referer = given.get("referer")
-    if referer is not None and not f"{referer.lower()}/".startswith(f"{own}/"):
-        raise Refused(403, f"The request comes from {referer[:100]}; requests of other pages are refused.")
-    if given.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise Refused(403, "The request comes from another page; requests of other pages are refused.")
-
-
 def check_route(path: str) -> None:
     """Refuse routes that the page does not use.
 
@@ -168,18 +113,6 @@ def check_route(path: str) -> None:
     known = path in _ROUTES or path.startswith(_BELOW)
     if not known or path.startswith(_CLOSED) or "/../" in f"{path}/":
         raise Refused(404, "There is nothing here.")
-
-
-def check_length(headers: Sequence[tuple[bytes, bytes]], most: int) -> int:
-    """Give the length that a request says it has, 0 where it says none.
-
-    Raises:
-        Refused: it is more than is read.
-    """
-    length = dict(headers).get(b"content-length", b"0")
-    if not length.isdigit() or int(length) > most:
-        raise _TOO_LARGE
-    return int(length)
 
 
 def check_files(body: bytes, folder: Path) -> None:
@@ -219,15 +152,6 @@ def _paths(content: Any) -> Iterator[str]:
             left.extend(node)
 
 
-def _hostname(address: str) -> str | None:
-    try:
-        parts = urlsplit(address)
-        _ = parts.port
-    except ValueError:
-        return None
-    return parts.hostname if not parts.path and parts.username is None else None
-
-
 def _size_below(folder: Path) -> int:
     total = 0
     for where, _, names in os.walk(folder):
@@ -245,72 +169,6 @@ def _remove_files_in(folder: Path) -> None:
         for path in folder.iterdir():
             if not path.is_dir():
                 path.unlink(missing_ok=True)
-
-
-class _Body:
-    """Gives a request's body as far as ``most`` bytes, and waits for none too long.
-
-    Attributes:
-        cut: why it ended before it was whole.
-    """
-
-    def __init__(self, receive: Receive, most: int):
-        self.receive = receive
-        self.most = most
-        self.whole = False
-        self.cut: Refused | None = None
-
-    async def __call__(self) -> MutableMapping[str, Any]:
-        """Give the next message."""
-        if self.whole:
-            return await self.receive()
-        try:
-            message = await asyncio.wait_for(self.receive(), _SLOWEST)
-        except asyncio.TimeoutError:
-            self.cut = Refused(408, f"No byte of the request came for {_SLOWEST:.0f} seconds.")
-            return {"type": "http.disconnect"}
-        if message["type"] == "http.disconnect":
-            self.cut = Refused(400, "The request was not complete.")
-            return message
-        self.most -= len(message.get("body", b""))
-        if self.most < 0:
-            self.cut = _TOO_LARGE
-            return {"type": "http.disconnect"}
-        self.whole = not message.get("more_body", False)
-        return message
-
-    async def leave(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
-        """Read what is left and drop it: who still sends would see a broken connection instead of the answer."""
-        length = dict(headers).get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > _MOST_LEFT or self.cut not in (None, _TOO_LARGE):
-            return
-        self.most, self.cut = _MOST_LEFT, None
-        while not self.whole and self.cut is None:
-            await self()
-
-
-async def _read(receive: _Body) -> bytes:
-    body = bytearray()
-    while not receive.whole:
-        message = await receive()
-        if receive.cut is not None:
-            raise receive.cut
-        body += message.get("body", b"")
-    return bytes(body)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give what was read once more, then what comes."""
-    given = False
-
-    async def replayed() -> MutableMapping[str, Any]:
-        nonlocal given
-        if given:
-            return await receive()
-        given = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replayed
 
 
 async def _tell(refused: Refused, send: Send) -> None:

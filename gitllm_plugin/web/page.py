@@ -5,33 +5,42 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABCMeta
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from gitllm_plugin.errors import ConfigError, GitLLMError
-from gitllm_plugin.inference.pipeline import Decoding, Pipeline
+from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.m3it.prompts import WITH_QUESTION, WITHOUT_QUESTION
-from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Answering
+from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Turn, answer, describe, read_pictures
 from gitllm_plugin.web.examples import write_examples
 from gitllm_plugin.web.limits import MOST_BEAMS, MOST_CHARACTERS, MOST_NEW_TOKENS, MOST_SECONDS, check_texts
 
 _LOOK_EVERY, _DELETE_AFTER = 600, 3600
 """Seconds: how often uploads and figures are looked at, and at which age they are deleted."""
 
-_ABOUT = """\
-**{name}**: {encoder} and {decoder}, {parameters} parameters. It runs on this machine ({device}); nothing is sent
-anywhere. Without a question the model does what the instruction says alone.
-"""
+_MOST_TURNS = 50
+"""Of a conversation, that are shown; the model reads none of them."""
+
+_AS_IT_IS = {"__type__": "update"}
+"""What Gradio's ``skip`` gives: the component is left alone."""
+
+_WITHOUT_ERRORS = """(...given) => {
+    document.querySelectorAll(".toast-close").forEach((button) => button.click());
+    return given;
+}"""
+"""Takes messages of earlier actions off the page when there is another."""
 
 
-def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
+def build_page(engine: Answering, name: str, examples: Path, trained: Sequence[Question] = ()) -> Any:
     """Build the page as Gradio's ``Blocks``.
 
     Args:
-        pipeline: the model.
+        engine: the model.
         name: of the model, for the page.
         examples: a folder to write example pictures into.
+        trained: questions that the model was trained to answer, for examples.
 
     Raises:
         ConfigError: Gradio is not installed.
@@ -41,72 +50,140 @@ def build_page(pipeline: Pipeline, name: str, examples: Path) -> Any:
         import gradio as gr
     except ImportError as error:
         raise ConfigError(f'the page needs Gradio ({error}): pip install "gitllm-plugin[web]"') from error
-    answering = Answering(pipeline)
-    several = pipeline.model.max_images > 1
+    figures = _figures_of(engine)
+    asking = _Asking(engine, figures)
     with gr.Blocks(title="GIT-LLM", analytics_enabled=False, delete_cache=(_LOOK_EVERY, _DELETE_AFTER)) as page:
-        gr.Markdown("# GIT-LLM\n" + _about(pipeline, name))
+        gr.Markdown(f"# GIT-LLM\n{describe(engine, name)}. Nothing is sent anywhere.{'' if figures else _NO_FIGURES}")
         with gr.Row():
-            with gr.Column():
-                pictures = _picture_input(gr, pipeline.model.max_images)
-                instruction = _instruction_input(gr, pipeline.instruction)
-                question = _question_input(gr)
+            with gr.Column(scale=2):
+                pictures = _picture_input(gr, engine.max_images)
+                question, instruction = _question_input(gr), _instruction_input(gr, engine.instruction)
+            with gr.Column(scale=3):
+                chat = _chat(gr)
+                with gr.Row():
+                    question.render()
                 with gr.Row():
                     ask = gr.Button("Ask", variant="primary", elem_id="ask")
                     stop = gr.Button("Stop")
-                settings = _decoding_inputs(gr)
-            with gr.Column():
-                answer = gr.Textbox(label="Answer", interactive=False, elem_id="answer", lines=3)
-                with gr.Tab("Attention of the answer"):
-                    gr.Markdown(
-                        "How much of their attention the answer's tokens give to each patch, mean of heads and layers. "
-                        "Percent: what all patches get together; the rest goes to the text."
-                    )
-                    attention = gr.Plot(show_label=False, elem_id="attention")
-                with gr.Tab("Patches in words"):
-                    gr.Markdown("The language model's token that is nearest to each patch's vector.")
-                    words = gr.Plot(show_label=False, elem_id="words")
-        rows = [[[path] if several else path, text] for path, text in write_examples(examples)]
-        gr.Examples(rows, inputs=[pictures, question], cache_examples=False)
-
-        def respond(
-            files: list[str] | None, instruction: str | None, question: str | None, *settings: float
-        ) -> Iterator[tuple[Any, Any, Any]]:
-            instruction = (instruction or "").strip() or None  # Gradio gives None for a box that nobody touched
-            try:
-                yield from _respond(answering, files or [], instruction, question or "", settings)
-            except GitLLMError as error:
-                raise gr.Error(str(error), duration=None, print_exception=False) from error
-            except Exception as error:
-                logging.exception("The page could not answer")
-                raise gr.Error(_unexpected(error), duration=None, print_exception=False) from error
-
-        inputs, outputs = [pictures, instruction, question, *settings], [answer, attention, words]
-        running = [ask.click(respond, inputs, outputs), question.submit(respond, inputs, outputs)]
+                with gr.Accordion("Instruction, and how the answer is searched for", open=False):
+                    instruction.render()
+                    settings = _decoding_inputs(gr)
+        attention, words = _figure_outputs(gr, visible=figures is not None)
+        _examples(gr, write_examples(examples, trained), engine.max_images, pictures, question, instruction)
+        turns = gr.State([], time_to_live=_DELETE_AFTER)
+        outputs = [chat, attention, words, turns, question]
+        asked = {"inputs": [pictures, instruction, question, *settings, turns], "outputs": outputs}
+        shared: dict[str, Any] = {"js": _WITHOUT_ERRORS, "concurrency_id": "model"}
+        running = [
+            gr.on([ask.click, question.submit], asking.respond, **asked, **shared),
+            chat.retry(asking.again, **asked, **shared),
+        ]
         stop.click(None, cancels=cast(Any, running))
+        pictures.change(asking.look, [pictures], [chat, attention, words, turns], **shared)
+        chat.clear(asking.forget, None, [chat, attention, words, turns], **shared)
     return page
 
 
-def _respond(
-    answering: Answering, files: list[str], instruction: str | None, question: str, settings: tuple[float, ...]
-) -> Iterator[tuple[Any, Any, Any]]:
-    """Give the contents of answer, attention and words, as they come."""
-    check_texts(question=question, instruction=instruction)
-    max_new_tokens, num_beams, temperature, top_p, repetition_penalty = settings
-    decoding = Decoding(
-        min(int(max_new_tokens), MOST_NEW_TOKENS),
-        min(int(num_beams), MOST_BEAMS),
-        temperature,
-        top_p,
-        repetition_penalty,
-        max_seconds=MOST_SECONDS,
-    )
-    pictures = answering.read_pictures(files)
-    answer = ""
-    for answer in answering.answer(pictures, question, instruction, decoding):
-        yield answer, None, None
-    attention = answering.draw_attention(pictures, question, instruction, answer, decoding)
-    yield answer, attention, None
-    yield answer, attention, answering.draw_words(pictures)
+_NO_FIGURES = " llama.cpp gives no attention weights: the figures need the trained run or its exported folder."
+
+
+def _figures_of(engine: Answering) -> Any:
+    if not hasattr(engine, "exclusive"):  # no model in torch, which may not be installed then
+        return None
+    from gitllm_plugin.web.figures import figures_of
+
+    return figures_of(engine)
+
+
+class _Asking:
+    """The events of the page.
+
+    Args:
+        engine: the model.
+        figures: what draws about its answers; None: nothing does.
+    """
+
+    def __init__(self, engine: Answering, figures: Any) -> None:
+        self.engine = engine
+        self.figures = figures
+
+    def respond(self, files: list[str] | None, instruction: str | None, question: str | None, *rest: Any) -> Any:
+        """Answer a question; gives chat, figures, turns and what is left in the box, as they come."""
+        *settings, turns = rest
+        with _told_on_the_page():
+            yield from self._respond(files or [], (instruction or "").strip() or None, question or "", settings, turns)
+
+    def again(self, files: list[str] | None, instruction: str | None, question: str | None, *rest: Any) -> Any:
+        """Answer the last question once more; what is written in the box stays."""
+        *settings, turns = rest
+        for *shown, _ in self.respond(files, instruction, turns[-1].question if turns else "", *settings, turns[:-1]):
+            yield *shown, _AS_IT_IS
+
+    def look(self, files: list[str] | None) -> Any:
+        """Begin a conversation about other pictures, and say at once where one cannot be read."""
+        yield self.forget()
+        if files:
+            with _told_on_the_page():
+                read_pictures(files, self.engine.max_images)
+
+    def forget(self) -> Any:
+        """Empty the chat and take the figures away."""
+        return [], None, None, []
+
+    def _respond(
+        self, files: list[str], instruction: str | None, question: str, settings: Sequence[float], turns: list[Turn]
+    ) -> Iterator[tuple[Any, ...]]:
+        check_texts(question=question, instruction=instruction)
+        max_new_tokens, num_beams, temperature, top_p, repetition_penalty = settings
+        decoding = Decoding(
+            min(int(max_new_tokens), MOST_NEW_TOKENS),
+            min(int(num_beams), MOST_BEAMS),
+            temperature,
+            top_p,
+            repetition_penalty,
+            max_seconds=MOST_SECONDS,
+        )
+        pictures = read_pictures(files, self.engine.max_images)
+        earlier, said, begun = turns[-_MOST_TURNS + 1 :], "", False
+        for said in answer(self.engine, pictures, question, instruction, decoding):
+            now = [*earlier, Turn(question, said)]
+            # The box is emptied once: the next question may be written while this one is answered.
+            yield _messages(now, instruction), None, None, now, _AS_IT_IS if begun else ""
+            begun = True
+        now = [*earlier, Turn(question, said)]
+        shown = _messages(now, instruction)
+        if self.figures is None:
+            yield shown, None, None, now, _AS_IT_IS if begun else ""
+            return
+        attention = self.figures.attention(pictures, question, instruction, said, decoding)
+        yield shown, attention, None, now, _AS_IT_IS if begun else ""
+        yield shown, attention, self.figures.words(pictures), now, _AS_IT_IS
+
+
+def _messages(turns: Sequence[Turn], instruction: str | None) -> list[dict[str, str]]:
+    """Write a conversation as Gradio's chat has it."""
+    return [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in (
+            ("user", turn.question.strip() or instruction or WITHOUT_QUESTION),
+            ("assistant", turn.answer or "(nothing)"),
+        )
+    ]
+
+
+@contextmanager
+def _told_on_the_page() -> Iterator[None]:
+    """Make an error a message of the page."""
+    import gradio as gr
+
+    try:
+        yield
+    except GitLLMError as error:
+        raise gr.Error(str(error), duration=None, print_exception=False) from error
+    except Exception as error:
+        logging.exception("The page could not answer")
+        raise gr.Error(_unexpected(error), duration=None, print_exception=False) from error
 
 
 def _unexpected(error: Exception) -> str:
@@ -119,7 +196,9 @@ def _unexpected(error: Exception) -> str:
 def _picture_input(gr: Any, max_images: int) -> Any:
     if max_images == 1:
         sources = ["upload", "clipboard", "webcam"]
-        return _of_files(gr.Image)(type="filepath", label="Picture", sources=sources, height=320)
+        return _of_files(gr.Image)(
+            type="filepath", label="Picture", sources=sources, height=320, alt_text="The picture that is asked about"
+        )
     return _of_files(gr.Gallery)(
         type="filepath",
         label=f"Up to {max_images} pictures, or a video",
@@ -157,13 +236,53 @@ def _instruction_input(gr: Any, own: str | None) -> Any:
         max_length=MOST_CHARACTERS,
         placeholder=WITH_QUESTION if own is None else own,
         info=usual if own is None else "empty: the model's own",
+        render=False,
     )
 
 
 def _question_input(gr: Any) -> Any:
     return gr.Textbox(
-        label="Question", placeholder="what is in the picture?", elem_id="question", max_length=MOST_CHARACTERS
+        label="Question",
+        placeholder="what is in the picture? (empty: it is described)",
+        elem_id="question",
+        max_length=MOST_CHARACTERS,
+        render=False,
     )
+
+
+def _chat(gr: Any) -> Any:
+    """Make the conversation; what is said is text, not Markdown, which could fetch pictures."""
+    return gr.Chatbot(
+        label="Conversation about the picture",
+        elem_id="chat",
+        height=360,
+        buttons=["copy", "copy_all"],
+        render_markdown=False,
+        placeholder="Choose a picture and ask. Each question is about the picture; earlier ones are not read again.",
+    )
+
+
+def _figure_outputs(gr: Any, visible: bool) -> tuple[Any, Any]:
+    with gr.Column(visible=visible):
+        with gr.Tab("Attention of the answer"):
+            gr.Markdown(
+                "How much of their attention the answer's tokens give to each patch, mean of heads and layers. "
+                "Percent: what all patches get together; the rest goes to the text."
+            )
+            attention = gr.HTML(elem_id="attention")
+        with gr.Tab("Patches in words"):
+            gr.Markdown("The language model's token that is nearest to each patch's vector.")
+            words = gr.HTML(elem_id="words")
+    return attention, words
+
+
+def _examples(gr: Any, written: Sequence[tuple], most: int, pictures: Any, question: Any, instruction: Any) -> None:
+    """Show examples that the model takes; the instruction is shown where one has its own."""
+    fit = sorted((each for each in written if len(each[0]) <= most), key=lambda each: not each[1])
+    own = any(each[2] for each in fit)
+    rows = [[files if most > 1 else files[0], text, *([asked or ""] if own else [])] for files, text, asked in fit]
+    if rows:
+        gr.Examples(rows, inputs=[pictures, question, *([instruction] if own else [])], cache_examples=False)
 
 
 def _decoding_inputs(gr: Any) -> list[Any]:
@@ -178,14 +297,3 @@ def _decoding_inputs(gr: Any) -> list[Any]:
             gr.Slider(0.05, 1, defaults.top_p, step=0.05, label="Nucleus (top p)", info="for sampling"),
             gr.Slider(1, 2, defaults.repetition_penalty, step=0.05, label="Penalty on repetition"),
         ]
-
-
-def _about(pipeline: Pipeline, name: str) -> str:
-    model = pipeline.model
-    return _ABOUT.format(
-        name=name,
-        encoder=model.image_encoder.tower.config.model_type,
-        decoder=model.language_model.config.model_type,
-        parameters=f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:,.1f} M",
-        device=pipeline.device,
-    )

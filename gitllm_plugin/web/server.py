@@ -1,4 +1,4 @@
-"""Serves the page on 127.0.0.1, and removes what it was given."""
+"""Serves the page, on 127.0.0.1 unless told, and removes what it was given."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import socket
 import tempfile
 import threading
 import webbrowser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.listening import bind, listen, url_of
+from gitllm_plugin.common.web_requests import OWN_HOSTS, hosts_of
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.inference.pipeline import Pipeline
+from gitllm_plugin.inference.asking import Answering, Question
 from gitllm_plugin.web.guard import Guard
 from gitllm_plugin.web.limits import MOST_UPLOADED, MOST_WAITING
 from gitllm_plugin.web.page import build_page
@@ -26,36 +29,83 @@ _SESSIONS = 64
 """Of which something is kept; Gradio's own number is 10,000, and what nobody fetched of an answer waits in each."""
 
 
-def serve(pipeline: Pipeline, name: str, port: int | None = None, open_browser: bool = False) -> None:
-    """Serve the page on 127.0.0.1 until Ctrl-C.
+def check_installed() -> None:
+    """Refuse before a model is loaded.
+
+    Raises:
+        ConfigError: Gradio is not installed.
+    """
+    if find_spec("gradio") is None:
+        raise ConfigError('the page needs Gradio: pip install "gitllm-plugin[web]"')
+
+
+def take_address(host: str, port: int | str | None) -> socket.socket:
+    """Take the address to serve at.
 
     Args:
-        pipeline: the model.
-        name: of the model, for the page.
+        host: an address of this machine.
         port: None for the first free one from 7860 on, 0 for any free one.
+
+    Raises:
+        ConfigError: there is no such one, or another program has it.
+    """
+    if port is not None:
+        return bind(host, port)
+    for each in _PORTS[:-1]:
+        taken = None
+        try:
+            taken = bind(host, each)
+            listen(taken)
+            return taken
+        except ConfigError:
+            if taken is not None:
+                taken.close()
+    return bind(host, _PORTS[-1])
+
+
+def serve(
+    engine: Answering,
+    name: str,
+    host: str,
+    taken: socket.socket,
+    examples: Sequence[Question] = (),
+    open_browser: bool = False,
+) -> None:
+    """Serve the page until Ctrl-C.
+
+    Args:
+        engine: the model.
+        name: of the model, for the page.
+        host: the address that is served at.
+        taken: bound to it.
+        examples: questions that the model was trained to answer.
         open_browser: whether to open the page.
 
     Raises:
-        ConfigError: Gradio is not installed, or the port is taken.
+        ConfigError: Gradio is not installed, or the address cannot be listened on.
     """
-    with _folder() as folder:
-        app = page_app(pipeline, name, folder)
-        with closing(_listen(port)) as listening:
-            url = f"http://{HOST}:{listening.getsockname()[1]}/"
-            print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
-            if open_browser:
-                webbrowser.open(url)
-            with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has ended
-                _run(app, listening)
+    with _folder() as folder, closing(taken):
+        app = page_app(engine, name, folder, host, examples)
+        listen(taken)
+        url = f"{url_of(host, taken)}/"
+        print(f"the page is at {url} (Ctrl-C ends it)", flush=True)
+        if host not in OWN_HOSTS:
+            print(f"whoever reaches {host} can ask: there is neither a key nor TLS", flush=True)
+        if open_browser:
+            webbrowser.open(url)
+        with suppress(KeyboardInterrupt):  # which uvicorn raises once more when it has ended
+            _run(app, taken)
 
 
-def page_app(pipeline: Pipeline, name: str, folder: Path) -> Guard:
+def page_app(engine: Answering, name: str, folder: Path, host: str = HOST, trained: Sequence[Question] = ()) -> Guard:
     """Make the page's server, as ASGI has it.
 
     Args:
-        pipeline: the model.
+        engine: the model.
         name: of the model, for the page.
-        folder: for uploads, figures and example pictures. Gradio reads it from the environment, where it stays.
+        folder: for uploads and example pictures. Gradio reads it from the environment, where it stays.
+        host: the address that is served at.
+        trained: questions that the model was trained to answer.
 
     Raises:
         ConfigError: Gradio is not installed.
@@ -66,7 +116,7 @@ def page_app(pipeline: Pipeline, name: str, folder: Path) -> Guard:
     os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "100")  # of which times are kept
     examples = folder / "examples"
     examples.mkdir(parents=True)
-    page = build_page(pipeline, name, examples)
+    page = build_page(engine, name, examples, trained)
     import gradio as gr
     from fastapi import FastAPI
 
@@ -77,7 +127,7 @@ def page_app(pipeline: Pipeline, name: str, folder: Path) -> Guard:
         FastAPI(openapi_url=None, docs_url=None, redoc_url=None),
         page,
         path="",
-        server_name=HOST,
+        server_name=host,
         max_file_size=MOST_UPLOADED,
         footer_links=[],
         run_history=False,
@@ -88,7 +138,7 @@ def page_app(pipeline: Pipeline, name: str, folder: Path) -> Guard:
     )
     with suppress(AttributeError):  # of Gradio 6
         page._queue.pending_messages_per_session.max_size = _SESSIONS
-    return Guard(app, folder / "uploads")
+    return Guard(app, folder / "uploads", hosts_of(host))
 
 
 def _run(app: Any, listening: socket.socket) -> None:
@@ -106,21 +156,6 @@ def _run(app: Any, listening: socket.socket) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and removes what was uploaded
     uvicorn.Server(config).run(sockets=[listening])
-
-
-def _listen(port: int | None) -> socket.socket:
-    for each in _PORTS if port is None else (port,):
-        listening = socket.socket()
-        if os.name != "nt":  # a page that has just ended holds its port no longer
-            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((HOST, each))
-            listening.listen(128)
-            return listening
-        except (OSError, OverflowError) as error:
-            listening.close()
-            reason = error
-    raise ConfigError(f"the page cannot be served: {reason}; give another --port, or none")
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from tests.conform.faults import FAULTS, beams_not_reordered, caches_of_others  
 @contextlib.contextmanager
 def served(pipeline):
     """Gives the address of an endpoint that answers from this process, where faults can be planted."""
-    from gitllm_plugin.serving.api import Limits, make_app
+    from gitllm_plugin.serving.api import make_app
+    from gitllm_plugin.serving.messages import Limits
 
     config = uvicorn.Config(make_app(pipeline, "served", None, Limits()), port=0, log_level="error")
     listening = config.bind_socket()

@@ -198,8 +198,10 @@ def _watch(name: str, first: int, count: int, folder: Path) -> list[tuple[int, s
             process.kill()
             process.join()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
-    if not lines:
+    if not lines:  # the next one would not, either
         raise RuntimeError(f"the child of {name} did not begin: {errors.read_text()[-3000:]}")
+    if process.exitcode == 1 and "Traceback" in (said := errors.read_text()):  # its own: what is read raises nothing
+        raise RuntimeError(f"the child of {name} failed in the kit: {said[-3000:]}")
     ended = [(seed, kind, more) for seed, kind, more in lines if kind != "begun"]
     if lines[-1][1] == "begun":
         kind = "hang" if process.exitcode == -signal.SIGKILL else "crash"

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.formats import FORMATS
-from tests.faults.kit import run
+from tests.faults.kit import Format, run
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -21,3 +21,10 @@ def test_some_damaged_files(name):
 def test_many_damaged_files(name):
     _, findings = run(name, 2_000 if name == "folder" else 8_000, seed=1_000)
     assert not findings, "\n".join(f"seed {seed}: {kind}: {more}" for seed, kind, more in findings[:5])
+
+
+def test_a_child_that_cannot_begin_is_told_at_once(monkeypatch):
+    """The children, which import the formats for themselves, do not know this one."""
+    monkeypatch.setitem(FORMATS, "a format of this test", Format(lambda folder: None, "*", lambda folder: ([], 0)))
+    with pytest.raises(RuntimeError, match=r"(?s)did not begin: .*KeyError: 'a format of this test'"):
+        run("a format of this test", 1_000)

@@ -106,9 +106,14 @@ def page(folder, tmp_path_factory):
         served.close()
 
 
+def said(chat):
+    """The last message of a chat."""
+    return chat[-1]["content"][0]["text"]
+
+
 def test_a_question_is_answered(page):
-    answer, attention, words = page.ask()
-    assert answer and attention["plot"].startswith("data:image") and words["plot"].startswith("data:image")
+    chat, attention, words, *_ = page.ask()
+    assert said(chat) and all(figure.startswith('<img src="data:image') for figure in (attention, words))
 
 
 # ---------------------------------------------------------------- who may ask
@@ -398,9 +403,9 @@ def test_an_answer_ends_after_its_time(folder):
 
 def test_the_page_bounds_the_time(page, monkeypatch):
     monkeypatch.setattr("gitllm_plugin.web.page.MOST_SECONDS", 1e-9)
-    short = page.ask(settings=[60, 1, 0, 0.9, 1])[0]
+    short = said(page.ask(settings=[60, 1, 0, 0.9, 1])[0])
     monkeypatch.setattr("gitllm_plugin.web.page.MOST_SECONDS", 100.0)
-    assert len(short) < len(page.ask(settings=[60, 1, 0, 0.9, 1])[0])
+    assert len(short) < len(said(page.ask(settings=[60, 1, 0, 0.9, 1])[0]))
 
 
 # ---------------------------------------------------------------- the queue

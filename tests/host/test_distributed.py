@@ -1,9 +1,11 @@
 """Distributed start on CPU: who this process is, and two processes that meet."""
 
+import socket
+
 import pytest
 from omegaconf import OmegaConf
 
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, LostProcessError
 from gitllm_plugin.host.distributed import first_slurm_node, init_distributed_mode
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -85,3 +87,41 @@ def test_two_ranks_on_gloo_meet_and_sum(run_python, tmp_path):
     lines = sorted(line for line in finished.stdout.splitlines() if "gloo True" in line)
     average = (10 + 2 * 20) / 3
     assert lines == [f"{rank} 2 {rank} gloo True 3 {average} clock of rank 0" for rank in (0, 1)]
+
+
+def test_a_rank_that_never_starts_is_told(host, environment):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment(RANK="0", WORLD_SIZE="2", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+    args = OmegaConf.create({"device": "cpu", "step_timeout_minutes": 0.001})
+    with pytest.raises(LostProcessError, match=r"rank 0 of 2 has not met the others .* \(run.step_timeout_minutes\)"):
+        init_distributed_mode(args)
+
+
+HANGS = """
+import os, sys, time
+import torch.distributed as dist
+if os.environ["RANK"] == "1":
+    dist.init_process_group("gloo", init_method="env://")
+    time.sleep(300)
+import gitllm_plugin.host.locate as locate
+locate.prepare()
+from omegaconf import OmegaConf
+from gitllm_plugin.errors import exit_status
+from gitllm_plugin.host.distributed import init_distributed_mode
+
+args = OmegaConf.create({"device": "cpu", "dist_url": "env://", "step_timeout_minutes": 0.001})
+status = exit_status(lambda: init_distributed_mode(args) or 0)
+sys.stderr.flush()
+os._exit(status)
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_hangs_before_training_is_told(run_python, tmp_path):
+    (tmp_path / "script.py").write_text(HANGS)
+    launcher = ("-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "script.py")
+    finished = run_python(args=list(launcher), cwd=tmp_path)
+    assert finished.returncode != 0
+    assert "error: rank 0 of 2 has not met the others at the start" in finished.stderr

@@ -40,7 +40,19 @@ def test_the_figure_has_a_panel_for_each_token_and_picture(pipeline):
     share = float(attention.maps[0].sum())
     assert titles.count(f"whole answer: {float(attention.maps.mean(0).sum()):.0%}") == 2
     assert f"{attention.tokens[0].strip()}: {share:.0%}" in titles
-    assert len(titles) == 2 * (1 + len(attention.tokens))
+    assert titles.count("picture") == 2 and len(titles) == 2 * (2 + len(attention.tokens))
+
+
+def test_all_panels_have_one_scale_and_hide_no_picture(pipeline):
+    for answer in ("yes", "no it is not", "a red one"):
+        attention = answer_attention(pipeline, [PICTURE], "", answer)
+        figure = attention_figure([PICTURE], attention)
+        drawn = [image for axis in figure.axes for image in axis.get_images() if image.get_alpha() is not None]
+        assert len(drawn) == 1 + min(len(attention.tokens), 7)
+        most = max(float(attention.maps.max()), float(attention.maps.mean(0).max()))
+        assert all(image.get_clim() == (0.0, pytest.approx(most)) for image in drawn)
+        assert all(image.get_alpha().max() <= 0.6 for image in drawn)
+        assert any(axis.get_ylabel() == "attention to a patch" for axis in figure.axes)
 
 
 def test_reading_attention_does_not_disturb_other_threads(pipeline):

@@ -46,6 +46,15 @@ def test_what_answers_says_what_it_is(answering, exported):
     assert {name: about[name] for name in about if name != "runs_on"}.items() <= exported[0].describe().items()
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [("/home/somebody/weights/a-model", "a-model"), ("~/a-model", "a-model"), ("org/a-model", "org/a-model")],
+)
+def test_no_folder_of_this_machine_is_named(exported, monkeypatch, source, shown):
+    monkeypatch.setitem(exported[0].model.sources, "language_model", source)
+    assert exported[0].describe()["language_model"] == shown
+
+
 def test_a_cut_answer_is_known(answering):
     answer = answering.answer(picture("red"), "what is it?", None, SHORT)
     assert answering.is_cut(answer, SHORT)

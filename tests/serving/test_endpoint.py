@@ -2,89 +2,29 @@
 
 import base64
 import concurrent.futures
-import io
 import json
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from pathlib import Path
 
+import httpx
+import openai
 import pytest
 from PIL import Image
 
-from gitllm_plugin import Pipeline
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.pipeline import Decoding, Question
+from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.serving.batcher import Batcher, BusyError
-from tests.tiny_folder import write_tiny_folder
-
-openai = pytest.importorskip("openai", reason="the client of these tests; pip install openai")
-import httpx  # noqa: E402
-
-COLORS = ("red", "green", "blue", "white")
+from tests.serving.kit import COLORS, Served, data_uri, messages
 
 
-def data_uri(color, size=(40, 30), file_format="PNG"):
-    buffer = io.BytesIO()
-    Image.new("RGB", size, color).save(buffer, file_format)
-    return f"data:image/{file_format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def messages(uri, question="what color?", system=None):
-    parts = [{"type": "text", "text": question}, {"type": "image_url", "image_url": {"url": uri}}]
-    head = [] if system is None else [{"role": "system", "content": system}]
-    return [*head, {"role": "user", "content": parts}]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_tiny_folder(tmp_path_factory.mktemp("model") / "tiny-model")
-
-
-@pytest.fixture(scope="module")
-def pipeline(folder):
-    return Pipeline.from_pretrained(folder)
-
-
-class Served:
-    """``gitllm serve`` in a process of its own, in which LAVIS cannot be imported."""
-
-    def __init__(self, folder, *arguments, **environment):
-        program = "import sys; sys.modules['lavis'] = None\nfrom gitllm_plugin.cli.main import main; sys.exit(main())"
-        command = [sys.executable, "-c", program, "serve", "--model", str(folder), "--port", "0", *arguments]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}
-        )
-        line = self.process.stdout.readline()
-        self.port = int(re.search(r":(\d+)/v1", line)[1])
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    def client(self, key="none"):
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
-
-    def memory(self):
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
-
-    def close(self):
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def served(folder):
-    served = Served(folder)
-    yield served
-    assert served.close() in (0, 130)
+def answered(served):
+    return int(re.search(r"gitllm_answered_total (\d+)", httpx.get(f"{served.url}/metrics").text)[1])
 
 
 def test_the_answers_are_the_pipelines(served, pipeline):
-    client = served.client()
+    client, before = served.client(), answered(served)
     assert [model.id for model in client.models.list()] == ["tiny-model"]
     for color in COLORS:
         image = Image.new("RGB", (40, 30), color)
@@ -96,13 +36,13 @@ def test_the_answers_are_the_pipelines(served, pipeline):
         assert "".join(piece.choices[0].delta.content or "" for piece in pieces) == expected
         assert pieces[-1].choices[0].finish_reason == reply.choices[0].finish_reason
     assert httpx.get(f"{served.url}/health").json() == {"status": "ok", "model": "tiny-model"}
-    assert "gitllm_answered_total 8" in httpx.get(f"{served.url}/metrics").text
+    assert answered(served) == before + 8
 
 
 WRONG = {
     "no picture": ([{"role": "user", "content": "hello"}], {}, "no picture; send it as"),
     "an address": (messages("https://example.org/cat.png"), {}, "addresses are not fetched"),
-    "a file of the server": (messages("file:///etc/passwd"), {}, "addresses are not fetched"),
+    "a file elsewhere": (messages("file:///etc/passwd"), {}, "no file below the folder that this server gives"),
     "no base64": (messages("data:image/png;base64,%%%"), {}, "not base64"),
     "no image": (messages("data:image/png;base64,aGVsbG8="), {}, "picture 1"),
     "EPS": (
@@ -115,10 +55,12 @@ WRONG = {
         {},
         "this model takes 1 to 1",
     ),
-    "a conversation": (
-        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, *messages(data_uri("red"))],
+    "no question": (messages(data_uri("red")) + [{"role": "assistant", "content": "red"}], {}, "the user's last"),
+    "no user": ([{"role": "system", "content": "Look."}], {}, "the last message is the system's"),
+    "the assistant's picture": (
+        [{**messages(data_uri("red"))[0], "role": "assistant"}, *messages(data_uri("red"))],
         {},
-        "one question at a time",
+        "send pictures in messages of the user",
     ),
     "a long question": (messages(data_uri("red"), "why " * 6000), {}, "characters"),
     "many tokens": (messages(data_uri("red")), {"max_tokens": 100_000}, "at most 256"),

@@ -77,7 +77,7 @@ def test_upload_ask_and_see(page, url, tmp_path: Path):
     page.wait_for_selector("[data-testid=image] img, .image-frame img")
     page.fill("#question textarea, #question input", "what color?")
     page.click("#ask")
-    page.wait_for_function("document.querySelector('#answer textarea').value.length > 0")
+    page.wait_for_selector("#chat [data-testid=bot]")
     page.wait_for_selector("#attention img")
     page.get_by_role("tab", name="Patches in words").click()
     page.wait_for_selector("#words img")
