@@ -33,7 +33,9 @@ class CaptioningTask(RepairedTask, CaptionTask):
     annotation_file: str | None = None
     caption_metrics: tuple[str, ...] = tuple(HOST_NAMES)
 
-    def __init__(self, num_beams: int, max_len: int, min_len: int, evaluate: bool, report_metric: bool, **_: Any) -> None:
+    def __init__(
+        self, num_beams: int, max_len: int, min_len: int, evaluate: bool, report_metric: bool, **_: Any
+    ) -> None:
         """Repairs: git main's takes exactly one split, and options of its own."""
         BaseTask.__init__(self)
         self.num_beams, self.max_len, self.min_len = num_beams, max_len, min_len

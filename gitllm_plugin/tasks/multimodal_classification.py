@@ -28,7 +28,9 @@ class ClassificationTask(RepairedTask, MultimodalClassificationTask):
         Repairs: git main asks with ``inspect.getargspec``, which Python 3.11 has no more, what ``predict`` takes.
         """
         takes = inspect.signature(model.predict).parameters
-        options = {name: getattr(self, own) for name, own in _OF_GIT_MAIN.items() if name in takes and hasattr(self, own)}
+        options = {
+            name: getattr(self, own) for name, own in _OF_GIT_MAIN.items() if name in takes and hasattr(self, own)
+        }
         outputs = model.predict(samples, **options)
         if outputs is None:  # git main's models, of a batch without a picture
             return []
