@@ -49,7 +49,8 @@ def listen(taken: socket.socket) -> None:
     try:
         taken.listen(_WAITING)
     except OSError as error:
-        raise _not_free(*taken.getsockname()[:2], error) from error
+        host, port = taken.getsockname()[:2]
+        raise _not_free(host, port, error) from error
 
 
 def url_of(host: str, taken: socket.socket) -> str:
