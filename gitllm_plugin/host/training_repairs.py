@@ -147,6 +147,18 @@ def resume_with_what_was_saved(of_all_weights: Any) -> Any:
     return load_checkpoint
 
 
+@_repair("lavis.runners.runner_iter:RunnerIter._load_checkpoint")
+def resume_iterations_with_what_was_saved(of_all_weights: Any) -> Any:
+    """The same in git main's ``runner_iter``; the release's saves all weights."""
+
+    @functools.wraps(of_all_weights)
+    def load_checkpoint(self, url_or_filename):
+        with _taking_what_was_saved(self.unwrap_dist_model(self.model)):
+            of_all_weights(self, url_or_filename)
+
+    return load_checkpoint
+
+
 @_repair(f"{_RUNNER}._reload_best_model")
 def test_with_what_was_saved(of_all_weights: Any) -> Any:
     """The same before the test, with a warning that it is expected."""

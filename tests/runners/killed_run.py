@@ -3,7 +3,9 @@
 PLACE is `step` (before the NUMBERth step's weights change), `written half` (in the middle of the NUMBERth
 checkpoint's bytes), `unnamed` (it is whole under its temporary name), `unlinked` (it is named by its step, but not
 yet `checkpoint_latest`), `between` (`checkpoint_latest.pth` is new, its weights' second name old), `evaluation`,
-`noting` (in the middle of noting the NUMBERth evaluation) or `noted` (behind it, before it is known to be done).
+`noting` (in the middle of noting the NUMBERth evaluation), `noted` (behind it, before it is known to be done),
+`stepped` (behind the NUMBERth step's record), `logged` (behind the NUMBERth line of LAVIS's log) or `scored` (behind
+the NUMBERth line of a task's file of scores).
 With a RANK in the environment variable KILLED_RANK only that rank is killed.
 """
 
@@ -20,7 +22,9 @@ gitllm_plugin.register()
 
 from gitllm_plugin.common import files  # noqa: E402
 from gitllm_plugin.runners import checkpoints, records  # noqa: E402
+from gitllm_plugin.runners.git_llm import GitLLMRunner  # noqa: E402
 from gitllm_plugin.runners.loop import TrainingLoop  # noqa: E402
+from gitllm_plugin.tasks import vqa  # noqa: E402
 from gitllm_plugin.tasks.m3it import M3ITTask  # noqa: E402
 
 
@@ -77,6 +81,9 @@ PLACES = {
     "between": lambda number: kill_at(checkpoints, "link_or_copy", 2 * number),
     "noting": lambda number: kill_at(files.os, "replace", number, is_evaluations),
     "noted": lambda number: kill_after(records, "note_evaluation", number),
+    "stepped": lambda number: kill_after(records.StepLog, "add", number),
+    "logged": lambda number: kill_after(GitLLMRunner, "log_stats", number),
+    "scored": lambda number: kill_after(vqa, "note_scores", number),
     "evaluation": lambda number: kill_at(M3ITTask, "after_evaluation", number),
 }
 
