@@ -138,8 +138,9 @@ def merge(args: argparse.Namespace) -> None:
     argument("source", help="folder of the published checkpoint"),
     argument("target", help="folder to make"),
     argument("--lora-alpha", type=float, help="of unmerged LoRA, where the configuration does not say it"),
+    argument("--template", help="of its prompts: article (default); heron for heron's, questions without instruction"),
     examples="""
-        gitllm convert-checkpoint heron-chat-git-Llama-2-7b my-folder
+        gitllm convert-checkpoint heron-chat-git-Llama-2-7b-v0 my-folder --template heron
         gitllm convert-checkpoint run-with-unmerged-lora my-folder --lora-alpha 32
     """,
 )
@@ -148,9 +149,12 @@ def convert_checkpoint(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_new_folder
 
     check_new_folder(args.target)
+    from gitllm_plugin.m3it.prompts import settings_of_template
+
+    settings = settings_of_template(args.template or "article")
     from gitllm_plugin.modeling.published import convert_published
 
-    convert_published(args.source, args.target, args.lora_alpha)
+    convert_published(args.source, args.target, args.lora_alpha, settings)
     print(f"written: {args.target}")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from gitllm_plugin.errors import ConfigError
 
@@ -158,3 +159,15 @@ def check_template(template: str) -> None:
     if template not in TEMPLATES:
         known = ", ".join(map(repr, sorted(TEMPLATES)))
         raise ConfigError(f"unknown prompt template {template!r}; the templates are {known}")
+
+
+def settings_of_template(template: str) -> dict[str, Any]:
+    """Say how a folder's prompts are made, as ``settings`` of its description have it.
+
+    Raises:
+        ConfigError: see :func:`check_template`.
+    """
+    check_template(template)
+    # heron's chat models were asked questions as they are.
+    instruction = {"instruction": ""} if template == "heron" else {}
+    return {"text_processor": {"name": "git_llm_instruction", "template": template, **instruction}}

@@ -136,13 +136,20 @@ def read_published(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor
     return config, state_dict
 
 
-def convert_published(source: str | Path, target: str | Path, lora_alpha: float | None = None) -> None:
+def convert_published(
+    source: str | Path,
+    target: str | Path,
+    lora_alpha: float | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> None:
     """Turn the folder of a published checkpoint into one of ours, tokenizer and image processor with it.
 
     Args:
         source: ``config.json`` and weights.
         target: the folder to make.
         lora_alpha: see :func:`load_published`.
+        settings: kept with the model, as for :func:`~gitllm_plugin.modeling.folder.save_folder`: a checkpoint does not
+            say what prompts it was trained on.
 
     Raises:
         ConfigError: not a published checkpoint, keys that cannot be explained, or the target is in use.
@@ -153,7 +160,8 @@ def convert_published(source: str | Path, target: str | Path, lora_alpha: float 
     files = [source / name for name in TOKENIZER_FILES if (source / name).exists()]
     for file in files:
         check_file(file)
-    save_folder(model, target, tokenizer=files, image_processor=_read_json(source / PREPROCESSOR))
+    preprocessor = _read_json(source / PREPROCESSOR)
+    save_folder(model, target, tokenizer=files, image_processor=preprocessor, settings=settings)
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 from gitllm_plugin.cli.main import main
+from gitllm_plugin.m3it.prompts import build_prompt
 from tests.small_run import write_small_run
 
 MODEL = {"model_type": "tiny_llama", "lora": {"rank": 4, "alpha": 8, "dropout": 0.0}}
@@ -88,6 +89,28 @@ def test_a_published_checkpoint_is_converted(tmp_path, capsys):
     assert capsys.readouterr().out == f"written: {tmp_path / 'ours'}\n"
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "prompt"),
+    [
+        ([], "##Instruction: Answer the question about the image. ##Question: why? ##Answer:"),
+        (["--template", "heron"], "##human: why?\n##gpt:"),
+        (["--template", "question"], "why?"),
+    ],
+)
+def test_a_converted_checkpoint_keeps_the_template_of_its_prompts(options, prompt, tmp_path):
+    source = Path(__file__).parents[1] / "data" / "published" / "llama"
+    shutil.copytree(source, tmp_path / "published")
+    (tmp_path / "published" / "weights.safetensors").rename(tmp_path / "published" / "model.safetensors")
+    assert main(["convert-checkpoint", str(tmp_path / "published"), str(tmp_path / "ours"), *options]) == 0
+    said = json.loads((tmp_path / "ours" / "git_llm.json").read_text())["settings"]["text_processor"]
+    assert build_prompt(said["template"], said.get("instruction"), "why?") == prompt
+
+
+def test_a_template_that_there_is_not_is_told_before_anything_is_read(tmp_path, capsys):
+    assert main(["convert-checkpoint", "nowhere", str(tmp_path / "ours"), "--template", "llama2"]) == 2
+    assert "unknown prompt template 'llama2'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
