@@ -105,7 +105,7 @@ def runner(tmp_path, kind, scores, model=None, **run):
 def checkpoints(tmp_path):
     found = {}
     for path in tmp_path.rglob("*.pth"):
-        found[path.stem] = torch.load(path)["model"]["layer.weight"].item()
+        found[path.stem] = torch.load(path, weights_only=True)["model"]["layer.weight"].item()
     return found
 
 
