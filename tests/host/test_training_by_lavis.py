@@ -182,7 +182,7 @@ def test_a_training_with_frozen_weights_is_resumed(tmp_path, caplog):
         first.train()
     assert "Key mismatch" not in caplog.text
     (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
-    assert set(torch.load(checkpoint)["model"]) == {"layer.weight"}
+    assert set(torch.load(checkpoint, weights_only=True)["model"]) == {"layer.weight"}
     again = resumed(tmp_path, PartlyFrozen(), checkpoint)
     assert again.task.scores == [-1.0]  # one epoch was left of three, and the test
     assert again._model.layer.weight.item() == 3
