@@ -10,7 +10,7 @@ demo: install          ## train, evaluate and show GIT-LLM on real data, on a CP
 	$(BIN)/python -m examples.easyvqa.demo
 
 test: install          ## all fast tests; a file's tests stay in one process
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: install         ## style, types, architecture
 	$(BIN)/ruff check .

@@ -105,7 +105,7 @@ def runner(tmp_path, kind, scores, model=None, **run):
 def checkpoints(tmp_path):
     found = {}
     for path in tmp_path.rglob("*.pth"):
-        found[path.stem] = torch.load(path)["model"]["layer.weight"].item()
+        found[path.stem] = torch.load(path, weights_only=True)["model"]["layer.weight"].item()
     return found
 
 
@@ -182,7 +182,7 @@ def test_a_training_with_frozen_weights_is_resumed(tmp_path, caplog):
         first.train()
     assert "Key mismatch" not in caplog.text
     (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
-    assert set(torch.load(checkpoint)["model"]) == {"layer.weight"}
+    assert set(torch.load(checkpoint, weights_only=True)["model"]) == {"layer.weight"}
     again = resumed(tmp_path, PartlyFrozen(), checkpoint)
     assert again.task.scores == [-1.0]  # one epoch was left of three, and the test
     assert again._model.layer.weight.item() == 3
