@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 import gitllm_plugin
+from gitllm_plugin.errors import DataError
 from tests.benchmark_files import write_benchmarks
 from tests.m3it_files import make_square
 
@@ -127,3 +128,25 @@ def test_it_feeds_evaluation(name, root, model):
     if name == "flickr30k":  # pictures alone: its task ranks data.text
         batch = {"image": batch["image"]}
     assert len(model.eval().generate(batch, max_length=3)) == 3
+
+
+NOWHERE = "http://127.0.0.1:9"  # nothing listens there
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "addresses", "told"),
+    [
+        ("coco_caption", ["there.json", "new/a b.json"], ["x", f"{NOWHERE}/b.json"], f"b.json' {NOWHERE}/b.json"),
+        ("coco_vqa", ["new/vqa.json"], [f"{NOWHERE}/q.json"], f"vqa.json {NOWHERE}/q.json"),
+        ("nlvr", ["new/nlvr.json"], ["elsewhere/nlvr.json"], "nlvr.json: no address is known"),
+        ("flickr30k", ["new/one.json", "new/two.json"], [f"{NOWHERE}/one.json"], "two.json: no address is known"),
+        ("snli_ve", ["new/snli.json"], None, "snli.json: no address is known"),
+    ],
+)
+def test_what_is_not_on_disk_is_told_with_place_and_command(tmp_path, model, name, files, addresses, told):
+    (tmp_path / "there.json").write_text("[]")
+    paths = [str(tmp_path / file) for file in files]
+    train = {"storage": paths, "url": addresses}
+    with pytest.raises(DataError) as caught:
+        build(name, {"images": {"storage": str(tmp_path)}, "annotations": {"train": train}})
+    assert told in str(caught.value) and paths[-1] in str(caught.value) and "there.json" not in str(caught.value)
