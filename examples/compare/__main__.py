@@ -21,7 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 import gitllm_plugin
 from examples.compare.data import read_data, write_data
-from examples.compare.shapes import build, small_lavis, write_folders
+from examples.compare.shapes import build, small_lavis, working_in, write_folders
 from gitllm_plugin.errors import exit_status
 from gitllm_plugin.metrics import score
 from gitllm_plugin.resources import find_config
@@ -52,7 +52,7 @@ def compare(shared: Any, names: Sequence[str] = MODELS) -> Table:
     gitllm_plugin.register()
     torch.set_num_threads(1)
     given = {name: config_of(name) for name in names}
-    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch), _quiet(), small_lavis(shared.sizes):
+    with tempfile.TemporaryDirectory() as scratch, working_in(scratch), _quiet(), small_lavis(shared.sizes):
         folder = Path(scratch)
         configs = [OmegaConf.merge(shared, {"folder": scratch}, config) for config in given.values()]
         torch.manual_seed(shared.run.seed)

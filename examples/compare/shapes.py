@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,17 @@ def _word_tokenizer(folder: Path) -> transformers.BertTokenizerFast:
     path = folder / "words.txt"
     path.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *_WORDS]) + "\n")
     return transformers.BertTokenizerFast(vocab=str(path))
+
+
+@contextlib.contextmanager
+def working_in(folder: str | Path) -> Iterator[None]:
+    """While entered, this is the folder that is worked in: LAVIS asks for BERT by a name without a place."""
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Models of four kinds compared: equal sizes, the same pictures, steps and score."""
 
-import contextlib
 import json
 import math
 
@@ -11,7 +10,7 @@ from omegaconf import OmegaConf
 import gitllm_plugin
 from examples.compare.__main__ import MODELS, config_of, main
 from examples.compare.data import write_data
-from examples.compare.shapes import build, small_lavis, write_folders
+from examples.compare.shapes import build, small_lavis, working_in, write_folders
 
 SMALL = ["run.steps=3", "run.batch_size=4", "data.train=8", "data.test=5"]
 
@@ -26,7 +25,7 @@ def models(tmp_path_factory, shared):
     gitllm_plugin.register()
     folder = tmp_path_factory.mktemp("shapes")
     write_folders(folder, shared.sizes)
-    with contextlib.chdir(folder), small_lavis(shared.sizes):
+    with working_in(folder), small_lavis(shared.sizes):
         given = {"folder": str(folder)}
         return {name: build(OmegaConf.merge(shared, given, config_of(name)).model, 0) for name in MODELS}
 
