@@ -27,6 +27,9 @@ def save_adapter(language_model: PreTrainedModel, folder: Path, base_name: str) 
     # PEFT reads these two: the first to find the base, the second to load as what is not trained.
     config.base_model_name_or_path = base_name
     config.inference_mode = True
+    if isinstance(config.target_modules, set):
+        # peft writes a set in an order that changes from process to process, and with it the file's checksum.
+        config.target_modules = cast(Any, sorted(config.target_modules))
     config.save_pretrained(str(folder))
     state = _adapter_state(language_model)
     state = {f"{_PEFT_PREFIX}{name}": value.detach().cpu().contiguous() for name, value in state.items()}

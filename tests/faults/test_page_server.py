@@ -544,6 +544,7 @@ def resident(process: subprocess.Popen) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of a process of Linux")
 def test_memory_stays_over_a_thousand_questions(folder, tmp_path):
     with demo(folder, tmp_path) as (process, client):

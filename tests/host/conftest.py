@@ -25,7 +25,7 @@ PathFinder.find_spec = classmethod(
 def run_python():
     """Runs code, or a command line, in a fresh Python and returns the completed process."""
 
-    def run(code=None, *, args=(), hidden=(), env=None, cwd=None, timeout=120):
+    def run(code=None, *, args=(), hidden=(), env=None, cwd=None, timeout=240):
         command = [sys.executable, *args]
         if code is not None:
             command += ["-c", (HIDE.format(hidden=set(hidden)) if hidden else "") + code]

@@ -221,5 +221,5 @@ def test_a_run_is_exported_and_asked_without_lavis(run, run_python, tmp_path, ca
     assert open_pipeline(run).answer(tmp_path / "red.png", "circle?") in finished.stdout.splitlines()
     assert main(["export", str(run), str(tmp_path / "with")]) == 0
     for file in ("projection.safetensors", "adapter/adapter_model.safetensors", "git_llm.json", "config.json"):
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "with" / file).read_bytes()
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "with" / file).read_bytes(), file
     assert (tmp_path / "two" / "model.safetensors").is_file()
