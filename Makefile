@@ -9,8 +9,8 @@ LAVIS  := salesforce-lavis==1.0.2
 demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo
 
-test: install          ## all fast tests
-	$(BIN)/python -m pytest
+test: install          ## all fast tests; a file's tests stay in one process
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: install         ## style, types, architecture
 	$(BIN)/ruff check .

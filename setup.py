@@ -86,11 +86,12 @@ setup(
             "pyarrow",
             "pyright",
             "pytest",
-            "uvicorn",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "scikit-image",
             "tensorboard",
+            "uvicorn",
         ],
     },
     entry_points={

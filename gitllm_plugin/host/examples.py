@@ -25,14 +25,15 @@ def examples_of(model: str | Path) -> list[Question]:
     """Find a few, of different pictures and configurations.
 
     Args:
-        model: a run's folder or checkpoint, or a folder that was exported of one.
+        model: a run's folder or checkpoint, or a folder that was exported of one and lies beside it: where the run is
+            on the machine that exported it is not written down.
 
     Returns:
         None at all where the run's rows cannot be read: examples are no reason to stop.
     """
     try:
         return list(islice(_choose(_data_sets(Path(model).expanduser())), MOST_EXAMPLES))
-    except (GitLLMError, OSError, ValueError, KeyError, ImportError):
+    except (GitLLMError, OSError, ValueError, KeyError, TypeError, ImportError):
         return []
 
 
@@ -44,7 +45,8 @@ def _data_sets(model: Path) -> list[Mapping[str, Any]]:
     from gitllm_plugin.modeling.description import DESCRIPTION
 
     if (model / DESCRIPTION).is_file():
-        model = Path(json.loads((model / DESCRIPTION).read_text(encoding="utf-8"))["settings"]["run"])
+        run = json.loads((model / DESCRIPTION).read_text(encoding="utf-8"))["settings"]["run"]
+        model = model.resolve().parent / run
     config: Any = OmegaConf.to_container(OmegaConf.load(find_files(model)[1]), resolve=True)
     return [node["build_info"] for node in (config.get("datasets") or {}).values() if node.get("build_info")]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gitllm_plugin.host import old_transformers
-from gitllm_plugin.host.patching import repair_of
+from gitllm_plugin.host.patching import apply_all, repair_of
 
 _MED = "lavis.models.med"
 _NLVR = "lavis.models.blip_models.nlvr_encoder"
@@ -44,8 +44,7 @@ _REPAIRS: list[Callable[[], None]] = []
 
 def repair_models() -> None:
     """Apply all repairs of this file; LAVIS must have been imported. Calling it again does nothing."""
-    for repair in _REPAIRS:
-        repair()
+    apply_all(_REPAIRS)
 
 
 def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:

@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 _MARK = "_gitllm_repairs"
@@ -27,6 +28,15 @@ def repair_of(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], Non
         return apply
 
     return decorate
+
+
+def apply_all(repairs: Iterable[Callable[[], None]]) -> None:
+    """Apply repairs of LAVIS's own models: where one does not fit these libraries, that is said, and ours go on."""
+    for repair in repairs:
+        try:
+            repair()
+        except (AttributeError, ImportError, TypeError) as error:
+            logging.warning("some of LAVIS's own models may not work: %s: %s", repair.__name__, error)
 
 
 def _put(place: str, repair: Callable[[Any], Any]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.patching import repair_of
 
 _RUNNER = "lavis.runners.runner_base:RunnerBase"
@@ -93,6 +94,41 @@ def resume_at_the_next_iteration(load_and_skip_one: Any) -> Any:
         self.start_iters -= 1
 
     return load_checkpoint
+
+
+@_repair("lavis.runners.runner_iter:RunnerIter.dataloaders")
+def mix_by_ratios(original: Any) -> Any:
+    """``train_dataset_ratios`` ends in an UnboundLocalError: the list of data sets has another name there."""
+    from lavis.datasets.data_utils import reorg_datasets_by_split
+
+    def dataloaders(self):
+        run = self.config.run_cfg
+        ratios = run.get("train_dataset_ratios", None)
+        if ratios is None or self._dataloaders is not None:
+            return original.fget(self)
+        numbers = {name for name, ratio in ratios.items() if isinstance(ratio, (int, float)) and ratio >= 0}
+        if set(ratios) != set(self.datasets) or len(numbers) < len(ratios):
+            raise ConfigError(
+                f"run.train_dataset_ratios is {dict(ratios)}, and the data sets are {', '.join(self.datasets)}; give a "
+                "number of 0 or more for each of them"
+            )
+        trained = [float(ratios[name]) for name, splits in self.datasets.items() if "train" in splits]
+        splits = reorg_datasets_by_split(self.datasets)
+        self.datasets = {split: data[0] if len(data) == 1 else data for split, data in splits.items()}
+        self._dataloaders = {}
+        for split, data in sorted(self.datasets.items()):
+            several = isinstance(data, (list, tuple))
+            (self._dataloaders[split],) = self.create_loaders(
+                datasets=[data],
+                num_workers=run.num_workers,
+                batch_sizes=[run.batch_size_train if split == "train" else run.batch_size_eval],
+                is_trains=[split in self.train_splits],
+                collate_fns=[[d.collater for d in data] if several else data.collater],
+                dataset_ratios=trained if split == "train" else None,
+            )
+        return self._dataloaders
+
+    return property(dataloaders)
 
 
 @_repair(f"{_RUNNER}.create_loaders")

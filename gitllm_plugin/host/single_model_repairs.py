@@ -4,18 +4,18 @@ As in :mod:`gitllm_plugin.host.model_repairs`, each function can go when LAVIS i
 """
 
 import functools
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
-from gitllm_plugin.host.patching import repair_of
+from gitllm_plugin.host.patching import apply_all, repair_of
 
 _REPAIRS: list[Callable[[], None]] = []
 
 
 def repair_single_models() -> None:
     """Apply all repairs of this file; LAVIS must have been imported. Calling it again does nothing."""
-    for repair in _REPAIRS:
-        repair()
+    apply_all(_REPAIRS)
 
 
 def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
@@ -131,6 +131,30 @@ def contrast_in_one_process(of_a_group: Any) -> Any:
         return of_a_group.fget(self)
 
     return property(loss)
+
+
+_WITH_LANGUAGE_MODELS = {
+    "lavis.models.blip2_models.blip2_opt": "Blip2OPT",
+    "lavis.models.blip2_models.blip2_t5": "Blip2T5",
+    "lavis.models.blip2_models.blip2_t5_instruct": "Blip2T5Instruct",
+    "lavis.models.blip2_models.blip2_vicuna_instruct": "Blip2VicunaInstruct",
+}
+
+
+@_repair(
+    *(f"{module}:{name}.__init__" for module, name in _WITH_LANGUAGE_MODELS.items() if importlib.util.find_spec(module))
+)
+def compute_in_one_format_without_a_gpu(original: Any) -> Any:
+    """Language models are in half precision, and the rest in float32, which a GPU's autocast alone can mix."""
+    import torch
+
+    @functools.wraps(original)
+    def init(self, *args, **kwargs):
+        original(self, *args, **kwargs)
+        if not torch.cuda.is_available():
+            self.float()
+
+    return init
 
 
 @_repair("lavis.models.pnp_vqa_models.pnp_unifiedqav2_fid:T5EncoderWrapper.__init__")

@@ -4,14 +4,16 @@ As in :mod:`gitllm_plugin.host.repairs`, each function can go when LAVIS is fixe
 does these things itself, and is left alone.
 """
 
+import contextlib
 import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.patching import repair_of
 
 _RUNNER = "lavis.runners.runner_base:RunnerBase"
@@ -110,6 +112,63 @@ def _has_best(runner: Any) -> bool:
     if torch.distributed.is_initialized():
         torch.distributed.broadcast_object_list(found, src=0)
     return found[0]
+
+
+@contextlib.contextmanager
+def _taking_what_was_saved(model: Any) -> Iterator[None]:
+    """While entered, ``load_state_dict`` lets weights be missing that are not trained: LAVIS does not save them."""
+
+    def load_state_dict(state: Any, strict: bool = True) -> Any:
+        frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+        missing = set(model.state_dict()) - set(state)
+        return type(model).load_state_dict(model, state, strict=strict and not missing <= frozen)
+
+    model.load_state_dict = load_state_dict
+    try:
+        yield
+    finally:
+        del model.load_state_dict
+
+
+@_repair(f"{_RUNNER}._load_checkpoint")
+def resume_with_what_was_saved(of_all_weights: Any) -> Any:
+    """Weights that are not trained are not saved, and were missed when a training was resumed."""
+
+    @functools.wraps(of_all_weights)
+    def load_checkpoint(self, url_or_filename):
+        with _taking_what_was_saved(self.unwrap_dist_model(self.model)):
+            of_all_weights(self, url_or_filename)
+        if self.start_epoch >= self.max_epoch:
+            raise ConfigError(
+                f"run.resume_ckpt_path={url_or_filename} is of epoch {self.start_epoch}, counted from 1, and "
+                f"run.max_epoch is {self.max_epoch}: nothing is left to train. Give more epochs, or evaluate"
+            )
+
+    return load_checkpoint
+
+
+@_repair("lavis.runners.runner_iter:RunnerIter._load_checkpoint")
+def resume_iterations_with_what_was_saved(of_all_weights: Any) -> Any:
+    """The same in git main's ``runner_iter``; the release's saves all weights."""
+
+    @functools.wraps(of_all_weights)
+    def load_checkpoint(self, url_or_filename):
+        with _taking_what_was_saved(self.unwrap_dist_model(self.model)):
+            of_all_weights(self, url_or_filename)
+
+    return load_checkpoint
+
+
+@_repair(f"{_RUNNER}._reload_best_model")
+def test_with_what_was_saved(of_all_weights: Any) -> Any:
+    """The same before the test, with a warning that it is expected."""
+
+    @functools.wraps(of_all_weights)
+    def reload_best_model(self, model):
+        with _taking_what_was_saved(model):
+            return of_all_weights(self, model)
+
+    return reload_best_model
 
 
 @_repair(f"{_RUNNER}.optimizer")

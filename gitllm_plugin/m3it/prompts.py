@@ -28,10 +28,11 @@ class Template:
 
     def fill(self, instruction: str, question: str) -> str:
         """Make a prompt."""
-        given = {_INSTRUCTION: instruction, _QUESTION: question}
+        given, text = {_INSTRUCTION: instruction, _QUESTION: question}, self.text
         if not self.keeps_marks:
-            return " ".join(words for part in self.text.split(" ") if (words := given.get(part, part)))
-        return "".join(given.get(part, part) for part in _FIELDS.split(self.text))
+            empty = "|".join(re.escape(field) for field, words in given.items() if not words)
+            text = re.sub(f" ?({empty})", "", text).strip() if empty else text
+        return "".join(given.get(part, part) for part in _FIELDS.split(text))
 
     def find(self, prompt: str, question: str | None) -> slice | None:
         """Find the part of a prompt that may be shortened, its question, or its instruction where that is empty.
@@ -69,6 +70,8 @@ _FIELDS = re.compile("({instruction}|{question})")
 TEMPLATES: dict[str, Template] = {
     # The markers stay where the question is empty, as in the article.
     "article": Template("##Instruction: {instruction} ##Question: {question} ##Answer:"),
+    # What heron trains on, and its released chat models read: the question alone, or with its instruction.
+    "heron": Template("##human: {instruction} {question}\n##gpt:", keeps_marks=False),
     # No markers: half the tokens where questions are short.
     "plain": Template("{instruction} {question} Answer:", keeps_marks=False),
     # Plain GIT was trained on bare questions, and on captions behind nothing.

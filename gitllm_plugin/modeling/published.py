@@ -52,6 +52,16 @@ _RENAMED: dict[str, dict[str, str | None]] = {
     }
 }
 
+#: ``model_type`` of what was released beside GIT-LLM, or by it, and cannot be opened -> why.
+_REFUSED = {
+    "git_japanese_stablelm_alpha": "its language model, Japanese StableLM Alpha, is no architecture of transformers: "
+    "it comes as code of its own, and no code of a checkpoint is run here",
+    "video_blip": "it is BLIP-2 (a Q-Former between image encoder and language model) and has no GIT projection; "
+    "its released language model, Japanese StableLM Alpha, is no architecture of transformers",
+    "llava_llama": "it is LLaVA (image tokens read causally, a two-layer projector) and has no GIT projection; "
+    "transformers' LlavaForConditionalGeneration is the class for it",
+}
+
 #: ``lora_alpha`` of every training configuration that was published, for files that do not say it.
 PUBLISHED_LORA_ALPHA = 32
 
@@ -167,6 +177,10 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
 def _decoder_config(config: Mapping[str, Any]) -> PreTrainedConfig:
     given = str(config.get("model_type"))
     model_type = given.removeprefix(_PREFIX)
+    if given in _REFUSED:
+        raise ConfigError(
+            f"a checkpoint of model_type {given!r} cannot be opened: {_REFUSED[given]}. See docs/heron.md"
+        )
     if given == model_type or model_type not in CONFIG_MAPPING or "vision_config" not in config:
         raise ConfigError(
             f"not a published GIT-LLM configuration: model_type is {given!r}, expected {_PREFIX}<type> with a type "

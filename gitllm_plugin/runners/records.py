@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
 TESTED = "tested.json"
+APPENDED = (METRICS_FILE, EVALUATIONS_FILE, "log.txt", "evaluate.txt")
+"""Files of a run to which lines are added; the last two are the host's and its tasks'."""
 
 
 @dataclass
@@ -154,6 +156,36 @@ def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
     write_atomically(path, b"".join(kept))
 
 
+def written_sizes(folder: Path) -> dict[str, int]:
+    """Give the sizes, in bytes, that the files of :data:`APPENDED` have now; 0 where there is none yet."""
+    paths = {name: folder / name for name in APPENDED}
+    return {name: path.stat().st_size if path.is_file() else 0 for name, path in paths.items()}
+
+
+def take_out_lost_lines(folder: Path, sizes: Mapping[str, Any], position: Position) -> None:
+    """Leave in the files of a run to be resumed what stood there when its checkpoint was written.
+
+    The run does again, and writes again, what came after it; whatever the lines say, each then stands once.
+
+    Args:
+        folder: the run's.
+        sizes: what :func:`written_sizes` gave then. Files that it does not name stay as they are.
+        position: where the checkpoint stands. If the test of the run's end was done from there, its lines stay.
+    """
+    tested = _read_tested(folder)
+    if tested.get("iters") == position.iters and isinstance(tested.get("written"), dict):
+        sizes = tested["written"]
+    for name in APPENDED:
+        path, size = folder / name, sizes.get(name)
+        if not path.is_file() or type(size) is not int or size < 0:
+            continue
+        content = path.read_bytes()
+        # Whole lines, also where somebody has changed the file since.
+        kept = content[: content.rfind(b"\n", 0, size) + 1]
+        if kept != content:
+            write_atomically(path, kept)
+
+
 def note_evaluation(folder: Path, split: str, position: Position, stats: Mapping[str, Any]) -> None:
     """Keep every evaluation of a training, for curves: LAVIS's log does not say at which step it was.
 
@@ -174,17 +206,24 @@ def _is_same_evaluation(one: Mapping[str, Any], other: Mapping[str, Any], place:
 
 def note_tested(folder: Path, position: Position, splits: Sequence[str]) -> None:
     """Let a run that was interrupted in its test be told from one that is done."""
-    write_atomically(folder / TESTED, json.dumps({"iters": position.iters, "splits": list(splits)}) + "\n")
+    tested = {"iters": position.iters, "splits": list(splits), "written": written_sizes(folder)}
+    write_atomically(folder / TESTED, json.dumps(tested) + "\n")
 
 
 def is_tested(folder: Path, position: Position, splits: Sequence[str]) -> bool:
     """Tell whether the end of the run, as far as it is trained now, was evaluated on all of ``splits``."""
+    tested = _read_tested(folder)
+    done = tested.get("splits") if tested.get("iters") == position.iters else None
+    return set(splits) <= set(done if isinstance(done, list) else ())
+
+
+def _read_tested(folder: Path) -> dict[str, Any]:
+    """Read what :func:`note_tested` wrote; nothing where there is none yet or it is damaged: it is done again."""
     try:
         tested = json.loads((folder / TESTED).read_text())
-        done = tested["splits"] if tested["iters"] == position.iters else []
-        return set(splits) <= set(done)
-    except (OSError, ValueError, KeyError, TypeError):  # none yet, or damaged: it is done again
-        return not splits
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return tested if isinstance(tested, dict) else {}
 
 
 class Tracker:
@@ -203,12 +242,17 @@ class Tracker:
 def _tensorboard(folder: Path, config: Mapping[str, Any]) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
+    # TensorBoard forgets what a run to be resumed had sent, of which a kill lost some and the run does some again;
+    # what the run's files keep is sent anew.
+    kept = _kept_records(folder)
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0 if kept else None)
 
     def log(step: int, numbers: Mapping[str, Any]) -> None:
         for name, value in numbers.items():
             writer.add_scalar(name, value, step)
 
+    for step, prefix, record in kept:
+        log(step, _numbers(prefix, record))
     return Tracker(log, writer.close)
 
 
@@ -226,6 +270,25 @@ TRACKERS = tuple(_OPEN)
 """What ``run.trackers`` may name; each is also the package that it needs."""
 
 
+def _numbers(prefix: str, values: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        f"{prefix}/{name}": value
+        for name, value in values.items()
+        # Python's bools are ints; None stands for a step without a finite loss.
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+def _kept_records(folder: Path) -> list[tuple[int, str, dict[str, Any]]]:
+    """Give what a run's files say as it was sent to trackers: the step, counted from 1, a prefix and values."""
+    steps = [record for _, record in read_records(folder / METRICS_FILE, ("step", "epoch"))]
+    evaluations = [record for _, record in read_records(folder / EVALUATIONS_FILE)]
+    trained = [(record["step"] + 1, "train", record) for record in steps]
+    place = ("split", "step", "iter", "epoch")
+    values = [{key: value for key, value in each.items() if key not in place} for each in evaluations]
+    return trained + [(each["step"], str(each.get("split")), v) for each, v in zip(evaluations, values, strict=True)]
+
+
 class Trackers:
     """All that a run sends numbers to.
 
@@ -240,12 +303,7 @@ class Trackers:
 
     def log(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
         """Send the numbers among ``values``, each as ``prefix/name``; ``step`` counts from 1."""
-        numbers = {
-            f"{prefix}/{name}": value
-            for name, value in values.items()
-            # Python's bools are ints; None stands for a step without a finite loss.
-            if isinstance(value, (int, float)) and not isinstance(value, bool)
-        }
+        numbers = _numbers(prefix, values)
         for tracker in self.trackers:
             tracker.log(step, numbers)
 

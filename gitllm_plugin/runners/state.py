@@ -24,6 +24,7 @@ and those of this runner:
     random            by rank, the states of the random generators
     data              by rank, the position of streaming data, None where it has none
     trained_on        by data set and split, a fingerprint of what is trained on
+    written           by name, the bytes that the run's files of lines had, behind which a resumed run cuts them off
 """
 
 import logging
@@ -46,7 +47,13 @@ from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes
 from gitllm_plugin.runners.length import Position, RunLength
 from gitllm_plugin.runners.optimizer import Schedule
 from gitllm_plugin.runners.parallel import load_optimizer_state, spread_like, whole_optimizer_state, whole_tensors
-from gitllm_plugin.runners.records import EVALUATIONS_FILE, METRICS_FILE, take_out_lost_steps
+from gitllm_plugin.runners.records import (
+    EVALUATIONS_FILE,
+    METRICS_FILE,
+    take_out_lost_lines,
+    take_out_lost_steps,
+    written_sizes,
+)
 from gitllm_plugin.runners.training_data import TrainingData
 
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -266,7 +273,7 @@ class Saving:
         Raises:
             StorageError: it cannot be written; those before it are whole.
         """
-        content = self.state.gather(progress)
+        content = self.state.gather(progress) | {"written": written_sizes(self.checkpoints.run_folder)}
         path = ranks.from_first_rank(lambda: self.checkpoints.write(content, progress.best.steps))
         self.times.note_saved()
         logging.info("Saved %s after %d steps.", path, progress.position.steps)
@@ -300,6 +307,8 @@ class Saving:
         if "steps" in content:  # else one of LAVIS's own runners wrote it, which keep no records
             epoch, steps = int(content["epoch"]) + 1, int(content["steps"])
             folder = self.checkpoints.run_folder
+            take_out_lost_lines(folder, content.get("written") or {}, progress.position)
+            # Checkpoints of earlier versions name no sizes; these two files say themselves what is older.
             take_out_lost_steps(folder / METRICS_FILE, epoch, steps)
             take_out_lost_steps(folder / EVALUATIONS_FILE, epoch, steps + 1)
 

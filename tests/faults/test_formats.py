@@ -1,5 +1,8 @@
 """Damaged files of every listed format: read, told or refused; nothing else comes of them."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.faults.formats import FORMATS
@@ -21,6 +24,14 @@ def test_some_damaged_files(name):
 def test_many_damaged_files(name):
     _, findings = run(name, 2_000 if name == "folder" else 8_000, seed=1_000)
     assert not findings, "\n".join(f"seed {seed}: {kind}: {more}" for seed, kind, more in findings[:5])
+
+
+def test_every_format_has_its_figures_in_the_page():
+    page = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text()
+    listed = re.findall(r"^\| `(\w+)`: ", page, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    # The one for llama.cpp is tested where its engine is installed.
+    assert set(listed) == {*FORMATS, "llama_cpp"}
 
 
 def test_a_child_that_cannot_begin_is_told_at_once(monkeypatch):

@@ -73,6 +73,9 @@ class Task:
 def runner(tmp_path, kind, scores, model=None, **run):
     from lavis.common.registry import registry
 
+    for name in ("result_dir", "output_dir"):
+        registry.mapping["paths"].pop(name, None)
+    tmp_path.mkdir(exist_ok=True)
     given = {
         "device": "cpu",
         "distributed": False,
@@ -102,7 +105,7 @@ def runner(tmp_path, kind, scores, model=None, **run):
 def checkpoints(tmp_path):
     found = {}
     for path in tmp_path.rglob("*.pth"):
-        found[path.stem] = torch.load(path)["model"]["layer.weight"].item()
+        found[path.stem] = torch.load(path, weights_only=True)["model"]["layer.weight"].item()
     return found
 
 
@@ -158,6 +161,49 @@ def test_groups_of_a_model_have_their_rates(kind, tmp_path):
     for _ in range(3):  # the scale does not pile up
         made.lr_scheduler.step(cur_epoch=2, cur_step=0)
     assert group["lr"] == pytest.approx(0.25 * 0.5 * 0.5)
+
+
+class PartlyFrozen(Model):
+    def __init__(self):
+        super().__init__()
+        self.frozen = torch.nn.Linear(1, 2)
+        self.frozen.requires_grad_(requires_grad=False)
+
+
+def resumed(tmp_path, model, checkpoint, epochs=3):
+    made = runner(tmp_path / "again", "runner_base", [-1.0] * epochs, model, resume_ckpt_path=str(checkpoint))
+    made.train()
+    return made
+
+
+def test_a_training_with_frozen_weights_is_resumed(tmp_path, caplog):
+    first = runner(tmp_path, "runner_base", [-2.0, -1.0], PartlyFrozen())
+    with caplog.at_level(logging.WARNING):
+        first.train()
+    assert "Key mismatch" not in caplog.text
+    (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
+    assert set(torch.load(checkpoint, weights_only=True)["model"]) == {"layer.weight"}
+    again = resumed(tmp_path, PartlyFrozen(), checkpoint)
+    assert again.task.scores == [-1.0]  # one epoch was left of three, and the test
+    assert again._model.layer.weight.item() == 3
+    assert "load_state_dict" not in vars(again._model)
+
+
+def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path):
+    runner(tmp_path, "runner_base", [-2.0, -1.0], PartlyFrozen()).train()
+    (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
+    other = Model()
+    other.more = torch.nn.Linear(1, 1)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        resumed(tmp_path, other, checkpoint)
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_finished_training_is_not_resumed(epochs, tmp_path):
+    runner(tmp_path, "runner_base", [-2.0, -1.0]).train()
+    (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
+    with pytest.raises(ConfigError, match=f"run.max_epoch is {epochs}: nothing is left to train"):
+        resumed(tmp_path, Model(), checkpoint, epochs)
 
 
 def test_other_models_groups_stay_lavis_s(tmp_path):

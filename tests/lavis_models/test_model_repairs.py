@@ -12,6 +12,7 @@ import transformers
 
 import gitllm_plugin
 from gitllm_plugin.host import old_transformers
+from gitllm_plugin.host.patching import apply_all
 from tests.lavis_models import recipes, trial
 
 LAST = torch.finfo(torch.float32).min
@@ -66,6 +67,27 @@ def test_transformers_stays_as_it_is():
         assert not hasattr(kind, "invert_attention_mask")
     assert not issubclass(transformers.PreTrainedModel, transformers.GenerationMixin)
     assert not hasattr(transformers.BertTokenizer, "additional_special_tokens_ids")
+
+
+@pytest.mark.parametrize("error", [AttributeError("no such name"), ImportError("gone"), TypeError("bases")])
+def test_a_repair_that_does_not_fit_is_told_and_the_others_are_done(error, caplog):
+    done = []
+
+    def does_not_fit():
+        raise error
+
+    apply_all([does_not_fit, lambda: done.append(True)])
+    assert done == [True]
+    assert f"some of LAVIS's own models may not work: does_not_fit: {error}" in caplog.text
+
+
+def test_all_repairs_fit(caplog):
+    from gitllm_plugin.host import model_repairs, single_model_repairs
+
+    gitllm_plugin.register()
+    model_repairs.repair_models()
+    single_model_repairs.repair_single_models()
+    assert "may not work" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,20 @@ def test_article_template():
     assert prompt == "##Instruction: Look. ##Question: what is it? ##Answer:"
 
 
+@pytest.mark.parametrize(
+    ("instruction", "question", "prompt"),
+    [
+        ("Look. ", "what\nis it?", "##human: Look. what\nis it?\n##gpt:"),
+        ("", "what is it?", "##human: what is it?\n##gpt:"),
+        ("Describe the picture.", " ", "##human: Describe the picture.\n##gpt:"),
+        ("", "", "##human:\n##gpt:"),
+        ("say {question}", "", "##human: say {question}\n##gpt:"),
+    ],
+)
+def test_heron_template(instruction, question, prompt):
+    assert build_prompt("heron", instruction, question) == prompt
+
+
 def test_question_template_is_the_question_alone():
     assert build_prompt("question", "Look.", " what is it?\n") == "what is it?"
     assert build_prompt("question", "Describe the picture.", "") == ""

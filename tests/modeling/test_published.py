@@ -1,6 +1,7 @@
 """Checkpoints of the published implementation, and the numbers that it computed from them."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,38 @@ def test_other_configurations_are_refused(change):
     changed = {key: value for key, value in {**config, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match="not a published GIT-LLM configuration"):
         load_published(changed, weights)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "reason"),
+    [
+        ("git_japanese_stablelm_alpha", "no architecture of transformers"),
+        ("video_blip", "BLIP-2.*no GIT projection"),
+        ("llava_llama", "LLaVA.*no GIT projection"),
+    ],
+)
+def test_what_was_released_and_cannot_be_opened_is_refused_by_name(model_type, reason):
+    with pytest.raises(ConfigError, match=f"model_type '{model_type}' cannot be opened: .*{reason}"):
+        load_published({"model_type": model_type, "text_config": {}}, {})
+
+
+@pytest.mark.parametrize("changes", [{}, {"vocab_size": 53}, {"num_key_value_heads": 1}])
+def test_the_released_kinds_of_llama_open(changes):
+    """Plain, with a longer vocabulary, with grouped queries."""
+    config, weights, _ = read("llama")
+    config = {**config, **changes}
+    for name, value in list(weights.items()):
+        if "vocab_size" in changes and name.endswith(("embed_tokens.weight", "lm_head.weight")):
+            weights[name] = torch.randn(53, value.shape[1])
+        if (
+            "num_key_value_heads" in changes
+            and re.search(r"self_attn\.[kv]_proj\.weight$", name)
+            and "image_encoder" not in name
+        ):
+            weights[name] = value[: config["hidden_size"] // config["num_attention_heads"]].clone()
+    model = load_published(config, weights)
+    for key, value in changes.items():
+        assert getattr(model.language_model.config, key) == value
 
 
 def test_frames_beyond_the_temporal_table_and_wrong_sizes_are_refused():

@@ -141,7 +141,9 @@ IMAGE = torch.zeros(1, 3, 32, 32)
 
 @pytest.mark.parametrize("blank", ["", "\n", "\u00a0\t ", "\u3000"])
 @pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize(("template", "mark"), [("article", " ##Answer:"), ("plain", " Answer:"), ("question", "")])
+@pytest.mark.parametrize(
+    ("template", "mark"), [("article", " ##Answer:"), ("plain", " Answer:"), ("heron", "\n##gpt:"), ("question", "")]
+)
 def test_the_end_of_the_question_is_lost(model, seen, template, mark, known, blank):
     prompt = build_prompt(template, "Answer.", LONG + blank)
     samples = {"image": IMAGE, "text_input": [prompt], **({"question": [blank + LONG + blank]} if known else {})}
@@ -225,4 +227,4 @@ def test_a_question_is_found_in_its_prompt(template, instruction, question):
     prompt = build_prompt(template, instruction, question)
     place = find_shortenable(prompt, question)
     assert prompt[place] == question.strip()
-    assert not prompt[place.stop :] or prompt[place.stop :] in (" ##Answer:", " Answer:")
+    assert not prompt[place.stop :] or prompt[place.stop :] in (" ##Answer:", " Answer:", "\n##gpt:")

@@ -3,7 +3,9 @@
 PLACE is `step` (before the NUMBERth step's weights change), `written half` (in the middle of the NUMBERth
 checkpoint's bytes), `unnamed` (it is whole under its temporary name), `unlinked` (it is named by its step, but not
 yet `checkpoint_latest`), `between` (`checkpoint_latest.pth` is new, its weights' second name old), `evaluation`,
-`noting` (in the middle of noting the NUMBERth evaluation) or `noted` (behind it, before it is known to be done).
+`noting` (in the middle of noting the NUMBERth evaluation), `noted` (behind it, before it is known to be done),
+`stepped` (behind the NUMBERth step's record), `logged` (behind the NUMBERth line of LAVIS's log) or `scored` (behind
+the NUMBERth evaluation of LAVIS's task `vqa`, which notes its scores).
 With a RANK in the environment variable KILLED_RANK only that rank is killed.
 """
 
@@ -18,8 +20,11 @@ from gitllm_plugin.cli.main import main
 
 gitllm_plugin.register()
 
+from lavis.common.registry import registry  # noqa: E402
+
 from gitllm_plugin.common import files  # noqa: E402
 from gitllm_plugin.runners import checkpoints, records  # noqa: E402
+from gitllm_plugin.runners.git_llm import GitLLMRunner  # noqa: E402
 from gitllm_plugin.runners.loop import TrainingLoop  # noqa: E402
 from gitllm_plugin.tasks.m3it import M3ITTask  # noqa: E402
 
@@ -52,10 +57,11 @@ def kill_after(owner, name: str, number: int) -> None:
 
     def replacement(*args, **kwargs):
         nonlocal calls
-        original(*args, **kwargs)
+        result = original(*args, **kwargs)
         calls += 1
         if calls == number:
             os.kill(os.getpid(), signal.SIGKILL)
+        return result
 
     setattr(owner, name, replacement)
 
@@ -77,6 +83,9 @@ PLACES = {
     "between": lambda number: kill_at(checkpoints, "link_or_copy", 2 * number),
     "noting": lambda number: kill_at(files.os, "replace", number, is_evaluations),
     "noted": lambda number: kill_after(records, "note_evaluation", number),
+    "stepped": lambda number: kill_after(records.StepLog, "add", number),
+    "logged": lambda number: kill_after(GitLLMRunner, "log_stats", number),
+    "scored": lambda number: kill_after(registry.get_task_class("vqa"), "after_evaluation", number),
     "evaluation": lambda number: kill_at(M3ITTask, "after_evaluation", number),
 }
 

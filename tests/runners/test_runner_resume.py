@@ -223,6 +223,7 @@ class HostRunner(RunnerBase):
 def host_runner(folder) -> HostRunner:
     folder.mkdir()
     run = {**RUN, "runner": "runner_base", "output_dir": str(folder), "distributed": False, "weight_decay": 0.05}
+    run["max_epoch"] = 3  # else nothing would be left to train
     return HostRunner(TinyConfig(run), task=None, model=trained_whole(), datasets={}, job_id="")
 
 

@@ -40,7 +40,8 @@ class NoteLosses:
         torch.manual_seed(1000 * samples["epoch"] + samples["iters"])
         loss = train_step(task, model, samples)
         with open(self.path, "a") as file:
-            file.write(f"{loss.item()!r}\n")
+            # git main gives what the loss is made of besides.
+            file.write(f"{(loss[0] if isinstance(loss, tuple) else loss).item()!r}\n")
         self.done += 1
         if self.done == self.stop_after:
             if self.dies:
