@@ -90,6 +90,7 @@ def caption(args: argparse.Namespace) -> int:
         output=None if args.out is None else Path(args.out),
         show=_print_json if args.json else _print_caption,
         input={"images": names},
+        reads=[Path(name) for name in names],
     )
 
 
@@ -133,6 +134,7 @@ def predict(args: argparse.Namespace) -> int:
             show=_print_json,
             # Of a pipe nobody can say whether the next start is given the same.
             input={"input": path.name, "sum": sum_of_file(path)} if is_file else None,
+            reads=[path] if is_file else [],
         )
 
 

@@ -33,6 +33,7 @@ class Job:
         show: takes each record as soon as there is one, where there is no file.
         input: what tells these rows from others, of plain values: a new start with the same goes on where the last one
             was. None: nobody can tell, and each start begins anew.
+        reads: files that are read, which the output may not replace.
     """
 
     rows: Iterable[Row]
@@ -42,6 +43,7 @@ class Job:
     output: Path | None
     show: Callable[[dict[str, Any]], None]
     input: Mapping[str, Any] | None
+    reads: Sequence[Path] = ()
 
 
 @dataclass
@@ -82,7 +84,7 @@ def run_job(
         instruction, decoding, batch_size: as for :func:`~gitllm_plugin.inference.predicting.predict`.
 
     Raises:
-        ConfigError: a setting is out of its range, or the output cannot be gone on with.
+        ConfigError: a setting is out of its range, or the output cannot be gone on with, or is an input.
         StorageError: the output cannot be written; what was answered is kept.
     """
     decoding = decoding or Decoding()
@@ -119,6 +121,9 @@ def _open_journal(job: Job, settings: Mapping[str, Any]) -> Iterator[Journal | N
     if job.output is None:
         yield None
         return
+    target = job.output.expanduser()
+    if target.exists() and any(path.exists() and path.samefile(target) for path in job.reads):
+        raise ConfigError(f"{job.output} is what is read, and would be replaced; name another file to write")
     journal = Journal(job.output, {**settings, **(job.input or {})}, anew=job.input is None)
     if journal.done:
         print(

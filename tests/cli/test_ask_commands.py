@@ -122,6 +122,29 @@ def test_a_kill_loses_no_answer(place, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "--input", "rows.jsonl", "--output", "rows.jsonl"],
+        ["predict", "--input", "rows.jsonl", "--output", "./other/../rows.jsonl"],
+        ["predict", "--input", "link.jsonl", "--output", "rows.jsonl"],
+        ["caption", "pictures", "--out", "pictures/red.png"],
+        ["caption", "pictures/*.png", "--out", "link.png"],
+    ],
+)
+def test_what_is_read_is_not_replaced(place, tmp_path, monkeypatch, capsys, arguments):
+    shutil.copytree(place / "pictures", tmp_path / "pictures")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "rows.jsonl").write_text('{"image": "pictures/red.png"}\n')
+    (tmp_path / "link.jsonl").symlink_to("rows.jsonl")
+    (tmp_path / "link.png").symlink_to("pictures/blue.png")
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert main([*arguments, "--model", str(place / "model")]) == 2
+    assert "is what is read, and would be replaced" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["ask", "nowhere.png", "what?"], "nowhere.png"),
