@@ -51,9 +51,11 @@ def _run_section(arguments: Sequence[str], cfg_path: str) -> Mapping[str, Any]:
     """Give the section ``run`` that the command reads; empty where it cannot be read, which is not the failure here."""
     from omegaconf import OmegaConf
 
+    from gitllm_plugin.host.config_file import load_config
+
     options = arguments[arguments.index("--options") + 1 :] if "--options" in arguments else ()
     try:
-        merged = OmegaConf.merge(OmegaConf.load(find_config(cfg_path)), OmegaConf.from_dotlist(list(options)))
+        merged = OmegaConf.merge(load_config(find_config(cfg_path)), OmegaConf.from_dotlist(list(options)))
         return OmegaConf.to_container(merged.run)  # type: ignore[return-value]
     except Exception:  # noqa: BLE001 - advice without numbers is better than a second error
         return {}

@@ -69,20 +69,12 @@ def read_plan(path: str | Path, options: Sequence[str] = (), processes: int | No
     Raises:
         ConfigError: a key that is missing or not known, a name used twice, or a configuration that does not exist.
     """
-    import yaml
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
+    from gitllm_plugin.host.config_file import load_config, resolve
     from gitllm_plugin.runners.saved_config import without_secrets
 
     path = find_config(path)
-    try:
-        loaded = OmegaConf.load(path)
-        content = OmegaConf.to_container(loaded, resolve=True)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a YAML file that can be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold title, output_dir and runs")
+    loaded = load_config(path, "title, output_dir and runs")
+    content = resolve(loaded, path)
     _check_keys(str(path), content, {"title", "output_dir", "runs", "options", "processes"})
     if missing := [key for key in ("title", "output_dir", "runs") if not content.get(key)]:
         raise ConfigError(f"{path}: {', '.join(missing)} missing; an experiment has title, output_dir and runs")

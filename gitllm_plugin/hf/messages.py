@@ -70,7 +70,9 @@ def _picture_of(part: Mapping[str, Any]) -> Picture:
     given = [part[key] for key in _KEYS if part.get(key) is not None]
     if len(given) != 1:
         raise DataError(f"a part of type {kind} has its picture as one of {', '.join(_KEYS)}, not as {sorted(part)}")
-    if part.get("base64") is not None or (isinstance(given[0], str) and given[0].startswith(("http", "data:"))):
+    if part.get("base64") is not None or (
+        isinstance(given[0], str) and given[0].startswith(("http://", "https://", "data:"))
+    ):
         return _fetched(given[0])
     return given[0]
 

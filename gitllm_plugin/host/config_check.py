@@ -17,8 +17,7 @@ from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.config_file import holds_a_mapping, load_config, unreadable, why
-from gitllm_plugin.host.interpolations import check_interpolations
+from gitllm_plugin.host.config_file import holds_a_mapping, load_config, resolve, unreadable, why
 from gitllm_plugin.host.run_keys import check_keys_of_lavis
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import hide_secrets
@@ -50,7 +49,7 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
         merged = OmegaConf.merge(config, _parse_options(options))
     except TypeError as error:
         raise ConfigError(_why_not_merged(config, as_assignments(options))) from error
-    given = _resolved(merged, cfg_path)
+    given = resolve(merged, cfg_path)
     own = weights_of_own_config(cfg_path, options)
     found = _check(given, evaluating, {"run.own_weights": own is not None})
     if found.faults:
@@ -123,19 +122,6 @@ def _why_not_merged(config: Any, options: Sequence[str]) -> str:
             kind = "list" if OmegaConf.is_list(held) else "mapping"
             return f"--options {option}: {key} is a {kind} in the file, and only a {kind} may take its place"
     return f"--options {' '.join(options)}: a list and a mapping cannot be merged"
-
-
-def _resolved(config, cfg_path: str | Path) -> Any:
-    """Turn the configuration into plain dictionaries, interpolations (``${run.seed}``) replaced by their values."""
-    from omegaconf import OmegaConf
-
-    try:
-        check_interpolations(OmegaConf.to_container(config, resolve=False))
-        return OmegaConf.to_container(config, resolve=True)
-    except ConfigError as error:
-        raise ConfigError(f"{cfg_path}: {error}") from error
-    except unreadable() as error:
-        raise ConfigError(f"{cfg_path}: {why(error)}") from error
 
 
 def _machine() -> dict[str, Any]:

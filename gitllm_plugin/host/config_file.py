@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.host.interpolations import check_interpolations
 
 MOST_BYTES = 1_000_000
 MOST_VALUES = 100_000
@@ -26,24 +27,48 @@ def unreadable() -> tuple[type[Exception], ...]:
     return (yaml.YAMLError, OmegaConfBaseException, *_WAYS_TO_FAIL)
 
 
-def load_config(path: Path) -> Any:
+def load_config(path: Path, what: str = "the sections model, datasets, run, each a mapping") -> Any:
     """Load a file as OmegaConf's mapping.
 
+    Args:
+        path: the file.
+        what: it has to hold, for the message.
+
     Raises:
-        ConfigError: it cannot be read, is no YAML, is too large or too deep, refers to itself, or holds no mapping.
+        ConfigError: it cannot be read, is no YAML, is too large or too deep, refers to itself, holds no mapping, or its
+            interpolations make too much of it.
     """
     from omegaconf import OmegaConf
 
     text = _read(path)
     try:
         config = OmegaConf.create(text) if holds_a_mapping(text) else None
+        if config:
+            check_interpolations(OmegaConf.to_container(config, resolve=False))
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     except unreadable() as error:
         raise ConfigError(f"{path} is not a YAML file that can be read: {why(error)}") from error
     if not config:
-        raise ConfigError(f"{path} must hold the sections model, datasets, run, each a mapping")
+        raise ConfigError(f"{path} must hold {what}")
     return config
+
+
+def resolve(config: Any, source: str | Path) -> Any:
+    """Turn a configuration into plain dictionaries, interpolations (``${run.seed}``) replaced by their values.
+
+    Raises:
+        ConfigError: one refers to nothing, or they would make too much of it; names ``source``.
+    """
+    from omegaconf import OmegaConf
+
+    try:
+        check_interpolations(OmegaConf.to_container(config, resolve=False))
+        return OmegaConf.to_container(config, resolve=True)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from error
+    except unreadable() as error:
+        raise ConfigError(f"{source}: {why(error)}") from error
 
 
 def holds_a_mapping(text: str) -> bool:

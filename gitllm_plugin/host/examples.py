@@ -39,15 +39,15 @@ def examples_of(model: str | Path) -> list[Question]:
 
 def _data_sets(model: Path) -> list[Mapping[str, Any]]:
     """Read where the run had its data."""
-    from omegaconf import OmegaConf
-
+    from gitllm_plugin.host.config_file import load_config, resolve
     from gitllm_plugin.host.export import find_files
     from gitllm_plugin.modeling.description import DESCRIPTION
 
     if (model / DESCRIPTION).is_file():
         run = json.loads((model / DESCRIPTION).read_text(encoding="utf-8"))["settings"]["run"]
         model = model.resolve().parent / run
-    config: Any = OmegaConf.to_container(OmegaConf.load(find_files(model)[1]), resolve=True)
+    path = find_files(model)[1]
+    config = resolve(load_config(path), path)
     return [node["build_info"] for node in (config.get("datasets") or {}).values() if node.get("build_info")]
 
 

@@ -137,10 +137,10 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     Raises:
         ConfigError: there is none.
     """
-    from omegaconf import OmegaConf
+    from gitllm_plugin.host.config_file import load_config
 
     checkpoint, config = find_files(run)
-    return checkpoint, OmegaConf.load(config)
+    return checkpoint, load_config(config)
 
 
 def find_files(run: str | Path) -> tuple[Path, Path]:

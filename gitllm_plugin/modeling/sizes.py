@@ -45,7 +45,8 @@ def check_numbers(content: Any, source: str | Path, tensors: int | None = None) 
             most = min(most, tensors)
         if not abs(number) <= most:  # NaN is not, either
             of = f", of which the weights' files have {tensors:,} tensors" if most == tensors else ""
-            raise ConfigError(f"{source} says {key}: {number:.4g}{of}: it is damaged, or no model's configuration")
+            shown = f"{number:.4g}" if abs(number) < 1e300 else "a number of hundreds of digits"
+            raise ConfigError(f"{source} says {key}: {shown}{of}: it is damaged, or no model's configuration")
 
 
 def check_model(make: Callable[[], nn.Module], size: int, what: str) -> None:

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from gitllm_plugin.cli.main import main
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.experiments.plan import choose_runs, read_plan
+from gitllm_plugin.host.export import find_run
 from tests.small_run import write_small_run
 
 ROOT = Path(__file__).parents[2]
@@ -178,3 +179,29 @@ def test_every_training_says_its_command_and_passes_the_check(config, monkeypatc
     except ConfigError as error:  # data and models are the user's
         not_here = ("storage: Cannot find", "no such file", "which does not exist")
         assert all(any(words in line for words in not_here) for line in str(error).splitlines()[1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("title: &t [*t]\noutput_dir: o\nruns: []\n", "refers to itself"),
+        ("title: t\noutput_dir: o\nruns: " + "[" * 60 + "]" * 60, "nested more than"),
+        (
+            "title: aaaaaaaaaa\n" + "".join(f"k{n + 1}: ${{k{n}}}${{k{n}}}\n" for n in range(40)) + "k0: ${title}\n",
+            "would have more than",
+        ),
+        ("- a list\n", "must hold title, output_dir and runs"),
+    ],
+)
+def test_a_plan_that_stands_for_too_much_ends_in_one_line(tmp_path, text, message):
+    (tmp_path / "plan.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        read_plan(tmp_path / "plan.yaml")
+
+
+@pytest.mark.parametrize("text", ["run: &r\n  a: *r\n", "a: " + "{b: " * 60 + "1" + "}" * 60, "a: ${b}\nb: ${a}${a}\n"])
+def test_a_run_s_configuration_that_has_no_end_is_refused(tmp_path, text):
+    (tmp_path / "config.yaml").write_text(text)
+    (tmp_path / "checkpoint_best.pth").write_bytes(b"never read")
+    with pytest.raises(ConfigError, match=r"config\.yaml"):
+        find_run(tmp_path / "checkpoint_best.pth")

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.pretrained import load_config, load_model
+from gitllm_plugin.modeling.sizes import check_numbers
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model
 from gitllm_plugin.modeling.vision import ImageEncoder
 
@@ -92,3 +93,11 @@ def test_a_size_that_cannot_be(kind, value, folders, tmp_path, little_memory):
 @pytest.mark.parametrize("kind", [*ENCODERS, *DECODERS])
 def test_a_whole_one_is_loaded(kind, folders):
     load(kind, folders(kind))
+
+
+@pytest.mark.parametrize(
+    "content", [{"hidden_size": 10**400}, {"n_layers": -(10**309)}, {"text": {"depths": [2, 7**900]}}]
+)
+def test_a_number_larger_than_any_float_is_told_too(content):
+    with pytest.raises(ConfigError, match="a number of hundreds of digits"):
+        check_numbers(content, "config.json", 10)
