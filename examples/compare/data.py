@@ -82,4 +82,5 @@ def read_data(folder: Path, image_size: int, text_processor: Mapping[str, Any]) 
             "annotations": {"train": {"url": path, "storage": path}},
         },
     }
-    return registry.get_builder_class("coco_caption")(OmegaConf.create(config)).build_datasets()["train"]
+    builder: Any = registry.get_builder_class("coco_caption")
+    return builder(OmegaConf.create(config)).build_datasets()["train"]

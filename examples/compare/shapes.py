@@ -31,6 +31,9 @@ def write_folders(folder: Path, sizes: Any) -> None:
     layers = {"num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads, "hidden_size": sizes.width}
     images = {"image_size": sizes.image, "patch_size": sizes.patch, "intermediate_size": 4 * sizes.width}
     tokenizer = tiny_tokenizer()
+    special: dict[str, Any] = {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")
+    }
     opt = transformers.OPTConfig(
         **layers,
         vocab_size=len(tokenizer),
@@ -38,9 +41,7 @@ def write_folders(folder: Path, sizes: Any) -> None:
         word_embed_proj_dim=sizes.width,
         max_position_embeddings=128,
         dropout=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        **special,
     )
     transformers.OPTForCausalLM(opt).save_pretrained(folder / "opt")
     tokenizer.save_pretrained(folder / "opt")
@@ -94,7 +95,7 @@ def small_lavis(sizes: Any) -> Iterator[None]:
         return encoder
 
     def of_blip2(img_size: int, *_: Any) -> nn.Module:
-        norm = partial(nn.LayerNorm, eps=1e-6)
+        norm: Any = partial(nn.LayerNorm, eps=1e-6)
         return VisionTransformer(
             img_size=img_size, mlp_ratio=4, qkv_bias=True, use_mean_pooling=False, norm_layer=norm, **common
         )
@@ -114,5 +115,6 @@ def build(config: Any, seed: int) -> nn.Module:
     from lavis.common.registry import registry
 
     torch.manual_seed(seed)
-    model = registry.get_model_class(config.arch).from_config(config).float()
+    kind: Any = registry.get_model_class(config.arch)
+    model = kind.from_config(config).float()
     return model.requires_grad_(True)

@@ -45,6 +45,8 @@ def _data_sets(model: Path) -> list[Mapping[str, Any]]:
 
     if (model / DESCRIPTION).is_file():
         run = json.loads((model / DESCRIPTION).read_text(encoding="utf-8"))["settings"]["run"]
+        if not isinstance(run, str) or len(parts := Path(run).parts) > 2 or {"..", "/"} & set(parts):
+            return []  # written by a stranger: it may name a run beside it, and nothing else of this machine
         model = model.resolve().parent / run
     path = find_files(model)[1]
     config = resolve(load_config(path), path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from PIL import Image
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.llama_cpp.decoder import LlamaCpp
 from gitllm_plugin.llama_cpp.folder import ENCODER, WEIGHTS, fit, greedy_tokens, read_description
+from gitllm_plugin.llama_cpp.library import usual_threads
 from gitllm_plugin.m3it.pictures import Picture, as_pictures, read_pixels
 from gitllm_plugin.m3it.prompts import build_prompt
 
@@ -33,7 +33,7 @@ class Engine:
 
     Args:
         folder: what ``gitllm export --to llama.cpp`` wrote.
-        threads: of the processor; None: all.
+        threads: of the processor; None: :func:`~gitllm_plugin.llama_cpp.library.usual_threads`.
 
     Attributes:
         about: the description of the folder; ``instruction``: see ``Answering``, a protocol of which this is one.
@@ -48,7 +48,7 @@ class Engine:
             import onnxruntime
         except ImportError as error:
             raise ConfigError("onnxruntime is not installed: pip install onnxruntime") from error
-        folder, threads = Path(folder).expanduser(), threads or os.cpu_count() or 1
+        folder, threads = Path(folder).expanduser(), threads or usual_threads()
         self.about = read_description(folder)
         self.instruction: str | None = self.about["prompt"]["instruction"]
         options = onnxruntime.SessionOptions()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from ctypes import POINTER, Structure, c_bool, c_char_p, c_float, c_int8, c_int32, c_size_t, c_uint32, c_void_p
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,3 +107,11 @@ def load_library() -> Any:
         raise ConfigError(other)
     library.llama_log_set(_silent, None)
     return library
+
+
+def usual_threads() -> int:
+    """Give as many threads as ``OMP_NUM_THREADS`` says, which torch keeps too, or as this process has processors."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    if said.isdigit() and int(said):
+        return int(said)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -109,7 +109,7 @@ class _Endpoint:
         loop = asyncio.get_running_loop()
         try:
             future = self.batcher.ask(question, decoding, piece)
-        except BusyError:
+        except BaseException:
             self._room.give(pixels)
             raise
         future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._room.give, pixels))

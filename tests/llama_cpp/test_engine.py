@@ -20,6 +20,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.llama_cpp.engine import Engine
 from gitllm_plugin.llama_cpp.folder import DESCRIPTION, ENCODER, WEIGHTS
+from gitllm_plugin.llama_cpp.library import usual_threads
 
 SHORT = Decoding(max_new_tokens=6)
 
@@ -250,3 +251,9 @@ def test_rows_of_a_file_are_answered_without_torch(exported, tmp_path):
     found = [json.loads(line)["answer"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     ask = exported[0].answer
     assert found == [ask(picture("red"), row["question"], None, Decoding(max_new_tokens=5)) for row in rows]
+
+
+@pytest.mark.parametrize(("said", "threads"), [("1", 1), ("3", 3), ("0", None), ("many", None), ("", None)])
+def test_threads_are_those_of_the_environment_or_of_the_process(monkeypatch, said, threads):
+    monkeypatch.setenv("OMP_NUM_THREADS", said)
+    assert usual_threads() == (threads or len(os.sched_getaffinity(0)))

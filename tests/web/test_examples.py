@@ -85,3 +85,9 @@ def test_what_cannot_be_read_gives_none_and_no_error(run, tmp_path, damage):
 @pytest.mark.parametrize("said", [{}, {"run": None}, {"run": 3}, {"run": "gone/checkpoint_best.pth"}, []])
 def test_a_folder_whose_run_is_not_here_has_none(run, said):
     assert examples_of(exported(run, said)) == []
+
+
+@pytest.mark.parametrize("way", ["../output/{run}", "{parent}/{run}", "./../output/{run}/checkpoint_best.pth"])
+def test_a_folder_names_no_run_elsewhere(run, way):
+    assert examples_of(run)
+    assert examples_of(exported(run, {"run": way.format(run=run.name, parent=run.parent)})) == []
