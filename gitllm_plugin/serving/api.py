@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 
 from gitllm_plugin.common.web_requests import App
 from gitllm_plugin.errors import ConfigError, DataError
@@ -42,6 +43,7 @@ def make_app(engine: Answering, name: str, hosts: frozenset[str] | None, limits:
     app.get("/metrics")(endpoint.metrics)
     app.get("/v1/models")(endpoint.models)
     app.post("/v1/chat/completions")(endpoint.chat)
+    app.exception_handler(HTTPException)(_no_route)
     return Bounds(app, hosts, key, limits.megabytes * 2**20, _error)
 
 
@@ -83,8 +85,9 @@ class _Endpoint:
         try:
             asked = ChatRequest.model_validate_json(await request.body())
         except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
-            return _error(400, f"not a request for a chat completion: {faults}")
+            faults = [(".".join(map(str, each["loc"])), each["msg"]) for each in error.errors()[:5]]
+            told = "; ".join(f"{place}: {message}" if place else message for place, message in faults)
+            return self._refuse(f"not a request for a chat completion: {told}")
         if asked.model not in ("", self.name):
             return _error(404, f"there is no model {asked.model!r:.100}; this server has {self.name!r}")
         try:
@@ -96,11 +99,15 @@ class _Endpoint:
             answer = self._answer_stream if asked.stream else self._answer_whole
             return await answer(request, question, decoding, pixels)
         except (DataError, ConfigError) as error:
-            return _error(400, str(error))
+            return self._refuse(str(error))
         except BusyError as error:
             return _error(503, str(error))
         except Exception as error:  # noqa: BLE001 - of one request; it says so, and the others go on
             return _error(500, f"{type(error).__name__}: {error}")
+
+    def _refuse(self, message: str) -> Response:
+        self.batcher.counts.refused += 1
+        return _error(400, message)
 
     def _ask(
         self, question: Question, decoding: Decoding, pixels: int, piece: Callable[[str], object] | None = None
@@ -186,6 +193,10 @@ async def _until_gone(request: Request) -> None:
 
 def _event(body: dict[str, Any]) -> str:
     return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    return _error(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
 
 
 def _error(status: int, message: str) -> Response:

@@ -153,7 +153,6 @@ class Batcher:
             return
         for each, answer in zip(batch, answers, strict=True):
             if isinstance(answer, DataError):
-                self.counts.refused += 1
                 each.answer.set_exception(answer)
             else:
                 self.counts.answered += 1

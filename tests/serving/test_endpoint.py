@@ -126,6 +126,22 @@ def ask_badly(served, number):
     return True
 
 
+def test_what_is_refused_is_counted_and_told_in_one_form(served):
+    def refused():
+        return int(re.search(r"gitllm_refused_total (\d+)", httpx.get(f"{served.url}/metrics").text)[1])
+
+    before = refused()
+    for body in (b"{", b"[]", b'{"messages": 3}'):
+        reply = httpx.post(f"{served.url}/v1/chat/completions", content=body)
+        assert reply.status_code == 400
+        assert reply.json()["error"]["message"].startswith("not a request for a chat completion: ")
+        assert ": : " not in reply.json()["error"]["message"]
+    assert refused() == before + 3
+    for path in ("/v1/completions", "/", "/v1/chat"):
+        assert f"POST {path}" in httpx.post(f"{served.url}{path}").json()["error"]["message"]
+    assert httpx.get(f"{served.url}/v1/chat/completions").json()["error"]["type"] == "invalid_request_error"
+
+
 @pytest.mark.parametrize("requests", [40, pytest.param(1000, marks=pytest.mark.slow)])
 def test_bad_requests_hurt_no_other(served, pipeline, requests):
     expected = {
