@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from gitllm_plugin.common.files import check_new_folder, new_folder
-from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, linked_run, run_folder_of, weights_of
+from gitllm_plugin.common.run_files import BEST, CONFIG, LATEST, LATEST_RUN, linked_run, run_folder_of, weights_of
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.run_model import eval_processors, load_model_of_run, transform_of
 
@@ -157,9 +157,11 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
     checkpoint = weights_of(run) or (latest and weights_of(latest)) or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():
         return checkpoint, config
+    near = next((str(link) for link in sorted(run.glob(f"*/{LATEST_RUN}"))), None)
     raise ConfigError(
         f"{run} is not a run: expected a folder with {CONFIG} and one of {BEST}, {LATEST}, the folder above with its "
-        "latest run, or such a checkpoint"
+        "latest run, or such a checkpoint; nor is it a folder of `gitllm export`"
+        + (f"; did you mean {near}?" if near else "")
     )
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.inference.asking import Answering, Decoding
-from gitllm_plugin.inference.journal import Journal
+from gitllm_plugin.inference.journal import FORMATS, Journal
 from gitllm_plugin.inference.predicting import predict
 
 Row = Mapping[str, Any] | DataError
@@ -124,6 +124,8 @@ def _open_journal(job: Job, settings: Mapping[str, Any]) -> Iterator[Journal | N
     target = job.output.expanduser()
     if target.exists() and any(path.exists() and path.samefile(target) for path in job.reads):
         raise ConfigError(f"{job.output} is what is read, and would be replaced; name another file to write")
+    if target.suffix.lower() not in FORMATS and not target.is_dir():
+        raise ConfigError(f"{job.output} ends in {target.suffix!r}; what can be written ends in {' or '.join(FORMATS)}")
     journal = Journal(job.output, {**settings, **(job.input or {})}, anew=job.input is None)
     if journal.done:
         print(

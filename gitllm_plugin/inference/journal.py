@@ -14,6 +14,7 @@ from typing import Any
 from gitllm_plugin.common.files import atomic_file, storage_error
 from gitllm_plugin.errors import ConfigError, StorageError
 
+FORMATS = (".jsonl", ".csv")
 _ENDING = ".progress"
 
 

@@ -144,6 +144,23 @@ def test_what_is_read_is_not_replaced(place, tmp_path, monkeypatch, capsys, argu
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["captions.txt", "captions", "captions.json"])
+def test_another_form_of_output_is_refused(place, tmp_path, capsys, name):
+    command = ["caption", str(place / "pictures"), "--out", str(tmp_path / name), "--model", str(place / "model")]
+    assert main(command) == 2
+    assert ".jsonl or .csv" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_lies_below_is_named(tmp_path, capsys):
+    (tmp_path / "train" / "20260101000000").mkdir(parents=True)
+    (tmp_path / "train" / "latest").symlink_to("20260101000000")
+    assert main(["ask", str(tmp_path / "none.png"), "?", "--model", str(tmp_path)]) == 2
+    capsys.readouterr()
+    assert main(["export", str(tmp_path), str(tmp_path / "new")]) == 2
+    assert f"did you mean {tmp_path / 'train' / 'latest'}?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
