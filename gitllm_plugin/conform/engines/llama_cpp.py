@@ -37,6 +37,7 @@ class LlamaCppEngine:
         """Read whole texts."""
         found = []
         for each in asked:
+            self.engine.forget()  # the text that was read last too
             self.engine.see(each.pixels)
             found.append(self.engine.decoder.read([*each.ids, *each.then], every=True))
         return found
@@ -47,5 +48,9 @@ class LlamaCppEngine:
 
     def _read(self, asked: Asked) -> np.ndarray:
         self.engine.see(asked.pixels)
-        read = self.engine.decoder.read
-        return np.concatenate([read(list(asked.ids)), *(read([token]) for token in asked.then)])
+        text, read = list(asked.ids), self.engine.decoder.read_whole
+        found = [read(text)]
+        for token in asked.then:
+            text.append(token)
+            found.append(read(text))
+        return np.stack(found)
