@@ -114,7 +114,7 @@ WRONG_VALUES = {
     "datasets.m3it.build_info.annotation={}": "unknown key 'annotation' (did you mean 'annotations'?)",
     "datasets.m3it.texts_per_image=0": "datasets.m3it.texts_per_image is 0, expected 1 or more, or all",
     "datasets.m3it.vis_processor.train.resize=fit": "train.resize is 'fit', expected one of squash, shortest_edge",
-    "datasets.m3it.text_processor.eval.template=mine": "unknown prompt template 'mine'; there are: article, heron, plain",
+    "datasets.m3it.text_processor.eval.template=mine": "template 'mine'; there are: article, heron, plain",
 }
 
 
