@@ -32,7 +32,12 @@ WEIGHTS: dict[str, str | None] = {"llama.cpp, f32": None, "llama.cpp, q8_0": "q8
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m benchmarks llama_cpp``."""
-    parser.add_argument("--model", required=True, help="an exported folder or a training run")
+    add_row_arguments(parser, model="an exported folder or a training run")
+
+
+def add_row_arguments(parser: argparse.ArgumentParser, model: str) -> None:
+    """Arguments of what answers rows; ``model`` says what ``--model`` takes."""
+    parser.add_argument("--model", required=True, help=model)
     parser.add_argument("--rows", required=True, nargs="+", help="JSONL files of M3IT rows, or patterns of them")
     parser.add_argument("--limit", type=int, default=500, help="rows, evenly out of all files (default 500)")
     parser.add_argument("--max-new-tokens", type=int, default=12)

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from benchmarks import results
-from benchmarks.llama_cpp import read_rows, truths
+from benchmarks.llama_cpp import add_row_arguments, read_rows, truths
 from gitllm_plugin.host.export import export_run
 from gitllm_plugin.host.open_model import open_pipeline
 from gitllm_plugin.inference.asking import Decoding
@@ -25,11 +25,7 @@ from gitllm_plugin.m3it.images import decode_base64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m benchmarks stock``."""
-    parser.add_argument("--model", required=True, help="a training run of model.projection=linear")
-    parser.add_argument("--rows", required=True, nargs="+", help="JSONL files of M3IT rows, or patterns of them")
-    parser.add_argument("--limit", type=int, default=500, help="rows, evenly out of all files (default 500)")
-    parser.add_argument("--max-new-tokens", type=int, default=12)
-    parser.add_argument("--output", type=Path, default=results.FOLDER)
+    add_row_arguments(parser, model="a training run of model.projection=linear")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from gitllm_plugin.host import old_transformers
-from gitllm_plugin.host.patching import apply_all, repair_of
+from gitllm_plugin.host.patching import Repairs, apply_all
 
 _MED = "lavis.models.med"
 _NLVR = "lavis.models.blip_models.nlvr_encoder"
@@ -39,22 +39,13 @@ _WITH_IMAGES = (f"{_MED}:BertLMHeadModel", f"{_QFORMER}:BertLMHeadModel", f"{_OP
 _WITH_PAST = (*_WITH_IMAGES, f"{_T5}:T5ForConditionalGeneration")
 _OF_MAIN = importlib.util.find_spec(_LLAMA) is not None
 _GENERATING = (*_WITH_PAST, f"{_LLAMA}:LlamaForCausalLM") if _OF_MAIN else _WITH_PAST
-_REPAIRS: list[Callable[[], None]] = []
+_REPAIRS = Repairs()
+_repair = _REPAIRS.of
 
 
 def repair_models() -> None:
     """Apply all repairs of this file; LAVIS must have been imported. Calling it again does nothing."""
     apply_all(_REPAIRS)
-
-
-def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Make a function a repair of these places, see :func:`~gitllm_plugin.host.patching.repair_of`."""
-
-    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
-        _REPAIRS.append(repair_of(*places)(function))
-        return _REPAIRS[-1]
-
-    return decorate
 
 
 def _once(function: Callable[[], None]) -> Callable[[], None]:
@@ -123,7 +114,7 @@ def count_positions(original: Any) -> Any:
 
 if _OF_MAIN:
 
-    @_repair(f"{_LLAMA}:LlamaPreTrainedModel._init_weights")
+    @_REPAIRS.of(f"{_LLAMA}:LlamaPreTrainedModel._init_weights")
     def compute_angles(original: Any) -> Any:
         """Llama's angles are such buffers too."""
 

@@ -30,6 +30,19 @@ def repair_of(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], Non
     return decorate
 
 
+class Repairs(list[Callable[[], None]]):
+    """Repairs in the order in which they are applied: those of a file."""
+
+    def of(self, *places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
+        """Make a function a repair of these places, see :func:`repair_of`, and the last of these."""
+
+        def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
+            self.append(repair_of(*places)(function))
+            return self[-1]
+
+        return decorate
+
+
 def apply_all(repairs: Iterable[Callable[[], None]]) -> None:
     """Apply repairs of LAVIS's own models: where one does not fit these libraries, that is said, and ours go on."""
     for repair in repairs:

@@ -6,33 +6,24 @@ for LAVIS's ``runner_base``, ``runner_iter`` and data sets.
 
 import functools
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.host.patching import repair_of
+from gitllm_plugin.host.patching import Repairs
 
 _RUNNER = "lavis.runners.runner_base:RunnerBase"
 _BUILDER = "lavis.datasets.builders.base_dataset_builder:BaseDatasetBuilder"
-_REPAIRS: list[Callable[[], None]] = []
+_REPAIRS = Repairs()
+_repair = _REPAIRS.of
 
 
 def repair_runners_and_builders() -> None:
     """Apply all repairs of this file; LAVIS must have been imported. Calling it again does nothing."""
     for repair in _REPAIRS:
         repair()
-
-
-def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Make a function a repair of these places, see :func:`~gitllm_plugin.host.patching.repair_of`."""
-
-    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
-        _REPAIRS.append(repair_of(*places)(function))
-        return _REPAIRS[-1]
-
-    return decorate
 
 
 # ---------------------------------------------------------------------------------------------------------- runners

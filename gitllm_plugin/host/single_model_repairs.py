@@ -5,27 +5,17 @@ As in :mod:`gitllm_plugin.host.model_repairs`, each function can go when LAVIS i
 
 import functools
 import importlib.util
-from collections.abc import Callable
 from typing import Any
 
-from gitllm_plugin.host.patching import apply_all, repair_of
+from gitllm_plugin.host.patching import Repairs, apply_all
 
-_REPAIRS: list[Callable[[], None]] = []
+_REPAIRS = Repairs()
+_repair = _REPAIRS.of
 
 
 def repair_single_models() -> None:
     """Apply all repairs of this file; LAVIS must have been imported. Calling it again does nothing."""
     apply_all(_REPAIRS)
-
-
-def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Make a function a repair of these places, see :func:`~gitllm_plugin.host.patching.repair_of`."""
-
-    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
-        _REPAIRS.append(repair_of(*places)(function))
-        return _REPAIRS[-1]
-
-    return decorate
 
 
 @_repair("lavis.models.blip_models.blip:BlipBase.__init__")

@@ -9,32 +9,23 @@ import functools
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.host.patching import repair_of
+from gitllm_plugin.host.patching import Repairs
 
 _RUNNER = "lavis.runners.runner_base:RunnerBase"
 _BESTS = ("best_epoch", "best_iters")
-_REPAIRS: list[Callable[[], None]] = []
+_REPAIRS = Repairs()
+_repair = _REPAIRS.of
 
 
 def repair_training() -> None:
     """Apply all repairs of this file; LAVIS must have been imported. Calling it again does nothing."""
     for repair in _REPAIRS:
         repair()
-
-
-def _repair(*places: str) -> Callable[[Callable[[Any], Any]], Callable[[], None]]:
-    """Make a function a repair of these places, see :func:`~gitllm_plugin.host.patching.repair_of`."""
-
-    def decorate(function: Callable[[Any], Any]) -> Callable[[], None]:
-        _REPAIRS.append(repair_of(*places)(function))
-        return _REPAIRS[-1]
-
-    return decorate
 
 
 def _is_trained_by_lavis(runner: Any) -> bool:
