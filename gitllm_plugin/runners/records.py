@@ -245,7 +245,12 @@ def _tensorboard(folder: Path, config: Mapping[str, Any]) -> Tracker:
     # TensorBoard forgets what a run to be resumed had sent, of which a kill lost some and the run does some again;
     # what the run's files keep is sent anew.
     kept = _kept_records(folder)
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=0 if kept else None)
+    events = folder / "tensorboard"
+    if kept:
+        # TensorBoard reads files by the second in their names and a process number: the older could come last.
+        for path in events.glob("events.out.tfevents.*"):
+            path.unlink()
+    writer = SummaryWriter(str(events), purge_step=0 if kept else None)
 
     def log(step: int, numbers: Mapping[str, Any]) -> None:
         for name, value in numbers.items():
