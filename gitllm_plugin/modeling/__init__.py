@@ -16,7 +16,7 @@ from gitllm_plugin.modeling.build import (
     merge_folder,
     resolve_family,
 )
-from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
+from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.folder import save_folder
 from gitllm_plugin.modeling.lora import LoraSettings
 from gitllm_plugin.modeling.model import GitLLM
