@@ -263,16 +263,19 @@ class GitLLMRunner(RunnerBase):
         loop, parts, position = self.loop, self.parts, self.position
         parts.model.train()
         last_iter = parts.length.last_iter(position)
-        requests = Requests(stop=lambda: self.stop.requested, save=parts.saving_times.by_minutes)
+        times = parts.saving_times
+        requests = Requests(stop=lambda: self.stop.requested, save=times.by_minutes, due=times.by_steps)
         try:
             with self._watchdog, self._step_log(last_iter) as log:
                 for record in loop.run(parts.data, position, last_iter, requests):
                     if record.loss is not None:
                         self.progress.totals.add(record.loss, record.tokens, record.lr)
-                    log.add(record, position.epoch_iter)
-                    due = loop.save_requested or parts.saving_times.by_steps(position.steps)
-                    # A loop that ends with this step is saved behind it, with the epoch's end noted.
-                    if due and not loop.stopped and position.epoch_iter < last_iter:
+                    log.add(record, position.epoch_iter - (position.iters - record.iter))
+                    due = loop.save_requested or times.by_steps(position.steps)
+                    # A loop that ends with this step is saved behind it, with the epoch's end noted. Of steps whose
+                    # numbers are read together, all are in the files before a checkpoint is.
+                    is_last = record.step + 1 == position.steps
+                    if due and is_last and not loop.stopped and position.epoch_iter < last_iter:
                         self._watchdog.at("saving")
                         self.parts.saving.save(self.progress)
         except (NonFiniteLossError, DataEndedError):
