@@ -1,5 +1,7 @@
 """The simulated device finds what a GPU would wait for, computes what a CPU computes, and refuses to mix devices."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -52,7 +54,7 @@ def test_what_a_gpu_waits_for_is_found_with_its_line(what):
     with simulated_device() as stops:
         (READS | SENDS)[what](numbers())
     assert len(stops) == 1
-    assert stops[0].file == __file__ and "lambda t" in open(__file__).read().splitlines()[stops[0].line - 1]
+    assert stops[0].file == __file__ and "lambda t" in Path(__file__).read_text().splitlines()[stops[0].line - 1]
 
 
 @pytest.mark.parametrize("what", GOES_ON)

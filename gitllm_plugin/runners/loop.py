@@ -231,7 +231,7 @@ class TrainingLoop:
         # Of sharded gradients the norm is spread over the ranks, too.
         grad_norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
         # What is not finite is known to the device alone, and stays there.
-        step_unless(self.optimizer, ~(grad_norm.isfinite() & torch.as_tensor(window.loss_sum).isfinite()))
+        step_unless(self.optimizer, ~(grad_norm.isfinite() & window.loss_sum.isfinite()))
         # After a skipped step too: that is how the scaler finds a smaller scale.
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -247,6 +247,7 @@ class TrainingLoop:
         steps, self._unread = read_steps(self._unread), []
         now = time.monotonic()
         seconds, self._read_at = round((now - self._read_at) / max(1, len(steps)), 6), now
+        refused: str | None = None
         for step in steps:
             skipped = None
             if math.isfinite(step.loss) and math.isfinite(step.grad_norm):
@@ -254,8 +255,11 @@ class TrainingLoop:
             else:
                 skipped = self._report_skipped(step)
             yield replace(step.record, seconds=seconds, skipped=skipped)
-            if self._skipped_in_a_row > self.max_skipped_steps:
-                self._refuse_to_skip(step.record.iter)
+            if self._skipped_in_a_row > self.max_skipped_steps and refused is None:
+                refused = self._too_many_skipped(step.record.iter)
+        # Behind all of them: what was done since is in the weights, so it has to be in the records too.
+        if refused is not None:
+            raise NonFiniteLossError(refused)
 
     def _report_skipped(self, step: ReadStep) -> list[str]:
         """Count and log a step that changed no weight, and give the ids of its examples."""
@@ -279,8 +283,8 @@ class TrainingLoop:
         )
         return ids
 
-    def _refuse_to_skip(self, iters: int) -> NoReturn:
-        raise NonFiniteLossError(
+    def _too_many_skipped(self, iters: int) -> str:
+        return (
             f"{self._skipped_in_a_row} steps in a row, up to iteration {iters}, gave a loss or gradient that "
             f"is not finite; run.max_skipped_steps allows {self.max_skipped_steps}. The weights were not changed by "
             "them. A lower run.init_lr, a longer run.warmup_steps or run.precision=fp32 may help; "

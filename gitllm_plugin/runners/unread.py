@@ -26,7 +26,7 @@ class Window:
     """
 
     losses: list[Tensor] = field(default_factory=list)
-    loss_sum: Tensor | float = 0.0
+    loss_sum: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     weight: float = 0.0
     tokens: float = 0.0
     samples: float = 0.0
@@ -39,7 +39,7 @@ class Window:
         """Count a batch by its mean loss and what that was divided by."""
         loss = loss.detach().double()
         self.losses.append(loss)
-        self.loss_sum = self.loss_sum + loss * weight
+        self.loss_sum = loss * weight + self.loss_sum
         self.weight += weight
         self.tokens += tokens
         self.samples += num_samples(samples)
@@ -93,7 +93,7 @@ class ReadStep:
 
 def step_of(window: Window, grad_norm: Tensor, record: StepRecord, epoch_iter: int) -> Step:
     """Put a step aside, its numbers side by side."""
-    numbers = torch.stack([torch.as_tensor(window.loss_sum), grad_norm.double(), *window.losses])
+    numbers = torch.stack([window.loss_sum, grad_norm.double(), *window.losses])
     return Step(record, epoch_iter, numbers, window.weight, window.ids)
 
 

@@ -12,19 +12,19 @@ def _positions(config: PreTrainedConfig) -> Positions:
     return "slots" if getattr(config, "alibi", False) else "sequence"
 
 
-def _split_heads(attention: Any, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _split_heads(self: Any, fused_qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Split ``[B, S, ...]`` into queries, keys and values ``[B, S, heads, D]``, as transformers does, but by slices.
 
     transformers takes keys and values by lists of one index, each of which a GPU has to be sent, and waits for.
     """
-    if attention.new_decoder_architecture:
-        split = fused.unflatten(-1, (-1, attention.num_heads // attention.num_kv_heads + 2, attention.head_dim))
+    if self.new_decoder_architecture:
+        split = fused_qkv.unflatten(-1, (-1, self.num_heads // self.num_kv_heads + 2, self.head_dim))
         query, key, value = split[..., :-2, :], split[..., -2:-1, :], split[..., -1:, :]
         return query.flatten(2, 3), key.expand_as(query).flatten(2, 3), value.expand_as(query).flatten(2, 3)
-    if not attention.multi_query:
-        query, key, value = fused.unflatten(-1, (attention.num_heads, 3, attention.head_dim)).unbind(-2)
+    if not self.multi_query:
+        query, key, value = fused_qkv.unflatten(-1, (self.num_heads, 3, self.head_dim)).unbind(-2)
         return query, key, value
-    split = fused.unflatten(-1, (attention.num_heads + 2, attention.head_dim))
+    split = fused_qkv.unflatten(-1, (self.num_heads + 2, self.head_dim))
     return split[..., :-2, :], split[..., -2:-1, :], split[..., -1:, :]
 
 
