@@ -23,11 +23,13 @@ class Adapter(ABC):
 
     Attributes:
         ways: in which it can train on the same texts; the first is the usual one.
+        other_losses: those of them by which a text reads more than its image and itself.
         model: what is trained; set by the subclass.
         names: from its parameters' names to the common ones.
     """
 
     ways: tuple[str, ...] = (LONGEST,)
+    other_losses: tuple[str, ...] = ()
     model: nn.Module
     names: Names
 
@@ -62,6 +64,10 @@ class Adapter(ABC):
     @abstractmethod
     def loss(self, batch: Any) -> Tensor:
         """Give the mean over supervised tokens."""
+
+    def training(self, case: Case, way: str) -> Callable[[], float] | None:
+        """Give one step by a loop of the program's own, which gives its loss; None where it leaves that to its user."""
+        return None
 
     @abstractmethod
     def answers(self, case: Case) -> Callable[[], list[list[int]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PAD, IMAGE, FIRST_TEXT = 1, 2, 4
@@ -50,7 +50,7 @@ class Case:
     texts: Sequence[Text]
     rounds: int
     new_tokens: int = 0
-    candidates: Sequence[Sequence[int]] = ()
+    candidates: Sequence[Sequence[int]] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Give plain lists and numbers."""

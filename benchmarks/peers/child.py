@@ -97,6 +97,9 @@ class Worker:
             return self.adapter.loss(batch)
 
     def _step(self, case: Case, way: str) -> Callable[[], float]:
+        own = self.adapter.training(case, way)
+        if own is not None:
+            return own
         trained = self.adapter.trained
         if self._optimizer is None:
             self._optimizer = torch.optim.AdamW(trained, lr=0.0)
@@ -148,7 +151,8 @@ def main() -> None:
     module, _, name = start["adapter"].partition(":")
     worker = Worker(getattr(importlib.import_module(module), name)(Setup(**start["setup"])))
     libraries = {name: version(name) for name in start["libraries"]}
-    print(json.dumps({"ways": worker.adapter.ways, "libraries": libraries}), file=replies, flush=True)
+    about = {"ways": worker.adapter.ways, "other_losses": worker.adapter.other_losses, "libraries": libraries}
+    print(json.dumps(about), file=replies, flush=True)
     for line in sys.stdin:
         print(json.dumps(worker.answer(json.loads(line))), file=replies, flush=True)
 

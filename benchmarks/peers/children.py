@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,10 +39,8 @@ class Child:
         """
         if isinstance(case := request.get("case"), Case):
             request["case"] = case.as_json()
-        try:
+        with suppress(BrokenPipeError):  # it ended before; how is said below
             print(json.dumps(request), file=self._process.stdin, flush=True)
-        except BrokenPipeError:
-            pass  # it ended before; how is said below
         line = cast(Any, self._process.stdout).readline()
         if not line:
             self._log.seek(0)
@@ -72,7 +70,7 @@ def started(
             malloc hoards; that costs time.
 
     Yields:
-        The child, and what it tells of itself: ``ways`` and ``libraries``.
+        The child, and what it tells of itself: ``ways``, ``other_losses`` and ``libraries``.
     """
     path = [str(_ROOT), *([str(source)] if source else [])]
     environment = {

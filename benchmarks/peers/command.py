@@ -55,8 +55,9 @@ def _measure(name: str, arguments: argparse.Namespace) -> Path:
     about = {"where": {**results.surroundings(), "threads": 1}, "source": " at ".join(peer.source or ())}
     title = f"peers-{name}" + {"float32": "", "bfloat16": "-bf16"}[arguments.dtype]
 
-    def save(found: Mapping[str, Any]) -> Path:
+    def save(found: Mapping[str, Any]) -> None:
         complete = {**about, **found}
-        return results.write(title, complete, page(complete), arguments.output)
+        results.write(title, complete, page(complete), arguments.output)
 
-    return save(measure(peer, place, setup, amounts, arguments.memory, save))
+    measure(peer, place, setup, amounts, arguments.memory, save)
+    return arguments.output / f"{title}.md"

@@ -1,4 +1,4 @@
-"""A peer's own environment: its packages at pinned versions, and its repository at a commit, in a folder of the user's."""
+"""A peer's own environment, in a folder of the user's: packages at pinned versions, a repository at a commit."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Ours(Adapter):
         """Ask ``generate``."""
         images = self._images(case)
         rows = prompt_rows(case.texts, 0, images["pixel_values"])
-        length = {"max_new_tokens": case.new_tokens, "min_new_tokens": case.new_tokens}
+        length: dict[str, Any] = {"max_new_tokens": case.new_tokens, "min_new_tokens": case.new_tokens}
 
         def answer() -> list[list[int]]:
             return self.model.generate(

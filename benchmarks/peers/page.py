@@ -20,8 +20,8 @@ def page(found: Mapping[str, Any]) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in found["libraries"].items())
     parts = [
         results.heading(f"Beside {found['peer']}", found["where"]),
-        f"Both models: {found['setup']}, {found['dtype']}, random weights drawn alike, LoRA on query, key and value and "
-        f"the projection trained. The peer runs with {libraries}{_source(found)}. "
+        f"Both models: {found['setup']}, {found['dtype']}, random weights drawn alike; LoRA on query, key and "
+        f"value and the projection are trained. The peer runs with {libraries}{_source(found)}. "
         + " ".join([*found["notes"], _equality(found["equality"])])
         + "\n",
         _TIMES,

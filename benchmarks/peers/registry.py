@@ -45,6 +45,9 @@ class Peer:
 
 
 _CAUSAL = "It reads images causally, so its loss is another; losses of the texts alone are equal."
+_NO_LORA = "It has no LoRA of its own; PEFT's is put into its decoder."
+_PACKED = "Packed texts see those in front of them in their row."
+_NANOVLM = ("https://github.com/huggingface/nanoVLM", "4e0c0961846135c2217f95e54cb4c2d66eb55e42")
 
 PEERS = {
     "llava": Peer(
@@ -60,5 +63,54 @@ PEERS = {
         replace(SMOLLM2_SIGLIP, projection="linear"),
         same_rule=True,
         notes=("By its token types it computes GIT's rule: image tokens see each other, texts are causal.",),
+    ),
+    "nanovlm": Peer(
+        "nanoVLM",
+        "benchmarks.peers.nanovlm:NanoVLM",
+        SMOLLM2_SIGLIP,
+        same_rule=False,
+        notes=(_CAUSAL, _NO_LORA, "Every patch is an image token, as with ours.", _PACKED),
+        source=_NANOVLM,
+        requirements="nanovlm",
+    ),
+    "nanovlm-49": Peer(
+        "nanoVLM with its pixel shuffle",
+        "benchmarks.peers.nanovlm:NanoVLM",
+        replace(SMOLLM2_SIGLIP, shuffle=2),
+        same_rule=False,
+        notes=(
+            _CAUSAL,
+            _NO_LORA,
+            "Four patches are one image token, 49 in place of our 196: another, cheaper model.",
+            _PACKED,
+        ),
+        source=_NANOVLM,
+        requirements="nanovlm",
+    ),
+    "heron": Peer(
+        "heron, the article's published code",
+        "benchmarks.peers.heron:Heron",
+        OPT_350M_CLIP,
+        same_rule=True,
+        notes=(
+            "Its LoRA reaches the image encoder's query, key and value too, which it therefore trains.",
+            "It is given texts padded to the longest; its own configuration pads to 512 tokens.",
+        ),
+        source=("https://github.com/turingmotors/heron", "883cd7c6e99d6d22343d6d62bb35520daf8ac92a"),
+        requirements="heron",
+    ),
+    "trl": Peer(
+        "TRL's SFTTrainer around transformers' class of LLaVA",
+        "benchmarks.peers.sft_trainer:Trl",
+        SMOLLM2_CLIP,
+        same_rule=False,
+        notes=(
+            _CAUSAL,
+            "A step is its loop's, from pictures and words to changed weights.",
+            "Gradient checkpointing, its default, is off.",
+        ),
+        kinds=("train",),
+        requirements="trl",
+        libraries=("torch", "transformers", "peft", "trl"),
     ),
 }

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 Names = Callable[[str], str | Sequence[str]]
-"""From a parameter's own name to the common one; several for what is a program's one matrix of theirs, one below another."""
+"""From a parameter's own name to the common one; to several where it is those matrices, one below another."""
 
 
 def common_name(name: str) -> str:
