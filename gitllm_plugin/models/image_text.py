@@ -305,6 +305,10 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
 
     def before_evaluation(self, dataset: Any = None, **kwargs: Any) -> None:
         """Take the names of classes from LAVIS's data set, unless the configuration gives others."""
+        self.name_classes(dataset)
+
+    def name_classes(self, dataset: Any) -> None:
+        """See :class:`~gitllm_plugin.protocols.ClassNamingModel`."""
         labels = getattr(dataset, "class_labels", None)
         names = sorted(labels, key=labels.__getitem__) if labels else getattr(dataset, "classnames", None)
         self._classes_of_data = list(names) if names else None
