@@ -184,7 +184,7 @@ class Decoder:
         if targets is None:
             return GitLLMOutput(logits=text_logits)
         scored = out if logits == "none" else taken(out, targets.slots)
-        loss = mean_loss(scored, targets.tokens, targets.weights, targets.weight)
+        loss = mean_loss(scored, targets.tokens, targets.weights, targets.divisor)
         return GitLLMOutput(loss, text_logits, len(targets.tokens), targets.weight)
 
     def generate(

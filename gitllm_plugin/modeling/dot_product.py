@@ -37,7 +37,10 @@ def dot_product_attention(
     if _is_faster_in_products(query, key, value, dropout):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return cast(Tensor, _Products.apply(query, key, value, causal, scale))
-    settings: dict[str, Any] = {"dropout_p": dropout, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
+    settings: dict[str, Any] = {"dropout_p": dropout, "scale": scale}
+    # A branch, because of compiled shapes the comparison itself may be no bool.
+    if query.shape[1] != key.shape[1]:
+        settings["enable_gqa"] = True
     num_queries, num_keys = query.shape[2], key.shape[2]
     if not causal or num_queries == num_keys:
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings)

@@ -148,7 +148,7 @@ class Git(nn.Module):
         if targets is None:
             return GitLLMOutput(logits=text_logits)
         scored = head(taken(hidden, targets.slots))
-        loss = mean_loss(scored, targets.tokens, targets.weights, targets.weight)
+        loss = mean_loss(scored, targets.tokens, targets.weights, targets.divisor)
         return GitLLMOutput(loss, text_logits, len(targets.tokens), targets.weight)
 
     @torch.no_grad()

@@ -41,12 +41,14 @@ class Targets:
         tokens: long ``[n]``, the tokens that are to be predicted there.
         weights: float ``[n]``, how much each counts in the loss; None: all the same.
         weight: the sum of the weights, or n.
+        divisor: the same as a float scalar, 1 in the place of 0: a number of Python's would be a constant of a graph.
     """
 
     slots: Tensor
     tokens: Tensor
     weights: Tensor | None
     weight: float
+    divisor: Tensor
 
 
 def targets_of(labels: Tensor, weights: Tensor | None = None, layout: Layout | None = None) -> Targets:
@@ -70,24 +72,24 @@ def targets_of(labels: Tensor, weights: Tensor | None = None, layout: Layout | N
     trained = trained[slots[trained].argsort()]
     tokens, found = torch.from_numpy(following[places[trained]]), torch.from_numpy(slots[trained])
     if weights is None:
-        return Targets(found, tokens, None, float(len(tokens)))
+        return Targets(found, tokens, None, float(len(tokens)), torch.tensor(max(len(tokens), 1), dtype=torch.float32))
     of_tokens = weights[torch.from_numpy(places[trained] // labels.shape[1])]
     of_tokens = of_tokens.to(torch.promote_types(of_tokens.dtype, torch.float32))
-    return Targets(found, tokens, of_tokens, of_tokens.sum().item())
+    weight = of_tokens.sum().item()
+    return Targets(found, tokens, of_tokens, weight, torch.tensor(weight or 1.0, dtype=of_tokens.dtype))
 
 
-def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None, weight: float) -> Tensor:
+def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None, divisor: Tensor) -> Tensor:
     """Compute the mean cross-entropy of tokens, in float32 or more; 0 where there is none.
 
     Args:
         logits: ``[n, V]``.
         targets: long ``[n]``.
         weights: ``[n]``, none below 0, for a weighted mean; None: all the same.
-        weight: what the sum of the losses is divided by: the sum of the weights, or n. Known on the host, where nobody
-            waits for it.
+        divisor: scalar, see :class:`Targets`.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if weights is None:
-        return F.cross_entropy(logits, targets, reduction="sum") / (weight or 1.0)
+        return F.cross_entropy(logits, targets, reduction="sum") / divisor.to(logits.dtype)
     losses = F.cross_entropy(logits, targets, reduction="none")
-    return (losses * weights.to(losses.dtype)).sum() / (weight or 1.0)
+    return (losses * weights.to(losses.dtype)).sum() / divisor.to(losses.dtype)
