@@ -100,7 +100,7 @@ def run(config, monkeypatch):
         options.append(images)
     if config.stem in NEEDS_CAPTION_METRICS:
         options.append("run.report_metric=false")
-    script = ROOT / "tests" / "host" / "scripts" / SCRIPTS[kind]
+    script = ROOT / "tests" / "host" / "scripts" / "of_lavis" / SCRIPTS[kind]
     monkeypatch.setattr(sys, "argv", [script.name, "--cfg-path", str(config), "--options", *options])
     runpy.run_path(str(script), run_name="__main__")
     return Path(registry.get_path("output_dir"))
