@@ -160,7 +160,9 @@ def _missing_file(dataset: Any, number: int) -> str | None:
     before = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            dataset[number]
+            item = dataset[number]
+        # Git main leaves out in silence what it cannot open.
+        return None if item is not None else _named_file(dataset, number)
     except FileNotFoundError as error:
         return str(error.filename or error)
     except Exception:  # whatever else is wrong is told where it is read
@@ -168,7 +170,13 @@ def _missing_file(dataset: Any, number: int) -> str | None:
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
-    return None
+
+
+def _named_file(dataset: Any, number: int) -> str | None:
+    """Name the picture of an annotation, where it is not there."""
+    image = dataset.annotation[number].get("image")
+    file = Path(dataset.vis_root, image) if isinstance(image, str) else None
+    return str(file) if file and not file.is_file() else None
 
 
 def _refuse(lacks: Mapping[str, Iterable[Lack]]) -> None:
