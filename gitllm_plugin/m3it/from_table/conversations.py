@@ -53,8 +53,8 @@ def read_conversation(entry: Mapping[str, Any], number: int, place: str) -> Reco
     if not talk or roles != ["user", "assistant"] * (len(talk) // 2):
         raise RowError(
             "wrong_value",
-            f"{key!r} has the turns {_shown(roles)}, expected user and assistant, one after another, the user first and "
-            "the assistant last; remove the row, or join what one says at a time",
+            f"{key!r} has the turns {_shown(roles)}, expected user and assistant, one after another, the user first "
+            "and the assistant last; remove the row, or join what one says at a time",
             place,
         )
     given = next((entry[name] for name in _IMAGE_KEYS if entry.get(name) is not None), None)
@@ -107,7 +107,7 @@ def _read_turns(turns: Sequence[Any], key: str, place: str) -> tuple[list[tuple[
         marks += found
         images += shown
         said.append((role, _PLACE.sub(" ", text).strip()))
-        if not said[-1][1] and (role == "assistant" or len(said) > 2):
+        if not said[-1][1] and (role == "assistant" or any(before == "user" for before, _ in said[:-1])):
             raise RowError("empty_answer" if role == "assistant" else "wrong_value", f"{where} is empty", place)
     return said, images, marks
 

@@ -187,7 +187,8 @@ def _repeated(rows: Sequence[_Row]) -> list[str]:
     repeated = []
     for row in rows:
         content = row.content
-        key = (row.shown.whole, content["instruction"], content["inputs"], str(content["outputs"]))
+        said = str((content["outputs"], content.get("turns")))
+        key = (row.shown.whole, content["instruction"], content["inputs"], said)
         if first.setdefault(key, row.shown.place) != row.shown.place:
             repeated.append(f"{row.shown.place} is {first[key]} again")
     return [f"rows that stand twice, and are kept: {len(repeated):,}, the first: {repeated[0]}"] if repeated else []
