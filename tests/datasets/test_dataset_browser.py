@@ -72,9 +72,11 @@ def test_what_was_said_before_is_shown(cache):
     config = m3it_of(cache, rows=1)
     row = json.loads((cache / "rows.jsonl").read_text())
     (cache / "rows.jsonl").write_text(json.dumps(row | {"turns": [["is it a box?", "yes"], ["a large one?", "no"]]}))
-    shown = load_dataset("m3it", config)["train"].displ_item(0)
-    assert shown["before"] == "is it a box? yes / a large one? no"
-    assert shown["question"] == "what color is the square?"
+    data = load_dataset("m3it", config)["train"]
+    first, _, last = (data.displ_item(index) for index in range(3))
+    assert "before" not in first
+    assert last["before"] == f"what color is the square? {row['outputs']} / is it a box? yes"
+    assert (last["question"], last["answer"]) == ("a large one?", "no")
 
 
 def test_turns_of_a_dialogue_are_shown(cache):
