@@ -107,6 +107,14 @@ class SizedImagesModel(Protocol):
         ...
 
 
+class HostReadingModel(Protocol):
+    """A model that reads some of a batch on the host, to find out who stands where without waiting for the device."""
+
+    def host_keys(self) -> Sequence[str]:
+        """Name these entries: they come to the model as lists of numbers, and all other tensors on the device."""
+        ...
+
+
 class TextsEncoder(Protocol):
     """A model's ``text_encoder`` whose tokens ``gitllm train --dry-run`` shows."""
 
@@ -270,6 +278,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         FittingModel,
         FingerprintedModel,
         SizedImagesModel,
+        HostReadingModel,
     ),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData, FittedData),

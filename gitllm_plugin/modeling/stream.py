@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention.bias import CausalBias
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 
@@ -35,7 +34,6 @@ class Group:
         num_texts: how many texts.
         text_length: tokens of the longest one.
         text_places: long ``[text_tokens]``, where each stands in ``[num_texts, text_length]``, flattened.
-        text_rule: causal, for ``text_length`` queries and ``image_length + text_length`` keys.
     """
 
     image_length: int
@@ -44,7 +42,6 @@ class Group:
     num_texts: int
     text_length: int
     text_places: Tensor
-    text_rule: CausalBias
 
 
 @dataclass(frozen=True)
@@ -113,7 +110,7 @@ def attend(
 def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cast queries, keys and values as autocast does for SDPA: rotary positions make float32 of the former two.
 
-    torch's causal biases refuse mixed dtypes before autocast has its turn.
+    Cast inside, they would be others than those that the backward pass makes again.
     """
     kind = query.device.type
     if query.dtype == key.dtype == value.dtype or not torch.is_autocast_enabled(kind):
@@ -143,8 +140,18 @@ def _attend_in_texts(
     sources = [given.detach() for given in images], [given.detach() for given in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
+        seen = _attend_causally(query, key, value, settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
+
+
+def _attend_causally(query: Tensor, key: Tensor, value: Tensor, settings: dict[str, Any]) -> Tensor:
+    """Attend ``[N, H, T, D]`` to ``[N, H, P + T, D]``: the last query sees all keys, the one before it one less."""
+    length, total = query.shape[2], key.shape[2]
+    if length == total:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **settings)
+    # The same for all texts and heads; `is_causal` would align them at the top left.
+    allowed = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, **settings)
 
 
 def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:

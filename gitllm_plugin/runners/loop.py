@@ -14,13 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gitllm_plugin.common import ranks
-from gitllm_plugin.common.loading import move_to_device, num_samples
+from gitllm_plugin.common.loading import move_batch, num_samples
 from gitllm_plugin.errors import DataError, GitLLMError
 from gitllm_plugin.protocols import CountingTask, offers, weight_of_loss
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import seed_everything
 from gitllm_plugin.runners.optimizer import Schedule
-from gitllm_plugin.runners.parallel import gradients_exchanged, whole
+from gitllm_plugin.runners.parallel import gradients_exchanged, unwrap, whole
 from gitllm_plugin.runners.records import StepRecord
 from gitllm_plugin.runners.training_data import TrainingData
 
@@ -214,7 +214,7 @@ class TrainingLoop:
         for index, batch in enumerate(batches):
             self.at(f"step {position.steps + 1}, computing")
             data.note(batch)
-            samples = move_to_device(batch, self.device)
+            samples = move_batch(batch, unwrap(self.model), self.device)
             # LAVIS's own models read their place in the run from the batch.
             samples |= {
                 "epoch": position.epoch,

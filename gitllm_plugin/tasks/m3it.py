@@ -14,7 +14,7 @@ from lavis.tasks.base_task import BaseTask
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import atomic_path, write_atomically
-from gitllm_plugin.common.loading import move_to_device, num_batches, num_samples
+from gitllm_plugin.common.loading import move_batch, num_batches, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError, DataError
@@ -144,7 +144,7 @@ class M3ITTask(BaseTask):
             for samples in data_loader:
                 if not num_samples(samples):
                     continue  # nothing in it could be read
-                samples = move_to_device(samples, model.device)
+                samples = move_batch(samples, model, model.device)
                 if self.valid_loss:
                     outputs = model(samples)
                     weight = weight_of_loss(outputs)
