@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gitllm_plugin.modeling.layout import lay_out
+from gitllm_plugin.modeling.transfer import to_device
 
 if TYPE_CHECKING:
     from gitllm_plugin.modeling.decoder import Decoder
@@ -46,12 +47,13 @@ def hidden_states(
         DataError: image and text are longer than the context.
     """
     text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    layout = lay_out(image_valid, text_valid.bool(), image_index)
-    if image_index is not None:
-        image_embeds, image_valid = image_embeds[image_index], image_valid[image_index]
+    layout = lay_out(image_valid, text_valid, image_index)
     decoder.check_fits(layout)
+    layout, input_ids = to_device((layout, input_ids), image_embeds.device)
     output = decoder.read(layout, image_embeds, input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
     read = at_depth(output.hidden_states, depth)
-    of_images = read.new_zeros(*image_valid.shape, read.shape[-1])
-    of_images[image_valid.bool()] = read[layout.image_row, layout.image_slot]
-    return of_images, layout.text_of(read)
+    rows, tokens = len(input_ids), image_valid.shape[1]
+    # A row a text: each has its image to itself.
+    places = layout.image_slots // read.shape[1] * tokens + layout.image_places % max(tokens, 1)
+    of_images = read.new_zeros(rows * tokens, read.shape[-1]).index_copy(0, places, layout.image_of(read))
+    return of_images.unflatten(0, (rows, tokens)), layout.text_of(read)

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.bias import CausalBias
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gitllm_plugin.modeling.dot_product import dot_product_attention
@@ -36,7 +35,6 @@ class Group:
         num_texts: how many texts.
         text_length: tokens of the longest one.
         text_places: long ``[text_tokens]``, where each stands in ``[num_texts, text_length]``, flattened.
-        text_rule: causal, for ``text_length`` queries and ``image_length + text_length`` keys.
     """
 
     image_length: int
@@ -45,7 +43,6 @@ class Group:
     num_texts: int
     text_length: int
     text_places: Tensor
-    text_rule: CausalBias
 
 
 @dataclass(frozen=True)
@@ -114,7 +111,7 @@ def attend(
 def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cast queries, keys and values as autocast does for SDPA: rotary positions make float32 of the former two.
 
-    torch's causal biases refuse mixed dtypes before autocast has its turn.
+    Cast inside, they would be others than those that the backward pass makes again.
     """
     kind = query.device.type
     if query.dtype == key.dtype == value.dtype or not torch.is_autocast_enabled(kind):
@@ -144,7 +141,7 @@ def _attend_in_texts(
     sources = [given.detach() for given in images], [given.detach() for given in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
-        seen = dot_product_attention(query, key, value, rule=group.text_rule, **settings)
+        seen = dot_product_attention(query, key, value, causal=True, **settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
 
 
