@@ -1,4 +1,4 @@
-"""A device that computes behind the host, simulated on a CPU: what waits for it, or reads from it, is found without one.
+"""A device that computes behind the host, simulated on a CPU: what waits for it is found without one.
 
 Its tensors hold ordinary ones of the CPU, so that values are right, and say that they are elsewhere. As with a GPU,
 tensors of two devices do not mix. Each operation for which a GPU would make the host wait is noted as a :class:`Stop`,
@@ -17,12 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.library import Library, fallthrough_kernel
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 NAME = "simulated"
-_SHOWN = ("/gitllm_plugin/", "/tests/", "/transformers/", "/peft/", "/torch/optim/", "/torch/nn/")
+_SHOWN = ("/torch/optim/", "/torch/nn/")
 _ATEN = torch.ops.aten
 _SIZED_BY_VALUES = {
     _ATEN.nonzero.default,
@@ -79,6 +81,45 @@ class _Backend:
 _setup_privateuseone_for_python_backend(NAME, backend_module=_Backend)
 DEVICE = torch.device(NAME, 0)
 
+_AUTOCAST = "AutocastPrivateUse1"
+_LOWERED = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv2d", "scaled_dot_product_attention")
+_RAISED = ("softmax.int", "log_softmax.int", "cross_entropy_loss", "layer_norm", "rms_norm")
+"""What autocast of a GPU computes in the lower precision, and what in float32."""
+
+
+def _autocast_like_a_gpu() -> Iterator[Library]:
+    """Let autocast know the device: torch has no rules for one of somebody's own."""
+    everything = Library("_", "IMPL")
+    everything.fallback(fallthrough_kernel, _AUTOCAST)
+    yield everything
+    some = Library("aten", "IMPL")
+    for names, lowers in ((_LOWERED, True), (_RAISED, False)):
+        for name in names:
+            some.impl(name, _casting(name, lowers), _AUTOCAST)
+    yield some
+
+
+def _casting(name: str, lowers: bool) -> Any:
+    packet, _, overload = name.partition(".")
+    operation = getattr(getattr(_ATEN, packet), overload or "default")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        dtype = torch.get_autocast_dtype(NAME) if lowers else torch.float32
+
+        def cast(part: Any) -> Any:
+            is_float = isinstance(part, Tensor) and part.is_floating_point() and part.dtype != torch.float64
+            return part.to(dtype) if is_float else part
+
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            args, kwargs = tree_map(cast, (args, kwargs))
+            return operation(*args, **kwargs)
+
+    return run
+
+
+_libraries = tuple(_autocast_like_a_gpu())  # which end when nobody holds them
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -131,6 +172,24 @@ class _Mode(TorchDispatchMode):
         return _run(operation, args, kwargs or {})
 
 
+class _Numbers(TorchFunctionMode):
+    """Makes tensors of Python's numbers and back: on a GPU, too, they are copied, which is waited for."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if function is Tensor.tolist and isinstance(args[0], OnDevice):
+            return args[0].cpu().tolist()
+        if function in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], OnDevice):
+            parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+            index = tuple(torch.tensor(part).to(DEVICE) if isinstance(part, list) else part for part in parts)
+            return function(args[0], index, *args[2:])
+        made_there = function in (torch.tensor, torch.as_tensor) and not isinstance(args[0], Tensor)
+        device = kwargs.get("device")
+        if not made_there or device is None or torch.device(device).type != NAME:
+            return function(*args, **kwargs)
+        return function(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
+
+
 _stops: list[Stop] = []
 _pinned: list[Tensor] = []
 
@@ -140,7 +199,7 @@ def simulated_device() -> Iterator[list[Stop]]:
     """Simulate the device inside the block; gives the list to which stops are added."""
     _stops.clear()
     try:
-        with _Mode():
+        with _Mode(), _Numbers():
             yield _stops
     finally:
         _pinned.clear()
@@ -249,9 +308,10 @@ def _stop(what: str) -> None:
     if node is not None:
         _stops.append(Stop(what, f"backward pass, {node.name()}", 0))
         return
-    for frame, line in reversed(list(traceback.walk_stack(sys._getframe(1)))[::-1]):
+    # From the innermost on; what is torch's own shows nothing.
+    for frame, line in traceback.walk_stack(sys._getframe(1)):
         file = frame.f_code.co_filename
-        if file != __file__ and any(part in file for part in _SHOWN):
+        own = file == __file__ or "/torch/" in file
+        if not own or any(part in file for part in _SHOWN):
             _stops.append(Stop(what, file.rpartition("site-packages/")[2], line))
             return
-    _stops.append(Stop(what, "unknown", 0))

@@ -57,6 +57,8 @@ class Decoder:
         self.attention: AttentionKind = attention
         self.family = family or _family_in_table(language_model.config.model_type)
         self.positions = self.family.positions_of(language_model.config)
+        if self.family.prepare is not None:
+            self.family.prepare()
         # ALiBi from slots counts over the whole row, so that a stream of many texts would count on.
         if self.shares_rows:
             use_streams(language_model)

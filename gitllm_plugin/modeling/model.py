@@ -133,8 +133,8 @@ class GitLLM(InFolder):
             num_images: long ``[U]``, how many of the F images of each entry are real; None: all. Best on the host.
 
         Returns:
-            ``image_embeds [U, F*P, llm_dim]``, P tokens an image, and ``image_valid``, bool ``[U, F*P]``, on the host
-            or where ``num_images`` is.
+            ``image_embeds [U, F*P, llm_dim]``, and ``image_valid``, bool ``[U, F*P]``, on the host or where
+            ``num_images`` is; P is an image's tokens.
 
         Raises:
             DataError: more images than the model was built for.
@@ -155,10 +155,11 @@ class GitLLM(InFolder):
             features = features + self.temporal_embedding[:frames].to(features.dtype)
         image_embeds = self.projection(features, self._grid_of(pixel_values))
         tokens = image_embeds.shape[2]
+        image_embeds = image_embeds.flatten(1, 2)
         if num_images is None:
-            return image_embeds.flatten(1, 2), torch.ones(entries, frames * tokens, dtype=torch.bool)
+            return image_embeds, torch.ones(entries, frames * tokens, dtype=torch.bool)
         frame = torch.arange(frames * tokens, device=num_images.device) // tokens
-        return image_embeds.flatten(1, 2), frame[None, :] < num_images[:, None]
+        return image_embeds, frame[None, :] < num_images[:, None]
 
     def forward(
         self,

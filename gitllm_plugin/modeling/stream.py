@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from gitllm_plugin.modeling.dot_product import dot_product_attention
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     query, key, value = _of_one_dtype(query, key, value)
-    settings = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    settings = {"dropout": dropout, "scale": scaling}
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
     pieces = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
@@ -125,7 +126,7 @@ def _attend_in_images(group: Group, images: list[Tensor], causal: bool, settings
     """Compute what image tokens see, ``[image_tokens, H, D]``, of their queries, keys, values, each of that shape."""
     query, key, value = (_by_image(group, states) for states in images)
     # Without a mask, and by GIT's rule not causal: an image sees all of itself.
-    seen = F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings)
+    seen = dot_product_attention(query, key, value, causal=causal, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
 
@@ -142,18 +143,8 @@ def _attend_in_texts(
     sources = [given.detach() for given in images], [given.detach() for given in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
-        seen = _attend_causally(query, key, value, settings)
+        seen = dot_product_attention(query, key, value, causal=True, **settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
-
-
-def _attend_causally(query: Tensor, key: Tensor, value: Tensor, settings: dict[str, Any]) -> Tensor:
-    """Attend ``[N, H, T, D]`` to ``[N, H, P + T, D]``: the last query sees all keys, the one before it one less."""
-    length, total = query.shape[2], key.shape[2]
-    if length == total:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=True, **settings)
-    # The same for all texts and heads; `is_causal` would align them at the top left.
-    allowed = torch.ones(length, total, dtype=torch.bool, device=query.device).tril(total - length)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, **settings)
 
 
 def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:

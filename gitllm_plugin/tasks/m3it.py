@@ -140,6 +140,7 @@ class M3ITTask(BaseTask):
             cuda_enabled: not used: batches go where the model is.
         """
         result = EvaluationResult()
+        loss_sum = torch.zeros((), dtype=torch.float64)
         with inference(model), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
                 if not num_samples(samples):
@@ -148,10 +149,12 @@ class M3ITTask(BaseTask):
                 if self.valid_loss:
                     outputs = model(samples)
                     weight = weight_of_loss(outputs)
-                    result.loss_sum += float(outputs["loss"]) * weight
+                    # Added up where it is: reading it would wait for the device.
+                    loss_sum = outputs["loss"].double() * weight + loss_sum
                     result.loss_weight += weight
                 result.examples += self.valid_step(model, samples)
                 progress.update(samples=num_samples(samples))
+        result.loss_sum = loss_sum.item()
         return result
 
     def after_evaluation(
