@@ -38,10 +38,15 @@ class ImportWatcher:
         """Tell whether both would do the same."""
         if not isinstance(other, ImportWatcher):
             return NotImplemented
-        return (self.name, self._before, self._after) == (other.name, other._before, other._after)
+        return self.does == other.does
 
     def __hash__(self) -> int:
-        return hash(self.name)
+        return hash(self.does)
+
+    @property
+    def does(self) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
+        """What is waited for, and what is called."""
+        return self.name, self._before, self._after
 
     def watch(self) -> None:
         """Wait for the first import; others may wait for the same, but one that does the same is not added."""
