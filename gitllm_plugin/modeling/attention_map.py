@@ -12,7 +12,6 @@ from transformers import DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.decoder import Decoder
-from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.transfer import to_device
 
 
@@ -35,13 +34,17 @@ def attention_to_image(
         float32 ``[layers, last, P]`` on the CPU. What a token does not give to the image goes to the text before it.
 
     Raises:
-        ConfigError: a decoder that does not give its attention weights.
+        ConfigError: a decoder that does not give its attention weights, or one whose prompts are read as a whole.
         DataError: image and text are longer than the context.
     """
+    if decoder.attention == "prompt":
+        raise ConfigError(
+            "model.attention=prompt reads prompts as a whole: there is no map of one token behind another"
+        )
     language_model = decoder.language_model
     asked = input_ids.shape[1] if last is None else last
     before, tokens = input_ids[:, :-asked], input_ids[:, -asked:]
-    layout = lay_out(image_valid, torch.ones(before.shape))
+    layout = decoder.rows(image_valid, torch.ones(before.shape))
     decoder.check_fits(layout, asked)
     layout, before, tokens = to_device((layout, before, tokens), image_embeds.device)
     cache = DynamicCache(config=language_model.config)

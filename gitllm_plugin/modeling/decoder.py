@@ -14,13 +14,15 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import STREAM, PrefixRule, prefix_attention, use_streams
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.last_layer import compute_at, taken
 from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
-from gitllm_plugin.modeling.loss import GitLLMOutput, Targets, mean_loss, targets_of
+from gitllm_plugin.modeling.learned_positions import image_behind_positions
+from gitllm_plugin.modeling.loss import GitLLMOutput, Targets, mean_loss, prompt_lengths_of, targets_of
 from gitllm_plugin.modeling.transfer import to_device, to_host
 
 
@@ -36,9 +38,11 @@ class Decoder:
     Args:
         language_model: a causal LM of transformers; LoRA, FSDP and compilation change it in place.
         family: facts about it; None: those of :data:`~gitllm_plugin.modeling.families.FAMILIES`.
+        attention: what image tokens see: ``git``, their image; ``causal``, of it what stands before them; ``prompt``,
+            image and prompt, and so do the prompt's tokens.
 
     Attributes:
-        language_model: as given.
+        language_model, attention: as given.
         family: as given, or found.
         positions: see :class:`~gitllm_plugin.modeling.families.family.Family`.
 
@@ -46,8 +50,11 @@ class Decoder:
         ConfigError: the language model's family is not in the table and none is given.
     """
 
-    def __init__(self, language_model: PreTrainedModel, family: Family | None = None) -> None:
+    def __init__(
+        self, language_model: PreTrainedModel, family: Family | None = None, attention: AttentionKind = "git"
+    ) -> None:
         self.language_model = language_model
+        self.attention: AttentionKind = attention
         self.family = family or _family_in_table(language_model.config.model_type)
         self.positions = self.family.positions_of(language_model.config)
         if self.family.prepare is not None:
@@ -61,8 +68,13 @@ class Decoder:
 
     @property
     def shares_rows(self) -> bool:
-        """Whether several texts can stand behind one image: positions must be free to restart."""
+        """Whether several texts can stand in a row: positions must be free to restart."""
         return self.positions != "slots"
+
+    @property
+    def shares_images(self) -> bool:
+        """Whether several texts can stand behind one image: its states must not be made of their prompts."""
+        return self.shares_rows and self.attention != "prompt"
 
     @property
     def attention_path(self) -> Literal["stream", "mask", "flex_attention"]:
@@ -73,7 +85,7 @@ class Decoder:
         """
         # Asked at every call, because `set_attn_implementation` may be called at any time.
         implementation = self.language_model.config._attn_implementation
-        if implementation == STREAM and self.shares_rows:
+        if implementation == STREAM and self.shares_images:
             return "stream"
         return "flex_attention" if implementation == "flex_attention" else "mask"
 
@@ -136,30 +148,43 @@ class Decoder:
             image_valid, attention_mask, labels, image_index, weights
         )
         text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
-        layout = self.lay_out(image_valid, text_valid, image_index)
         if labels is not None and labels.shape != input_ids.shape:
             raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}")
+        prompt_lengths = None if labels is None else prompt_lengths_of(labels, text_valid)
+        layout = self.lay_out(image_valid, text_valid, image_index, prompt_lengths)
         targets = None if labels is None else targets_of(labels, weights, layout)
         layout, targets, input_ids = to_device((layout, targets, input_ids), image_embeds.device)
         return self.score(image_embeds, input_ids, layout, targets, logits)
 
-    def lay_out(self, image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None) -> Layout:
+    def lay_out(
+        self,
+        image_valid: Tensor,
+        text_valid: Tensor,
+        image_index: Tensor | None = None,
+        prompt_lengths: Tensor | None = None,
+    ) -> Layout:
         """Lay out a batch as this decoder reads it best, on the host.
 
         Args:
-            image_valid, text_valid, image_index: see :func:`~gitllm_plugin.modeling.layout.lay_out`.
+            image_valid, text_valid, image_index, prompt_lengths: see
+                :func:`~gitllm_plugin.modeling.layout.lay_out`.
 
         Raises:
             DataError: image and text are longer than the context.
         """
         # Image rows that several texts share are not repeated, wherever the family can do without.
         if self.attention_path == "stream":
-            layout = lay_out_stream(image_valid, text_valid, image_index, keeps_copies=self.is_checkpointed)
+            ways = {"keeps_copies": self.is_checkpointed, "causal_images": self.attention == "causal"}
+            layout = lay_out_stream(image_valid, text_valid, image_index, **ways)
         else:
-            share = image_index is not None and self.shares_rows
-            layout = lay_out(image_valid, text_valid, image_index, share_rows=share)
+            share = image_index is not None and self.shares_images
+            layout = self.rows(image_valid, text_valid, image_index, share_rows=share, prompt_lengths=prompt_lengths)
         self.check_fits(layout)
         return layout
+
+    def rows(self, image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None, **kwargs: Any) -> Layout:
+        """Lay out a batch in rows: :func:`~gitllm_plugin.modeling.layout.lay_out` with this decoder's attention."""
+        return lay_out(image_valid, text_valid, image_index, attention=self.attention, **kwargs)
 
     def score(
         self,
@@ -216,7 +241,7 @@ class Decoder:
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
             cache.batch_select_indices(to_device(image_index.repeat_interleave(repeats), device))
         align = "right" if cache is None else "blocks"
-        layout = lay_out(image_valid, text_valid, image_index, align=align)
+        layout = self.rows(image_valid, text_valid, image_index, align=align)
         # The last new token is not read again.
         self.check_fits(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
         layout, input_ids = to_device((layout, input_ids), device)
@@ -228,7 +253,7 @@ class Decoder:
             )
 
     def prefill(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
-        """Compute keys and values of each image alone; exact, because image states never see text.
+        """Compute keys and values of each image alone; exact where image states never see text (`shares_images`).
 
         Args:
             image_embeds, image_valid: as for :meth:`forward`, U images.
@@ -237,7 +262,7 @@ class Decoder:
             A cache of U rows, with padding in front of the shorter images.
         """
         no_text = torch.zeros(len(image_valid), 0, dtype=torch.long)
-        layout, no_text = to_device((lay_out(image_valid, no_text, align="right"), no_text), image_embeds.device)
+        layout, no_text = to_device((self.rows(image_valid, no_text, align="right"), no_text), image_embeds.device)
         cache = DynamicCache(config=self.language_model.config)
         self.read(layout, image_embeds, no_text, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
@@ -326,7 +351,7 @@ class Decoder:
         usual = getattr(self.language_model.generation_config, "cache_implementation", None)
         makes_own_cache = generation_kwargs.get("cache_implementation", usual) is not None
         is_shared = len(image_index) > len(image_valid) and bool(image_valid.any())
-        return self.shares_rows and is_shared and not makes_own_cache
+        return self.shares_images and is_shared and not makes_own_cache
 
     def _inputs(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
         """Make the language model's arguments: ``inputs_embeds [R, S, D]``, mask and positions."""
@@ -343,11 +368,6 @@ class Decoder:
             return {}
         return {"position_ids": layout.text_position_ids if self.positions == "text" else layout.position_ids}
 
-    def _position_module(self) -> nn.Module:
-        name = self.family.position_module
-        # By the end of its name: what is wrapped around a model (the compiler, PEFT) puts names of its own in front.
-        return next(module for path, module in self.language_model.named_modules() if f".{path}".endswith(f".{name}"))
-
     @contextmanager
     def _under_rule(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
         """Set, inside the block, everything but arguments that makes a call of the language model a call of GIT's."""
@@ -355,37 +375,8 @@ class Decoder:
             if self.positions != "text":
                 yield
                 return
-            with self._image_behind_positions(layout, image_embeds):
+            with image_behind_positions(self.language_model, self.family.position_module, layout, image_embeds):
                 yield
-
-    @contextmanager
-    def _image_behind_positions(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
-        """Put image features where learned positions come out, instead of a position.
-
-        The decoder adds that module's output to (projected) token embeddings, which are zero on image
-        slots; so the sum is the image feature there, and token + position on text.
-        """
-        module = self._position_module()
-        # Of every slot, and not only of the new ones, because `generate` calls again behind a cache.
-        is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
-        is_image.view(-1).index_fill_(0, layout.image_slots, True)
-        rows = image_embeds.new_zeros(*is_image.shape, image_embeds.shape[-1])
-        rows = layout.place_image(rows, image_embeds)
-
-        def replace(module: nn.Module, args: Any, positions: Tensor) -> Tensor:
-            # Beams are rows of their own, beside each other.
-            repeats = positions.shape[0] // is_image.shape[0]
-            # Behind a cache the decoder asks for the end of its rows alone.
-            length = positions.shape[1]
-            mask = is_image[:, -length:].repeat_interleave(repeats, dim=0)
-            image = rows[:, -length:].repeat_interleave(repeats, dim=0)
-            return torch.where(mask[..., None], image.to(positions.dtype), positions)
-
-        handle = module.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
 
 
 def _family_in_table(model_type: str) -> Family:

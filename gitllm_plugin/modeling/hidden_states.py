@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from gitllm_plugin.modeling.layout import lay_out
 from gitllm_plugin.modeling.transfer import to_device
 
 if TYPE_CHECKING:
@@ -32,7 +31,9 @@ def hidden_states(
     image_index: Tensor | None = None,
     depth: Depth = "last",
 ) -> tuple[Tensor, Tensor]:
-    """Compute hidden states of images and of texts behind them; those of an image do not see its text.
+    """Compute hidden states of images and of texts behind them; an image sees no text.
+
+    By ``attention: prompt`` it does.
 
     Args:
         decoder: its language model in evaluation mode.
@@ -47,7 +48,7 @@ def hidden_states(
         DataError: image and text are longer than the context.
     """
     text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    layout = lay_out(image_valid, text_valid, image_index)
+    layout = decoder.rows(image_valid, text_valid, image_index)
     decoder.check_fits(layout)
     layout, input_ids = to_device((layout, input_ids), image_embeds.device)
     output = decoder.read(layout, image_embeds, input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)

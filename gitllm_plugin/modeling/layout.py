@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.stream import Group, Stream
 from gitllm_plugin.modeling.transfer import to_device, to_host
@@ -88,6 +89,8 @@ def lay_out(
     *,
     share_rows: bool = False,
     align: Literal["left", "right", "blocks"] = "left",
+    attention: AttentionKind = "git",
+    prompt_lengths: Tensor | None = None,
 ) -> Layout:
     """Lay out a batch, on the host.
 
@@ -101,6 +104,8 @@ def lay_out(
         align: "left": padding behind the text (training); "right": all rows end in the same slot, padding in
             front of the image (generation); "blocks": images end in one slot and texts in another, padding in
             front of each (generation behind cached images).
+        attention: what image tokens see. By "prompt" rows are not shared, and images not cached alone.
+        prompt_lengths: long ``[N]``, how many tokens of each text belong to the prefix, by "prompt"; None: all.
 
     Returns:
         The layout, on the CPU. But for "blocks", image and text of a row are contiguous, so that position rules
@@ -109,7 +114,8 @@ def lay_out(
     images, texts, index = _numbers(image_valid, text_valid, image_index)
     if share_rows:
         assert align == "left", "texts behind a cached image have a row each"
-        return _share_rows(images, texts, index)
+        assert attention != "prompt", "an image that sees a prompt has a row with it"
+        return _share_rows(images, texts, index, attention == "causal")
     image_lengths, text_lengths = images.sum(1)[index], texts.sum(1)
     if align == "blocks":
         # One end for all images: the cache that they stand in was padded on the left.
@@ -121,9 +127,13 @@ def lay_out(
         size = int(lengths.max())
         image_end = image_lengths + (size - lengths if align == "right" else 0)
         text_start = image_end
+    prefix_end = np.zeros_like(image_end) if attention == "causal" else image_end
+    if attention == "prompt":
+        assert align != "blocks", "an image that sees a prompt is not cached without it"
+        prefix_end = text_start + (text_lengths if prompt_lengths is None else prompt_lengths.numpy())
     rows = np.arange(len(texts))
     places = _Places(rows * size + image_end - image_lengths, rows * size + text_start)
-    return _place(images, texts, index, index, places, (len(rows), size), PrefixRule(torch.from_numpy(image_end)))
+    return _place(images, texts, index, index, places, (len(rows), size), PrefixRule(torch.from_numpy(prefix_end)))
 
 
 @dataclass(frozen=True)
@@ -141,7 +151,7 @@ def _numbers(image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None
     return image_valid.numpy().astype(bool), text_valid.numpy().astype(bool), index
 
 
-def _share_rows(images: Array, texts: Array, index: Array) -> Layout:
+def _share_rows(images: Array, texts: Array, index: Array, causal_images: bool) -> Layout:
     """Lay out each image once, its texts behind it, several such groups in a row."""
     image_lengths, text_lengths = images.sum(1), texts.sum(1)
     group_lengths = image_lengths.copy()
@@ -152,7 +162,8 @@ def _share_rows(images: Array, texts: Array, index: Array) -> Layout:
     before = np.tril(index[:, None] == index[None, :], -1)
     text_start = (image_start + image_lengths)[index] + (before * text_lengths[None, :]).sum(1)
     text_ids, image_ids = (torch.full(shape, -1) for _ in range(2))
-    rule = PrefixRule(torch.zeros(shape[0], dtype=torch.long), shared=(text_ids, image_ids))
+    no_prefix = torch.zeros(shape[0], dtype=torch.long)
+    rule = PrefixRule(no_prefix, shared=(text_ids, image_ids), causal_images=causal_images)
     layout = _place(images, texts, np.arange(len(images)), index, _Places(image_start, text_start), shape, rule)
     # Written through the arrays' memory, which the tensors share.
     text_slots, image_slots = layout.text_slots.numpy(), layout.image_slots.numpy()
@@ -163,13 +174,18 @@ def _share_rows(images: Array, texts: Array, index: Array) -> Layout:
 
 
 def lay_out_stream(
-    image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None, *, keeps_copies: bool = False
+    image_valid: Tensor,
+    text_valid: Tensor,
+    image_index: Tensor | None = None,
+    *,
+    keeps_copies: bool = False,
+    causal_images: bool = False,
 ) -> Layout:
     """Lay out a batch as one row that holds every image once and every text once, and no padding; on the host.
 
     Args:
         image_valid, text_valid, image_index: as for :func:`lay_out`.
-        keeps_copies: see :class:`~gitllm_plugin.modeling.stream.Stream`.
+        keeps_copies, causal_images: see :class:`~gitllm_plugin.modeling.stream.Stream`.
 
     Returns:
         The layout, R = 1; its rule is a :class:`~gitllm_plugin.modeling.stream.Stream`.
@@ -195,7 +211,7 @@ def lay_out_stream(
         text_start[texts_of_kind] = end + group.image_tokens + lengths.cumsum() - lengths
         end += group.image_tokens + group.text_tokens
         groups.append(group)
-    rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=Stream(tuple(groups), keeps_copies))
+    rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=Stream(tuple(groups), keeps_copies, causal_images))
     return _place(images, texts, np.arange(len(images)), index, _Places(image_start, text_start), (1, end), rule)
 
 

@@ -79,6 +79,20 @@ def targets_of(labels: Tensor, weights: Tensor | None = None, layout: Layout | N
     return Targets(found, tokens, of_tokens, weight, torch.tensor(weight or 1.0, dtype=of_tokens.dtype))
 
 
+def prompt_lengths_of(labels: Tensor, text_valid: Tensor) -> Tensor:
+    """Count the tokens of each text in front of the first that is trained on; all where none is.
+
+    Args:
+        labels: as for :func:`targets_of`, on the host.
+        text_valid: ``[N, T]``, which tokens are real.
+
+    Returns:
+        long ``[N]``.
+    """
+    before = ((labels != IGNORED).cumsum(1) == 0) & text_valid.bool()
+    return before.sum(1)
+
+
 def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None, divisor: Tensor) -> Tensor:
     """Compute the mean cross-entropy of tokens, in float32 or more; 0 where there is none.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gitllm_plugin.config.model import ProjectionKind
+from gitllm_plugin.config.model import AttentionKind, ProjectionKind
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention_map import attention_to_image
 from gitllm_plugin.modeling.decoder import Decoder
@@ -33,6 +33,7 @@ class GitLLM(InFolder):
             embedding, zero at the start, added before the projection (GIT, section 3.1); an image that comes
             without a place (``[U, 3, H, W]``) gets none.
         family: facts about the language model, see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
+        attention: see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
         projection, projection_factor: kind and factor, see :class:`~gitllm_plugin.modeling.projection.Projection`.
 
     Attributes:
@@ -53,13 +54,14 @@ class GitLLM(InFolder):
         family: Family | None = None,
         projection: ProjectionKind = "linear_norm",
         projection_factor: int = 2,
+        attention: AttentionKind = "git",
     ) -> None:
         super().__init__()
         self.sources: dict[str, str] = {}
         self.untrained = {"proj"}
         self.image_encoder = image_encoder
         self.language_model = language_model
-        self.decoder = Decoder(language_model, family)
+        self.decoder = Decoder(language_model, family, attention)
         self.projection = Projection(
             image_encoder.vision_dim,
             language_model.config.hidden_size,
@@ -76,7 +78,7 @@ class GitLLM(InFolder):
         # Else the old one would go on computing, while checkpoints and parameters are those of the new one.
         if name == "language_model" and "decoder" in self.__dict__:
             same = value.config.model_type == self.language_model.config.model_type
-            self.decoder = Decoder(value, self.decoder.family if same else None)
+            self.decoder = Decoder(value, self.decoder.family if same else None, self.decoder.attention)
         super().__setattr__(name, value)
 
     @property
@@ -181,7 +183,8 @@ class GitLLM(InFolder):
             attention_mask: ``[N, T]``, 1 on real tokens; None: all are.
             pixel_values: ``[U, 3, H, W]``, ``[U, F, 3, H, W]``, or None for text alone.
             labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on. The first text token
-                is never predicted from the image.
+                is never predicted from the image. By ``attention: prompt`` what stands in front of the first label
+                is the prompt, and all where there are none.
             image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
                 Texts of one image share its encoding and, where the family allows, its prefix; loss and
                 gradients are those of separate rows.

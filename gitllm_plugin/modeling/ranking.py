@@ -23,7 +23,7 @@ from transformers import Cache, DynamicCache
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.decoder import Decoder
-from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.layout import Layout
 from gitllm_plugin.modeling.shortlist import Continuations, choose
 from gitllm_plugin.modeling.transfer import to_device
 
@@ -166,7 +166,7 @@ def score_candidates(
     if tokens_at_once is None:
         tokens_at_once = TOKENS_AT_ONCE_ON_CPU if image_embeds.device.type == "cpu" else TOKENS_AT_ONCE
     text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
-    layout = lay_out(image_valid, text_valid, image_index, align="right")
+    layout = decoder.rows(image_valid, text_valid, image_index, align="right")
     longest = max(len(ids) for members in candidates for ids in members)
     # The last token of a candidate is not read.
     decoder.check_fits(layout, longest - 1)

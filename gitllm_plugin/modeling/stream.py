@@ -53,10 +53,12 @@ class Stream:
         groups: in the order of the stream; together they are all of it.
         keeps_copies: whether what is copied to stand side by side is kept for the backward pass, and not made again.
             Checkpointed and compiled layers decide themselves what they keep.
+        causal_images: whether image tokens see only those before them.
     """
 
     groups: tuple[Group, ...]
     keeps_copies: bool = False
+    causal_images: bool = False
 
     @property
     def size(self) -> int:
@@ -102,7 +104,7 @@ def attend(
     for index, group in enumerate(attention_mask.groups):
         images, texts = ([states[2 * index + kind] for states in pieces] for kind in (0, 1))
         if group.image_tokens:
-            seen.append(_attend_in_images(group, images, settings))
+            seen.append(_attend_in_images(group, images, attention_mask.causal_images, settings))
         if group.text_tokens:
             seen.append(_attend_in_texts(group, images, texts, settings, keeps_copies))
     return torch.cat(seen)[None], None
@@ -120,11 +122,11 @@ def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
-def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
+def _attend_in_images(group: Group, images: list[Tensor], causal: bool, settings: dict[str, Any]) -> Tensor:
     """Compute what image tokens see, ``[image_tokens, H, D]``, of their queries, keys, values, each of that shape."""
     query, key, value = (_by_image(group, states) for states in images)
-    # No mask and not causal: an image sees all of itself.
-    seen = dot_product_attention(query, key, value, **settings)
+    # Without a mask, and by GIT's rule not causal: an image sees all of itself.
+    seen = dot_product_attention(query, key, value, causal=causal, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
 
