@@ -27,6 +27,7 @@ class ImportWatcher:
         self, name: str, after: Callable[[], Any] = nothing, before: Callable[[], bool | None] = nothing
     ) -> None:
         self.name = name
+        self.does = name, before, after
         self._after = after
         self._before = before
         self._looking = False
@@ -36,9 +37,7 @@ class ImportWatcher:
 
     def watch(self) -> None:
         """Wait for the first import; others may wait for the same, but one that does the same is not added."""
-        same = (self.name, self._before, self._after)
-        waiting = [each for each in sys.meta_path if isinstance(each, ImportWatcher)]
-        if same not in [(each.name, each._before, each._after) for each in waiting]:
+        if self.does not in [each.does for each in sys.meta_path if isinstance(each, ImportWatcher)]:
             sys.meta_path.insert(0, self)  # type: ignore[arg-type]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
