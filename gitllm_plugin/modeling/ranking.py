@@ -23,14 +23,19 @@ from transformers import Cache, DynamicCache
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.decoder import Decoder
-from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.layout import Layout
 from gitllm_plugin.modeling.shortlist import Continuations, choose
+from gitllm_plugin.modeling.transfer import to_device
 
 Candidates = Sequence[Sequence[int]]
 """Token ids of one prompt's candidates."""
 
 TOKENS_AT_ONCE = 2048
 """How many tokens of candidates one call of the language model reads at most (one candidate at least)."""
+
+TOKENS_AT_ONCE_ON_CPU = 256
+"""The same on a CPU: products are as fast there, and what candidates of a row compute about each other, which the rule
+then hides, grows with the square of its length."""
 
 _COPIED_SLOTS = 8192  # cached and new, where every candidate has a copy of the cache
 
@@ -138,7 +143,7 @@ def score_candidates(
     image_index: Tensor | None = None,
     mean: bool = False,
     shortlist: int | None = None,
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int | None = None,
 ) -> CandidateScores:
     """Compute log-likelihoods of candidates behind prompts about images; those of separate forward passes.
 
@@ -151,19 +156,21 @@ def score_candidates(
         mean: give the mean over a candidate's tokens instead of the sum, so that long candidates have a chance.
         shortlist: score in full only so many candidates of each prompt, see
             :mod:`~gitllm_plugin.modeling.shortlist`; None: all.
-        tokens_at_once: how many tokens of candidates one call of the language model reads.
+        tokens_at_once: how many tokens of candidates one call of the language model reads; None: as many as are fast
+            on the device.
 
     Raises:
         DataError: see :func:`check_candidates`; or image, prompt and candidate are longer than the context.
     """
     check_candidates(candidates, len(input_ids))
-    text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    layout = lay_out(image_valid, text_valid.bool(), image_index, align="right")
-    if image_index is not None:
-        image_embeds = image_embeds[image_index]
+    if tokens_at_once is None:
+        tokens_at_once = TOKENS_AT_ONCE_ON_CPU if image_embeds.device.type == "cpu" else TOKENS_AT_ONCE
+    text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
+    layout = decoder.rows(image_valid, text_valid, image_index, align="right")
     longest = max(len(ids) for members in candidates for ids in members)
     # The last token of a candidate is not read.
     decoder.check_fits(layout, longest - 1)
+    layout, input_ids = to_device((layout, input_ids), image_embeds.device)
     cache = DynamicCache(config=decoder.language_model.config)
     prefix = decoder.read(layout, image_embeds, input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     first = prefix.logits[:, -1].float().log_softmax(-1)
@@ -241,7 +248,7 @@ def _score(
     text_ids = torch.cat([torch.full_like(cached, _PREFIX), owner], 1)
     # For the rule the prefix is the image, which every text of its row sees; a candidate sees itself alone besides.
     rule = PrefixRule(text_ids.new_zeros(len(packs)), shared=(text_ids, torch.zeros_like(text_ids)))
-    with decoder.head_on(valid):
+    with decoder.head_on(valid.flatten().nonzero()[:, 0]):
         logits = decoder.read_behind(
             _of_prompts(cache, prompts, len(layout.attention_mask)),
             rule,
