@@ -40,6 +40,14 @@ class LayeredModel(Protocol):
         ...
 
 
+class CheckpointedModel(Protocol):
+    """A model that can keep few activations and compute its layers again in the backward pass."""
+
+    def use_checkpointing(self, on: bool) -> None:
+        """Keep few activations from now on, or all of them; a :class:`ConfigError` where a part of it cannot."""
+        ...
+
+
 class GroupedModel(Protocol):
     """A model that decides which of its parameters learn how fast."""
 
@@ -263,6 +271,7 @@ def weight_of_loss(outputs: Mapping[str, Any]) -> float:
 PROTOCOLS: dict[str, tuple[type, ...]] = {
     "model": (
         LayeredModel,
+        CheckpointedModel,
         GroupedModel,
         SelectiveModel,
         MergingModel,
