@@ -35,8 +35,10 @@ class ImportWatcher:
         return f"<gitllm_plugin's watcher of {self.name}>"
 
     def watch(self) -> None:
-        """Wait for the first import; a second watcher of the same module is not added."""
-        if not any(isinstance(each, ImportWatcher) and each.name == self.name for each in sys.meta_path):
+        """Wait for the first import; others may wait for the same, but one that does the same is not added."""
+        same = (self.name, self._before, self._after)
+        waiting = [each for each in sys.meta_path if isinstance(each, ImportWatcher)]
+        if same not in [(each.name, each._before, each._after) for each in waiting]:
             sys.meta_path.insert(0, self)  # type: ignore[arg-type]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:

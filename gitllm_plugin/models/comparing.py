@@ -31,6 +31,8 @@ class ComparesTexts:
     model: Any
     text_encoder: Any
     prompt: str
+    temp = 1.0
+    """What LAVIS's examples divide cosines by; nothing was learnt here that would make them sharper."""
 
     @torch.no_grad()
     def extract_features(self: Any, samples: Samples, mode: str = "multimodal") -> BlipOutputFeatures:
