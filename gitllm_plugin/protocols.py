@@ -107,6 +107,14 @@ class FingerprintedModel(Protocol):
         ...
 
 
+class TokenCountingModel(Protocol):
+    """A model that counts what it reads of a batch, for ``run.tokens_per_batch``."""
+
+    def count_tokens(self, samples: dict[str, Any]) -> int:
+        """Count a batch's tokens as training reads them: those of each image once, and those of each text."""
+        ...
+
+
 class SizedImagesModel(Protocol):
     """A model that takes images of some sizes only."""
 
@@ -236,6 +244,18 @@ class RescalableStream(ResumableStream, Protocol):
         ...
 
 
+class NumberedStream(ResumableStream, Protocol):
+    """An endless stream of items that have positions, for ``run.tokens_per_batch``; ``len()`` is of a rank's pass."""
+
+    def items_at(self, positions: Sequence[int]) -> list[Any]:
+        """Read some of the items, as often as they are asked for."""
+        ...
+
+    def start_at(self, position: int) -> None:
+        """Begin there: rank r of W gives the items at ``position`` + r, ``position`` + r + W and so on."""
+        ...
+
+
 class HostStream(BatchingStream, Protocol):
     """A stream for LAVIS's own runners, which keep no state of their data; the runner ``git_llm`` does not ask."""
 
@@ -288,6 +308,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         FingerprintedModel,
         SizedImagesModel,
         ClassNamingModel,
+        TokenCountingModel,
     ),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData, FittedData),
@@ -298,6 +319,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         CountingStream,
         ResumableStream,
         RescalableStream,
+        NumberedStream,
         HostStream,
     ),
     "task": (CountingTask, ReadingTask),
