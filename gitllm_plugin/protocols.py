@@ -123,6 +123,14 @@ class SizedImagesModel(Protocol):
         ...
 
 
+class HostReadingModel(Protocol):
+    """A model that reads some of a batch on the host, to find out who stands where without waiting for the device."""
+
+    def host_keys(self) -> Sequence[str]:
+        """Name these entries: they come to the model as lists of numbers, and all other tensors on the device."""
+        ...
+
+
 class ClassNamingModel(Protocol):
     """A model that writes the names of classes, which the task ``multimodal_classification`` tells it."""
 
@@ -284,14 +292,9 @@ class ReadingTask(Protocol):
 
 
 def weight_of_loss(outputs: Mapping[str, Any]) -> float:
-    """Say what to multiply a batch's mean loss with before it is added to those of others.
+    """Say what to multiply a batch's mean loss with before it is added to those of others: what it was divided by.
 
-    Args:
-        outputs: what a model gives for a batch.
-
-    Returns:
-        What the loss was divided by: ``supervised_weight``, else ``num_supervised_tokens``. Where a model counts
-        neither it is 1, so that each batch weighs the same.
+    That is ``supervised_weight`` of a model's outputs, else ``num_supervised_tokens``, else 1: each weighs the same.
     """
     return float(outputs.get("supervised_weight", outputs.get("num_supervised_tokens", 1)))
 
@@ -307,6 +310,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         FittingModel,
         FingerprintedModel,
         SizedImagesModel,
+        HostReadingModel,
         ClassNamingModel,
         TokenCountingModel,
     ),
@@ -332,12 +336,8 @@ Offered = TypeVar("Offered")
 def offers(thing: Any, protocol: type[Offered]) -> TypeIs[Offered]:
     """Tell whether an object offers all of a protocol.
 
-    Unlike ``isinstance``, it refuses half of one, and takes no attribute (such as the ``blocks`` of a vision
-    transformer, a list of modules) for a method.
-
-    Args:
-        thing: an object of any class.
-        protocol: one of :data:`PROTOCOLS`.
+    Unlike ``isinstance``, it refuses half of one (of :data:`PROTOCOLS`), and takes no attribute (such as the ``blocks``
+    of a vision transformer, a list of modules) for a method.
 
     Returns:
         False where it has nothing of what the protocol adds to those it extends. Plain attributes, which many
@@ -362,9 +362,7 @@ def offers(thing: Any, protocol: type[Offered]) -> TypeIs[Offered]:
 def check_offers(thing: Any, *kinds: str) -> None:
     """Refuse an object that offers half of a protocol.
 
-    Args:
-        thing: the object.
-        kinds: keys of :data:`PROTOCOLS`.
+    Its kinds are keys of :data:`PROTOCOLS`.
 
     Raises:
         ConfigError: see :func:`offers`.

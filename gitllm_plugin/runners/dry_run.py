@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gitllm_plugin.common.device import free_memory
 from gitllm_plugin.common.files import atomic_path
-from gitllm_plugin.common.loading import move_to_device, num_samples
+from gitllm_plugin.common.loading import move_batch, num_samples
 from gitllm_plugin.common.simulated_memory import Simulation
 from gitllm_plugin.modeling.description import DESCRIPTION
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
@@ -105,7 +105,7 @@ def _time(parts: Any, step: Step, model: nn.Module, load_model: Callable[[], nn.
     if parts.dtype == torch.float32:
         model = precision.compute_in_float32(model)
     model = model.to(parts.device).train()
-    samples = move_to_device(dict(step.samples), parts.device)
+    samples = move_batch(dict(step.samples), model, parts.device)
 
     def loss_of_batch() -> Tensor:
         with parts.autocast():

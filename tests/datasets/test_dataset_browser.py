@@ -4,6 +4,7 @@ The browser lies in LAVIS's repository alone, and needs a Streamlit that still h
 """
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_rows_of_m3it_are_shown(cache, texts, images):
     pictures = shown["image"] if images > 1 else [shown["image"]]
     assert all(isinstance(picture, Image.Image) for picture in pictures)
     assert [picture.size for picture in pictures] == ([(IMAGE_SIZE,) * 2] * images or [(1, 1)])
+
+
+def test_what_was_said_before_is_shown(cache):
+    from lavis.datasets.builders import load_dataset
+
+    config = m3it_of(cache, rows=1)
+    row = json.loads((cache / "rows.jsonl").read_text())
+    (cache / "rows.jsonl").write_text(json.dumps(row | {"turns": [["is it a box?", "yes"], ["a large one?", "no"]]}))
+    data = load_dataset("m3it", config)["train"]
+    first, _, last = (data.displ_item(index) for index in range(3))
+    assert "before" not in first
+    assert last["before"] == f"what color is the square? {row['outputs']} / is it a box? yes"
+    assert (last["question"], last["answer"]) == ("a large one?", "no")
 
 
 def test_turns_of_a_dialogue_are_shown(cache):

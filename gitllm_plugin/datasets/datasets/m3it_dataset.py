@@ -96,7 +96,10 @@ class M3ITDataset(Dataset):
         shown: dict[str, Any] = {"file": place}
         for number, text in enumerate(group.texts, 1):
             mark = f" {number}" if len(group.texts) > 1 else ""
-            shown |= {f"instruction{mark}": text.instruction, f"question{mark}": text.question}
+            shown[f"instruction{mark}"] = text.instruction
+            if text.turns:
+                shown[f"before{mark}"] = " / ".join(f"{asked} {said}" for asked, said in text.turns)
+            shown[f"question{mark}"] = text.question
             shown[f"answer{mark}"] = "; ".join(text.answers)
         pictures = [open_picture(image, place) for image in group.images] or [Image.new("RGB", (1, 1), "white")]
         return {**shown, "image": pictures if len(pictures) > 1 else pictures[0]}
