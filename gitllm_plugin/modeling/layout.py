@@ -234,8 +234,9 @@ def _pieces(image_lengths: Array, text_lengths: Array, index: Array, places: _Pl
     ]
     slots = [torch.from_numpy(run) for run in (images, texts, keys)]
     longest = [int(lengths.max(initial=0)) for lengths in (image_lengths, text_lengths, key_lengths)]
-    pairs = [part for pair in zip(slots, starts, strict=True) for part in pair]
-    return Pieces(*pairs, torch.from_numpy(order), *longest)
+    pairs: list[Any] = [part for pair in zip(slots, starts, strict=True) for part in pair]
+    given: tuple[Any, ...] = (*pairs, torch.from_numpy(order), *longest)
+    return Pieces(*given)
 
 
 def _runs(firsts: Array, lengths: Array) -> Array:

@@ -100,9 +100,9 @@ def attend(
     query, key, value = _of_one_dtype(query, key, value)
     keeps_copies = attention_mask.keeps_copies or torch.compiler.is_compiling()
     if takes(query, dropout):
-        states = [states[0].transpose(0, 1) for states in (query, key, value)]
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
         ways: dict[str, Any] = {"causal_images": attention_mask.causal_images, "keeps_copies": keeps_copies}
-        return attend_in_pieces(*states, attention_mask.pieces, scale=scaling, **ways)[None], None
+        return attend_in_pieces(query, key, value, attention_mask.pieces, scale=scaling, **ways)[None], None
     settings = {"dropout": dropout, "scale": scaling}
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
