@@ -16,6 +16,7 @@ from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
 from gitllm_plugin.modeling.families import Family
 from gitllm_plugin.modeling.folder import InFolder
+from gitllm_plugin.modeling.frozen_linear import use_fast_products
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
@@ -86,6 +87,8 @@ class GitLLM(InFolder):
         self.image_encoder = image_encoder
         self.language_model = language_model
         self.decoder = Decoder(language_model, family)
+        for part in (image_encoder, language_model):
+            use_fast_products(part)
         self.projection = Projection(
             image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps, projection
         )
