@@ -3,6 +3,7 @@
 import argparse
 
 from benchmarks import cpu, decoding, features, gpu, llama_cpp, stock
+from benchmarks.peers import command as peers
 
 COMMANDS = {
     "cpu": cpu,
@@ -10,6 +11,7 @@ COMMANDS = {
     "features": features,
     "gpu": gpu,
     "llama_cpp": llama_cpp,
+    "peers": peers,
     "stock": stock,
 }
 
