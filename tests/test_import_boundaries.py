@@ -62,6 +62,19 @@ def test_the_command_line_imports_no_heavy_library():
     assert within(loaded_by("gitllm_plugin.cli"), ("torch", "transformers", "numpy", *HOST)) == []
 
 
+SLOW = ("pandas", "peft", "timm", "sklearn", "matplotlib", "nltk", "datasets", "pyarrow")
+
+
+def test_importing_the_model_imports_nothing_slow_that_it_does_without():
+    assert within(loaded_by("gitllm_plugin.modeling", whole=False), SLOW) == []
+
+
+def test_the_host_imports_no_table_library_before_it_reads_a_table():
+    loaded = loaded_by("lavis.common", whole=False, first="import gitllm_plugin; gitllm_plugin.register()")
+    assert within(loaded, ("gitllm_plugin.models", "lavis.common.utils"))
+    assert within(loaded, ("pandas", "sklearn", "matplotlib", "nltk")) == []
+
+
 def test_a_wrong_path_is_told_before_torch_is_imported(tmp_path):
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()

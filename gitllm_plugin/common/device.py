@@ -1,6 +1,7 @@
 """Which device and which number format are fast here, and how much memory is free."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -32,6 +33,18 @@ def has_fast_bf16(device: torch.device) -> bool:
     # Older releases of torch do not tell.
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+@cache
+def has_slow_mkl() -> bool:
+    """Say whether MKL, by which torch multiplies float32, takes other instructions here than the best there are.
+
+    Of processors that are not Intel's it uses AVX2; oneDNN, which torch has too, uses AVX-512 where it is.
+    """
+    # Older releases of torch do not tell the processor's name.
+    name = str(getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name", ""))
+    has_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return has_both and "AMD" in name and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def default_device() -> torch.device:

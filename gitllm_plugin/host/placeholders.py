@@ -1,7 +1,8 @@
 """Heavy packages that LAVIS imports at the top of its modules and a GIT-LLM run never uses.
 
 While the body of a LAVIS module runs, an import of one of ``PACKAGES`` that cannot be satisfied is answered
-with a ``Placeholder``; using it raises an ImportError that names the package to install.
+with a ``Placeholder``; using it raises an ImportError that names the package to install. A few that can be satisfied
+are put off until they are used.
 
 The placeholder goes to LAVIS only. It never enters ``sys.modules``, so ``importlib.util.find_spec`` and
 ``try: import cv2`` in other libraries (transformers, peft, timm probe so) keep telling the truth. That is why
@@ -9,6 +10,7 @@ this is an override of ``__import__`` that looks at who imports, and not an entr
 """
 
 import builtins
+import importlib
 import sys
 import types
 
@@ -38,6 +40,9 @@ GIT_MAIN_PACKAGES = {
     "torchaudio": "torchaudio",
 }
 PACKAGES = RELEASE_PACKAGES | GIT_MAIN_PACKAGES
+
+# Slow to import, and LAVIS does it at the top for one function that GIT-LLM does not call: it comes when it is used.
+LATE_PACKAGES = frozenset({"pandas"})
 
 # Calls that LAVIS makes while its modules are being imported; they configure the absent package, so there is
 # nothing to do.
@@ -84,6 +89,18 @@ class Placeholder(types.ModuleType):
     def __getitem__(self, item):
         """Let an annotation such as ``placeholder[int]`` be evaluated."""
         return self
+
+
+class LatePackage(types.ModuleType):
+    """Stands for a package until something in it is looked up."""
+
+    def __getattr__(self, name: str):
+        """Give ``name`` of the package, which is imported now.
+
+        Raises:
+            ImportError: the package is not installed.
+        """
+        return getattr(importlib.import_module(self.__name__), name)
 
 
 def missing_package_error(dotted_name: str) -> ImportError:
@@ -148,6 +165,8 @@ class _PlaceholderImports:
 def _import_with_placeholders(real_import):
     def import_or_placeholder(name, globals=None, locals=None, fromlist=(), level=0):
         top = name.partition(".")[0]
+        if name in LATE_PACKAGES and name not in sys.modules and not fromlist and not level and _is_lavis(globals):
+            return LatePackage(name)
         if level or top not in PACKAGES or not _is_lavis(globals):
             return real_import(name, globals, locals, fromlist, level)
         try:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -16,6 +15,9 @@ from gitllm_plugin.common.weights import check_same_weights
 from gitllm_plugin.errors import ConfigError, first_line
 from gitllm_plugin.modeling.lora import ADAPTER
 from gitllm_plugin.modeling.weightless import weights_left_out
+
+if TYPE_CHECKING:  # slow to import, and folders without an adapter do without it
+    from peft import LoraConfig
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
@@ -43,6 +45,8 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
     Raises:
         ConfigError: a file is missing or damaged, or names or shapes are not this language model's.
     """
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
     check_file(folder / _CONFIG)
     check_file(folder / _WEIGHTS)
     try:
@@ -68,6 +72,8 @@ def load_adapter(language_model: PreTrainedModel, folder: Path) -> None:
 
 def _adapter_state(language_model: PreTrainedModel) -> dict[str, Tensor]:
     """Give LoRA's weights by PEFT's names. Embeddings stay out: PEFT would look the base up on the hub."""
+    from peft import get_peft_model_state_dict
+
     return get_peft_model_state_dict(language_model, adapter_name=ADAPTER, save_embedding_layers=False)
 
 

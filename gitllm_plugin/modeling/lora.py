@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from gitllm_plugin.config.model import LoraSettings
 from gitllm_plugin.errors import ConfigError
+
+if TYPE_CHECKING:  # PEFT is slow to import, and a model without LoRA does without it
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
 
 QKV = "qkv"
 ALL_LINEAR = "all-linear"
@@ -29,12 +32,16 @@ def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, family_
     Raises:
         ConfigError: a target name that no layer has.
     """
+    from peft import inject_adapter_in_model
+
     targets = resolve_targets(language_model, settings.targets or (QKV,), family_targets)
     inject_adapter_in_model(lora_config(language_model, settings, targets), language_model, adapter_name=ADAPTER)
 
 
 def lora_config(language_model: PreTrainedModel, settings: LoraSettings, targets: list[str]) -> LoraConfig:
     """Make PEFT's configuration of ``settings``."""
+    from peft import LoraConfig
+
     transposed = any(type(layer).__name__ == "Conv1D" for layer in _layers_named(language_model, targets))
     return LoraConfig(
         r=settings.rank,
@@ -149,6 +156,10 @@ def _can_be_added_to(weight: Tensor) -> bool:
 
 
 def _lora_layers(language_model: PreTrainedModel) -> dict[str, LoraLayer]:
+    if "peft" not in sys.modules:  # so nothing in this process is one of its layers
+        return {}
+    from peft.tuners.lora import LoraLayer
+
     return {name: module for name, module in language_model.named_modules() if isinstance(module, LoraLayer)}
 
 

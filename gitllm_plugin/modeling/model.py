@@ -15,6 +15,7 @@ from gitllm_plugin.modeling.attention_map import attention_to_image
 from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.families import Family
 from gitllm_plugin.modeling.folder import InFolder
+from gitllm_plugin.modeling.frozen_linear import use_fast_products
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.loss import GitLLMOutput
 from gitllm_plugin.modeling.pixels import are_features
@@ -62,6 +63,8 @@ class GitLLM(InFolder):
         self.image_encoder = image_encoder
         self.language_model = language_model
         self.decoder = Decoder(language_model, family, attention)
+        for part in (image_encoder, language_model):
+            use_fast_products(part)
         self.projection = Projection(
             image_encoder.vision_dim,
             language_model.config.hidden_size,

@@ -61,6 +61,51 @@ def test_only_lavis_gets_placeholders(absent, monkeypatch):
         body_of("transformers.some_model", "import spacy")
 
 
+@pytest.fixture
+def late(tmp_path, monkeypatch):
+    """A package that is put off, a folder on the path where it is, and what its body leaves behind."""
+    (tmp_path / "frames.py").write_text("import builtins\nbuiltins.frames_ran = True\n\ndef read(name): return name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(placeholders, "LATE_PACKAGES", frozenset({"frames", "frames_absent"}))
+    monkeypatch.delitem(sys.modules, "frames", raising=False)
+    yield
+    builtins.__dict__.pop("frames_ran", None)
+    sys.modules.pop("frames", None)
+
+
+def test_what_is_put_off_is_imported_when_it_is_used(late):
+    module = body_of("lavis.common.some_utils", "import frames as f\ndef load(name): return f.read(name)")
+    assert "frames" not in sys.modules and not hasattr(builtins, "frames_ran")
+    assert module.load("a.csv") == "a.csv" and "frames" in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("importer", "line"),
+    [
+        ("transformers.tables", "import frames"),
+        ("lavis.tables", "from frames import read"),
+        ("my_program", "import frames as f"),
+    ],
+)
+def test_what_others_import_or_lavis_takes_a_name_of_comes_at_once(late, importer, line):
+    body_of(importer, line)
+    assert "frames" in sys.modules
+
+
+def test_what_is_loaded_already_is_no_stand_in(late):
+    import frames  # pyright: ignore[reportMissingImports]
+
+    assert body_of("lavis.tables", "import frames").frames is frames
+
+
+def test_a_late_package_that_is_absent_is_told_when_it_is_used(late):
+    module = body_of("lavis.tables", "import frames_absent")
+    with pytest.raises(ModuleNotFoundError, match="frames_absent"):
+        module.frames_absent.read("a.csv")
+    with pytest.raises(AttributeError, match="no_such_name"):
+        body_of("lavis.tables", "import frames").frames.no_such_name  # noqa: B018
+
+
 def test_packages_that_are_not_ours_to_replace_still_fail(absent):
     with pytest.raises(ModuleNotFoundError):
         body_of("lavis.some_model", "import no_such_package_anywhere")
