@@ -18,6 +18,7 @@ from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.stream import Group, Stream
 from gitllm_plugin.modeling.transfer import to_device, to_host
+from gitllm_plugin.modeling.varlen import Pieces
 
 #: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
 #: that a token does not see.
@@ -211,8 +212,37 @@ def lay_out_stream(
         text_start[texts_of_kind] = end + group.image_tokens + lengths.cumsum() - lengths
         end += group.image_tokens + group.text_tokens
         groups.append(group)
-    rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=Stream(tuple(groups), keeps_copies, causal_images))
-    return _place(images, texts, np.arange(len(images)), index, _Places(image_start, text_start), (1, end), rule)
+    places = _Places(image_start, text_start)
+    pieces = _pieces(image_lengths, text_lengths, index, places)
+    stream = Stream(tuple(groups), pieces, keeps_copies, causal_images)
+    rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=stream)
+    return _place(images, texts, np.arange(len(images)), index, places, (1, end), rule)
+
+
+def _pieces(image_lengths: Array, text_lengths: Array, index: Array, places: _Places) -> Pieces:
+    """Say where images and texts stand, each given by its length and its first slot."""
+    images = _runs(places.images, image_lengths)
+    texts = _runs(places.texts, text_lengths)
+    firsts = np.stack([places.images[index], places.texts], 1).reshape(-1)
+    keys = _runs(firsts, np.stack([image_lengths[index], text_lengths], 1).reshape(-1))
+    order = np.empty(len(images) + len(texts), dtype=np.int64)
+    order[np.concatenate([images, texts])] = np.arange(len(order))
+    key_lengths = image_lengths[index] + text_lengths
+    starts = [
+        torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
+        for lengths in (image_lengths, text_lengths, key_lengths)
+    ]
+    slots = [torch.from_numpy(run) for run in (images, texts, keys)]
+    longest = [int(lengths.max(initial=0)) for lengths in (image_lengths, text_lengths, key_lengths)]
+    pairs: list[Any] = [part for pair in zip(slots, starts, strict=True) for part in pair]
+    given: tuple[Any, ...] = (*pairs, torch.from_numpy(order), *longest)
+    return Pieces(*given)
+
+
+def _runs(firsts: Array, lengths: Array) -> Array:
+    """Count on from each of ``firsts`` as far as its length, one run behind the other."""
+    begins = np.repeat(firsts - (lengths.cumsum() - lengths), lengths)
+    return begins + np.arange(len(begins))
 
 
 def _group(image_length: int, num_images: int, text_lengths: Array) -> Group:
@@ -292,4 +322,6 @@ def _place(
 
 
 def _placed(rows: Tensor, slots: Tensor, values: Tensor) -> Tensor:
-    return rows.flatten(0, 1).index_copy(0, slots, values.to(rows.dtype)).view(rows.shape)
+    # Not through a flat view: layers are compiled once more for an input that is a view.
+    size = rows.shape[1]
+    return rows.index_put((slots // size, slots % size), values.to(rows.dtype))

@@ -13,8 +13,7 @@ or with another number of texts attend in a call of their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,9 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from gitllm_plugin.modeling.copies import made_again
 from gitllm_plugin.modeling.dot_product import dot_product_attention
+from gitllm_plugin.modeling.varlen import Pieces, attend_in_pieces, takes
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,14 @@ class Stream:
 
     Attributes:
         groups: in the order of the stream; together they are all of it.
+        pieces: the same for kernels that take pieces of any lengths.
         keeps_copies: whether what is copied to stand side by side is kept for the backward pass, and not made again.
             Checkpointed and compiled layers decide themselves what they keep.
         causal_images: whether image tokens see only those before them.
     """
 
     groups: tuple[Group, ...]
+    pieces: Pieces
     keeps_copies: bool = False
     causal_images: bool = False
 
@@ -95,11 +98,15 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     query, key, value = _of_one_dtype(query, key, value)
+    keeps_copies = attention_mask.keeps_copies or torch.compiler.is_compiling()
+    if takes(query, dropout):
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+        ways: dict[str, Any] = {"causal_images": attention_mask.causal_images, "keeps_copies": keeps_copies}
+        return attend_in_pieces(query, key, value, attention_mask.pieces, scale=scaling, **ways)[None], None
     settings = {"dropout": dropout, "scale": scaling}
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
     pieces = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
-    keeps_copies = attention_mask.keeps_copies or torch.compiler.is_compiling()
     seen: list[Tensor] = []
     for index, group in enumerate(attention_mask.groups):
         images, texts = ([states[2 * index + kind] for states in pieces] for kind in (0, 1))
@@ -141,24 +148,10 @@ def _attend_in_texts(
 
     states = [states_of(kind, images, texts) for kind in range(3)]
     sources = [given.detach() for given in images], [given.detach() for given in texts]
-    with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
+    with nullcontext() if keeps_copies else made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
         seen = dot_product_attention(query, key, value, causal=True, **settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
-
-
-def _made_again(states: list[Tensor], make: Callable[[int], Tensor]) -> AbstractContextManager[Any]:
-    """Let the backward pass make ``states`` again, by their number, instead of keeping them: they are copies."""
-    # With strides, because some kernels save a transposed view, which may have the same shape.
-    numbers = {(made.data_ptr(), made.shape, made.stride()): number for number, made in enumerate(states)}
-
-    def pack(saved: Tensor) -> Tensor | int:
-        return numbers.get((saved.data_ptr(), saved.shape, saved.stride()), saved)
-
-    def unpack(packed: Tensor | int) -> Tensor:
-        return packed if isinstance(packed, Tensor) else make(packed)
-
-    return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
 
 def _by_image(group: Group, states: Tensor) -> Tensor:

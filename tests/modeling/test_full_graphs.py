@@ -14,9 +14,10 @@ from gitllm_plugin.modeling.layout import Layout
 from gitllm_plugin.modeling.loss import Targets, mean_loss, targets_of
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.stream import Group, Stream
+from gitllm_plugin.modeling.varlen import Pieces
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, tiny_model
 
-for _kind in (Layout, Targets, PrefixRule, Stream, Group):
+for _kind in (Layout, Targets, PrefixRule, Stream, Group, Pieces):
     torch.export.register_dataclass(_kind, serialized_type_name=f"gitllm_plugin.{_kind.__name__}")
 
 FEW = ["opt", "llama", "mpt"]
