@@ -47,7 +47,7 @@ class Batch:
         return len(self.pixel_values) * image_tokens + int(self.attention_mask.sum())
 
 
-def random_batch(model: GitLLM, images: int, texts_per_image: int, seed: int = 0) -> Batch:
+def random_batch(model: GitLLM, images: int, texts_per_image: int, seed: int = 0, device: str | None = None) -> Batch:
     """Give a batch for ``model``, on its device; the same one for the same arguments.
 
     Args:
@@ -55,6 +55,7 @@ def random_batch(model: GitLLM, images: int, texts_per_image: int, seed: int = 0
         images: how many images.
         texts_per_image: texts about each.
         seed: of lengths and values.
+        device: another device than the model's.
     """
     generator = torch.Generator().manual_seed(seed)
     count, size = images * texts_per_image, model.image_encoder.image_size or 224
@@ -67,7 +68,7 @@ def random_batch(model: GitLLM, images: int, texts_per_image: int, seed: int = 0
     slot = torch.arange(int(lengths.max()))[None]
     real, is_answer = slot < lengths[:, None], slot >= prompts[:, None]
     input_ids = draw(4, model.language_model.config.vocab_size, *real.shape).where(real, 1)
-    device = model.projection.weight.device
+    device = device or model.projection.weight.device
     return Batch(
         pixel_values=torch.randn(images, 3, size, size, generator=generator).to(device),
         input_ids=input_ids.to(device),

@@ -1,6 +1,7 @@
 """Training and decoding on one GPU, from the card's own peaks down, in less than nine minutes.
 
-``python -m benchmarks gpu``; with ``--dry-run`` on tiny shapes, on a CPU too.
+``python -m benchmarks gpu``; with ``--dry-run`` on tiny shapes, on a CPU too; with ``--predict`` nothing is measured,
+and the page has what an H100 and an H200 reach at most, beside columns to fill.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import decoding, results
+from benchmarks import bounds, decoding, results
 from benchmarks.batches import Batch, random_batch
 from benchmarks.equality import assert_equal, differences_to_the_first, largest_differences
 from benchmarks.shapes import build
@@ -35,19 +36,30 @@ MFU_FORMULA = "useful MFU = 4 N * real tokens per second / measured matmul peak"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m benchmarks gpu``."""
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes, on whatever device there is")
+    parser.add_argument(
+        "--predict", action="store_true", help="measure nothing: bounds by published peaks, any machine"
+    )
     parser.add_argument("--minutes", type=float, default=7, help="no part begins later; what is left out is said")
     parser.add_argument("--images", type=int, default=16, help="images of a batch")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=results.FOLDER)
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: argparse.Namespace, device: str | None = None) -> None:
     """Measure, write both files after each part, print the page.
+
+    Args:
+        arguments: of the command.
+        device: where to compute; None: on a GPU, or else the CPU.
 
     Raises:
         SystemExit: no GPU, and not a dry run.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.predict:
+        path = results.write("gpu-predicted", *predicted(arguments), arguments.output)
+        print(path.read_text())
+        return
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cpu" and not arguments.dry_run:
         raise SystemExit("benchmarks gpu: torch finds no GPU; --dry-run goes through all steps on tiny shapes")
     ends = time.monotonic() + 60 * arguments.minutes
@@ -85,7 +97,7 @@ def _parts(
 
 def peaks(device: str, size: int) -> dict[str, float]:
     """Say what the device reaches: a square bf16 matrix product, and a copy (bytes read and written)."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     source = torch.empty(size * size * 4, device=device, dtype=torch.uint8)
     product = in_turns({"product": lambda: [left @ right for _ in range(10)]}, 5)["product"]
@@ -163,7 +175,8 @@ def compare(model: GitLLM, ways: Iterable[str], images: int, texts_per_image: in
         "images": images,
         "texts_per_image": texts_per_image,
         "real_tokens": real_tokens,
-        "decoder_weights": decoder_weights(model),
+        "bounds": bounds.cells(bounds.training_work(model, batch), images),
+        "decoder_weights": bounds.decoder_weights(model),
         "attention_path": model.decoder.attention_path,
         "ways": measured,
         "out_of_memory": [name for name, peak in peaks.items() if peak is None],
@@ -180,8 +193,8 @@ def _step(model: GitLLM, loss: Loss, batch: Batch) -> Callable[[], object]:
 
 
 def _autocast(model: GitLLM) -> torch.autocast:
-    on_gpu = model.projection.weight.is_cuda
-    return torch.autocast("cuda" if on_gpu else "cpu", dtype=torch.bfloat16, enabled=on_gpu)
+    device = model.projection.weight.device.type
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=device != "cpu")
 
 
 def _peak_gib(step: Callable[[], object]) -> float | None:
@@ -212,14 +225,6 @@ def largest_batch(model: GitLLM, arguments: argparse.Namespace) -> int:
     return images
 
 
-def decoder_weights(model: GitLLM) -> int:
-    """N of the formula: matrices of the decoder, embeddings and head left out."""
-    outside = {id(module.weight) for module in model.language_model.modules() if isinstance(module, torch.nn.Embedding)}
-    head: Any = model.language_model.get_output_embeddings()
-    outside.add(id(head.weight))
-    return sum(p.numel() for p in model.language_model.parameters() if p.ndim >= 2 and id(p) not in outside)
-
-
 def ablation(shape: str, device: str, dtype: torch.dtype, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Ours with one thing undone at a time."""
     model = build(shape, device, dtype)
@@ -234,7 +239,45 @@ def decode(shape: str, device: str, dtype: torch.dtype, arguments: argparse.Name
     model = build(shape, device, dtype).to(dtype).eval()
     tokens, ways = (2, list(decoding.WAYS)[:-1]) if arguments.dry_run else (64, list(decoding.WAYS))
     sizes = (1, 2) if arguments.dry_run else (1, 32)
-    return [decoding.measure(model, size, tokens, max(1, arguments.rounds // 2), ways) for size in sizes]
+    found = [decoding.measure(model, size, tokens, max(1, arguments.rounds // 2), ways) for size in sizes]
+    return [{**case, "bounds": _decoding_bounds(model, case["batch"], tokens)} for case in found]
+
+
+def _decoding_bounds(model: GitLLM, texts: int, new_tokens: int) -> list[str]:
+    # The middle of what is written, behind an image and a prompt.
+    length = model.image_encoder.num_tokens(*[model.image_encoder.image_size or 224] * 2) + 35 + new_tokens // 2
+    return bounds.cells(bounds.decoding_work(model, texts, length), texts)
+
+
+def predicted(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Give what all that is measured may reach at most, and the page of it, with columns to fill."""
+    training, written = [], []
+    for shape in TINY if arguments.dry_run else SHAPES:
+        model = build(shape, "meta", torch.bfloat16)
+        for texts in (1, 5):
+            images = max(1, arguments.images // texts)
+            work = bounds.training_work(model, random_batch(model, images, texts, device="cpu"))
+            training.append([shape, str(images), str(texts), *bounds.cells(work, images), "", "", ""])
+        for size in (1, 32):
+            written.append([shape, str(size), *_decoding_bounds(model, size, 64), ""])
+    measured = ["images/s", "useful MFU", "peak GiB"]
+    page = "\n".join(
+        [
+            "# One GPU, predicted\n",
+            "Bounds from published peaks, of the larger of operations and bytes: "
+            + ", ".join(
+                f"{name} {card.tflops:g} TFLOP/s (dense bfloat16), {card.tb_per_second:g} TB/s, {card.gb:g} GB"
+                for name, card in bounds.CARDS.items()
+            )
+            + ". `python -m benchmarks gpu` fills the empty columns. TFLOP and GB are those of a step, or of one new "
+            "token for each text.\n",
+            "## Training\n",
+            results.table(["shape", "images", "texts each", *bounds.header("images/s"), *measured], training),
+            "\n## Decoding\n",
+            results.table(["shape", "batch", *bounds.header("tokens/s"), "tokens/s"], written),
+        ]
+    )
+    return {"training": training, "decoding": written}, page + "\n"
 
 
 def page(found: dict[str, Any]) -> str:
@@ -260,7 +303,9 @@ def page(found: dict[str, Any]) -> str:
             parts += [_training_table(case) for case in content]
         elif kind == "decoding":
             parts.append(f"## Decoding, {shape}\n")
-            parts += [decoding.case_table(case).replace("## ", "### ") for case in content]
+            for case in content:
+                table = results.table(list(bounds.header("tokens/s")), [case["bounds"]])
+                parts += [decoding.case_table(case).replace("## ", "### "), f"{table}\n"]
     if found["left_out"]:
         parts.append(f"Not measured, since time was up: {', '.join(found['left_out'])}.\n")
     return "\n".join(parts)
@@ -291,4 +336,5 @@ def _training_table(case: dict[str, Any]) -> str:
     )
     if case["out_of_memory"]:
         title += f"; out of memory: {', '.join(case['out_of_memory'])}"
-    return f"{title}\n\n{results.table(header, rows)}\n"
+    predicted = results.table(list(bounds.header("images/s")), [case["bounds"]])
+    return f"{title}\n\n{results.table(header, rows)}\n\n{predicted}\n"
