@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--environments", type=Path, help="the folder of these environments")
     parser.add_argument("--source", type=Path, help="a checkout of the peer's repository, in place of cloning it")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"), help="of frozen weights")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=Amounts.rounds, help="of a step; larger work is timed less often")
+    parser.add_argument("--mixed", type=int, default=Amounts.mixed, help="images of a batch of mixed lengths")
     parser.add_argument("--batches", type=int, nargs="*", default=[1, 8, 32], help="prompts that are answered at once")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--tiny", action="store_true", help="go through all of it with tiny models")
@@ -47,11 +48,15 @@ def run(arguments: argparse.Namespace) -> None:
             print(_measure(name, arguments).read_text())
 
 
+def _amounts(arguments: argparse.Namespace) -> Amounts:
+    return Amounts(rounds=arguments.rounds, batches=arguments.batches, mixed=arguments.mixed)
+
+
 def _measure(name: str, arguments: argparse.Namespace) -> Path:
     peer = PEERS[name]
     place = place_of(name, peer, arguments.environments, arguments.source)
     setup = replace(tiny(peer.setup) if arguments.tiny else peer.setup, dtype=arguments.dtype)
-    amounts = _TINY if arguments.tiny else Amounts(rounds=arguments.rounds, batches=arguments.batches)
+    amounts = _TINY if arguments.tiny else _amounts(arguments)
     about = {"where": {**results.surroundings(), "threads": 1}, "source": " at ".join(peer.source or ())}
     title = f"peers-{name}" + {"float32": "", "bfloat16": "-bf16"}[arguments.dtype]
 

@@ -161,7 +161,7 @@ def test_the_command_measures_all_and_writes_json_and_a_page(tmp_path, monkeypat
     command.run(parser.parse_args([name, "--tiny", "--output", str(tmp_path)]))
     found = json.loads((tmp_path / f"peers-{name}.json").read_text())
     assert len(found["train"]) == 4 and len(found["memory"]) == 2 and len(found["generate"]) == 3
-    assert found["rank"]["ranked_by_peer"] == 16
+    assert found["rank"]["ranked_by_peer"] == 8
     assert found["equality"]["pictures"] == (name == "paligemma")
     if name == "paligemma":
         assert all(case["equal_tokens"] == 1 for case in found["generate"])
