@@ -77,7 +77,7 @@ class Amounts:
     """How much work; the defaults suit models of some hundred million weights on one thread.
 
     Attributes:
-        captions, mixed: images with one text each, of short texts and of mixed lengths.
+        captions, mixed: images with one text each, of short texts and of mixed lengths; 0 of these leaves them out.
         texts: about one image, where there are several.
         batches: prompts that are answered at once.
         new_tokens: of each answer.
@@ -110,7 +110,7 @@ def training(vocabulary: int, amounts: Amounts) -> list[Case]:
     )
     return [
         Case(f"{name}, {_sizes(images, texts)}", "train", images, draw.texts(images, texts, lengths), times)
-        for name, lengths, images, texts, times in sizes
+        for name, lengths, images, texts, times in (sizes if amounts.mixed else sizes[:2])
     ]
 
 
