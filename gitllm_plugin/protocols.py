@@ -107,6 +107,14 @@ class SizedImagesModel(Protocol):
         ...
 
 
+class ClassNamingModel(Protocol):
+    """A model that writes the names of classes, which the task ``multimodal_classification`` tells it."""
+
+    def name_classes(self, dataset: Any) -> None:
+        """Take what a split calls its classes (LAVIS's ``classnames`` or ``class_labels``); before training."""
+        ...
+
+
 class TextsEncoder(Protocol):
     """A model's ``text_encoder`` whose tokens ``gitllm train --dry-run`` shows."""
 
@@ -270,6 +278,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         FittingModel,
         FingerprintedModel,
         SizedImagesModel,
+        ClassNamingModel,
     ),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData, FittedData),

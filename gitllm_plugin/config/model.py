@@ -21,7 +21,11 @@ WAYS_TO_NAME_WEIGHTS = (
 )
 
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
-ProjectionKind = Literal["linear_norm", "linear"]
+ProjectionKind = Literal["linear_norm", "linear", "mlp", "pixel_shuffle", "pool"]
+MERGING = ("pixel_shuffle", "pool")
+"""Projections that make one token of several patches."""
+MOST_MERGED = 8
+"""Patches in a row that become one token, at most: more would leave nothing of an image."""
 
 
 def check_modules(trainable: Any) -> Any:
@@ -136,7 +140,19 @@ class BuildSettings:
     projection: Annotated[ProjectionKind, _WITHOUT_FOLDER] = "linear_norm"
     """``linear_norm``: a linear layer and a LayerNorm, the article's; ``linear``: the layer alone, behind the encoder's
     own final norm where it has one, as in PaliGemma: ``gitllm export --to transformers`` writes such a model as
-    transformers' own class."""
+    transformers' own class; ``mlp``: two layers with a GELU between them, LLaVA-1.5's; ``pixel_shuffle``: a layer over
+    neighbouring patches side by side, SmolVLM's; ``pool``: their mean, a layer and a LayerNorm."""
+
+    projection_factor: Annotated[
+        int,
+        Field(ge=2, le=MOST_MERGED),
+        ReadIf(
+            ("folder", "projection"),
+            lambda folder, projection: not folder and projection in MERGING,
+            f"with a projection that merges patches ({', '.join(MERGING)}), without a folder, which says it itself",
+        ),
+    ] = 2
+    """Patches in a row of those that become one token: an image has so many times its square fewer tokens."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of frozen weights: ``auto`` is bfloat16 where this machine is fast in it, else float32. Trained ones are

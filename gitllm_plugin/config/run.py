@@ -259,15 +259,19 @@ class RunSettings(LaunchSettings, LogSettings):
 
     iters_per_inner_epoch: Annotated[
         _Count | None,
-        ReadIf(("datasets.streams",), lambda streams: streams, "of data without an end, such as m3it_wds"),
+        ReadIf(
+            ("datasets.streams", "datasets.count"),
+            lambda streams, count: streams or count > 1,
+            "of data without an end, such as m3it_wds, and of several data sets",
+        ),
     ] = None
-    """Steps between two evaluations where data has no end."""
+    """Batches an epoch, where data has no end or several data sets are mixed."""
 
     train_dataset_ratios: Annotated[
         dict[str, Annotated[float, Field(gt=0)]] | None,
         ReadIf(("datasets.count",), lambda count: count > 1, "with several data sets"),
     ] = None
-    """How often each of several data sets is drawn from (LAVIS's)."""
+    """Shares of the batches that several data sets have; exact to within one batch, at any time."""
 
     batch_size_train: _Count = 8
     """Images a batch, on each process."""

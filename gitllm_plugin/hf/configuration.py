@@ -16,7 +16,7 @@ class GitLLMConfig(PreTrainedConfig):
     Attributes:
         text_config: the language model's.
         vision_config: the image encoder's.
-        projection: ``linear_norm`` or ``linear``.
+        projection, projection_factor: see :class:`~gitllm_plugin.modeling.projection.Projection`.
         vision_layer: of the encoder, counted from the end.
         max_images: most pictures of one text.
         end_tokens: ids with which the language model's own configurations end a text.
@@ -27,6 +27,7 @@ class GitLLMConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     vision_config: dict | PreTrainedConfig | None = None
     projection: str = "linear_norm"
+    projection_factor: int = 1
     vision_layer: int = -1
     max_images: int = 1
     end_tokens: list[int] | None = None

@@ -143,6 +143,7 @@ def prepare() -> Host:
     )
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
     from gitllm_plugin.host.folder_config import take_processors_of_folder
+    from gitllm_plugin.host.missing_data import refuse_unasked_downloads
     from gitllm_plugin.host.model_repairs import repair_models
     from gitllm_plugin.host.repairs import repair_runners_and_builders
     from gitllm_plugin.host.single_model_repairs import repair_single_models
@@ -156,6 +157,7 @@ def prepare() -> Host:
     print_no_secrets()
     take_processors_of_folder()
     repair_runners_and_builders()
+    refuse_unasked_downloads()
     repair_models()
     repair_single_models()
     repair_training()

@@ -5,13 +5,9 @@ for LAVIS's ``runner_base``, ``runner_iter`` and data sets.
 """
 
 import functools
-import shlex
-from collections.abc import Mapping
-from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
-from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.patching import Repairs
 
 _RUNNER = "lavis.runners.runner_base:RunnerBase"
@@ -46,6 +42,22 @@ def honour_configured_runner(original: Any) -> Any:
         return object.__new__(cls)
 
     return staticmethod(new_runner)
+
+
+@_repair(f"{_RUNNER}.setup_output_dir")
+def write_into_one_folder(original: Any) -> Any:
+    """Each rank names the run's folder by its own clock, in steps of ten minutes: answers were missed now and then."""
+    import torch.distributed
+
+    @functools.wraps(original)
+    def setup_output_dir(self):
+        if torch.distributed.is_initialized():
+            name = [self.job_id]
+            torch.distributed.broadcast_object_list(name, src=0)
+            (self.job_id,) = name
+        original(self)
+
+    return setup_output_dir
 
 
 @_repair(f"{_RUNNER}.eval_epoch")
@@ -225,45 +237,3 @@ def leave_out_null_splits(original: Any) -> Any:
             del annotations[split]
 
     return init
-
-
-@_repair(f"{_BUILDER}._download_ann")
-def download_only_what_is_missing(original: Any) -> Any:
-    """LAVIS's builders want the address of every file that is already there, and as many addresses as files.
-
-    Raises:
-        DataError: from the builder, of a file that is not there and cannot be fetched: its place, and how to get it.
-    """
-    from lavis.common.utils import get_cache_path
-
-    @functools.wraps(original)
-    def download(self: Any) -> None:
-        wanted: dict[str, str | None] = {}
-        for node in self.config.build_info.annotations.values():
-            files, addresses = _listed(node.storage), _listed(node.get("url"))
-            # What is relative lies in LAVIS's cache; `get_cache_path` leaves absolute paths as they are.
-            wanted |= {str(get_cache_path(file)): url for file, url in zip_longest(files, addresses) if file}
-        if all(Path(file).is_file() for file in wanted):
-            return
-        try:
-            original(self)
-        except (OSError, AssertionError, TypeError, ValueError) as error:  # also URLError
-            lacking = {file: url for file, url in wanted.items() if not Path(file).is_file()}
-            raise DataError(_how_to_get(lacking, error)) from error
-
-    return download
-
-
-def _listed(given: Any) -> list[Any]:
-    return [] if given is None else [given] if isinstance(given, str) else list(given)
-
-
-def _how_to_get(lacking: Mapping[str, str | None], error: Exception) -> str:
-    lines = [f"annotations are not on this machine, and could not be fetched ({type(error).__name__}: {error}):"]
-    for file, url in lacking.items():
-        known = url and "://" in url
-        how = (
-            f"curl -L --create-dirs -o {shlex.quote(file)} {shlex.quote(str(url))}" if known else "no address is known"
-        )
-        lines.append(f"  {file}: {how}")
-    return "\n".join([*lines, "Put them there, or name other places in datasets.NAME.build_info.annotations"])

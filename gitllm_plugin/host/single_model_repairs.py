@@ -50,6 +50,21 @@ def number_the_encoders_token(found: Any) -> Any:
     return classmethod(init_tokenizer)
 
 
+@_repair("lavis.models.blip_models.blip_vqa:BlipVQA.forward", "lavis.models.albef_models.albef_vqa:AlbefVQA.forward")
+def weigh_answers_by_a_tensor(original: Any) -> Any:
+    """Git main's data sets give the weights of answers as a list, by which no loss can be multiplied."""
+    import torch
+
+    @functools.wraps(original)
+    def forward(self, samples):
+        if isinstance(samples.get("weight"), list):
+            weights = torch.tensor(samples["weight"], dtype=torch.float32, device=samples["image"].device)
+            samples = {**samples, "weight": weights}
+        return original(self, samples)
+
+    return forward
+
+
 @_repair("lavis.models.albef_models.albef_pretrain:np", "lavis.models.alpro_models.alpro_retrieval:np")
 def spell_infinity(numpy: Any) -> Any:
     """``np.Inf`` is gone from numpy 2."""

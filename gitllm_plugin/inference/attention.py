@@ -56,7 +56,7 @@ def answer_attention(
     ids = text.input_ids.to(pipeline.device)
     with pipeline.exclusive() as model:
         weights = model.attention_to_image(ids, pixels, last=ids.shape[1] - first).mean(0)  # [last, F*P]
-    rows, columns = pipeline.model.image_encoder.grid_shape(*pixels.shape[-2:])
+    rows, columns = pipeline.model.grid_shape(*pixels.shape[-2:])
     patches = weights.unflatten(1, (len(pictures), -1))[:, :, -rows * columns :].unflatten(2, (rows, columns))
     tokenizer = cast(Any, pipeline.text_encoder.tokenizer)
     tokens = [tokenizer.decode([token]) for token in text.input_ids[0, places + 1].tolist()]

@@ -65,7 +65,7 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
             "model": {name: value for name, value in pipeline.describe().items() if name != "runs_on"},
             "weights": quantize or "f32",
             "max_images": model.max_images,
-            "image_tokens": model.image_encoder.num_tokens(side, side),
+            "image_tokens": model.num_image_tokens(side, side),
             "context": context_of(config, _MOST_CONTEXT),
             "ends": encoder.ends,
             "image": _image_settings(pipeline),
@@ -207,15 +207,16 @@ def choose_tokenizer(
 class _Vectors(nn.Module):
     """Pixels to image vectors, one image at a time."""
 
-    def __init__(self, model: GitLLM) -> None:
+    def __init__(self, model: GitLLM, side: int) -> None:
         super().__init__()
         self.encoder, self.projection, self.places = model.image_encoder, model.projection, model.temporal_embedding
+        self.grid = model.image_encoder.grid_shape(side, side)
 
     def forward(self, pixels: Tensor, place: Tensor | None = None) -> Tensor:
         features = self.encoder(pixels)[0]
         if place is not None and self.places is not None:
             features = features + self.places[place][0]
-        return self.projection(features)
+        return self.projection(features, self.grid)
 
 
 def write_encoder(model: GitLLM, side: int, path: Path) -> None:
@@ -226,7 +227,7 @@ def write_encoder(model: GitLLM, side: int, path: Path) -> None:
     """
     import onnxruntime
 
-    vectors = _Vectors(model).eval()
+    vectors = _Vectors(model, side).eval()
     pixels = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     given = {"pixels": pixels, **({"place": torch.tensor([0])} if model.max_images > 1 else {})}
     try:

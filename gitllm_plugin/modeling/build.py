@@ -28,6 +28,7 @@ from gitllm_plugin.modeling.folder import (
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer, resolve_dtype
+from gitllm_plugin.modeling.projection import KINDS
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
 from gitllm_plugin.modeling.tokens import TextEncoder
@@ -61,7 +62,8 @@ def build_git_llm(
     frozen_dtype = resolve_dtype(settings.dtype)
     decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, settings)
     encoder = _load_image_encoder(image_encoder, frozen_dtype, settings)
-    model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family, projection=settings.projection)
+    projection = {"projection": settings.projection, "projection_factor": settings.projection_factor}
+    model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family, **projection)
     model.sources = {"language_model": language_model, "image_encoder": image_encoder}
     return prepare(model, settings), tokenizer
 
@@ -294,7 +296,7 @@ def _four_bits(dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _load_image_encoder(name: str, dtype: torch.dtype, settings: BuildSettings) -> ImageEncoder:
-    layer, final_norm = settings.vision_layer, settings.projection == "linear"
+    layer, final_norm = settings.vision_layer, not KINDS[settings.projection].has_norm
     if name.startswith(_TINY):
         return tiny_image_encoder(name.removeprefix(_TINY), layer, final_norm=final_norm).to(dtype)
     return ImageEncoder.from_pretrained(name, layer=layer, final_norm=final_norm, dtype=dtype)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from transformers import PreTrainedConfig
 
 from gitllm_plugin.common.file_faults import read_json
-from gitllm_plugin.config.model import ProjectionKind
+from gitllm_plugin.config.model import MOST_MERGED, ProjectionKind
 from gitllm_plugin.errors import ConfigError
 
 DESCRIPTION = "git_llm.json"
@@ -57,6 +57,9 @@ def read_description(folder: Path) -> dict[str, Any]:
     kind = description.setdefault("projection", "linear_norm")
     if kind not in get_args(ProjectionKind):
         raise ConfigError(f"{path}: projection is {kind!r:.40}; it may be {' or '.join(get_args(ProjectionKind))}")
+    factor = description.setdefault("projection_factor", 1)
+    if type(factor) is not int or not 1 <= factor <= MOST_MERGED:
+        raise ConfigError(f"{path}: projection_factor is {factor!r:.40}; it may be 1 to {MOST_MERGED}")
     return description
 
 
@@ -77,7 +80,7 @@ def transformers_config(
         "architectures": ["GitLLMForConditionalGeneration"],
         "model_type": "git_llm",
         "dtype": configs["text_config"].get("dtype"),
-        **{key: description[key] for key in ("projection", "vision_layer", "max_images")},
+        **{key: description[key] for key in ("projection", "projection_factor", "vision_layer", "max_images")},
         "end_tokens": end_tokens,
         **configs,
     }

@@ -52,6 +52,7 @@ from gitllm_plugin.modeling.pretrained import (
     load_tokenizer,
     resolve_dtype,
 )
+from gitllm_plugin.modeling.projection import KINDS
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.trainable import names_of_module
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -149,6 +150,7 @@ def save_folder(
             "vision_layer": model.image_encoder.layer,
             "max_images": model.max_images,
             "projection": model.projection.kind,
+            "projection_factor": model.projection.factor,
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
@@ -230,13 +232,14 @@ def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) 
     tokenizer = _load_tokenizer(folder, name)
     decoder = load_model(name, "language model", AutoModelForCausalLM, dtype=frozen)
     check_fingerprint(decoder, description["fingerprint"], folder, name)
-    kind = description["projection"]
+    projection = {key: description[key] for key in ("projection", "projection_factor")}
+    final_norm = not KINDS[description["projection"]].has_norm
     encoder = ImageEncoder.from_pretrained(
-        encoder_name, layer=_layer_to_cut(description), final_norm=kind == "linear", dtype=frozen
+        encoder_name, layer=_layer_to_cut(description), final_norm=final_norm, dtype=frozen
     )
     # In the folder, what was behind that layer is gone, and it is the last one.
     encoder.layer = description["vision_layer"]
-    model = model_class(encoder, decoder, max_images=description["max_images"], family=family, projection=kind)
+    model = model_class(encoder, decoder, max_images=description["max_images"], family=family, **projection)
     model.sources = {base: description[base] for base in BASES if description[base] != base}
     _load_projection(model, folder / PROJECTION)
     if has_adapter:

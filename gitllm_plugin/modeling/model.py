@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,42 +12,14 @@ from transformers import PreTrainedModel
 from gitllm_plugin.config.model import ProjectionKind
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention_map import attention_to_image
-from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
 from gitllm_plugin.modeling.families import Family
 from gitllm_plugin.modeling.folder import InFolder
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.pixels import are_features
+from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
 from gitllm_plugin.modeling.vision import ImageEncoder
-
-
-class Projection(nn.Sequential):
-    """``[..., vision_dim] -> [..., llm_dim]``, in the trained dtype (float32 unless cast).
-
-    Args:
-        vision_dim: width of the image features.
-        llm_dim: width of the decoder's hidden states.
-        eps: the LayerNorm's epsilon; the article takes the image encoder's ``layer_norm_eps``.
-        kind: ``linear_norm``, the article's, or ``linear``, without the norm behind it, as in LLaVA and PaliGemma.
-    """
-
-    def __init__(self, vision_dim: int, llm_dim: int, eps: float = 1e-5, kind: ProjectionKind = "linear_norm") -> None:
-        super().__init__(nn.Linear(vision_dim, llm_dim))
-        self.kind = kind
-        if kind == "linear_norm":
-            self.append(nn.LayerNorm(llm_dim, eps=eps))
-        # timm's grids come as transposed views.
-        give_contiguous_input(self[0])
-
-    @property
-    def weight(self) -> Tensor:
-        """The linear layer's weight ``[llm_dim, vision_dim]``."""
-        return cast(nn.Linear, self[0]).weight
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Project; the input is cast to the projection's dtype first (the encoder may be in bf16)."""
-        return super().forward(features.to(self.weight.dtype))
 
 
 class GitLLM(InFolder):
@@ -60,7 +32,7 @@ class GitLLM(InFolder):
             embedding, zero at the start, added before the projection (GIT, section 3.1); an image that comes
             without a place (``[U, 3, H, W]``) gets none.
         family: facts about the language model, see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
-        projection: see :class:`Projection`.
+        projection, projection_factor: kind and factor, see :class:`~gitllm_plugin.modeling.projection.Projection`.
 
     Attributes:
         language_model: as given; another may be assigned (a compiled one, PEFT's, a copy).
@@ -79,6 +51,7 @@ class GitLLM(InFolder):
         max_images: int = 1,
         family: Family | None = None,
         projection: ProjectionKind = "linear_norm",
+        projection_factor: int = 2,
     ) -> None:
         super().__init__()
         self.sources: dict[str, str] = {}
@@ -87,7 +60,11 @@ class GitLLM(InFolder):
         self.language_model = language_model
         self.decoder = Decoder(language_model, family)
         self.projection = Projection(
-            image_encoder.vision_dim, language_model.config.hidden_size, image_encoder.layer_norm_eps, projection
+            image_encoder.vision_dim,
+            language_model.config.hidden_size,
+            image_encoder.layer_norm_eps,
+            projection,
+            projection_factor,
         )
         self.temporal_embedding = (
             nn.Parameter(torch.zeros(max_images, 1, image_encoder.vision_dim)) if max_images > 1 else None
@@ -118,8 +95,31 @@ class GitLLM(InFolder):
             return longest
         frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
         height, width = pixel_values.shape[-2:]
-        tokens = height if are_features(pixel_values) else self.image_encoder.num_tokens(height, width)
-        return longest - frames * tokens
+        if are_features(pixel_values):
+            return longest - frames * self.projection.num_tokens(height, self._grid_of(pixel_values))
+        return longest - frames * self.num_image_tokens(height, width)
+
+    def num_image_tokens(self, height: int, width: int) -> int:
+        """Count the tokens that the language model reads of an image of this size.
+
+        Raises:
+            ConfigError: the image encoder or the projection does not take images of this size.
+        """
+        grid = self.image_encoder.grid_shape(height, width)
+        return self.projection.num_tokens(self.image_encoder.num_tokens(height, width), grid)
+
+    def grid_shape(self, height: int, width: int) -> tuple[int, int]:
+        """Count rows and columns of tokens of an image of this size, the last of its tokens, row by row."""
+        return self.projection.grid_shape(self.image_encoder.grid_shape(height, width))
+
+    def check_size(self, height: int, width: int) -> None:
+        """Refuse images of a size that the encoder or the projection does not take.
+
+        Raises:
+            ConfigError: naming both sizes.
+        """
+        self.image_encoder.check_size(height, width)
+        self.grid_shape(height, width)
 
     def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn images into vectors of the language model's width.
@@ -130,7 +130,7 @@ class GitLLM(InFolder):
             num_images: long ``[U]``, how many of the F images of each entry are real; None: all.
 
         Returns:
-            ``image_embeds [U, F*P, llm_dim]`` and ``image_valid`` bool ``[U, F*P]``.
+            ``image_embeds [U, F*P, llm_dim]`` and ``image_valid`` bool ``[U, F*P]``; P is an image's tokens.
 
         Raises:
             DataError: more images than the model was built for.
@@ -149,12 +149,12 @@ class GitLLM(InFolder):
         # An image without a place is a picture of its own and no frame of a video.
         if have_places and self.temporal_embedding is not None:
             features = features + self.temporal_embedding[:frames].to(features.dtype)
-        tokens = features.shape[2]
-        image_embeds = self.projection(features.flatten(1, 2))
+        image_embeds = self.projection(features, self._grid_of(pixel_values))
+        tokens = image_embeds.shape[2]
         frame = torch.arange(frames * tokens, device=pixel_values.device) // tokens
         if num_images is None:
             num_images = torch.full((entries,), frames, device=pixel_values.device)
-        return image_embeds, frame[None, :] < num_images[:, None]
+        return image_embeds.flatten(1, 2), frame[None, :] < num_images[:, None]
 
     def forward(
         self,
@@ -287,6 +287,10 @@ class GitLLM(InFolder):
             float32 ``[layers, last, F*P]`` on the CPU.
         """
         return attention_to_image(self.decoder, *self.encode_images(pixel_values), input_ids, last)
+
+    def _grid_of(self, pixel_values: Tensor) -> tuple[int, int] | None:
+        # Where each feature is a token, features of images of any shape will do.
+        return self.image_encoder.grid_of(pixel_values) if self.projection.merges else None
 
     def _image_or_nothing(
         self, input_ids: Tensor, pixel_values: Tensor | None, num_images: Tensor | None

@@ -32,6 +32,10 @@ Candidates = Sequence[Sequence[int]]
 TOKENS_AT_ONCE = 2048
 """How many tokens of candidates one call of the language model reads at most (one candidate at least)."""
 
+TOKENS_AT_ONCE_ON_CPU = 256
+"""The same on a CPU: products are as fast there, and what candidates of a row compute about each other, which the rule
+then hides, grows with the square of its length."""
+
 _COPIED_SLOTS = 8192  # cached and new, where every candidate has a copy of the cache
 
 _PREFIX, _PADDING = -1, -2  # in the place of a candidate's number
@@ -138,7 +142,7 @@ def score_candidates(
     image_index: Tensor | None = None,
     mean: bool = False,
     shortlist: int | None = None,
-    tokens_at_once: int = TOKENS_AT_ONCE,
+    tokens_at_once: int | None = None,
 ) -> CandidateScores:
     """Compute log-likelihoods of candidates behind prompts about images; those of separate forward passes.
 
@@ -151,12 +155,15 @@ def score_candidates(
         mean: give the mean over a candidate's tokens instead of the sum, so that long candidates have a chance.
         shortlist: score in full only so many candidates of each prompt, see
             :mod:`~gitllm_plugin.modeling.shortlist`; None: all.
-        tokens_at_once: how many tokens of candidates one call of the language model reads.
+        tokens_at_once: how many tokens of candidates one call of the language model reads; None: as many as are fast
+            on the device.
 
     Raises:
         DataError: see :func:`check_candidates`; or image, prompt and candidate are longer than the context.
     """
     check_candidates(candidates, len(input_ids))
+    if tokens_at_once is None:
+        tokens_at_once = TOKENS_AT_ONCE_ON_CPU if input_ids.device.type == "cpu" else TOKENS_AT_ONCE
     text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     layout = lay_out(image_valid, text_valid.bool(), image_index, align="right")
     if image_index is not None:

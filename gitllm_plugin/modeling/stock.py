@@ -62,7 +62,8 @@ def check_stock(model: GitLLM) -> None:
     decoder, tower = model.language_model, model.image_encoder.tower
     if model.projection.kind != "linear":
         raise _refusal(
-            "its projection ends in a LayerNorm, for which that class has no place: train with model.projection=linear"
+            f"its projection is {model.projection.kind}, for which that class has no place: train with "
+            "model.projection=linear"
         )
     if model.max_images > 1:
         raise _refusal(

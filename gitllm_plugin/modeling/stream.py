@@ -20,9 +20,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention.bias import CausalBias
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from gitllm_plugin.modeling.dot_product import dot_product_attention
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def attend(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     query, key, value = _of_one_dtype(query, key, value)
-    settings = {"dropout_p": dropout, "scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    settings = {"dropout": dropout, "scale": scaling}
     # One split, whose gradient is one concatenation; a slice's would be a stream of zeros each time.
     sizes = [size for group in attention_mask.groups for size in (group.image_tokens, group.text_tokens)]
     pieces = [states[0].transpose(0, 1).split(sizes) for states in (query, key, value)]
@@ -126,7 +127,7 @@ def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, An
     """Compute what image tokens see, ``[image_tokens, H, D]``, of their queries, keys, values, each of that shape."""
     query, key, value = (_by_image(group, states) for states in images)
     # No mask and not causal: an image sees all of itself.
-    seen = F.scaled_dot_product_attention(query, key, value, **settings)
+    seen = dot_product_attention(query, key, value, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
 
@@ -143,7 +144,7 @@ def _attend_in_texts(
     sources = [given.detach() for given in images], [given.detach() for given in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
-        seen = F.scaled_dot_product_attention(query, key, value, attn_mask=group.text_rule, **settings)
+        seen = dot_product_attention(query, key, value, rule=group.text_rule, **settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,6 +108,7 @@ class ImageEncoder(nn.Module):
         self.tower = tower
         self.layer = layer
         self._num_tokens: dict[tuple[int, int], int] = {}
+        self._grids: dict[tuple[int, int], tuple[int, int]] = {}
         config = tower.config
         self.is_grid = config.model_type == TIMM
         self._passes_norm = final_norm and not self.is_grid and _facts(config.model_type).final_norm is not None
@@ -259,11 +261,41 @@ class ImageEncoder(nn.Module):
         if not self.is_grid:
             patch = self.tower.config.patch_size
             return height // patch, width // patch
-        with torch.no_grad():
-            features = _timm_features(self.tower, self._zeros(height, width), self.vision_dim)
-        if features.ndim == 4:
-            return features.shape[2], features.shape[3]
-        return cast(Any, self.tower).timm_model.patch_embed.dynamic_feat_size((height, width))
+        if (height, width) not in self._grids:
+            with torch.no_grad(), _in_evaluation(self.tower):
+                features = _timm_features(self.tower, self._zeros(height, width), self.vision_dim)
+            if features.ndim == 4:
+                self._grids[height, width] = features.shape[2], features.shape[3]
+            else:
+                patches = cast(Any, self.tower).timm_model.patch_embed
+                self._grids[height, width] = patches.dynamic_feat_size((height, width))
+        return self._grids[height, width]
+
+    def grid_of(self, pixel_values: Tensor) -> tuple[int, int]:
+        """Count rows and columns of patches of images ``[..., 3, H, W]``, or of features of square ones.
+
+        Raises:
+            ConfigError: features of images that are not square.
+        """
+        height, width = pixel_values.shape[-2:]
+        if not are_features(pixel_values):
+            return self.grid_shape(height, width)
+        patches = height - self._num_in_front()
+        side = math.isqrt(max(patches, 0))
+        if side**2 != patches:
+            raise ConfigError(
+                f"features of {height} tokens are not those of a square image of this encoder: encode square "
+                "images, or take images in their place"
+            )
+        return side, side
+
+    def _num_in_front(self) -> int:
+        """Count an image's tokens that are no patches: CLS, registers."""
+        if self.is_grid:
+            return getattr(cast(Any, self.tower).timm_model, "num_prefix_tokens", 0)
+        side = self.image_size or 4 * self.tower.config.patch_size
+        rows, columns = self.grid_shape(side, side)
+        return self.num_tokens(side, side) - rows * columns
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Encode images.

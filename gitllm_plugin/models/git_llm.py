@@ -117,7 +117,7 @@ class GitLLMForLavis(ImageTextModel):
 
     def check_image_size(self, height: int, width: int) -> None:
         """See :class:`~gitllm_plugin.protocols.SizedImagesModel`."""
-        self.model.image_encoder.check_size(height, width)
+        self.model.check_size(height, width)
 
     def inference(self) -> AbstractContextManager[None]:
         """A context in which LoRA is merged into the weights: evaluation is faster, the weights are back after it."""

@@ -115,6 +115,8 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
         Returns:
             ``loss``, the (weighted) mean over supervised tokens, ``num_supervised_tokens`` and ``supervised_weight``.
         """
+        if "label" in samples and "text_output" not in samples:
+            samples = with_filled_prompts(samples, self.prompt)
         samples = with_one_answer_each(samples, self.prompt, self._known_classes)
         answers = samples.get("text_output")
         prompts = samples.get("text_input", [])
@@ -272,6 +274,7 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
         Raises:
             ConfigError: the classes have no names.
         """
+        samples = with_filled_prompts(samples, self.prompt)
         lists = candidates_of(self._prompts(samples), self._known_classes())
         scores = self.score_answers(samples, lists).log_likelihood
         return {"predictions": torch.stack(scores), "targets": torch.as_tensor(samples["label"])}
@@ -305,6 +308,10 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
 
     def before_evaluation(self, dataset: Any = None, **kwargs: Any) -> None:
         """Take the names of classes from LAVIS's data set, unless the configuration gives others."""
+        self.name_classes(dataset)
+
+    def name_classes(self, dataset: Any) -> None:
+        """See :class:`~gitllm_plugin.protocols.ClassNamingModel`."""
         labels = getattr(dataset, "class_labels", None)
         names = sorted(labels, key=labels.__getitem__) if labels else getattr(dataset, "classnames", None)
         self._classes_of_data = list(names) if names else None

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.models.samples import Samples, prompts_of, shortenable_of
+from gitllm_plugin.models.samples import Samples, prompts_of, shortenable_of, words_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -20,7 +20,8 @@ def with_filled_prompts(samples: Samples, default: str, template: str | None = N
     """Fill the templates of a batch, as LAVIS's instruction-tuned models do.
 
     A row's places take, in their order: all elements of its ``text_input`` where that is a list; else, of two, its
-    ``ocr_tokens`` and its text, or its text and its ``choices``; of one, its text.
+    ``ocr_tokens`` and its text, or its text and its ``choices``; of one, its text. A text that a processor has made a
+    prompt of takes its place as it was before: one template is not put into another.
 
     Args:
         samples: the batch; given back as it is where nothing is a template.
@@ -45,6 +46,8 @@ def with_filled_prompts(samples: Samples, default: str, template: str | None = N
             return samples
     else:
         return samples
+    if _are_texts(texts):
+        texts = words_of(texts)
     rows = [_values(each, samples, texts, row) for row, each in enumerate(templates)]
     filled = [_fill(each, values) for each, (values, _) in zip(templates, rows, strict=True)]
     whole = shortenable_of({**samples, "text_input": texts}, texts) if _are_texts(texts) else [None] * len(filled)

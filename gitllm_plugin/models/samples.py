@@ -148,7 +148,8 @@ def with_one_answer_each(samples: Samples, prompt: str, class_names: Callable[[]
     if "text_output" in samples:
         return {**samples, "text_output": words_of(samples["text_output"])}
     if "label" in samples:
-        names = class_names()
-        outputs = [names[number] for number in samples["label"]]
+        names = [] if isinstance(samples["label"][0], str) else class_names()
+        # git main's SNLI-VE gives the names themselves.
+        outputs = [number if isinstance(number, str) else names[number] for number in samples["label"]]
         return {**samples, "text_input": prompts_of(samples, prompt), "text_output": outputs}
     return samples

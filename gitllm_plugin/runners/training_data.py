@@ -1,8 +1,8 @@
 """The batches of a training, from map-style and streaming data sets and mixtures of both."""
 
 import logging
-import random
 from collections.abc import Iterator, Mapping, Sequence, Sized
+from fractions import Fraction
 from typing import Any, Protocol
 
 from torch.utils.data import ChainDataset, Dataset, IterableDataset
@@ -149,32 +149,38 @@ class StreamData:
 
 
 class Mixture:
-    """Several data sets, of which each batch is drawn from one, at random by their weights.
+    """Several data sets, of which each batch is drawn from one, in turns that keep their shares.
 
-    The draws are determined by the seed and their number, so that a resumed run draws on.
+    Which one is next follows from how many batches each has given, see :func:`next_in_turn`: all ranks draw the same,
+    and a resumed run draws on.
 
     Args:
         members: by name.
         weights: by name; any positive numbers.
-        seed: the same on all ranks, which therefore draw the same member.
     """
 
     streaming = True
-    batches_per_epoch = None
 
-    def __init__(self, members: Mapping[str, TrainingData], weights: Mapping[str, float], seed: int):
+    def __init__(self, members: Mapping[str, TrainingData], weights: Mapping[str, float]):
         self.members = dict(members)
-        self.weights = [weights[name] for name in self.members]
-        self.random = random.Random(seed)
+        # As they are written in decimals: 0.1 and 0.3 are one to three.
+        exact = {name: Fraction(str(weights[name])) for name in self.members}
+        self.shares = {name: weight / sum(exact.values()) for name, weight in exact.items()}
         self.num_read = dict.fromkeys(self.members, 0)
         self.num_noted = dict.fromkeys(self.members, 0)
         self._names: list[str] = []
         self._iterators: dict[str, Iterator[dict[str, Any]]] = {}
 
+    @property
+    def batches_per_epoch(self) -> int | None:
+        """As many as all members have together, however they are shared; None where one has no end."""
+        counts = [member.batches_per_epoch for member in self.members.values()]
+        return None if None in counts else sum(count for count in counts if count)
+
     def batches(self, position: Position) -> Iterator[dict[str, Any]]:
         """Give batches without end, as far as the streams among the members have none."""
         while True:
-            name = self.random.choices(list(self.members), self.weights)[0]
+            name = next_in_turn(self.shares, self.num_read)
             batch = self._next_of(name)
             if batch is None:
                 return
@@ -209,8 +215,6 @@ class Mixture:
                 f"{', '.join(sorted(self.members))}: start a new run from its weights, as model.finetuned"
             )
         self.num_read, self.num_noted = dict(counts), dict(counts)
-        # As many draws as were made before: the generator then stands where it stood.
-        self.random.choices(list(self.members), self.weights, k=sum(counts.values()))
         for name, member in self.members.items():
             member.load_state_dicts([state["parts"][name] for state in states])
 
@@ -235,6 +239,21 @@ class Mixture:
         return batch
 
 
+def next_in_turn(shares: Mapping[str, Fraction], counts: Mapping[str, int]) -> str:
+    """Choose what is drawn next, so that all that was drawn keeps the shares to within one, at any time.
+
+    This is Balinski and Young's quota method (1975): of those that the next draw does not take above their quota,
+    the one whose share is largest for its number of draws.
+
+    Args:
+        shares: by name, positive, of sum 1.
+        counts: how often each was drawn.
+    """
+    drawn = sum(counts.values()) + 1
+    due = [name for name, share in shares.items() if counts[name] < share * drawn]
+    return max(due, key=lambda name: shares[name] / (counts[name] + 1))
+
+
 def training_data(
     datasets: Mapping[str, Mapping[str, Any]],
     splits: Sequence[str],
@@ -247,8 +266,8 @@ def training_data(
     Args:
         datasets: by name, then by split.
         splits: ``run.train_splits``.
-        ratios: ``run.train_dataset_ratios``: weights by name, None: map-style data sets are one, and streams are
-            drawn from as often as each other and as it.
+        ratios: ``run.train_dataset_ratios``: weights by name. None: map-style data sets count as one, by their sizes,
+            and streams are drawn from as often as each other and as it.
         settings: how batches are made.
         seed: of the order.
 
@@ -267,13 +286,19 @@ def training_data(
     if not found:
         known = sorted({split for by_split in datasets.values() for split in by_split})
         raise ConfigError(f"run.train_splits is {list(splits)}, but the data sets have: {', '.join(known) or 'none'}")
-    weights = dict.fromkeys(found, 1.0) if ratios is None else _weights(ratios, found)
+    weights = None if ratios is None else _weights(ratios, found)
     if ratios is None:
         found = _concatenated(found)
     members = {name: _member(dataset, settings, seed) for name, dataset in found.items()}
     if len(members) == 1:
         return next(iter(members.values()))
-    return Mixture(members, {name: weights.get(name, 1.0) for name in members}, seed)
+    return Mixture(members, weights or _weights_of_all(members))
+
+
+def _weights_of_all(members: Mapping[str, TrainingData]) -> dict[str, float]:
+    """Give all map-style members together the weight of one stream, and each its part of it by its batches."""
+    sizes = {name: member.batches_per_epoch or 0 for name, member in members.items() if not member.streaming}
+    return {name: float(sizes.get(name, sum(sizes.values()) or 1)) for name in members}
 
 
 def _member(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
@@ -284,14 +309,23 @@ def _member(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
 
 
 def _concatenated(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Make one of the map-style data sets, by LAVIS's concatenation, which has a ``collater``; leave streams alone."""
+    """Make one of map-style data sets of one class, by LAVIS's concatenation, which has a ``collater``.
+
+    The concatenation makes batches as its first member does, of what the items of all have: of a caption and a row of
+    M3IT that is the picture alone. Those of other classes stay apart, as streams do.
+    """
     from lavis.datasets.datasets.base_dataset import ConcatDataset
 
-    mapped = {name: dataset for name, dataset in found.items() if not isinstance(dataset, IterableDataset)}
-    streams = {name: dataset for name, dataset in found.items() if name not in mapped}
-    if len(mapped) > 1:
-        mapped = {"+".join(mapped): ConcatDataset(list(mapped.values()))}
-    return {**mapped, **streams}
+    alike: dict[type, dict[str, Any]] = {}
+    streams = {name: dataset for name, dataset in found.items() if isinstance(dataset, IterableDataset)}
+    for name, dataset in found.items():
+        if name not in streams:
+            alike.setdefault(type(dataset), {})[name] = dataset
+    joined = {
+        "+".join(members): ConcatDataset(list(members.values())) if len(members) > 1 else next(iter(members.values()))
+        for members in alike.values()
+    }
+    return {**joined, **streams}
 
 
 def _weights(ratios: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """LAVIS's task ``captioning``, for COCO, NoCaps, Flickr30k and any data set with captions."""
 
+import inspect
 import json
 import logging
 import re
@@ -18,6 +19,16 @@ from gitllm_plugin.tasks.host_task import RepairedTask, note_scores, replaces
 from gitllm_plugin.tasks.settings import HOST_NAMES, CaptioningSettings
 
 _DECIDING = ("cider", "bleu_4")
+_PENALTIES = ("length_penalty", "repetition_penalty")
+_OF_GIT_MAIN = {
+    "top_p": "captions are searched for, and none is drawn",
+    "temperature": "captions are searched for, and none is drawn",
+    "sample_id_key": "images are told apart by image_id, or else by their row",
+    "caption_key": "references are an annotation's caption",
+    "load_gt_from_file": "references are those of the annotations, or of run.annotation_file",
+    "img_ids": "all images of a split are captioned; name a smaller file in build_info.annotations",
+}
+"""Keys of git main's task -> why this one does not read them."""
 
 
 @replaces("captioning")
@@ -32,6 +43,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
     Settings = CaptioningSettings
     annotation_file: str | None = None
     caption_metrics: tuple[str, ...] = tuple(HOST_NAMES)
+    penalties: Mapping[str, float] = {}
 
     def __init__(
         self, num_beams: int, max_len: int, min_len: int, evaluate: bool, report_metric: bool, **_: Any
@@ -48,9 +60,16 @@ class CaptioningTask(RepairedTask, CaptionTask):
         Repairs: that a package is missing is found after all captions are written.
 
         Raises:
-            ConfigError: as of all tasks, and where a score that cannot be had decides.
+            ConfigError: as of all tasks, where a score that cannot be had decides, and for what only git main reads.
         """
+        wrong = [f"run.{key} is not read: {why}" for key, why in _OF_GIT_MAIN.items() if cfg.run_cfg.get(key)]
+        if wrong:
+            raise ConfigError("; ".join(wrong))
         task: Any = super().setup_task(cfg=cfg)
+        given = {key: cfg.run_cfg.get(key) for key in _PENALTIES}
+        if task.num_beams == 1:
+            del given["length_penalty"]
+        task.penalties = {key: value for key, value in given.items() if value is not None}
         task.annotation_file = cfg.run_cfg.get("annotation_file")
         task.caption_metrics = tuple(dict.fromkeys([*cfg.run_cfg.caption_metrics, *_DECIDING]))
         return task
@@ -61,9 +80,13 @@ class CaptioningTask(RepairedTask, CaptionTask):
         Repairs: COCO's references are downloaded and compared with, whatever data set it is.
 
         Raises:
+            ConfigError: the model's ``generate`` has no option that is asked for.
             DataError: there are none.
         """
         super().before_evaluation(model, dataset, **kwargs)
+        missing = [f"run.{key}" for key in self.penalties if key not in inspect.signature(model.generate).parameters]
+        if missing:
+            raise ConfigError(f"{' and '.join(missing)}: captions of {type(model).__name__} have no such option")
         self._references = None
         if self.report_metric and self.annotation_file:
             self._references = read_coco_annotations(Path(self.annotation_file).expanduser())
@@ -86,6 +109,7 @@ class CaptioningTask(RepairedTask, CaptionTask):
             num_beams=self.num_beams,
             max_length=self.max_len,
             min_length=self.min_len,
+            **self.penalties,
         )
         image_ids = _plain(samples["image_id"] if "image_id" in samples else samples["index"])
         rows = [int(row) for row in _plain(samples["instance_id"] if "instance_id" in samples else samples["index"])]

@@ -2,11 +2,12 @@
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lavis.tasks.multimodal_classification import MultimodalClassificationTask
 
+from gitllm_plugin.protocols import ClassNamingModel, offers
 from gitllm_plugin.tasks.host_task import RepairedTask, replaces
 
 _OF_GIT_MAIN = {
@@ -21,6 +22,24 @@ _OF_GIT_MAIN = {
 @replaces("multimodal_classification")
 class ClassificationTask(RepairedTask, MultimodalClassificationTask):
     """Images, or images with a text, and a class; the most likely class name is the answer."""
+
+    _data: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def build_datasets(self: Any, cfg: Any) -> dict[str, dict[str, Any]]:
+        """Build the data sets, by name and split, and keep them for the model that is built next."""
+        self._data = super().build_datasets(cfg)
+        return self._data
+
+    def build_model(self: Any, cfg: Any) -> Any:
+        """Build the model.
+
+        Repairs: what classes are called, models learn before an evaluation, and not before a training.
+        """
+        model = super().build_model(cfg)
+        for splits in self._data.values():
+            if "train" in splits and offers(model, ClassNamingModel):
+                model.name_classes(splits["train"])
+        return model
 
     def valid_step(self: Any, model: Any, samples: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Classify a batch.

@@ -163,6 +163,14 @@ class CaptioningSettings(GenerationSettings):
     annotation_file: Annotated[str | None, ReadIf(("report_metric",), _reports, "where report_metric is true")] = None
     """Captions to compare with, in COCO's format; null for those of the data set's own annotations."""
 
+    length_penalty: Annotated[float | None, ReadIf(("num_beams",), lambda beams: beams > 1, "with several beams")] = (
+        None
+    )
+    """Exponent on a beam's length; null for the model's own."""
+
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    """Above 1 discourages repeated tokens; null for the model's own."""
+
     caption_metrics: Annotated[tuple[str, ...], ReadIf(("report_metric",), _reports, "where report_metric is true")] = (
         tuple(HOST_NAMES)
     )

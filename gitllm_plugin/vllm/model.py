@@ -32,7 +32,7 @@ from vllm.multimodal.processing import (
 
 from gitllm_plugin.modeling.description import IMAGE_ENCODER, LANGUAGE_MODEL
 from gitllm_plugin.modeling.folder import PROJECTION
-from gitllm_plugin.modeling.model import Projection
+from gitllm_plugin.modeling.projection import KINDS, Projection
 from gitllm_plugin.modeling.vision import ImageEncoder
 from gitllm_plugin.processors.transform_config import transform_of_encoder
 from gitllm_plugin.vllm.checks import check_attention, check_folder, check_language_model
@@ -58,7 +58,8 @@ class GitLLMInfo(BaseProcessingInfo):
         """Tokens of a picture, counted by an encoder without weights."""
         config, side = self.get_hf_config(), self.transform().image_size
         encoder = ImageEncoder.from_config(config.vision_config, config.vision_layer)
-        return encoder.num_tokens(side, side)
+        projection = Projection(1, 1, kind=config.projection, factor=config.projection_factor)
+        return projection.num_tokens(encoder.num_tokens(side, side), encoder.grid_shape(side, side))
 
     def image_token(self) -> int:
         """A token that stands in a picture's slots until its vectors do; any will do."""
@@ -122,11 +123,15 @@ class GitLLMForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
         with self._mark_tower_model(vllm_config, "image"):
             kind = config.projection
             self.image_encoder = ImageEncoder.from_pretrained(
-                str(folder / IMAGE_ENCODER), final_norm=kind == "linear", dtype=vllm_config.model_config.dtype
+                str(folder / IMAGE_ENCODER), final_norm=not KINDS[kind].has_norm, dtype=vllm_config.model_config.dtype
             )
             self.image_encoder.layer = config.vision_layer
             self.projection = Projection(
-                self.image_encoder.vision_dim, config.text_config.hidden_size, self.image_encoder.layer_norm_eps, kind
+                self.image_encoder.vision_dim,
+                config.text_config.hidden_size,
+                self.image_encoder.layer_norm_eps,
+                kind,
+                config.projection_factor,
             )
         text = config.text_config
         text.architectures = [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[text.model_type]]
@@ -142,7 +147,9 @@ class GitLLMForConditionalGeneration(nn.Module, SupportsMultiModal, SupportsPP):
         pixels = kwargs.get("pixel_values")
         if pixels is None:
             return []
-        vectors = self.projection(self.image_encoder(pixels.to(self.image_encoder.dtype)))
+        vectors = self.projection(
+            self.image_encoder(pixels.to(self.image_encoder.dtype)), self.image_encoder.grid_of(pixels)
+        )
         return vectors.to(next(self.language_model.parameters()).dtype)
 
     def forward(

@@ -19,7 +19,7 @@ def patch_vectors(model: GitLLM, pixel_values: Tensor) -> Tensor:
     Returns:
         float32 on the CPU, ``[U, F, rows, columns, D]``; F is 1 without places. CLS and registers are left out.
     """
-    rows, columns = model.image_encoder.grid_shape(*pixel_values.shape[-2:])
+    rows, columns = model.grid_shape(*pixel_values.shape[-2:])
     embeds, _ = model.encode_images(pixel_values)
     frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
     patches = embeds.unflatten(1, (frames, -1))[:, :, -rows * columns :]

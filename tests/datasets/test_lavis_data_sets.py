@@ -138,9 +138,9 @@ NOWHERE = "http://127.0.0.1:9"  # nothing listens there
     [
         ("coco_caption", ["there.json", "new/a b.json"], ["x", f"{NOWHERE}/b.json"], f"b.json' {NOWHERE}/b.json"),
         ("coco_vqa", ["new/vqa.json"], [f"{NOWHERE}/q.json"], f"vqa.json {NOWHERE}/q.json"),
-        ("nlvr", ["new/nlvr.json"], ["elsewhere/nlvr.json"], "nlvr.json: no address is known"),
-        ("flickr30k", ["new/one.json", "new/two.json"], [f"{NOWHERE}/one.json"], "two.json: no address is known"),
-        ("snli_ve", ["new/snli.json"], None, "snli.json: no address is known"),
+        ("nlvr", ["new/nlvr.json"], ["elsewhere/nlvr.json"], "nlvr.json\n    no address is known"),
+        ("flickr30k", ["new/one.json", "new/two.json"], [f"{NOWHERE}/one.json"], "two.json\n    no address is known"),
+        ("snli_ve", ["new/snli.json"], None, "snli.json\n    no address is known"),
     ],
 )
 def test_what_is_not_on_disk_is_told_with_place_and_command(tmp_path, model, name, files, addresses, told):

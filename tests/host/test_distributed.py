@@ -17,7 +17,10 @@ locate.prepare()
 # As a script of LAVIS's imports it.
 from lavis.common.dist_utils import get_rank, init_distributed_mode
 from lavis.common.logger import SmoothedValue
+from lavis.runners import RunnerBase
 from omegaconf import OmegaConf
+from pathlib import Path
+from types import SimpleNamespace
 from gitllm_plugin.host.launch import _shared_job_id
 import lavis.common.utils
 
@@ -27,8 +30,10 @@ value = SmoothedValue()
 value.update(10.0 * (get_rank() + 1), n=get_rank() + 1)  # 10 once, 20 twice
 value.synchronize_between_processes()
 lavis.common.utils.now = lambda: f"clock of rank {get_rank()}"
+config = SimpleNamespace(run_cfg=OmegaConf.create({"output_dir": str(Path.cwd())}))
+runner = RunnerBase(cfg=config, job_id=f"2026112910{get_rank()}", task=None, model=None, datasets={})
 found = (args.rank, args.world_size, args.gpu, args.dist_backend, args.distributed,
-         value.count, value.global_avg, _shared_job_id())
+         value.count, value.global_avg, _shared_job_id(), runner.output_dir.name)
 # In one piece: both ranks write to one pipe.
 print(" ".join(map(str, found)) + "\\n", end="", flush=True, force=True)
 """
@@ -86,7 +91,7 @@ def test_two_ranks_on_gloo_meet_and_sum(run_python, tmp_path):
     assert finished.returncode == 0, finished.stderr
     lines = sorted(line for line in finished.stdout.splitlines() if "gloo True" in line)
     average = (10 + 2 * 20) / 3
-    assert lines == [f"{rank} 2 {rank} gloo True 3 {average} clock of rank 0" for rank in (0, 1)]
+    assert lines == [f"{rank} 2 {rank} gloo True 3 {average} clock of rank 0 20261129100" for rank in (0, 1)]
 
 
 def test_a_rank_that_never_starts_is_told(host, environment):

@@ -112,7 +112,7 @@ def test_conversations_and_other_families_too(changes, tmp_path):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        ({"projection": "linear_norm"}, "ends in a LayerNorm"),
+        ({"projection": "linear_norm"}, "projection is linear_norm"),
         ({"language_model": "tiny:opt"}, "learned and belong to text alone"),
         ({"max_images": 2}, "reads up to 2 images"),
     ],

@@ -40,7 +40,9 @@ def data(tmp_path_factory):
     gitllm_plugin.register()
     root = tmp_path_factory.mktemp("data")
     write_benchmarks(root / "lavis")
-    write_entry(root / "m3it", next(entry for entry in get_preset("article_exp3") if entry.name == "coco"))
+    for entry in get_preset("english"):
+        if entry.name in ("coco", "textcap", "a-okvqa", "science-qa"):
+            write_entry(root / "m3it", entry)
     model, tokenizer = build_git_llm("tiny:llama", "tiny:clip", BuildSettings(trainable="proj", max_images=2))
     save_folder(model, root / "model", tokenizer=tokenizer)
     return root
@@ -81,9 +83,11 @@ def run(config, monkeypatch):
 
     given = OmegaConf.to_container(OmegaConf.load(config))
     kind = config.parent.name
-    (dataset,) = given["datasets"]
-    phases = given["datasets"][dataset].get("vis_processor", ("train", "eval"))
-    options = [f"datasets.{dataset}.vis_processor.{phase}.image_size=32" for phase in phases]
+    options = [
+        f"datasets.{dataset}.vis_processor.{phase}.image_size=32"
+        for dataset, node in given["datasets"].items()
+        for phase in node.get("vis_processor", ("train", "eval"))
+    ]
     options += ["run.device=cpu", "run.num_workers=0", "run.precision=fp32", "run.batch_size_eval=4", "run.max_len=3"]
     if "folder" not in given["model"]:
         family = next((name for name in ("opt", "mpt") if given["model"]["model_type"].startswith(name)), "llama")
@@ -91,12 +95,12 @@ def run(config, monkeypatch):
         options += ["model.image_encoder=tiny:clip"]
     if kind == "train":
         options += ["run.max_iters=2", "run.batch_size_train=2", "run.accum_grad_iters=1", "run.warmup_steps=0"]
-    if dataset == "conceptual_caption_3m":
-        images = f"datasets.{dataset}.build_info.images.storage=${{oc.env:LAVIS_DATA}}/coco/images"
+    if "conceptual_caption_3m" in given["datasets"]:
+        images = "datasets.conceptual_caption_3m.build_info.images.storage=${oc.env:LAVIS_DATA}/coco/images"
         options.append(images)
     if config.stem in NEEDS_CAPTION_METRICS:
         options.append("run.report_metric=false")
-    script = ROOT / "tests" / "host" / "scripts" / SCRIPTS[kind]
+    script = ROOT / "tests" / "host" / "scripts" / "of_lavis" / SCRIPTS[kind]
     monkeypatch.setattr(sys, "argv", [script.name, "--cfg-path", str(config), "--options", *options])
     runpy.run_path(str(script), run_name="__main__")
     return Path(registry.get_path("output_dir"))

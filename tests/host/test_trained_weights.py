@@ -13,7 +13,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host import import_hook, launch
 from tests.small_run import TINY_LORA, write_small_run
 
-SCRIPT = Path(__file__).parent / "scripts" / "evaluate.py"
+SCRIPT = Path(__file__).parent / "scripts" / "of_lavis" / "evaluate.py"
 ROOT = Path(__file__).parents[2]
 
 

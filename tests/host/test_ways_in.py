@@ -9,7 +9,7 @@ import pytest
 from gitllm_plugin.host import import_hook
 from tests.small_run import write_small_run
 
-SCRIPT = Path(__file__).parent / "scripts" / "train.py"
+SCRIPT = Path(__file__).parent / "scripts" / "of_lavis" / "train.py"
 MODEL_TYPE = "tiny_opt"
 
 
@@ -59,7 +59,7 @@ def test_a_plain_script_with_the_import_hook(run_python, config, tmp_path):
     import_hook.install(start)
     (start / "sitecustomize.py").write_text(f"import site; site.addsitedir({str(start)!r})")
     shutil.copy(SCRIPT, tmp_path)
-    path = os.pathsep.join([str(start), str(SCRIPT.parents[3])])
+    path = os.pathsep.join([str(start), str(SCRIPT.parents[4])])
     finished = run_python(
         args=["-W", "ignore", "train.py", "--cfg-path", str(config)],
         cwd=tmp_path,

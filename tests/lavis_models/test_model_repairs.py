@@ -125,6 +125,18 @@ def test_positions_are_counted_after_loading(name):
     assert all(torch.equal(buffer[0], torch.arange(buffer.shape[1])) for buffer in counted)
 
 
+@pytest.mark.parametrize("weights", [[0.5, 0.5, 1.0], [1.0, 0.25, 0.0], [0.3, 0.3, 0.9]])
+@pytest.mark.parametrize("name", ["albef_vqa", "blip_vqa"])
+def test_weights_of_answers_may_be_a_list(name, weights):
+    with trial.workshop() as folder:
+        losses = []
+        for given in (weights, torch.tensor(weights)):
+            built = recipes.build(name, folder)
+            recipes.fill(built)
+            losses.append(built.train()({**recipes.asked(), "weight": given})["loss"].item())
+    assert losses[0] == losses[1] > 0
+
+
 def rows_for_upstream():
     text = trial.PAGE.read_text(encoding="utf-8")
     return [match.groups() for match in map(ROW.fullmatch, text.splitlines()) if match]

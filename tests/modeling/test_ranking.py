@@ -79,11 +79,25 @@ def test_thousands_of_candidates_are_read_in_calls_of_bounded_size(llama, monkey
     monkeypatch.setattr(model.language_model, "forward", counted)
     given = {"input_ids": text.input_ids, "attention_mask": text.attention_mask, "pixel_values": pixels(2)}
     scores = model.score_candidates(**given, candidates=[candidates] * 2)
-    assert max(sizes) <= 2048 and sum(sizes) == 2 * 3 * 3000
+    assert max(sizes) <= 256 and sum(sizes) == 2 * 3 * 3000  # what is fast on a CPU
     monkeypatch.undo()
     few = model.score_candidates(**given, candidates=[candidates[1000:1010]] * 2)
     for all_of_them, some in zip(scores.log_likelihood, few.log_likelihood, strict=True):
         torch.testing.assert_close(all_of_them[1000:1010], some, **TOLERANCE)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("blocks", [1, 7, 64, 2048])
+def test_the_size_of_blocks_changes_no_score(dtype, tolerance, blocks):
+    model, text_encoder = tiny_model("llama")
+    text = text_encoder.prompts(["what color?", "is it red?", "how many shapes are there in the picture?"])
+    candidates = [[3 + n % 50, *range(5, 5 + n % 9), 2] for n in range(120)]
+    given = {"input_ids": text.input_ids, "attention_mask": text.attention_mask, "pixel_values": pixels(3)}
+    model.to(dtype)
+    usual = model.score_candidates(**given, candidates=[candidates] * 3)
+    others = model.score_candidates(**given, candidates=[candidates] * 3, tokens_at_once=blocks)
+    for expected, found in zip(usual.log_likelihood, others.log_likelihood, strict=True):
+        torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
 
 
 def test_a_shortlist_holds_the_candidates_whose_first_tokens_are_most_likely(llama):

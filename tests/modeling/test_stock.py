@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, load_folder
 from gitllm_plugin.modeling.families import FAMILIES, default_family
-from gitllm_plugin.modeling.model import Projection
+from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.stock import check_stock, save_stock, stock_inputs
 from gitllm_plugin.modeling.tiny import IMAGE_ENCODERS, sharpen, tiny_image_encoder, tiny_language_model
 
@@ -128,9 +128,11 @@ def test_the_final_norm_is_read_written_and_fingerprinted(kind, layer, tmp_path)
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"projection": "linear_norm"}, "ends in a LayerNorm.*train with model.projection=linear"),
+        ({"projection": "linear_norm"}, "projection is linear_norm, .*train with model.projection=linear"),
+        ({"projection": "mlp"}, "projection is mlp, .*train with model.projection=linear"),
+        ({"projection": "pixel_shuffle"}, "projection is pixel_shuffle"),
         ({"projection": "linear", "max_images": 2}, "up to 2 images.*train with model.max_images=1"),
-        ({"projection": "linear_norm", "max_images": 3}, "ends in a LayerNorm"),
+        ({"projection": "linear_norm", "max_images": 3}, "projection is linear_norm"),
     ],
 )
 def test_other_models_are_refused(changes, reason):

@@ -312,6 +312,48 @@ def test_answers_are_never_wrapped_into_the_template(model, template, workers):
         assert model(batch)["loss"] == model(plain)["loss"]
 
 
+SENTENCES = ["a dog runs", "two {people} sit", "nobody is there"]
+
+
+def entailment(processor):
+    """A double of a batch of git main's ``SNLIVisualEntialmentInstructDataset``: its prompt goes through the processor."""
+    return {
+        "image": torch.ones(3, 3, 32, 32),
+        "text_input": [processor(sentence) for sentence in SENTENCES],
+        "prompt": [processor("based on the given the image is {} true?") for _ in SENTENCES],
+        "label": ["no", "maybe", "yes"],
+    }
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_one_template_is_not_put_into_another(model, template):
+    processor = GitLLMInstructionProcessor(template, None)
+    asked = [processor(f"based on the given the image is {sentence} true?") for sentence in SENTENCES]
+    batch = entailment(processor)
+    assert with_filled_prompts(batch, "")["prompt"] == asked
+    # Nor the text processor's into run.prompt, which stands in its place.
+    texts = {"image": batch["image"], "text_input": batch["text_input"]}
+    filled = with_filled_prompts(texts, "", "Question: {} Short answer:")
+    assert filled["prompt"] == [f"Question: {sentence} Short answer:" for sentence in SENTENCES]
+    assert [text[place] for text, place in zip(filled["prompt"], filled["shortenable"], strict=True)] == SENTENCES
+    # Trained on, the labels are the answers.
+    plain = {"image": batch["image"], "text_input": asked, "text_output": batch["label"]}
+    with torch.no_grad():
+        assert model(batch)["loss"] == model(plain)["loss"]
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 1], torch.tensor([2, 0, 1])])
+def test_classes_are_asked_for_with_the_filled_prompt(model, monkeypatch, labels):
+    monkeypatch.setattr(model, "class_names", ["no", "maybe", "yes"])
+    processor = GitLLMInstructionProcessor()
+    batch = {**entailment(processor), "label": labels}
+    plain = {**batch, "prompt": [processor(f"based on the given the image is {each} true?") for each in SENTENCES]}
+    del plain["text_input"]
+    assert torch.equal(model.predict(batch)["predictions"], model.predict(plain)["predictions"])
+    with torch.no_grad():
+        assert model(batch)["loss"] == model({**batch, "label": ["yes", "no", "maybe"]})["loss"]
+
+
 def _ones(picture):
     return torch.ones(3, 32, 32)
 

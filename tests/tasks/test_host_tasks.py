@@ -3,6 +3,7 @@
 Every score is computed a second time, from the predictions that the run wrote.
 """
 
+import functools
 import json
 import os
 import subprocess
@@ -23,6 +24,7 @@ from lavis.common.registry import registry  # noqa: E402
 
 from gitllm_plugin.modeling.build import BuildSettings, build_git_llm  # noqa: E402
 from gitllm_plugin.modeling.folder import save_folder  # noqa: E402
+from gitllm_plugin.models.git_llm import GitLLMForLavis  # noqa: E402
 from gitllm_plugin.tasks.captioning import CaptioningTask  # noqa: E402
 from tests.benchmark_files import NAMES, write_benchmarks  # noqa: E402
 
@@ -111,6 +113,52 @@ def test_captioning_by_an_annotation_file_scores_the_same(run, data):
     file = data / "nocaps/annotations/coco_format.json"
     given = run("eval/nocaps.yaml", FAST, "run.max_len=5", f"run.annotation_file={file}", dataset="nocaps")
     assert scores(own) == scores(given)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["run.length_penalty=2", "run.num_beams=2"], {"length_penalty": 2.0}),
+        (["run.repetition_penalty=1.5", "run.num_beams=1"], {"repetition_penalty": 1.5}),
+        (["run.length_penalty=-1", "run.repetition_penalty=3"], {"length_penalty": -1.0, "repetition_penalty": 3.0}),
+        (["run.length_penalty=2", "run.num_beams=1"], {}),  # which the check of configurations tells
+        ([], {}),
+    ],
+)
+def test_captioning_hands_on_penalties(run, monkeypatch, options, wanted):
+    seen, generate = [], GitLLMForLavis.generate
+
+    @functools.wraps(generate)
+    def watched(self, samples, **given):
+        seen.append({key: value for key, value in given.items() if "penalty" in key})
+        return generate(self, samples, **given)
+
+    monkeypatch.setattr(GitLLMForLavis, "generate", watched)
+    run("eval/nocaps.yaml", "run.report_metric=false", "run.max_len=3", *options, dataset="nocaps")
+    assert seen and all(each == wanted for each in seen)
+
+
+@pytest.mark.parametrize("option", ["top_p=0.5", "temperature=2", "img_ids=[1]", "caption_key=text"])
+@pytest.mark.parametrize("runner", ["git_llm", "runner_base"])
+def test_captioning_refuses_by_name_what_it_does_not_read(run, option, runner):
+    with pytest.raises(ConfigError, match=f"run.{option.partition('=')[0]}"):
+        given = [f"run.{option}", f"run.runner={runner}", "run.report_metric=false"]
+        run("eval/nocaps.yaml", *given, dataset="nocaps")
+
+
+def test_captioning_refuses_a_penalty_that_the_model_does_not_know():
+    task = CaptioningTask.__new__(CaptioningTask)
+    task.penalties, task.report_metric = {"length_penalty": 2.0, "repetition_penalty": 1.5}, False
+
+    class Captioner:  # as LAVIS's blip_caption
+        def generate(self, samples, num_beams=3, repetition_penalty=1.0):
+            return []
+
+        def before_evaluation(self, **kwargs):
+            pass
+
+    with pytest.raises(ConfigError, match="^run.length_penalty: captions of Captioner have no such option"):
+        task.before_evaluation(Captioner(), None)
 
 
 def test_captioning_without_scores_needs_no_references(run, data):

@@ -1,0 +1,114 @@
+"""Dot-product attention: torch's, and on CPUs in bfloat16 explicit products, which are faster there."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention.bias import CausalBias
+
+_SCORES_AT_ONCE = 2**18
+"""How many scores, in float32, are computed at once (those of one head at least): they stay in the cache of a core."""
+
+
+def dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    rule: CausalBias | None = None,
+    dropout: float = 0.0,
+    scale: float | None = None,
+) -> Tensor:
+    """Attend, as ``scaled_dot_product_attention`` does.
+
+    Args:
+        query: ``[B, H, Q, D]``.
+        key, value: ``[B, G, K, D]``, where H is a multiple of G: neighbouring heads share keys and values.
+        rule: causal and aligned at the bottom right, so that the last query sees every key, the one before it one less
+            and so on; None: all see all.
+        dropout: of attention weights.
+        scale: of scores; None: ``1 / sqrt(D)``.
+
+    Returns:
+        ``[B, H, Q, D]``.
+    """
+    if _is_faster_in_products(query, key, value, dropout):
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return cast(Tensor, _Products.apply(query, key, value, rule is not None, scale))
+    settings: dict[str, Any] = {"dropout_p": dropout, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=rule, **settings)
+
+
+def _is_faster_in_products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    # torch's kernel reaches a third of what oneDNN's products do in bfloat16, but as much in float32; GPUs have kernels
+    # that beat both. What is compiled or exported should see one operator.
+    bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16
+    return bf16 and query.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling()
+
+
+class _Products(torch.autograd.Function):
+    """Attention of bfloat16 in a few heads at a time; scores and weights are made again in the backward pass.
+
+    Scores are products in float32: rounded to bfloat16, those of a sharp head (of 20 and more) would be wrong by a
+    tenth. Weights are rounded, as by torch's kernel, when they multiply values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        ctx.causal, ctx.scale = causal, scale
+        queries, keys, values = _by_shared_keys(query, key, value)
+        seen = torch.empty_like(queries)
+        # Autocast would round scores.
+        with torch.autocast("cpu", enabled=False):
+            for part, hidden in _parts(query, key, causal):
+                weights = _weights(queries[part], keys[part], hidden, scale)
+                torch.bmm(weights.to(query.dtype), values[part], out=seen[part])
+        return seen.view(query.shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        query, key, value = ctx.saved_tensors
+        queries, keys, values = _by_shared_keys(query, key, value)
+        seen_gradient = gradients[0].reshape(queries.shape)
+        of_queries, of_keys, of_values = (torch.empty_like(states) for states in (queries, keys, values))
+        with torch.autocast("cpu", enabled=False):
+            for part, hidden in _parts(query, key, ctx.causal):
+                weights = _weights(queries[part], keys[part], hidden, ctx.scale)
+                torch.bmm(weights.to(query.dtype).transpose(1, 2), seen_gradient[part], out=of_values[part])
+                of_weights = torch.bmm(seen_gradient[part], values[part].transpose(1, 2)).float().mul_(weights)
+                # The gradient of a softmax: each row's sum, shared out by the weights, is taken off.
+                of_scores = of_weights.addcmul_(weights, of_weights.sum(-1, keepdim=True), value=-1)
+                of_scores = of_scores.mul_(ctx.scale).to(query.dtype)
+                torch.bmm(of_scores, keys[part], out=of_queries[part])
+                torch.bmm(of_scores.transpose(1, 2), queries[part], out=of_keys[part])
+        return of_queries.view(query.shape), of_keys.view(key.shape), of_values.view(value.shape), None, None
+
+
+def _by_shared_keys(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Stand queries that share keys in one matrix: ``[B*G, H/G*Q, D]`` and twice ``[B*G, K, D]``, contiguous."""
+    keys, values = (states.reshape(-1, *states.shape[2:]) for states in (key, value))
+    return query.reshape(len(keys), -1, query.shape[-1]), keys, values
+
+
+def _parts(query: Tensor, key: Tensor, causal: bool) -> list[tuple[slice, Tensor | None]]:
+    """Give parts of what :func:`_by_shared_keys` gives, with what hides scores when added, ``[1, H/G*Q, K]``."""
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    count, sharing = len(key) * key.shape[1], query.shape[1] // key.shape[1]
+    hidden = None
+    if causal:
+        hidden = torch.full((num_queries, num_keys), -torch.inf).triu(num_keys - num_queries + 1)
+        hidden = hidden.repeat(sharing, 1)[None]
+    size = max(1, _SCORES_AT_ONCE // max(1, sharing * num_queries * num_keys))
+    return [(slice(start, start + size), hidden) for start in range(0, count, size)]
+
+
+def _weights(queries: Tensor, keys: Tensor, hidden: Tensor | None, scale: float) -> Tensor:
+    """Compute attention's weights, float32 ``[n, Q, K]``."""
+    scores = torch.bmm(queries.float().mul_(scale), keys.float().transpose(1, 2))
+    if hidden is not None:
+        scores += hidden
+    return scores.softmax(-1)

@@ -1,0 +1,228 @@
+"""What LAVIS's data sets lack is told at once, with place and command, and nothing is fetched unasked."""
+
+import os
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+import gitllm_plugin
+from gitllm_plugin.errors import DataError
+from gitllm_plugin.host.missing_data import DOWNLOAD, find_lacks
+from tests.benchmark_files import write_benchmarks
+
+REPOSITORY = Path(__file__).parents[2]
+CHECKOUT = os.environ.get("GITLLM_TEST_LAVIS_MAIN", "")
+NAMED = {
+    "coco_caption",
+    "coco_vqa",
+    "ok_vqa",
+    "aok_vqa",
+    "gqa",
+    "nocaps",
+    "flickr30k",
+    "nlvr",
+    "snli_ve",
+    "imagenet",
+    "laion2B_multi",
+    "git_llm_visdial",
+    "conceptual_caption_3m",
+    "avsd_dialogue",
+    "msrvtt_caption",
+    "coco_retrieval",
+    "vg_vqa",
+    "sbu_caption",
+}
+
+
+def builders():
+    """Give LAVIS's builders, and ours that get their files as those do, by name."""
+    gitllm_plugin.register()
+    from lavis.common.registry import registry
+    from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder
+
+    found = registry.mapping["builder_name_mapping"].items()
+    return {name: each for name, each in found if each.build_datasets is BaseDatasetBuilder.build_datasets}
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """An empty cache, a folder to stand in, and no network."""
+    gitllm_plugin.register()
+    from lavis.common.registry import registry
+
+    monkeypatch.setitem(registry.mapping["paths"], "cache_root", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv(DOWNLOAD, raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Addresses that somebody tried to reach; nobody gets anywhere."""
+    tried = []
+
+    def refuse(self, address, *rest):
+        tried.append(address)
+        raise ConnectionRefusedError(f"no network: {address}")
+
+    def look_up(host, *rest, **more):
+        tried.append(host)
+        raise socket.gaierror(f"no network: {host}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return tried
+
+
+def configuration(builder, kind):
+    """Read a builder's own file, or None where it cannot be read: git main has such."""
+    from lavis.datasets.builders.base_dataset_builder import load_dataset_config
+
+    try:
+        return load_dataset_config(builder.default_config_path(kind))
+    except (OSError, YAMLError, OmegaConfBaseException):
+        return None
+
+
+def places(config):
+    """List the places of files and folders that a configuration names, as they stand there."""
+    info = OmegaConf.to_container(config.build_info)
+    nodes = [node for split, node in info.get("annotations", {}).items() if node]
+    kinds = [config.data_type] if isinstance(config.data_type, str) else config.data_type
+    nodes += [info[kind] for kind in kinds if kind in info]
+    storages = [node["storage"] for node in nodes]
+    return [place for storage in storages for place in ([storage] if isinstance(storage, str) else storage) if place]
+
+
+def test_every_data_set_says_all_that_it_lacks(empty, asked):
+    tried = 0
+    assert set(builders()) >= NAMED
+    for name, builder in builders().items():
+        for kind in builder.DATASET_CONFIG_DICT:
+            config = configuration(builder, kind)
+            if config is None:
+                continue
+            with pytest.raises(DataError) as caught:
+                builder(config).build_datasets()
+            told = str(caught.value)
+            assert told.startswith(f"the data set {name} lacks"), told
+            for place in places(config):
+                assert place.rstrip("/") in told, (name, place)
+            tried += 1
+    assert tried >= len(NAMED) and not asked
+    assert not list(empty.rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", ["coco_caption", "coco_vqa", "nocaps", "didemo_retrieval"])
+def test_the_command_puts_the_file_where_it_is_read(name, empty, asked):
+    builder = builders()[name]()
+    lacks = [lack for lack in find_lacks(name, builder) if lack.fetched]
+    assert lacks
+    for lack in lacks:
+        program, *words = shlex.split(lack.how)
+        assert program == "curl" and lack.place == words[words.index("-o") + 1] and words[-1].startswith("https://")
+        Path(lack.place).parent.mkdir(parents=True, exist_ok=True)
+        Path(lack.place).write_text("[]")
+    assert not any(lack.fetched for lack in find_lacks(name, builder))
+
+
+@pytest.mark.parametrize("folder", ["missing", "empty"])
+@pytest.mark.parametrize("name", ["ok_vqa", "gqa", "flickr30k", "vg_caption"])
+def test_pictures_are_missed_too(folder, name, empty, asked):
+    place = empty / "pictures of mine"
+    if folder == "empty":
+        place.mkdir()
+    builder = builders()[name]()
+    builder.config.build_info.images.storage = str(place)
+    (lack,) = [lack for lack in find_lacks(name, builder) if lack.what == "images"]
+    assert lack.place == f"{place}{os.sep}"
+    assert "https://" in lack.how or shlex.quote(str(place)) in lack.how
+    place.mkdir(exist_ok=True)
+    (place / "one.jpg").write_bytes(b"")
+    assert not [lack for lack in find_lacks(name, builder) if lack.what == "images"]
+
+
+def test_shards_and_folders_of_classes_are_missed_by_name(empty, asked):
+    shards = builders()["laion2B_multi"]()
+    shards.config.build_info.storage = str(empty / "{00..02}.tar")
+    (empty / "00.tar").write_bytes(b"")
+    (lack,) = find_lacks("laion2B_multi", shards)
+    assert lack.what == "2 of 3 shards, the first" and lack.place == str(empty / "01.tar")
+    shards.config.build_info.storage = "pipe:curl -s https://example.org/{00..02}.tar"
+    assert not find_lacks("laion2B_multi", shards)
+    classes = builders()["imagenet"]()
+    classes.config.build_info = {"images": {"storage": str(empty)}, "splits": ["train", "val"]}
+    assert [lack.place for lack in find_lacks("imagenet", classes)] == [f"{empty / s}/" for s in ("train", "val")]
+
+
+def test_a_file_elsewhere_on_this_machine_is_copied_as_before(empty, asked):
+    from lavis.datasets.builders import load_dataset
+
+    write_benchmarks(empty / "lavis")
+    own = empty / "lavis" / "coco" / "annotations" / "coco_karpathy_train.json"
+    node = {"train": {"url": str(own), "storage": "coco/new/train.json"}, "val": None, "test": None}
+    info = {"annotations": node, "images": {"storage": str(empty / "lavis" / "coco" / "images")}}
+    config = {"datasets": {"coco_caption": {"data_type": "images", "build_info": info}}}
+    OmegaConf.save(OmegaConf.create(config), empty / "config.yaml")
+    assert len(load_dataset("coco_caption", str(empty / "config.yaml"))["train"]) == 15
+    assert (empty / "cache" / "coco" / "new" / "train.json").is_file() and not asked
+
+
+@pytest.mark.parametrize("given", ["1", "true", "yes"])
+def test_who_asks_for_downloads_gets_them(given, empty, asked, monkeypatch):
+    monkeypatch.setenv(DOWNLOAD, given)
+    builder = builders()["coco_caption"]()
+    with pytest.raises(DataError, match="coco/images/") as caught:  # pictures are nothing that LAVIS fetches
+        builder.build_datasets()
+    assert "karpathy" not in str(caught.value) and not asked
+    (empty / "cache" / "coco" / "images").mkdir(parents=True)
+    (empty / "cache" / "coco" / "images" / "1.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"could not be fetched[\s\S]*curl .*coco_karpathy_train.json"):
+        builder.build_datasets()
+    assert asked
+
+
+@pytest.mark.parametrize("given", ["0", "", "false"])
+def test_who_says_no_gets_none(given, empty, asked, monkeypatch):
+    monkeypatch.setenv(DOWNLOAD, given)
+    with pytest.raises(DataError, match=f"{DOWNLOAD}=1"):
+        builders()["aok_vqa"]().build_datasets()
+    assert not asked
+
+
+@pytest.mark.parametrize("command", ["train", "dry_run", "evaluate"])
+def test_a_run_names_what_all_its_data_sets_lack(command, empty, asked):
+    from gitllm_plugin.host import launch
+
+    runs = {
+        "train": {"task": "captioning", "runner": "git_llm", "max_iters": 1, "init_lr": 1e-4, "device": "cpu"},
+        "evaluate": {"task": "captioning", "runner": "git_llm", "test_splits": ["test"], "allow_untrained": True},
+    }
+    config = {
+        "model": {"arch": "git_llm", "model_type": "tiny_llama"},
+        "datasets": {"coco_caption": {}, "coco_vqa": {}, "gqa": {}},
+        "run": {**runs["evaluate" if command == "evaluate" else "train"], "output_dir": str(empty / "output")},
+    }
+    OmegaConf.save(OmegaConf.create(config), empty / "run.yaml")
+    with pytest.raises(DataError) as caught:
+        getattr(launch, command)(empty / "run.yaml")
+    told = str(caught.value)
+    assert [f"the data set {name} lacks" in told for name in config["datasets"]] == [True] * 3
+    assert "coco/annotations/vqa_val.json" in told and "gqa/images" in told and not asked
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHECKOUT, reason="GITLLM_TEST_LAVIS_MAIN names no checkout of LAVIS's git main")
+def test_git_mains_data_sets_say_it_too():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([CHECKOUT, str(REPOSITORY)])}
+    environment.pop("GITLLM_TEST_LAVIS_MAIN")
+    command = [sys.executable, "-m", "pytest", "-q", "-n0", str(Path(__file__))]
+    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stdout
