@@ -107,6 +107,14 @@ class SizedImagesModel(Protocol):
         ...
 
 
+class HostReadingModel(Protocol):
+    """A model that reads some of a batch on the host, to find out who stands where without waiting for the device."""
+
+    def host_keys(self) -> Sequence[str]:
+        """Name these entries: they come to the model as lists of numbers, and all other tensors on the device."""
+        ...
+
+
 class ClassNamingModel(Protocol):
     """A model that writes the names of classes, which the task ``multimodal_classification`` tells it."""
 
@@ -278,6 +286,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         FittingModel,
         FingerprintedModel,
         SizedImagesModel,
+        HostReadingModel,
         ClassNamingModel,
     ),
     "text encoder": (TextsEncoder,),

@@ -175,6 +175,7 @@ class Threads:
         monkeypatch.setattr(ranks, "rank", lambda: self._here.rank)
         monkeypatch.setattr(ranks, "world_size", lambda: world)
         monkeypatch.setattr(ranks, "sum_over_ranks", self._sum)
+        monkeypatch.setattr(ranks, "add_over_ranks", lambda value: sum(self._exchange(value)))
         monkeypatch.setattr(ranks, "gather_objects", self._exchange)
         monkeypatch.setattr(loop, "gradients_exchanged", self._averaging)
 

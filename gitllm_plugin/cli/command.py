@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 Call = Callable[[argparse.Namespace], int | None]
 """Runs a command; gives its exit status, None for 0.
@@ -34,15 +36,49 @@ class Argument:
 
 @dataclass(frozen=True)
 class OneOf:
-    """Arguments of which at most one may be given."""
+    """Arguments of which at most one may be given; one has to, where it is required."""
 
     arguments: tuple[Argument, ...]
+    required: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all of them."""
+        return tuple(name for each in self.arguments for name in each.names)
 
     def add_to(self, parser: Any) -> None:
         """Add them to a parser."""
-        group = parser.add_mutually_exclusive_group()
+        group = parser.add_mutually_exclusive_group(required=self.required)
         for each in self.arguments:
             each.add_to(group)
+
+
+class Parser(argparse.ArgumentParser):
+    """Asks, of a command or an option that there is none of, whether its neighbour was meant.
+
+    Attributes:
+        options: the names of those that there are.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.options: list[str] = []
+        super().__init__(*args, **kwargs)
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with what is wrong."""
+        # argparse has no other place that all of its errors come by.
+        choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        super().error(message + _meant(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else message)
+
+    def refuse(self, unknown: Sequence[str]) -> NoReturn:
+        """End the program with arguments that it does not know."""
+        named = [name + _meant(name.partition("=")[0], self.options) for name in unknown]
+        self.error(f"unrecognized arguments: {' '.join(named)}")
+
+
+def _meant(given: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(given, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +121,7 @@ class Command:
         )
         for each in self.arguments:
             each.add_to(parser)
+            parser.options += [name for name in each.names if name.startswith("-")]
         if self.actions:
             below = parser.add_subparsers(title="actions", metavar="ACTION", required=True)
             for action in self.actions:

@@ -169,6 +169,16 @@ def features(args: argparse.Namespace) -> None:
         print(write_features(args.cfg_path, args.options, share, on_progress=bar.update))
 
 
+_OUT = argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
+_HOW = (
+    argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)"),
+    argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)"),
+    argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)"),
+    argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller"),
+    argument("--encoding", metavar="NAME", help="of the text, such as cp1252 (default: UTF-8, or its mark's)"),
+)
+
+
 @command(
     "from-csv",
     "turn a table of picture files, questions and answers, or a folder of pictures, into rows",
@@ -177,15 +187,11 @@ def features(args: argparse.Namespace) -> None:
     "JSON and parquet. Of a folder, the answers are the .txt files beside the pictures or, if there are none, the "
     "names of the folders that the pictures lie in.",
     argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
-    argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl"),
-    argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)"),
+    _OUT,
     argument(
         "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
     ),
-    argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)"),
-    argument("--test", type=float, default=0.0, metavar="SHARE", help="of pictures, for the test (0)"),
-    argument("--resize-short-side", type=int, metavar="PIXELS", help="make larger pictures smaller"),
-    argument("--encoding", metavar="NAME", help="of the text, such as cp1252 (default: UTF-8, or its mark's)"),
+    *_HOW,
     examples="""
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
         gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
@@ -194,11 +200,38 @@ def features(args: argparse.Namespace) -> None:
 )
 def from_csv(args: argparse.Namespace) -> None:
     """Convert a table."""
-    from gitllm_plugin.m3it.from_table import FromTable, convert_table, parse_columns
+    from gitllm_plugin.m3it.from_table import parse_columns
+
+    _convert(args, parse_columns(args.columns))
+
+
+@command(
+    "from-messages",
+    "turn conversations about pictures, in JSON, into rows",
+    "Turn conversations about pictures into M3IT's rows, as LLaVA's and ShareGPT's files have them (conversations, "
+    "from, value) or chat endpoints (messages, role, content). Each of the assistant's turns is learnt behind those "
+    "before it.",
+    argument("table", metavar="FILE", help="a file that ends in .json or .jsonl"),
+    _OUT,
+    *_HOW,
+    examples="""
+        gitllm m3it from-messages llava_instruct_80k.json my-data --images ~/coco/train2017 --val 0.01
+        gitllm m3it from-messages chats.jsonl my-data
+    """,
+)
+def from_messages(args: argparse.Namespace) -> None:
+    """Convert conversations."""
+    if not args.table.endswith((".json", ".jsonl")):
+        args.parser.error(f"{args.table} does not end in .json or .jsonl; tables and folders are for from-csv")
+    _convert(args, {})
+
+
+def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
+    from gitllm_plugin.m3it.from_table import FromTable, convert_table
 
     settings = FromTable(
         images=Path(args.images).expanduser() if args.images else None,
-        columns=parse_columns(args.columns),
+        columns=columns,
         val=args.val,
         test=args.test,
         short_side=args.resize_short_side,
@@ -238,7 +271,7 @@ m3it = Command(
     "list, check and shard the M3IT data set; turn one's own pictures into its form",
     "List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
     "turn one's own pictures into M3IT's form.",
-    actions=(list_catalog, check, shard, merge, features, from_csv),
+    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages),
     examples="""
         gitllm m3it list --preset article_exp3
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
@@ -246,5 +279,6 @@ m3it = Command(
         gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
         gitllm m3it merge shards
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+        gitllm m3it from-messages chats.json my-data
     """,
 )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gitllm_plugin import __version__
 from gitllm_plugin.cli import ask, conform, m3it, machine, models, runs
-from gitllm_plugin.cli.command import epilog
+from gitllm_plugin.cli.command import Parser, epilog
 from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.common.files import storage_error, storage_errors
 from gitllm_plugin.errors import exit_status
@@ -38,9 +38,9 @@ COMMANDS = (
 """In the order of the help."""
 
 _EXAMPLES = """
-    gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
-    gitllm train --cfg-path my.yaml --options run.max_epoch=2 run.device=cpu
-    gitllm evaluate --cfg-path my.yaml
+    gitllm train projects/git_llm/train/demo_easyvqa.yaml
+    gitllm train my.yaml --options run.max_epoch=2 run.device=cpu
+    gitllm evaluate output/my-run
     gitllm run ../LAVIS/train.py --cfg-path my.yaml
     gitllm ask cat.jpg "what color is the cat?" --model my-model
     gitllm caption pictures/ --out captions.jsonl --model my-model
@@ -60,7 +60,7 @@ exit status:
 
 def build_parser() -> argparse.ArgumentParser:
     """Build the command's parser with all subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="gitllm",
         description="Train and evaluate GIT-LLM with Salesforce LAVIS.",
         epilog=epilog(_EXAMPLES) + _EXIT_STATUS,
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 ``doctor``, ``conform`` or ``m3it check`` found a fault, 2 wrong input, 130 interrupted.
     """
-    args = build_parser().parse_args(argv)
+    args, unknown = build_parser().parse_known_args(argv)
+    if unknown:
+        args.parser.refuse(unknown)
     if not sys.stderr.isatty():
         # transformers' bars too: where they are piped, each change of a bar would be a line.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

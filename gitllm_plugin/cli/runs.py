@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from gitllm_plugin.cli.command import argument, command
+from gitllm_plugin.cli.command import OneOf, argument, command
 
 OPTIONS = argument(
     "--options",
@@ -12,8 +12,17 @@ OPTIONS = argument(
     metavar="KEY=VALUE",
     help="override settings of the file, such as run.max_epoch=2 model.model_type=tiny_opt",
 )
-CONFIG = (argument("--cfg-path", required=True, metavar="FILE", help="YAML file"), OPTIONS)
-"""The arguments of LAVIS's own scripts."""
+CONFIG = (
+    OneOf(
+        (
+            argument("cfg_path", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="YAML file"),
+            argument("--cfg-path", metavar="FILE", help="the same, as LAVIS's own scripts take it"),
+        ),
+        required=True,
+    ),
+    OPTIONS,
+)
+"""A configuration, with or without the name that it has for LAVIS's own scripts."""
 
 
 @command(
@@ -27,9 +36,9 @@ CONFIG = (argument("--cfg-path", required=True, metavar="FILE", help="YAML file"
         help="train nothing: print the resolved configuration, the parameters, the first batch, memory and time",
     ),
     examples="""
-        gitllm train --cfg-path projects/git_llm/train/demo_easyvqa.yaml
-        gitllm train --cfg-path my.yaml --options run.device=cpu run.batch_size_train=8
-        gitllm train --cfg-path my.yaml --dry-run
+        gitllm train projects/git_llm/train/demo_easyvqa.yaml
+        gitllm train my.yaml --options run.device=cpu run.batch_size_train=8
+        gitllm train my.yaml --dry-run
         torchrun --nproc_per_node=2 -m gitllm_plugin train --cfg-path my.yaml
     """,
 )
@@ -52,15 +61,15 @@ def train(args: argparse.Namespace) -> None:
         "run",
         nargs="?",
         metavar="RUN",
-        help="a run's folder, the folder above for its latest run, or one of its checkpoints; or else --cfg-path",
+        help="a run's folder, the folder above for its latest run, one of its checkpoints, or a YAML file",
     ),
-    argument("--cfg-path", metavar="FILE", help="YAML file; a run's own config.yaml means the run's weights"),
+    argument("--cfg-path", metavar="FILE", help="the YAML file; a run's own config.yaml means the run's weights"),
     OPTIONS,
     examples="""
         gitllm evaluate output/demo/train
         gitllm evaluate output/demo/train/latest --options run.test_splits=[val] run.batch_size_eval=64
-        gitllm evaluate --cfg-path projects/git_llm/eval/demo_easyvqa.yaml
-        gitllm evaluate --cfg-path my.yaml --options model.load_finetuned=true model.finetuned=weights.pth
+        gitllm evaluate projects/git_llm/eval/demo_easyvqa.yaml
+        gitllm evaluate my.yaml --options model.load_finetuned=true model.finetuned=weights.pth
     """,
 )
 def evaluate(args: argparse.Namespace) -> None:
@@ -68,11 +77,11 @@ def evaluate(args: argparse.Namespace) -> None:
     from gitllm_plugin.host import launch
 
     if (args.run is None) == (args.cfg_path is None):
-        args.parser.error("give a run's folder or --cfg-path, one of the two")
-    if args.run is not None:
+        args.parser.error("give a run's folder, or a YAML file, with or without --cfg-path: one of them")
+    if args.run is not None and not args.run.endswith((".yaml", ".yml")):
         launch.evaluate_run(args.run, args.options)
     else:
-        launch.evaluate(args.cfg_path, args.options)
+        launch.evaluate(args.run or args.cfg_path, args.options)
 
 
 @command(

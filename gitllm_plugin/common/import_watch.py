@@ -34,9 +34,23 @@ class ImportWatcher:
     def __repr__(self) -> str:
         return f"<gitllm_plugin's watcher of {self.name}>"
 
+    def __eq__(self, other: object) -> bool:
+        """Tell whether both would do the same."""
+        if not isinstance(other, ImportWatcher):
+            return NotImplemented
+        return self.does == other.does
+
+    def __hash__(self) -> int:
+        return hash(self.does)
+
+    @property
+    def does(self) -> tuple[str, Callable[..., Any], Callable[..., Any]]:
+        """What is waited for, and what is called."""
+        return self.name, self._before, self._after
+
     def watch(self) -> None:
-        """Wait for the first import; a second watcher of the same module is not added."""
-        if not any(isinstance(each, ImportWatcher) and each.name == self.name for each in sys.meta_path):
+        """Wait for the first import; others may wait for the same, but one that does the same is not added."""
+        if self not in sys.meta_path:
             sys.meta_path.insert(0, self)  # type: ignore[arg-type]
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.protocols import HostReadingModel, offers
 
 
 def leave_signals_to_the_main_process(worker_id: int) -> None:
@@ -116,6 +117,23 @@ def move_to_device(value: Any, device: torch.device) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(move_to_device(item, device) for item in value)
     return value
+
+
+def move_batch(batch: dict[str, Any], model: Any, device: torch.device) -> dict[str, Any]:
+    """Move a batch to the device; entries that the model reads on the host become lists of numbers.
+
+    Lists, because whatever is wrapped around a model moves tensors, and reading them there would wait for the device.
+
+    Args:
+        batch: as its loader gives it.
+        model: not wrapped; asked whether it is a :class:`~gitllm_plugin.protocols.HostReadingModel`.
+        device: the model's.
+    """
+    keys = set(model.host_keys()) if offers(model, HostReadingModel) else set()
+    on_host = {
+        key: value.tolist() if isinstance(value, torch.Tensor) else value for key, value in batch.items() if key in keys
+    }
+    return {**move_to_device({key: value for key, value in batch.items() if key not in keys}, device), **on_host}
 
 
 def num_samples(batch: dict[str, Any]) -> int:

@@ -9,6 +9,8 @@ import torch.distributed as dist
 from gitllm_plugin.common.files import storage_errors
 from gitllm_plugin.errors import GitLLMError, StorageError
 
+_host_group: Any = None
+
 
 def is_distributed() -> bool:
     """Tell whether this process belongs to a process group."""
@@ -31,14 +33,33 @@ def barrier() -> None:
         dist.barrier()
 
 
+def set_host_group(group: Any) -> None:
+    """Let numbers of the host be exchanged in this group (gloo): in that of the GPUs each would wait for its GPU."""
+    global _host_group
+    _host_group = group
+
+
 def sum_over_ranks(values: list[float], device: torch.device) -> list[float]:
-    """Sum ``values`` over the ranks, one by one; ``device`` must suit the backend: NCCL knows only GPUs."""
+    """Sum ``values`` over the ranks, one by one.
+
+    Args:
+        values: numbers that the host knows.
+        device: of the run, for a process group that was made without one of the host: NCCL knows only GPUs.
+    """
     if not is_distributed():
         return values
     # Double precision: counts of tokens stay whole numbers.
-    tensor = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.all_reduce(tensor)
+    place = device if _host_group is None else torch.device("cpu")
+    tensor = torch.tensor(values, dtype=torch.float64, device=place)
+    dist.all_reduce(tensor, group=_host_group)
     return tensor.tolist()
+
+
+def add_over_ranks(value: torch.Tensor) -> torch.Tensor:
+    """Sum a tensor over the ranks, where it is; on a GPU nobody waits for it."""
+    if is_distributed():
+        dist.all_reduce(value)
+    return value
 
 
 def gather_objects(value: Any) -> list[Any]:

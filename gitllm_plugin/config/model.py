@@ -22,6 +22,7 @@ WAYS_TO_NAME_WEIGHTS = (
 
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
 ProjectionKind = Literal["linear_norm", "linear", "mlp", "pixel_shuffle", "pool"]
+AttentionKind = Literal["git", "causal", "prompt"]
 MERGING = ("pixel_shuffle", "pool")
 """Projections that make one token of several patches."""
 MOST_MERGED = 8
@@ -154,6 +155,10 @@ class BuildSettings:
     ] = 2
     """Patches in a row of those that become one token: an image has so many times its square fewer tokens."""
 
+    attention: Annotated[AttentionKind, _WITHOUT_FOLDER] = "git"
+    """What the language model's image tokens see: ``git``: their whole image, no text; ``causal``: of their image what
+    stands before them, as in LLaVA; ``prompt``: image and prompt, which sees all of both too, as in PaliGemma."""
+
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Of frozen weights: ``auto`` is bfloat16 where this machine is fast in it, else float32. Trained ones are
     float32."""
@@ -243,6 +248,16 @@ def _no_lora_fault(trainable: Any, lora: Any, folder: str | None, training: bool
     return None
 
 
+def loss_fault(attention: AttentionKind, loss_on: str) -> str | None:
+    """Refuse to train on tokens that the tokens before them see."""
+    if attention == "prompt" and loss_on == "all":
+        return (
+            ".attention is 'prompt' and model.loss_on is 'all': the tokens of a prompt see those behind them, and "
+            "would be learnt from themselves; set model.loss_on to 'answer'"
+        )
+    return None
+
+
 def _untrained_fault(folder: str | None, loads: bool, training: bool, allowed: bool, own: bool) -> str | None:
     """Refuse what the runner refuses when the model is there, before weights and data are read."""
     if folder or loads or training or allowed or own:
@@ -282,6 +297,7 @@ class GitLLMSettings(BuildSettings, ImageTextSettings):
     RULES = (
         Rule(("language_model", "image_encoder", "folder"), _source_fault),
         Rule(("trainable", "lora", "folder", "run.training"), _no_lora_fault),
+        Rule(("attention", "loss_on"), loss_fault),
         Rule(
             ("prompt", "instruction"),
             lambda prompt, instruction: (

@@ -17,6 +17,7 @@ class GitLLMConfig(PreTrainedConfig):
         text_config: the language model's.
         vision_config: the image encoder's.
         projection, projection_factor: see :class:`~gitllm_plugin.modeling.projection.Projection`.
+        attention: see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
         vision_layer: of the encoder, counted from the end.
         max_images: most pictures of one text.
         end_tokens: ids with which the language model's own configurations end a text.
@@ -28,6 +29,7 @@ class GitLLMConfig(PreTrainedConfig):
     vision_config: dict | PreTrainedConfig | None = None
     projection: str = "linear_norm"
     projection_factor: int = 1
+    attention: str = "git"
     vision_layer: int = -1
     max_images: int = 1
     end_tokens: list[int] | None = None

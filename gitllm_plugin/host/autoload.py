@@ -18,31 +18,35 @@ def arm() -> None:
     the plugin becomes a warning on stderr; LAVIS is then imported as if there were no hook.
     """
     if os.environ.get(KILL_SWITCH) != "0":
-        ImportWatcher(
-            "lavis", before=lambda: _warn_of_failure(_prepare_libraries), after=lambda: _warn_of_failure(_register)
-        ).watch()
+        ImportWatcher("lavis", before=_prepare_libraries, after=_register).watch()
 
 
+def _warns_of_failure(step):
+    """Let ``step()`` say whether it went well; a plugin must never break the host."""
+
+    def warning() -> bool:
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001
+            _warn(error)
+            return False
+        return True
+
+    return warning
+
+
+@_warns_of_failure
 def _prepare_libraries() -> None:
     from gitllm_plugin.host.locate import prepare_libraries
 
     prepare_libraries()
 
 
+@_warns_of_failure
 def _register() -> None:
     import gitllm_plugin
 
     gitllm_plugin.register()
-
-
-def _warn_of_failure(step) -> bool:
-    """Say whether ``step()`` went well; a plugin must never break the host."""
-    try:
-        step()
-    except Exception as error:  # noqa: BLE001
-        _warn(error)
-        return False
-    return True
 
 
 def _warn(error: Exception) -> None:

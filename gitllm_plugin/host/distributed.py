@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.config.run import RunSettings
 from gitllm_plugin.errors import ConfigError, LostProcessError, first_line
 
@@ -80,6 +81,8 @@ def init_distributed_mode(args) -> None:
             )
             if args.dist_backend == "gloo":
                 atexit.register(time.sleep, _SECONDS_FOR_THREADS)
+            else:
+                ranks.set_host_group(dist.new_group(backend="gloo", timeout=_timeout(minutes)))
             dist.barrier()
     else:
         dist.barrier()

@@ -12,20 +12,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.host.config_file import load_config
 from gitllm_plugin.host.patching import repair_of
 
 
 @repair_of("lavis.common.config:Config.__init__")
 def take_processors_of_folder(found: Any) -> Any:
-    """Make ``Config`` look at the folder when all is merged. Calling it again does nothing."""
+    """Make ``Config`` look at the folder when all is merged. Calling it again does nothing.
+
+    Raises:
+        ConfigError: from ``Config``, of a file that no configuration can be read from, before LAVIS reads it.
+    """
 
     @functools.wraps(found)
     def init(self: Any, args: Any) -> None:
+        given = load_config(Path(args.cfg_path))
         found(self, args)
         from omegaconf import OmegaConf
 
-        given = OmegaConf.merge(OmegaConf.load(args.cfg_path), self._build_opt_list(args.options))
-        _fill(self.config, given)
+        _fill(self.config, OmegaConf.merge(given, self._build_opt_list(args.options)))
 
     return init
 

@@ -7,6 +7,7 @@ first. Here nothing is downloaded unasked (``GITLLM_DOWNLOAD=1`` asks), and all 
 import dataclasses
 import functools
 import os
+import random
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
@@ -19,6 +20,8 @@ from gitllm_plugin.host.patching import Repairs
 
 DOWNLOAD = "GITLLM_DOWNLOAD"
 """The environment variable that lets LAVIS fetch annotations."""
+
+_MOST_FOLDERS = 8  # of a split, of which a picture is looked at
 
 _BUILDER = "lavis.datasets.builders.base_dataset_builder:BaseDatasetBuilder"
 _REPAIRS = Repairs()
@@ -130,6 +133,52 @@ def _lacking_shards(name: str, storage: Any) -> Iterator[Lack]:
         yield Lack(what, missing[0], how_to_get_files(name, None))
 
 
+def _lacking_pictures(name: str, split: str, dataset: Any) -> Iterator[Lack]:
+    """Read the first item of each folder that annotations name: it may have been unpacked elsewhere, or not at all."""
+    from torch.utils.data import IterableDataset
+
+    if isinstance(dataset, IterableDataset) or not len(dataset):
+        return
+    rows = getattr(dataset, "annotation", None)
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows if isinstance(rows, list) and len(rows) == len(dataset) else ()):
+        image = row.get("image") if isinstance(row, Mapping) else None
+        first.setdefault(os.path.dirname(image) if isinstance(image, str) else "", number)
+    folder = getattr(dataset, "vis_root", None)
+    for number in sorted(first.values())[:_MOST_FOLDERS] or [0]:
+        missing = _missing_file(dataset, number)
+        if missing:
+            how = how_to_get_files(name, Path(folder) if folder else None)
+            yield Lack(f"a file that {split} names", missing, how)
+
+
+def _missing_file(dataset: Any, number: int) -> str | None:
+    """Name the file that an item is made of and that is not there; random numbers are drawn as if it was not read."""
+    import numpy as np
+    import torch
+
+    before = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            item = dataset[number]
+        # Git main leaves out in silence what it cannot open.
+        return None if item is not None else _named_file(dataset, number)
+    except FileNotFoundError as error:
+        return str(error.filename or error)
+    except Exception:  # whatever else is wrong is told where it is read
+        return None
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def _named_file(dataset: Any, number: int) -> str | None:
+    """Name the picture of an annotation, where it is not there."""
+    image = dataset.annotation[number].get("image")
+    file = Path(dataset.vis_root, image) if isinstance(image, str) else None
+    return str(file) if file and not file.is_file() else None
+
+
 def _refuse(lacks: Mapping[str, Iterable[Lack]]) -> None:
     """Raise a DataError that tells all that is lacking, by data set."""
     lines = []
@@ -183,7 +232,9 @@ def tell_what_it_lacks(original: Any) -> Any:
         classes = registry.mapping["builder_name_mapping"].items()
         name = next((name for name, builder in classes if builder is type(self)), type(self).__name__)
         _refuse({name: _to_tell(name, self)})
-        return original(self)
+        datasets = original(self)
+        _refuse({name: [lack for split, data in datasets.items() for lack in _lacking_pictures(name, split, data)]})
+        return datasets
 
     return build_datasets
 

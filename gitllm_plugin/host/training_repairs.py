@@ -6,18 +6,22 @@ does these things itself, and is left alone.
 
 import contextlib
 import functools
+import json
 import logging
 import math
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.patching import Repairs
 
 _RUNNER = "lavis.runners.runner_base:RunnerBase"
 _BESTS = ("best_epoch", "best_iters")
+_SCORE = "best_agg_metrics"
 _REPAIRS = Repairs()
 _repair = _REPAIRS.of
 
@@ -52,24 +56,50 @@ def keep_the_best_of_any_sign(original: Any) -> Any:
         if place is None or split_name not in self.valid_splits or not _is_trained_by_lavis(self):
             return log
         self.gitllm_last = place
-        score = log.get("agg_metrics") if split_name == "val" and isinstance(log, dict) else None
-        if score is not None and score > getattr(self, "gitllm_best", (-math.inf, 0))[0]:
+        if not isinstance(log, dict):
+            return log
+        score = _number(log.get("agg_metrics"))
+        if split_name == "val" and score > getattr(self, "gitllm_best", (-math.inf, 0))[0]:
             self.gitllm_best = (score, place)
             if score <= 0:  # else LAVIS does it
                 self._save_checkpoint(place, is_best=True)
-        return log
+        return {**log, "agg_metrics": score}  # LAVIS ends where there is none
 
     return eval_epoch
 
 
+def _number(score: Any) -> float:
+    """Give a score as a number: that of a task that gives none is not one."""
+    try:
+        return float(score)
+    except (TypeError, ValueError):
+        return math.nan
+
+
+@_repair(f"{_RUNNER}._save_checkpoint", "lavis.runners.runner_iter:RunnerIter._save_checkpoint")
+def save_as_the_best_what_is(original: Any) -> Any:
+    """A resumed training began again with a best score of 0, and wrote over what had been better."""
+
+    @functools.wraps(original)
+    def save_checkpoint(self, place, is_best=False, **more):
+        if is_best and getattr(self, "gitllm_best", (0, place))[1] != place:
+            return None
+        return original(self, place, is_best=is_best, **more)
+
+    return save_checkpoint
+
+
 @_repair(f"{_RUNNER}.log_stats")
 def name_the_best_of_any_sign(original: Any) -> Any:
-    """``best_epoch`` in the log is 0 for as long as no score is above 0."""
+    """``best_epoch`` in the log is 0 for as long as no score is above 0; and how good the best is, is not said."""
 
     @functools.wraps(original)
     def log_stats(self, stats, split_name):
-        if isinstance(stats, dict) and hasattr(self, "gitllm_best"):
-            stats = {key: self.gitllm_best[1] if key in _BESTS else value for key, value in stats.items()}
+        if isinstance(stats, dict) and hasattr(self, "gitllm_last") and not set(_BESTS).isdisjoint(stats):
+            score, place = getattr(self, "gitllm_best", (None, None))
+            stats = {key: place if key in _BESTS else value for key, value in stats.items()} | {_SCORE: score}
+            if math.isnan(_number(stats["agg_metrics"])):
+                stats["agg_metrics"] = None  # JSON has no word for no number
         return original(self, stats, split_name)
 
     return log_stats
@@ -134,20 +164,68 @@ def resume_with_what_was_saved(of_all_weights: Any) -> Any:
                 f"run.resume_ckpt_path={url_or_filename} is of epoch {self.start_epoch}, counted from 1, and "
                 f"run.max_epoch is {self.max_epoch}: nothing is left to train. Give more epochs, or evaluate"
             )
+        _remember_the_best(self, Path(url_or_filename).parent, self.start_epoch - 1)
 
     return load_checkpoint
 
 
 @_repair("lavis.runners.runner_iter:RunnerIter._load_checkpoint")
 def resume_iterations_with_what_was_saved(of_all_weights: Any) -> Any:
-    """The same in git main's ``runner_iter``; the release's saves all weights."""
+    """The same for ``runner_iter``; the release's saves all weights, git main's does not."""
 
     @functools.wraps(of_all_weights)
     def load_checkpoint(self, url_or_filename):
         with _taking_what_was_saved(self.unwrap_dist_model(self.model)):
             of_all_weights(self, url_or_filename)
+        if self.start_iters >= self.max_iters:
+            raise ConfigError(
+                f"run.resume_ckpt_path={url_or_filename} is of iteration {self.start_iters}, and run.max_iters is "
+                f"{self.max_iters}: nothing is left to train. Give more iterations, or evaluate"
+            )
+        _remember_the_best(self, Path(url_or_filename).parent, self.start_iters)
 
     return load_checkpoint
+
+
+def _remember_the_best(runner: Any, folder: Path, done: int) -> None:
+    """Take the best checkpoint of the training that is resumed, and how good it is, into the one that goes on.
+
+    Args:
+        runner: of LAVIS's.
+        folder: of the checkpoint from which it goes on; its log says how good the best is.
+        done: the epoch, or iterations, of that checkpoint: what was best later is not of this training.
+    """
+    from lavis.common.dist_utils import is_main_process
+
+    best = folder / "checkpoint_best.pth"
+    if not runner.valid_splits or not is_main_process() or not best.is_file():
+        return
+    import torch
+
+    kept = torch.load(best, map_location="cpu", mmap=True)
+    place = kept["iters"] if "iters" in kept else kept["epoch"]
+    if place > done:
+        return
+    score = _score_of(folder / "log.txt", place)
+    if math.isnan(score):
+        logging.warning("%s does not say how good %s is: what is best counts from here on.", folder / "log.txt", best)
+        return
+    runner.gitllm_best = (score, place)
+    if folder.resolve() != Path(runner.output_dir).resolve():
+        with atomic_path(Path(runner.output_dir) / best.name) as partial:
+            shutil.copyfile(best, partial)
+
+
+def _score_of(log: Path, place: int) -> float:
+    """Read from LAVIS's log how good the best checkpoint is, if it is of this epoch or iteration."""
+    if not log.is_file():
+        return math.nan
+    for line in reversed(log.read_text(encoding="utf-8").splitlines()):
+        if line.startswith('{"val_'):
+            stats = json.loads(line)
+            if place in [stats.get(f"val_{key}") for key in _BESTS]:
+                return _number(stats.get(f"val_{_SCORE}"))
+    return math.nan
 
 
 @_repair(f"{_RUNNER}._reload_best_model")

@@ -284,7 +284,7 @@ class Pipeline:
         index = [numbers[question.same_pictures()] for question in questions]
         return {
             "pixel_values": pixels,
-            "image_index": torch.tensor(index, device=self.device) if len(groups) < len(questions) else None,
+            "image_index": torch.tensor(index) if len(groups) < len(questions) else None,
             "input_ids": text.input_ids.to(self.device),
             "attention_mask": text.attention_mask.to(self.device),
             **decoding.as_arguments(),

@@ -46,7 +46,8 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
         quantize: a name of :data:`QUANTIZE`; None: weights in float32.
 
     Raises:
-        ConfigError: the target is in use, or llama.cpp does not compute this model, or its tokenizer's ids.
+        ConfigError: the target is in use, the model reads otherwise than GIT, or llama.cpp does not compute this
+            model, or its tokenizer's ids.
     """
     check_packages()
     check_new_folder(target)
@@ -56,6 +57,11 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
     config: Any = model.language_model.config
     check_known(config)
     check_family(config, model.decoder.family)
+    if model.decoder.attention != "git":
+        raise ConfigError(
+            f"this model was trained with model.attention={model.decoder.attention}; for llama.cpp only models of "
+            "model.attention=git are written"
+        )
     if has_lora(model):
         merge_lora(model.language_model)
     side = pipeline.transform.image_size

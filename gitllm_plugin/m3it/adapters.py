@@ -45,12 +45,14 @@ class Draft:
         answers: as the row has them: a text or a list of texts, checked later.
         instruction: the row's own; None where one is drawn from the configuration's.
         complete: changes the instruction, where something of the row belongs in it.
+        turns: of a conversation, questions and answers before this one.
     """
 
     question: Any
     answers: Any
     instruction: Any = None
     complete: Callable[[str], str] | None = None
+    turns: tuple[tuple[Any, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -295,14 +297,32 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read the schema that every configuration has once the ``datasets`` library has loaded it.
 
     A parquet conversion has ``image`` in the place of ``image_base64_str``, with the file's bytes or a mapping that
-    has them.
+    has them. Of a conversation, ``turns`` holds what follows on the first question and answer; each turn is a text.
     """
     # All that is missing at once: these are the rows that people write themselves.
     missing = [repr(key) for key in UNIFORM_KEYS if key not in row and not (key == UNIFORM_IMAGE and "image" in row)]
     if missing:
         raise RowError("missing_key", f"missing {', '.join(missing)}; the row has {_list_keys(row)}")
     images = row[UNIFORM_IMAGE] if UNIFORM_IMAGE in row else row["image"]
-    return Parsed(images, [Draft(row["inputs"], row["outputs"], row["instruction"])])
+    first = Draft(row["inputs"], row["outputs"], row["instruction"])
+    return Parsed(images, [first, *_later_turns(first, row.get("turns"))])
+
+
+def _later_turns(first: Draft, turns: Any) -> list[Draft]:
+    """Read what follows on the first question and answer of a conversation; each turn knows those before it."""
+    if turns is None or turns == []:
+        return []
+    pairs = turns if isinstance(turns, list) else [turns]
+    wrong = next((pair for pair in pairs if not isinstance(pair, list) or len(pair) != 2), None)
+    if wrong is not None:
+        raise RowError("wrong_value", f"'turns' has {wrong!r:.40}, expected lists of a question and an answer")
+    answer = first.answers[0] if isinstance(first.answers, list) and first.answers else first.answers
+    said = [(first.question, answer), *((question, answer) for question, answer in pairs)]
+    return [
+        Draft(question, answer, first.instruction, turns=tuple(said[:number]))
+        for number, (question, answer) in enumerate(said)
+        if number
+    ]
 
 
 def get(row: Any, keys: Sequence[str], where: str = "row") -> Any:

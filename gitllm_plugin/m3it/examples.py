@@ -136,7 +136,8 @@ class IndexedExamples:
         # Reading all texts would take as long as reading all files.
         for place in range(min(_SAMPLED, len(self))):
             (text,) = self[place * len(self) // min(_SAMPLED, len(self))].texts
-            found.update(repr((text.instruction, text.question, text.answers)).encode())
+            said = (text.instruction, text.question, text.answers, *([text.turns] if text.turns else []))
+            found.update(repr(said).encode())
         return f"{len(self)} texts {found.hexdigest()[:12]}"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,6 +10,8 @@ ALL_TEXTS = 2**31 - 1
 
 WINDOW_BYTES = 64 * 2**20
 MAX_TEXTS = 64
+_MARKS_BYTES = 100
+"""What a template or a conversation writes around a turn, at most."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Text:
         instruction: what is to be done, in words.
         question: the row's ``inputs``; empty where the instruction says it all, as in captioning.
         answers: the accepted answers, at least one. The first is the one that is trained on.
+        turns: of a conversation, the questions and answers before this one, which have the instruction.
     """
 
     id: str
@@ -29,6 +32,7 @@ class Text:
     instruction: str
     question: str
     answers: tuple[str, ...]
+    turns: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,8 +69,13 @@ def hash_images(images: Sequence[bytes]) -> bytes:
 
 
 def longest_text(texts: Iterable[Text]) -> int:
-    """Return the bytes of the longest instruction and answer together: what of a text cannot be shortened."""
-    return max(len(text.instruction.encode()) + max(len(answer.encode()) for answer in text.answers) for text in texts)
+    """Return the bytes of the longest instruction, answer and turns together: what of a text cannot be shortened."""
+    return max(
+        len(text.instruction.encode())
+        + max(len(answer.encode()) for answer in text.answers)
+        + sum(_MARKS_BYTES + len(question.encode()) + len(answer.encode()) for question, answer in text.turns)
+        for text in texts
+    )
 
 
 def group_by_image(image_keys: Iterable[str], texts_per_image: int) -> list[list[int]]:
@@ -144,4 +153,7 @@ def join_groups(groups: Iterable[Group], window_bytes: int = WINDOW_BYTES) -> It
 
 def _text_bytes(group: Group) -> int:
     """Estimate what a group's texts take in memory."""
-    return sum(500 + len(text.question) + sum(map(len, text.answers)) for text in group.texts)
+    return sum(
+        500 + len(text.question) + sum(map(len, text.answers)) + sum(map(len, sum(text.turns, ())))
+        for text in group.texts
+    )

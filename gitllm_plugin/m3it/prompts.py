@@ -6,6 +6,7 @@ A prompt ends where the answer begins; the answer follows after one space.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,14 +87,17 @@ class Prompt(str):
 
     Attributes:
         question: without instruction and template.
+        turns: prompts and answers before it, in a conversation.
     """
 
     question: str
+    turns: tuple[tuple[str, str], ...]
 
-    def __new__(cls, text: str, question: str = "") -> Prompt:
+    def __new__(cls, text: str, question: str = "", turns: Sequence[tuple[str, str]] = ()) -> Prompt:
         """Make one of its text."""
         prompt = super().__new__(cls, text)
         prompt.question = question
+        prompt.turns = tuple(turns)
         return prompt
 
 

@@ -8,7 +8,8 @@ The uniform schema, which every M3IT configuration has once it is loaded, is one
 
     {"instruction": str, "inputs": str, "image_base64_str": str | [str, ...], "outputs": str | [str, ...]}
 
-with two optional keys, ``id`` (str or int) and ``config`` (str). Other keys are ignored.
+with three optional keys, ``id`` (str or int), ``config`` (str) and, for conversations, ``turns`` (a list of
+``[question, answer]`` that follow on ``inputs`` and ``outputs``). Other keys are ignored.
 """
 
 import hashlib
@@ -37,7 +38,8 @@ _CUT_FROM_BYTES = 2048
 ROW_SCHEMA = (
     'a row is one JSON object on one line: "instruction" (text), "inputs" (text, may be empty), '
     '"image_base64_str" (base64 text or a list of them), "outputs" (text, or a list of accepted answers), '
-    'and optionally "id" (text or integer) and "config" (text)'
+    'and optionally "id" (text or integer), "config" (text) and "turns" (a list of [question, answer], the rest of a '
+    "conversation)"
 )
 
 
@@ -113,7 +115,7 @@ class RowReader:
             try:
                 text_id = _own_id(row) if self.form.has_ids and "id" in row else row_id
                 # Numbered by all drafts, those that cannot be used included: ids stay when a caption is mended.
-                text_id = text_id if len(parsed.drafts) == 1 else f"{row_id}/{number}"
+                text_id = text_id if len(parsed.drafts) == 1 else f"{text_id}/{number}"
                 texts.append(self._make_text(text_id, config, draft))
             except RowError as error:
                 problems.append(error)
@@ -150,7 +152,14 @@ class RowReader:
             raise RowError("wrong_value", f"the instruction is {describe(instruction)}, expected text")
         if draft.complete is not None:
             instruction = draft.complete(instruction)
-        return Text(text_id, config, instruction, draft.question, answers)
+        turns = tuple((_said(question), _said(answer)) for question, answer in draft.turns)
+        return Text(text_id, config, instruction, draft.question, answers, turns)
+
+
+def _said(words: Any) -> str:
+    if not isinstance(words, str) or not words.strip():
+        raise RowError("wrong_value", f"an earlier turn has {describe(words)}, expected text")
+    return words
 
 
 def parse_line(line: bytes) -> dict[str, Any]:

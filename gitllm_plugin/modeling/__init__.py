@@ -16,9 +16,10 @@ from gitllm_plugin.modeling.build import (
     merge_folder,
     resolve_family,
 )
-from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
+from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.folder import save_folder
 from gitllm_plugin.modeling.lora import LoraSettings
+from gitllm_plugin.modeling.loss import GitLLMOutput
 from gitllm_plugin.modeling.model import GitLLM
 from gitllm_plugin.modeling.published import convert_published, load_published
 from gitllm_plugin.modeling.tokens import TextBatch, TextEncoder

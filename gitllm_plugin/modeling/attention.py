@@ -14,6 +14,9 @@ That is the causal rule, OR "the key is an image slot".  Rows may also carry sev
 image, one after another, and several images, each in front of its texts; then a text key is seen by its own
 text alone, and an image key by its own image and texts.
 
+Two other rules are here to be compared with it: an image that is causal too, as in LLaVA, and a prompt that belongs to
+the prefix, as in PaliGemma.
+
 Every decoder of transformers asks one registry, ``AttentionMaskInterface``, for its mask and hands it
 the causal rule as a function.  :func:`install` wraps the stock factories of that registry once; the
 wrappers do nothing until a model's config carries a :class:`PrefixRule`, which :func:`prefix_attention`
@@ -47,15 +50,18 @@ class PrefixRule:
 
     Attributes:
         prefix_end: LongTensor ``[R]``, for rows of one image and one text: in row ``r`` the slots before
-            ``prefix_end[r]`` are image (or padding, which the 2-D attention mask removes).
+            ``prefix_end[r]`` are seen by all (or padding, which the 2-D attention mask removes): GIT's image; image and
+            prompt; or nothing, where images are causal.
         shared: None, or for rows of several texts and images the numbers of each slot's text (-1 on image slots)
             and image, two LongTensors ``[R, S]``; ``prefix_end`` is not read then.
         stream: None, or for one row without padding who attends to whom in it, in the place of any mask.
+        causal_images: whether the images of ``shared`` rows see only what of them stands before.
     """
 
     prefix_end: Tensor
     shared: tuple[Tensor, Tensor] | None = None
     stream: Stream | None = None
+    causal_images: bool = False
 
     def for_batch(self, batch_size: int) -> PrefixRule:
         """Repeat the rule for ``batch_size`` rows, where beam search repeated each row ``batch_size / R`` times."""
@@ -68,7 +74,7 @@ class PrefixRule:
     def apply(self, causal: Callable) -> Callable:
         """OR GIT's prefix to ``causal`` (a mask function of transformers), within one text and image."""
         if self.shared is not None:
-            return _within_texts(causal, *self.shared)
+            return _within_texts(causal, *self.shared, self.causal_images)
         prefix_end = self.prefix_end
 
         def key_is_image(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
@@ -77,9 +83,11 @@ class PrefixRule:
         return or_masks(causal, key_is_image)
 
 
-def _within_texts(causal: Callable, text_ids: Tensor, image_ids: Tensor) -> Callable:
+def _within_texts(causal: Callable, text_ids: Tensor, image_ids: Tensor, causal_images: bool) -> Callable:
     def key_is_own_image(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return (text_ids[batch, key] == -1) & (image_ids[batch, query] == image_ids[batch, key])
+        own = (text_ids[batch, key] == -1) & (image_ids[batch, query] == image_ids[batch, key])
+        # Texts stand behind their image, and see all of it either way.
+        return own & causal(batch, head, query, key) if causal_images else own
 
     def causal_in_one_text(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         key_text = text_ids[batch, key]

@@ -11,9 +11,8 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.decoder import Decoder
-from gitllm_plugin.modeling.layout import lay_out
+from gitllm_plugin.modeling.transfer import to_device
 
 
 @torch.no_grad()
@@ -35,20 +34,25 @@ def attention_to_image(
         float32 ``[layers, last, P]`` on the CPU. What a token does not give to the image goes to the text before it.
 
     Raises:
-        ConfigError: a decoder that does not give its attention weights.
+        ConfigError: a decoder that does not give its attention weights, or one whose prompts are read as a whole.
         DataError: image and text are longer than the context.
     """
+    if decoder.attention == "prompt":
+        raise ConfigError(
+            "model.attention=prompt reads prompts as a whole: there is no map of one token behind another"
+        )
     language_model = decoder.language_model
     asked = input_ids.shape[1] if last is None else last
     before, tokens = input_ids[:, :-asked], input_ids[:, -asked:]
-    layout = lay_out(image_valid, torch.ones_like(before, dtype=torch.bool))
+    layout = decoder.rows(image_valid, torch.ones(before.shape))
     decoder.check_fits(layout, asked)
+    layout, before, tokens = to_device((layout, before, tokens), image_embeds.device)
     cache = DynamicCache(config=language_model.config)
     decoder.read(layout, image_embeds, before, past_key_values=cache, use_cache=True, logits_to_keep=1)
     with _eager_attention(language_model):
         weights = decoder.read_behind(
             cache,
-            PrefixRule(image_valid.sum(1)),
+            layout.rule,
             tokens,
             torch.cat([layout.attention_mask, torch.ones_like(tokens)], 1),
             order=torch.arange(asked, device=tokens.device)[None],
@@ -58,7 +62,7 @@ def attention_to_image(
         ).attentions
     if not weights or weights[0] is None:
         raise ConfigError(f"decoders of type {language_model.config.model_type!r} do not give attention weights")
-    return torch.stack([layer[0].float().mean(0)[:, layout.image_slot].cpu() for layer in weights])
+    return torch.stack([layer[0].float().mean(0)[:, layout.image_slots].cpu() for layer in weights])
 
 
 @contextmanager

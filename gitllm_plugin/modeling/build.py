@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.config import changed
-from gitllm_plugin.config.model import BuildSettings, GitLLMSettings
+from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, loss_fault
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.description import read_description
 from gitllm_plugin.modeling.families import FAMILIES, Family
@@ -62,8 +62,8 @@ def build_git_llm(
     frozen_dtype = resolve_dtype(settings.dtype)
     decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, settings)
     encoder = _load_image_encoder(image_encoder, frozen_dtype, settings)
-    projection = {"projection": settings.projection, "projection_factor": settings.projection_factor}
-    model = GitLLM(encoder, decoder, max_images=settings.max_images, family=family, **projection)
+    made = {name: getattr(settings, name) for name in ("max_images", "projection", "projection_factor", "attention")}
+    model = GitLLM(encoder, decoder, family=family, **made)
     model.sources = {"language_model": language_model, "image_encoder": image_encoder}
     return prepare(model, settings), tokenizer
 
@@ -114,6 +114,8 @@ def build_with_texts(settings: GitLLMSettings) -> tuple[GitLLM, TextEncoder]:
     else:
         names = cast(str, settings.language_model), cast(str, settings.image_encoder)
         model, tokenizer = build_git_llm(*names, settings)
+    if fault := loss_fault(model.decoder.attention, settings.loss_on):
+        raise ConfigError(f"model{fault}")
     text_encoder = make_text_encoder(
         model.language_model,
         tokenizer,

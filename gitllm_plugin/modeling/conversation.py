@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -15,6 +15,14 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.plain_text import Pieces
 
 _QUESTION, _ANSWER = "QUESTION", "ANSWERTEXT"
+
+Turns = Sequence[tuple[str, str]]
+"""What user and assistant said, one after another."""
+
+
+def turns_of(prompt: str) -> Turns:
+    """Give what was said before a prompt, where it is a text that knows it (``turns``)."""
+    return getattr(prompt, "turns", ())
 
 
 @dataclass(frozen=True)
@@ -44,8 +52,12 @@ class Conversation:
     template: str
     special: Mapping[str, int]
 
-    def ask(self, question: str) -> Pieces:
+    def ask(self, question: str, turns: Turns = ()) -> Pieces:
         """Write the user's turn and the beginning of the assistant's.
+
+        Args:
+            question: what the user says.
+            turns: what was said before.
 
         Raises:
             ConfigError: the template cannot be used.
@@ -54,13 +66,19 @@ class Conversation:
 
         def hide(found: re.Match[str]) -> str:
             if found[0] not in hidden:
-                used = {*question, *self.template, *hidden.values()}
+                used = {
+                    *question,
+                    *self.template,
+                    *hidden.values(),
+                    *(c for turn in turns for said in turn for c in said),
+                }
                 hidden[found[0]] = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
             return hidden[found[0]]
 
-        said = self._pattern.sub(hide, question)
+        asked = self._pattern.sub(hide, question)
+        before = [(self._pattern.sub(hide, user), self._pattern.sub(hide, assistant)) for user, assistant in turns]
         pieces: list[str | int] = []
-        for place, piece in enumerate(self._pattern.split(self._render(said))):
+        for place, piece in enumerate(self._pattern.split(render(self.tokenizer, self.template, asked, turns=before))):
             if place % 2:
                 pieces.append(self.special[piece])
                 continue
@@ -74,17 +92,26 @@ class Conversation:
     def _pattern(self) -> re.Pattern[str]:
         return _any_of(self.special)
 
-    def _render(self, question: str) -> str:
-        return render(self.tokenizer, self.template, question)
 
-
-def render(tokenizer: PreTrainedTokenizerBase, template: str, question: str, answer: str | None = None) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, template: str, question: str, answer: str | None = None, turns: Turns = ()
+) -> str:
     """Write a question, and its answer or, without one, where the answer begins.
+
+    Args:
+        tokenizer, template: its special tokens by name, and Jinja.
+        question, answer: what user and assistant say.
+        turns: what they said before.
 
     Raises:
         ConfigError: the template cannot be used.
     """
-    said = [{"role": "user", "content": question}]
+    said = [
+        {"role": role, "content": words}
+        for turn in turns
+        for role, words in zip(("user", "assistant"), turn, strict=True)
+    ]
+    said.append({"role": "user", "content": question})
     if answer is not None:
         said.append({"role": "assistant", "content": answer})
     try:

@@ -8,38 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import Cache, DynamicCache, PreTrainedModel
 
+from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import STREAM, PrefixRule, prefix_attention, use_streams
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.families import FAMILIES, Family
-from gitllm_plugin.modeling.last_layer import compute_at
+from gitllm_plugin.modeling.last_layer import compute_at, taken
 from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
-
-
-@dataclass
-class GitLLMOutput:
-    """What scoring texts gives.
-
-    Attributes:
-        loss: mean cross-entropy over supervised tokens, float32 scalar; None without labels.
-        logits: ``[N, T, V]`` at the text positions, zeros on padding; None with ``logits="none"``.
-        num_supervised_tokens: how many tokens the loss is the mean of.
-        supervised_weight: the sum of their weights, by which the loss was divided; their number where all weigh the
-            same. Times it, losses of batches add up.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    num_supervised_tokens: int = 0
-    supervised_weight: float = 0.0
+from gitllm_plugin.modeling.learned_positions import image_behind_positions
+from gitllm_plugin.modeling.loss import GitLLMOutput, Targets, mean_loss, prompt_lengths_of, targets_of
+from gitllm_plugin.modeling.transfer import to_device, to_host
 
 
 class Decoder:
@@ -54,9 +38,11 @@ class Decoder:
     Args:
         language_model: a causal LM of transformers; LoRA, FSDP and compilation change it in place.
         family: facts about it; None: those of :data:`~gitllm_plugin.modeling.families.FAMILIES`.
+        attention: what image tokens see: ``git``, their image; ``causal``, of it what stands before them; ``prompt``,
+            image and prompt, and so do the prompt's tokens.
 
     Attributes:
-        language_model: as given.
+        language_model, attention: as given.
         family: as given, or found.
         positions: see :class:`~gitllm_plugin.modeling.families.family.Family`.
 
@@ -64,10 +50,15 @@ class Decoder:
         ConfigError: the language model's family is not in the table and none is given.
     """
 
-    def __init__(self, language_model: PreTrainedModel, family: Family | None = None) -> None:
+    def __init__(
+        self, language_model: PreTrainedModel, family: Family | None = None, attention: AttentionKind = "git"
+    ) -> None:
         self.language_model = language_model
+        self.attention: AttentionKind = attention
         self.family = family or _family_in_table(language_model.config.model_type)
         self.positions = self.family.positions_of(language_model.config)
+        if self.family.prepare is not None:
+            self.family.prepare()
         # ALiBi from slots counts over the whole row, so that a stream of many texts would count on.
         if self.shares_rows:
             use_streams(language_model)
@@ -77,8 +68,13 @@ class Decoder:
 
     @property
     def shares_rows(self) -> bool:
-        """Whether several texts can stand behind one image: positions must be free to restart."""
+        """Whether several texts can stand in a row: positions must be free to restart."""
         return self.positions != "slots"
+
+    @property
+    def shares_images(self) -> bool:
+        """Whether several texts can stand behind one image: its states must not be made of their prompts."""
+        return self.shares_rows and self.attention != "prompt"
 
     @property
     def attention_path(self) -> Literal["stream", "mask", "flex_attention"]:
@@ -89,7 +85,7 @@ class Decoder:
         """
         # Asked at every call, because `set_attn_implementation` may be called at any time.
         implementation = self.language_model.config._attn_implementation
-        if implementation == STREAM and self.shares_rows:
+        if implementation == STREAM and self.shares_images:
             return "stream"
         return "flex_attention" if implementation == "flex_attention" else "mask"
 
@@ -141,32 +137,80 @@ class Decoder:
 
         Args:
             image_embeds: float ``[U, P, D]``, D the language model's width; P = 0 for text alone.
-            image_valid: bool ``[U, P]``, which of them are real.
+            image_valid: bool ``[U, P]``, which of them are real; best on the host, as all that says who stands where.
             input_ids, attention_mask, labels, image_index, weights, logits: as for
                 :meth:`~gitllm_plugin.modeling.model.GitLLM.forward`.
 
         Raises:
             DataError: image and text are longer than the context.
         """
-        text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        image_valid, attention_mask, labels, image_index, weights = to_host(
+            image_valid, attention_mask, labels, image_index, weights
+        )
+        text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
+        if labels is not None and labels.shape != input_ids.shape:
+            raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}")
+        prompt_lengths = None if labels is None else prompt_lengths_of(labels, text_valid)
+        layout = self.lay_out(image_valid, text_valid, image_index, prompt_lengths)
+        targets = None if labels is None else targets_of(labels, weights, layout)
+        layout, targets, input_ids = to_device((layout, targets, input_ids), image_embeds.device)
+        return self.score(image_embeds, input_ids, layout, targets, logits)
+
+    def lay_out(
+        self,
+        image_valid: Tensor,
+        text_valid: Tensor,
+        image_index: Tensor | None = None,
+        prompt_lengths: Tensor | None = None,
+    ) -> Layout:
+        """Lay out a batch as this decoder reads it best, on the host.
+
+        Args:
+            image_valid, text_valid, image_index, prompt_lengths: see
+                :func:`~gitllm_plugin.modeling.layout.lay_out`.
+
+        Raises:
+            DataError: image and text are longer than the context.
+        """
         # Image rows that several texts share are not repeated, wherever the family can do without.
         if self.attention_path == "stream":
-            layout = lay_out_stream(image_valid, text_valid, image_index, keeps_copies=self.is_checkpointed)
+            ways = {"keeps_copies": self.is_checkpointed, "causal_images": self.attention == "causal"}
+            layout = lay_out_stream(image_valid, text_valid, image_index, **ways)
         else:
-            shared = image_index is not None and self.shares_rows
-            layout = lay_out(image_valid, text_valid, image_index, share_rows=shared)
-            if image_index is not None and not shared:
-                image_embeds = image_embeds[image_index]
+            share = image_index is not None and self.shares_images
+            layout = self.rows(image_valid, text_valid, image_index, share_rows=share, prompt_lengths=prompt_lengths)
         self.check_fits(layout)
-        keep, targets, texts = (None, None, None) if labels is None else layout.supervised(labels)
-        with self.head_on(keep if logits == "none" else None):
+        return layout
+
+    def rows(self, image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None, **kwargs: Any) -> Layout:
+        """Lay out a batch in rows: :func:`~gitllm_plugin.modeling.layout.lay_out` with this decoder's attention."""
+        return lay_out(image_valid, text_valid, image_index, attention=self.attention, **kwargs)
+
+    def score(
+        self,
+        image_embeds: Tensor,
+        input_ids: Tensor,
+        layout: Layout,
+        targets: Targets | None = None,
+        logits: Literal["all", "none"] = "all",
+    ) -> GitLLMOutput:
+        """Score texts that are laid out; all of it is on the device, and no value is read from there.
+
+        Args:
+            image_embeds: float ``[U, P, D]``.
+            input_ids: long ``[N, T]``.
+            layout: what :meth:`lay_out` gave.
+            targets: what is learnt of it; None: nothing.
+            logits: as for :meth:`forward`.
+        """
+        with self.head_on(targets.slots if targets is not None and logits == "none" else None):
             out = self.read(layout, image_embeds, input_ids, use_cache=False).logits
         text_logits = layout.text_of(out) if logits == "all" else None
-        if keep is None or targets is None:
+        if targets is None:
             return GitLLMOutput(logits=text_logits)
-        scored = out if logits == "none" else out[keep]
-        loss, weight = mean_loss(scored, targets, None if weights is None else weights[texts])
-        return GitLLMOutput(loss, text_logits, len(targets), weight)
+        scored = out if logits == "none" else taken(out, targets.slots)
+        loss = mean_loss(scored, targets.tokens, targets.weights, targets.divisor)
+        return GitLLMOutput(loss, text_logits, len(targets.tokens), targets.weight)
 
     def generate(
         self,
@@ -188,19 +232,19 @@ class Decoder:
         Raises:
             DataError: image and prompt are longer than the context.
         """
-        text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        cache = None
+        image_valid, attention_mask, image_index = to_host(image_valid, attention_mask, image_index)
+        text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
+        device, cache = image_embeds.device, None
         if image_index is not None and self._can_share_prefill(image_index, image_valid, generation_kwargs):
             cache = self.prefill(image_embeds, image_valid)
             # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
-            cache.batch_select_indices(image_index.repeat_interleave(repeats))
+            cache.batch_select_indices(to_device(image_index.repeat_interleave(repeats), device))
         align = "right" if cache is None else "blocks"
-        layout = lay_out(image_valid, text_valid.bool(), image_index, align=align)
-        if image_index is not None:
-            image_embeds = image_embeds[image_index]
+        layout = self.rows(image_valid, text_valid, image_index, align=align)
         # The last new token is not read again.
         self.check_fits(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
+        layout, input_ids = to_device((layout, input_ids), device)
         with self._under_rule(layout, image_embeds):
             return cast(Any, self.language_model).generate(
                 **self._inputs(layout, image_embeds, input_ids),
@@ -209,7 +253,7 @@ class Decoder:
             )
 
     def prefill(self, image_embeds: Tensor, image_valid: Tensor) -> Cache:
-        """Compute keys and values of each image alone; exact, because image states never see text.
+        """Compute keys and values of each image alone; exact where image states never see text (`shares_images`).
 
         Args:
             image_embeds, image_valid: as for :meth:`forward`, U images.
@@ -217,10 +261,10 @@ class Decoder:
         Returns:
             A cache of U rows, with padding in front of the shorter images.
         """
-        no_text = torch.zeros(len(image_valid), 0, dtype=torch.bool, device=image_valid.device)
-        layout = lay_out(image_valid, no_text, align="right")
+        no_text = torch.zeros(len(image_valid), 0, dtype=torch.long)
+        layout, no_text = to_device((self.rows(image_valid, no_text, align="right"), no_text), image_embeds.device)
         cache = DynamicCache(config=self.language_model.config)
-        self.read(layout, image_embeds, no_text.long(), past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self.read(layout, image_embeds, no_text, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return cache
 
     def check_fits(self, layout: Layout, new_tokens: int = 0) -> None:
@@ -236,7 +280,7 @@ class Decoder:
         if self.positions == "slots":
             needed = layout.attention_mask.shape[1]
         else:
-            needed = int(self._positions_of(layout)["position_ids"].max()) + 1
+            needed = layout.longest_text if self.positions == "text" else layout.longest_row
         limit = self.longest_row
         if limit is not None and needed + new_tokens > limit:
             raise DataError(
@@ -248,8 +292,8 @@ class Decoder:
         """Run the language model over laid out images and texts, as GIT.
 
         Args:
-            layout: where they stand; in one with a row a text, ``image_embeds`` are those of each row.
-            image_embeds: float ``[U, P, D]`` or ``[R, P, D]``.
+            layout: where they stand.
+            image_embeds: float ``[U, P, D]``.
             input_ids: long ``[N, T]``.
             **kwargs: further arguments of transformers' model (``use_cache``, ``output_attentions``, ...).
 
@@ -289,17 +333,17 @@ class Decoder:
 
     def end_of(self, layout: Layout) -> Tensor:
         """Give the position behind each row of one text, long ``[R]``: of text alone, or of image and text."""
-        return layout.text_valid.sum(1) if self.positions == "text" else layout.attention_mask.sum(1)
+        return layout.text_lengths if self.positions == "text" else layout.attention_mask.sum(1)
 
     @contextmanager
-    def head_on(self, keep: Tensor | None) -> Iterator[None]:
+    def head_on(self, slots: Tensor | None) -> Iterator[None]:
         """Compute logits ``[n, V]``, and what they alone read, at some slots inside the block.
 
         Args:
-            keep: bool ``[R, S]``, n of them True; None: at all slots, as always.
+            slots: long ``[n]``, counted through all rows; None: at all slots, as always.
         """
         # Checkpointed layers are computed again in the backward pass, when these hooks are gone.
-        with compute_at(self.language_model, keep, in_last_layer=not self.is_checkpointed):
+        with compute_at(self.language_model, slots, in_last_layer=not self.is_checkpointed):
             yield
 
     def _can_share_prefill(self, image_index: Tensor, image_valid: Tensor, generation_kwargs: dict[str, Any]) -> bool:
@@ -307,7 +351,7 @@ class Decoder:
         usual = getattr(self.language_model.generation_config, "cache_implementation", None)
         makes_own_cache = generation_kwargs.get("cache_implementation", usual) is not None
         is_shared = len(image_index) > len(image_valid) and bool(image_valid.any())
-        return self.shares_rows and is_shared and not makes_own_cache
+        return self.shares_images and is_shared and not makes_own_cache
 
     def _inputs(self, layout: Layout, image_embeds: Tensor, input_ids: Tensor) -> dict[str, Tensor]:
         """Make the language model's arguments: ``inputs_embeds [R, S, D]``, mask and positions."""
@@ -324,11 +368,6 @@ class Decoder:
             return {}
         return {"position_ids": layout.text_position_ids if self.positions == "text" else layout.position_ids}
 
-    def _position_module(self) -> nn.Module:
-        name = self.family.position_module
-        # By the end of its name: what is wrapped around a model (the compiler, PEFT) puts names of its own in front.
-        return next(module for path, module in self.language_model.named_modules() if f".{path}".endswith(f".{name}"))
-
     @contextmanager
     def _under_rule(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
         """Set, inside the block, everything but arguments that makes a call of the language model a call of GIT's."""
@@ -336,57 +375,8 @@ class Decoder:
             if self.positions != "text":
                 yield
                 return
-            with self._image_behind_positions(layout, image_embeds):
+            with image_behind_positions(self.language_model, self.family.position_module, layout, image_embeds):
                 yield
-
-    @contextmanager
-    def _image_behind_positions(self, layout: Layout, image_embeds: Tensor) -> Iterator[None]:
-        """Put image features where learned positions come out, instead of a position.
-
-        The decoder adds that module's output to (projected) token embeddings, which are zero on image
-        slots; so the sum is the image feature there, and token + position on text.
-        """
-        module = self._position_module()
-        # Of every slot, and not only of the new ones, because `generate` calls again behind a cache.
-        is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
-        is_image[layout.image_row, layout.image_slot] = True
-        rows = image_embeds.new_zeros(*is_image.shape, image_embeds.shape[-1])
-        rows = layout.place_image(rows, image_embeds)
-
-        def replace(module: nn.Module, args: Any, positions: Tensor) -> Tensor:
-            # Beams are rows of their own, beside each other.
-            repeats = positions.shape[0] // is_image.shape[0]
-            # Behind a cache the decoder asks for the end of its rows alone.
-            length = positions.shape[1]
-            mask = is_image[:, -length:].repeat_interleave(repeats, dim=0)
-            image = rows[:, -length:].repeat_interleave(repeats, dim=0)
-            return torch.where(mask[..., None], image.to(positions.dtype), positions)
-
-        handle = module.register_forward_hook(replace)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-def mean_loss(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> tuple[Tensor, float]:
-    """Compute the mean cross-entropy of tokens, in float32 or more; 0 where there is none.
-
-    Args:
-        logits: ``[n, V]``.
-        targets: long ``[n]``.
-        weights: ``[n]``, none below 0, for a weighted mean; None: all the same.
-
-    Returns:
-        The mean, and what the sum of the losses was divided by: the sum of the weights, or n.
-    """
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    if weights is None:
-        return F.cross_entropy(logits, targets, reduction="sum") / max(len(targets), 1), float(len(targets))
-    losses = F.cross_entropy(logits, targets, reduction="none")
-    weights = weights.to(losses.dtype)
-    total = weights.sum().item()
-    return (losses * weights).sum() / (total or 1.0), total
 
 
 def _family_in_table(model_type: str) -> Family:

@@ -10,13 +10,14 @@ from typing import Any, get_args
 from transformers import PreTrainedConfig
 
 from gitllm_plugin.common.file_faults import read_json
-from gitllm_plugin.config.model import MOST_MERGED, ProjectionKind
+from gitllm_plugin.config.model import MOST_MERGED, AttentionKind, ProjectionKind
 from gitllm_plugin.errors import ConfigError
 
 DESCRIPTION = "git_llm.json"
 TRANSFORMERS_CONFIG = "config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 FORMAT = 1
+_SAID = ("projection", "projection_factor", "attention", "vision_layer", "max_images")
 _DESCRIBED = {
     LANGUAGE_MODEL: str,
     IMAGE_ENCODER: str,
@@ -54,9 +55,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     if faults:
         raise ConfigError(f"{path} is no whole description of a GIT-LLM: {'; '.join(faults)}")
     # Version 0.1.0 knew no other, and did not say.
-    kind = description.setdefault("projection", "linear_norm")
-    if kind not in get_args(ProjectionKind):
-        raise ConfigError(f"{path}: projection is {kind!r:.40}; it may be {' or '.join(get_args(ProjectionKind))}")
+    for key, kinds, usual in (("projection", ProjectionKind, "linear_norm"), ("attention", AttentionKind, "git")):
+        kind = description.setdefault(key, usual)
+        if kind not in get_args(kinds):
+            raise ConfigError(f"{path}: {key} is {kind!r:.40}; it may be {' or '.join(get_args(kinds))}")
     factor = description.setdefault("projection_factor", 1)
     if type(factor) is not int or not 1 <= factor <= MOST_MERGED:
         raise ConfigError(f"{path}: projection_factor is {factor!r:.40}; it may be 1 to {MOST_MERGED}")
@@ -80,7 +82,7 @@ def transformers_config(
         "architectures": ["GitLLMForConditionalGeneration"],
         "model_type": "git_llm",
         "dtype": configs["text_config"].get("dtype"),
-        **{key: description[key] for key in ("projection", "projection_factor", "vision_layer", "max_images")},
+        **{key: description[key] for key in _SAID},
         "end_tokens": end_tokens,
         **configs,
     }

@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.attention.bias import CausalBias
 
 _SCORES_AT_ONCE = 2**18
 """How many scores, in float32, are computed at once (those of one head at least): they stay in the cache of a core."""
@@ -18,7 +17,7 @@ def dot_product_attention(
     key: Tensor,
     value: Tensor,
     *,
-    rule: CausalBias | None = None,
+    causal: bool = False,
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
@@ -27,8 +26,8 @@ def dot_product_attention(
     Args:
         query: ``[B, H, Q, D]``.
         key, value: ``[B, G, K, D]``, where H is a multiple of G: neighbouring heads share keys and values.
-        rule: causal and aligned at the bottom right, so that the last query sees every key, the one before it one less
-            and so on; None: all see all.
+        causal: aligned at the bottom right, so that the last query sees every key, the one before it one less and so
+            on; else all see all.
         dropout: of attention weights.
         scale: of scores; None: ``1 / sqrt(D)``.
 
@@ -37,9 +36,17 @@ def dot_product_attention(
     """
     if _is_faster_in_products(query, key, value, dropout):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return cast(Tensor, _Products.apply(query, key, value, rule is not None, scale))
-    settings: dict[str, Any] = {"dropout_p": dropout, "scale": scale, "enable_gqa": query.shape[1] != key.shape[1]}
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=rule, **settings)
+        return cast(Tensor, _Products.apply(query, key, value, causal, scale))
+    settings: dict[str, Any] = {"dropout_p": dropout, "scale": scale}
+    # A branch, because of compiled shapes the comparison itself may be no bool.
+    if query.shape[1] != key.shape[1]:
+        settings["enable_gqa"] = True
+    num_queries, num_keys = query.shape[2], key.shape[2]
+    if not causal or num_queries == num_keys:
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings)
+    # The same for all texts and heads; `is_causal` would align them at the top left.
+    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - num_queries)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, **settings)
 
 
 def _is_faster_in_products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:

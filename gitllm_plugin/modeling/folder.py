@@ -74,6 +74,7 @@ class InFolder(nn.Module):
 
     image_encoder: ImageEncoder
     language_model: PreTrainedModel
+    decoder: Any
     projection: Any
     sources: dict[str, str]
     untrained: set[str]
@@ -151,6 +152,7 @@ def save_folder(
             "max_images": model.max_images,
             "projection": model.projection.kind,
             "projection_factor": model.projection.factor,
+            "attention": model.decoder.attention,
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
@@ -232,14 +234,14 @@ def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) 
     tokenizer = _load_tokenizer(folder, name)
     decoder = load_model(name, "language model", AutoModelForCausalLM, dtype=frozen)
     check_fingerprint(decoder, description["fingerprint"], folder, name)
-    projection = {key: description[key] for key in ("projection", "projection_factor")}
+    made = {key: description[key] for key in ("max_images", "projection", "projection_factor", "attention")}
     final_norm = not KINDS[description["projection"]].has_norm
     encoder = ImageEncoder.from_pretrained(
         encoder_name, layer=_layer_to_cut(description), final_norm=final_norm, dtype=frozen
     )
     # In the folder, what was behind that layer is gone, and it is the last one.
     encoder.layer = description["vision_layer"]
-    model = model_class(encoder, decoder, max_images=description["max_images"], family=family, **projection)
+    model = model_class(encoder, decoder, family=family, **made)
     model.sources = {base: description[base] for base in BASES if description[base] != base}
     _load_projection(model, folder / PROJECTION)
     if has_adapter:

@@ -18,12 +18,13 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
-from gitllm_plugin.modeling.decoder import GitLLMOutput, mean_loss
 from gitllm_plugin.modeling.hidden_states import Depth, at_depth
+from gitllm_plugin.modeling.last_layer import taken
+from gitllm_plugin.modeling.loss import GitLLMOutput, mean_loss, targets_of
 from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer
 from gitllm_plugin.modeling.ranking import TOKENS_AT_ONCE, Candidates, CandidateScores, Tally, check_candidates
 from gitllm_plugin.modeling.shortlist import Continuations, choose
-from gitllm_plugin.modeling.tokens import IGNORED
+from gitllm_plugin.modeling.transfer import to_device, to_host
 from gitllm_plugin.modeling.vocabulary import fit_tokenizer
 
 #: transformers corrected the spelling of a parameter, but not in the checkpoints: without this, the temporal
@@ -91,6 +92,10 @@ class Git(nn.Module):
         return cast(Any, self.causal_lm.config.vision_config).image_size
 
     @property
+    def _device(self) -> torch.device:
+        return self.causal_lm.output.weight.device
+
+    @property
     def context_length(self) -> int:
         """Most text tokens; image tokens have no positions."""
         return self.causal_lm.config.max_position_embeddings
@@ -117,7 +122,7 @@ class Git(nn.Module):
             input_ids: long ``[N, T]``, padded on the right.
             attention_mask: ``[N, T]``, 1 on real tokens; None: all are.
             pixel_values: float ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for F frames of a video.
-            labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on.
+            labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on; best on the host.
             image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
             num_images: long ``[U]``, how many frames are real: all of them, see :meth:`generate`.
             weights: float ``[N]``, how much each text's tokens count in the loss; None: all the same.
@@ -130,6 +135,8 @@ class Git(nn.Module):
             DataError, ConfigError: see :meth:`generate`.
         """
         self._check_context(input_ids.shape[1])
+        targets = None if labels is None else targets_of(labels, weights)
+        input_ids, attention_mask, targets = to_device((input_ids, attention_mask, targets), self._device)
         with self._images_by_number(pixel_values, num_images, image_index) as numbers:
             hidden = self.causal_lm.git(
                 input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, use_cache=False
@@ -138,13 +145,11 @@ class Git(nn.Module):
         hidden = hidden[:, -input_ids.shape[1] :]
         head = self.causal_lm.output
         text_logits = head(hidden) if logits == "all" else None
-        if labels is None:
+        if targets is None:
             return GitLLMOutput(logits=text_logits)
-        supervised = labels[:, 1:] != IGNORED
-        targets = labels[:, 1:][supervised]
-        of_tokens = None if weights is None else weights[supervised.nonzero()[:, 0]]
-        loss, weight = mean_loss(head(hidden[:, :-1][supervised]), targets, of_tokens)
-        return GitLLMOutput(loss, text_logits, len(targets), weight)
+        scored = head(taken(hidden, targets.slots))
+        loss = mean_loss(scored, targets.tokens, targets.weights, targets.divisor)
+        return GitLLMOutput(loss, text_logits, len(targets.tokens), targets.weight)
 
     @torch.no_grad()
     def generate(
@@ -179,7 +184,7 @@ class Git(nn.Module):
         self._check_context(length + max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        input_ids, attention_mask = pad_left(input_ids, attention_mask)
+        input_ids, attention_mask = to_device(pad_left(input_ids, attention_mask), self._device)
         with self._images_by_number(pixel_values, num_images, image_index) as numbers:
             token_ids = cast(Any, self.causal_lm).generate(
                 input_ids=input_ids, attention_mask=attention_mask, pixel_values=numbers, **generation_kwargs
@@ -208,6 +213,7 @@ class Git(nn.Module):
         check_candidates(candidates, len(input_ids))
         longest = max(len(ids) for members in candidates for ids in members)
         self._check_context(input_ids.shape[1] + longest - 1)
+        input_ids, attention_mask = to_host(input_ids, attention_mask)
         lengths = [input_ids.shape[1]] * len(input_ids) if attention_mask is None else attention_mask.sum(1).tolist()
         prompts = [ids[:length] for ids, length in zip(input_ids.tolist(), lengths, strict=True)]
         with self._images_by_number(pixel_values, num_images, image_index) as numbers:
@@ -259,6 +265,7 @@ class Git(nn.Module):
             input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`.
             depth: which layer's.
         """
+        input_ids, attention_mask = to_device((input_ids, attention_mask), self._device)
         images = self._images_by_number(pixel_values, num_images, image_index)
         with nullcontext() if pixel_values is None else images as numbers:
             output = self.causal_lm.git(
@@ -279,7 +286,7 @@ class Git(nn.Module):
         rows = [[*ids, *[0] * (width - len(ids))] for ids in texts]
         mask = [[1] * len(ids) + [0] * (width - len(ids)) for ids in texts]
         inputs = {"input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask)}
-        inputs = {name: value.to(numbers.device) for name, value in inputs.items()}
+        inputs = to_device(inputs, numbers.device)
         return self.causal_lm.git(**inputs, pixel_values=numbers, use_cache=False).last_hidden_state[:, -width:]
 
     def _score(
@@ -324,7 +331,7 @@ class Git(nn.Module):
         # GIT takes every cached video for one of all frames it could have, and so shifts the padding of prompts.
         stored, attention.image_patch_tokens = attention.image_patch_tokens, numbers[0].numel() * features.shape[1]
         try:
-            yield numbers if image_index is None else numbers[image_index]
+            yield numbers if image_index is None else numbers[to_device(image_index, features.device)]
         finally:
             del encoder.forward
             attention.image_patch_tokens = stored
@@ -354,6 +361,7 @@ class Git(nn.Module):
                 f"{frames} images (or frames) for one text, but this GIT reads {self.max_images} at most: give fewer"
                 + (", or use a video type such as base_vatex" if self.max_images == 1 else "")
             )
+        (num_images,) = to_host(num_images)
         if num_images is not None and bool((num_images != frames).any()):
             raise DataError(
                 f"the batch has texts with {sorted(set(num_images.tolist()))} images (or frames); GIT reads the same "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from gitllm_plugin.modeling.layout import lay_out
+from gitllm_plugin.modeling.transfer import to_device
 
 if TYPE_CHECKING:
     from gitllm_plugin.modeling.decoder import Decoder
@@ -31,7 +31,9 @@ def hidden_states(
     image_index: Tensor | None = None,
     depth: Depth = "last",
 ) -> tuple[Tensor, Tensor]:
-    """Compute hidden states of images and of texts behind them; those of an image do not see its text.
+    """Compute hidden states of images and of texts behind them; an image sees no text.
+
+    By ``attention: prompt`` it does.
 
     Args:
         decoder: its language model in evaluation mode.
@@ -46,12 +48,13 @@ def hidden_states(
         DataError: image and text are longer than the context.
     """
     text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    layout = lay_out(image_valid, text_valid.bool(), image_index)
-    if image_index is not None:
-        image_embeds, image_valid = image_embeds[image_index], image_valid[image_index]
+    layout = decoder.rows(image_valid, text_valid, image_index)
     decoder.check_fits(layout)
+    layout, input_ids = to_device((layout, input_ids), image_embeds.device)
     output = decoder.read(layout, image_embeds, input_ids, use_cache=False, output_hidden_states=True, logits_to_keep=1)
     read = at_depth(output.hidden_states, depth)
-    of_images = read.new_zeros(*image_valid.shape, read.shape[-1])
-    of_images[image_valid.bool()] = read[layout.image_row, layout.image_slot]
-    return of_images, layout.text_of(read)
+    rows, tokens = len(input_ids), image_valid.shape[1]
+    # A row a text: each has its image to itself.
+    places = layout.image_slots // read.shape[1] * tokens + layout.image_places % max(tokens, 1)
+    of_images = read.new_zeros(rows * tokens, read.shape[-1]).index_copy(0, places, layout.image_of(read))
+    return of_images.unflatten(0, (rows, tokens)), layout.text_of(read)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -19,26 +20,31 @@ _NAMES = (("mlp", "mlp"), ("ffn", "ffn"), ("fc1", "fc2"))
 
 
 @contextmanager
-def compute_at(language_model: PreTrainedModel, keep: Tensor | None, in_last_layer: bool = True) -> Iterator[None]:
+def compute_at(language_model: PreTrainedModel, slots: Tensor | None, in_last_layer: bool = True) -> Iterator[None]:
     """Compute logits ``[n, V]``, and what they alone read, at some slots inside the block.
 
     Args:
         language_model: a causal LM of transformers.
-        keep: bool ``[R, S]``, n of them True; None: at all slots, as always.
+        slots: long ``[n]``, counted through all rows; None: at all slots, as always.
         in_last_layer: whether the last layer leaves out the others too.
     """
-    if keep is None:
+    if slots is None:
         yield
         return
     last = feed_forward(language_model) if in_last_layer else None
     head = cast(nn.Module, language_model.get_output_embeddings())
-    # By a hook, because transformers' own `logits_to_keep` takes such a mask only in its newest releases.
-    handle = head.register_forward_pre_hook(lambda module, args: (args[0][keep],), prepend=True)
+    # By a hook, because transformers' own `logits_to_keep` takes the same slots of every row.
+    handle = head.register_forward_pre_hook(lambda module, args: (taken(args[0], slots),), prepend=True)
     try:
-        with nullcontext() if last is None else at_slots(last, keep):
+        with nullcontext() if last is None else at_slots(last, slots):
             yield
     finally:
         handle.remove()
+
+
+def taken(states: Tensor, slots: Tensor) -> Tensor:
+    """Take states ``[R, S, D]`` at slots counted through all rows: ``[n, D]``."""
+    return states.flatten(0, -2).index_select(0, slots)
 
 
 def feed_forward(language_model: nn.Module) -> tuple[nn.Module, nn.Module] | None:
@@ -53,29 +59,25 @@ def feed_forward(language_model: nn.Module) -> tuple[nn.Module, nn.Module] | Non
 
 
 @contextmanager
-def at_slots(span: tuple[nn.Module, nn.Module], keep: Tensor) -> Iterator[None]:
-    """Let the modules from ``span[0]`` to ``span[1]`` compute at the slots ``keep`` (bool ``[R, S]``) alone.
+def at_slots(span: tuple[nn.Module, nn.Module], slots: Tensor) -> Iterator[None]:
+    """Let the modules from ``span[0]`` to ``span[1]`` compute at some slots, long ``[n]``, alone.
 
     Elsewhere they give zeros, which nobody may read.
     """
-    slots = keep.flatten().nonzero()[:, 0]
-    shape = keep.shape
+    shape = torch.Size()
 
     def take(module: nn.Module, args: Any) -> Any:
         nonlocal shape
         # Some decoders flatten rows here, others count on three dimensions.
         shape = args[0].shape[:-1]
         as_one_row = [1] * (len(shape) - 1)
-        return tuple(
-            states.reshape(-1, states.shape[-1]).index_select(0, slots).view(*as_one_row, len(slots), -1)
-            for states in args
-        )
+        return tuple(taken(states, slots).view(*as_one_row, len(slots), -1) for states in args)
 
     def put_back(module: nn.Module, args: Any, output: Any) -> Any:
         # Some experts give their routing too.
         states, *others = output if isinstance(output, tuple) else (output,)
         states = states.flatten(0, -2)
-        rows = states.new_zeros(keep.numel(), states.shape[-1]).index_copy_(0, slots, states).view(*shape, -1)
+        rows = states.new_zeros(shape.numel(), states.shape[-1]).index_copy_(0, slots, states).view(*shape, -1)
         return (rows, *others) if isinstance(output, tuple) else rows
 
     handles = [span[0].register_forward_pre_hook(take), span[1].register_forward_hook(put_back)]

@@ -1,93 +1,85 @@
 """Where each token of a batch stands: rows ``[pad | image | text | pad]``, positions, and the way back.
 
-All arithmetic on slots is here, so that training, prefill and cached decoding cannot disagree.
+All arithmetic on slots is here, so that training, prefill and cached decoding cannot disagree. It is done on the host,
+from lengths and places that are known there before anything is computed: a layout is index tensors and plain numbers,
+is sent to the device once, and nothing of it is read back.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.nn.attention.bias import causal_lower_right
 
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.stream import Group, Stream
-from gitllm_plugin.modeling.tokens import IGNORED
+from gitllm_plugin.modeling.transfer import to_device, to_host
 
 #: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
 #: that a token does not see.
 ROW = 256
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class Layout:
     """A batch of N texts of up to T tokens about U images of up to P tokens, laid out as R rows of S slots.
 
+    Slots are counted through all rows, ``row * S + slot``, and so are places in ``[U, P]`` and ``[N, T]``.
+
     Attributes:
         attention_mask: long ``[R, S]``, 1 on real tokens.
         position_ids: long ``[R, S]``, counted over image and text; a text's positions start behind its image.
         text_position_ids: long ``[R, S]``, counted over each text alone (0 on image slots), for decoders
             whose image tokens have no position.
-        image_row, image_slot: long ``[n]``: where the n valid image tokens stand, in order of ``image_valid``.
-        image_valid: bool ``[U, P]`` or, where rows repeat images, ``[R, P]``: image tokens that are real.
-        text_row, text_slot: long ``[m]``: where the m valid text tokens stand, in order of ``text_valid``.
-        text_valid: bool ``[N, T]``, text tokens that are real.
+        image_slots, image_places: long ``[n]``: in which slot each real image token stands, and which token of
+            ``[U, P]`` it is. Where each text has its own row, images stand there as often as they are read.
+        text_slots, text_places: long ``[m]``, the same of the real text tokens, of ``[N, T]``.
+        text_lengths: long ``[N]``, real tokens of each text.
+        text_shape: N and T.
+        longest_row, longest_text: most real tokens of an image with one of its texts, and of a text.
         rule: the attention rule of these rows.
     """
 
     attention_mask: Tensor
     position_ids: Tensor
     text_position_ids: Tensor
-    image_row: Tensor
-    image_slot: Tensor
-    image_valid: Tensor
-    text_row: Tensor
-    text_slot: Tensor
-    text_valid: Tensor
+    image_slots: Tensor
+    image_places: Tensor
+    text_slots: Tensor
+    text_places: Tensor
+    text_lengths: Tensor
+    text_shape: tuple[int, int]
+    longest_row: int
+    longest_text: int
     rule: PrefixRule
 
+    def to(self, device: torch.device) -> Layout:
+        """Give the layout on a device, sent in one copy that nobody waits for."""
+        return to_device(self, device)
+
     def place_image(self, rows: Tensor, image_embeds: Tensor) -> Tensor:
-        """Write ``image_embeds`` (``[U or R, P, D]``) into their slots of ``rows [R, S, D]``."""
-        values = image_embeds[self.image_valid].to(rows.dtype)
-        return rows.index_put((self.image_row, self.image_slot), values)
+        """Write ``image_embeds [U, P, D]`` into their slots of ``rows [R, S, D]``."""
+        return _placed(rows, self.image_slots, image_embeds.flatten(0, 1)[self.image_places])
 
     def place_text(self, rows: Tensor, text_embeds: Tensor) -> Tensor:
         """Write ``text_embeds [N, T, D]`` into their slots of ``rows [R, S, D]``."""
-        return rows.index_put((self.text_row, self.text_slot), text_embeds[self.text_valid].to(rows.dtype))
+        return _placed(rows, self.text_slots, text_embeds.flatten(0, 1)[self.text_places])
 
     def text_of(self, rows: Tensor) -> Tensor:
         """Take the way back: ``rows [R, S, ...]`` -> ``[N, T, ...]`` in the caller's layout, zeros on padding."""
-        out = rows.new_zeros(*self.text_valid.shape, *rows.shape[2:])
-        return out.masked_scatter(
-            self.text_valid.view(*self.text_valid.shape, *[1] * (rows.ndim - 2)),
-            rows[self.text_row, self.text_slot],
-        )
+        texts = rows.flatten(0, 1).index_select(0, self.text_slots)
+        out = rows.new_zeros(self.text_shape[0] * self.text_shape[1], *rows.shape[2:])
+        return out.index_copy(0, self.text_places, texts).unflatten(0, self.text_shape)
 
-    def supervised(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find the slots whose logits are trained.
-
-        Args:
-            labels: long ``[N, T]``, token ids in the caller's layout, ``-100`` where a token is not trained on.
-
-        Returns:
-            The slots, bool ``[R, S]``, n of them True; their targets and the texts that they belong to, long ``[n]``.
-
-        Raises:
-            ConfigError: labels of another shape than the texts.
-        """
-        if labels.shape != self.text_valid.shape:
-            raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(self.text_valid.shape)}")
-        # Token t is predicted at token t - 1 of its own text.
-        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        rows, texts = torch.full_like(self.attention_mask, IGNORED), torch.zeros_like(self.attention_mask)
-        rows[self.text_row, self.text_slot] = targets[self.text_valid]
-        texts[self.text_row, self.text_slot] = self.text_valid.nonzero()[:, 0]
-        keep = rows != IGNORED
-        return keep, rows[keep], texts[keep]
+    def image_of(self, rows: Tensor) -> Tensor:
+        """Take ``rows [R, S, ...]`` at the n real image tokens: ``[n, ...]``."""
+        return rows.flatten(0, 1).index_select(0, self.image_slots)
 
 
 def lay_out(
@@ -97,11 +89,14 @@ def lay_out(
     *,
     share_rows: bool = False,
     align: Literal["left", "right", "blocks"] = "left",
+    attention: AttentionKind = "git",
+    prompt_lengths: Tensor | None = None,
 ) -> Layout:
-    """Lay out a batch.
+    """Lay out a batch, on the host.
 
     Args:
-        image_valid: bool ``[U, P]``; P = 0 for a batch without images.
+        image_valid: bool ``[U, P]``; P = 0 for a batch without images. This and the others are best on the host; what
+            is on a device is read from there, in one transfer.
         text_valid: bool ``[N, T]``, the texts' own attention mask, padded on either side.
         image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
         share_rows: put all texts of one image behind one copy of it, and as many images into a row as fit
@@ -109,22 +104,22 @@ def lay_out(
         align: "left": padding behind the text (training); "right": all rows end in the same slot, padding in
             front of the image (generation); "blocks": images end in one slot and texts in another, padding in
             front of each (generation behind cached images).
+        attention: what image tokens see. By "prompt" rows are not shared, and images not cached alone.
+        prompt_lengths: long ``[N]``, how many tokens of each text belong to the prefix, by "prompt"; None: all.
 
     Returns:
-        The layout. But for "blocks", image and text of a row are contiguous, so that position rules computed
-        from slots (ALiBi) hold.
+        The layout, on the CPU. But for "blocks", image and text of a row are contiguous, so that position rules
+        computed from slots (ALiBi) hold.
     """
-    image_valid, text_valid = image_valid.bool(), text_valid.bool()
-    if image_index is None:
-        image_index = torch.arange(text_valid.shape[0], device=text_valid.device)
+    images, texts, index = _numbers(image_valid, text_valid, image_index)
     if share_rows:
         assert align == "left", "texts behind a cached image have a row each"
-        return _share_rows(image_valid, text_valid, image_index)
-    image_rows = image_valid[image_index]
-    image_lengths, text_lengths = image_rows.sum(1), text_valid.sum(1)
+        assert attention != "prompt", "an image that sees a prompt has a row with it"
+        return _share_rows(images, texts, index, attention == "causal")
+    image_lengths, text_lengths = images.sum(1)[index], texts.sum(1)
     if align == "blocks":
         # One end for all images: the cache that they stand in was padded on the left.
-        image_end = image_rows.sum(1).max().expand_as(image_lengths)
+        image_end = np.full_like(image_lengths, image_lengths.max())
         text_start = image_end + text_lengths.max() - text_lengths
         size = int(image_end[0] + text_lengths.max())
     else:
@@ -132,94 +127,104 @@ def lay_out(
         size = int(lengths.max())
         image_end = image_lengths + (size - lengths if align == "right" else 0)
         text_start = image_end
-    rows = torch.arange(len(text_valid), device=text_valid.device)
-    places = _Places(rows, image_end - image_lengths, rows, text_start)
-    return _place(image_rows, text_valid, rows, places, (len(rows), size), PrefixRule(prefix_end=image_end))
+    prefix_end = np.zeros_like(image_end) if attention == "causal" else image_end
+    if attention == "prompt":
+        assert align != "blocks", "an image that sees a prompt is not cached without it"
+        prefix_end = text_start + (text_lengths if prompt_lengths is None else prompt_lengths.numpy())
+    rows = np.arange(len(texts))
+    places = _Places(rows * size + image_end - image_lengths, rows * size + text_start)
+    return _place(images, texts, index, index, places, (len(rows), size), PrefixRule(torch.from_numpy(prefix_end)))
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where images and texts begin: row and slot of each, long ``[U]``, ``[U]``, ``[N]``, ``[N]``."""
+    """The slots, counted through all rows, in which images and texts begin."""
 
-    image_row: Tensor
-    image_slot: Tensor
-    text_row: Tensor
-    text_slot: Tensor
+    images: Array
+    texts: Array
 
 
-def _share_rows(image_valid: Tensor, text_valid: Tensor, image_index: Tensor) -> Layout:
+def _numbers(image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None) -> tuple[Array, Array, Array]:
+    """Give masks and numbers on the host, as arrays."""
+    image_valid, text_valid, image_index = to_host(image_valid, text_valid, image_index)
+    index = np.arange(len(text_valid)) if image_index is None else image_index.numpy()
+    return image_valid.numpy().astype(bool), text_valid.numpy().astype(bool), index
+
+
+def _share_rows(images: Array, texts: Array, index: Array, causal_images: bool) -> Layout:
     """Lay out each image once, its texts behind it, several such groups in a row."""
-    device = text_valid.device
-    image_lengths, text_lengths = image_valid.sum(1), text_valid.sum(1)
-    group_lengths = image_lengths.index_add(0, image_index, text_lengths)
+    image_lengths, text_lengths = images.sum(1), texts.sum(1)
+    group_lengths = image_lengths.copy()
+    np.add.at(group_lengths, index, text_lengths)
     bins, starts, shape = _fill_rows(group_lengths.tolist())
-    image_row, image_slot = torch.tensor(bins, device=device), torch.tensor(starts, device=device)
+    image_start = np.array(bins) * shape[1] + np.array(starts)
     # Texts of one image stand one after another in the batch's order.
-    before = (image_index[:, None] == image_index[None, :]).tril(-1)
-    text_slot = (image_slot + image_lengths)[image_index] + (before * text_lengths[None, :]).sum(1)
-    places = _Places(image_row, image_slot, image_row[image_index], text_slot)
-    text_ids = torch.full(shape, -1, dtype=torch.long, device=device)
-    image_ids = torch.full(shape, -1, dtype=torch.long, device=device)
-    rule = PrefixRule(prefix_end=text_ids.new_zeros(shape[0]), shared=(text_ids, image_ids))
-    layout = _place(image_valid, text_valid, image_index, places, shape, rule)
-    text_ids[layout.text_row, layout.text_slot] = text_valid.nonzero()[:, 0]
-    image_ids[layout.text_row, layout.text_slot] = image_index[text_valid.nonzero()[:, 0]]
-    image_ids[layout.image_row, layout.image_slot] = image_valid.nonzero()[:, 0]
+    before = np.tril(index[:, None] == index[None, :], -1)
+    text_start = (image_start + image_lengths)[index] + (before * text_lengths[None, :]).sum(1)
+    text_ids, image_ids = (torch.full(shape, -1) for _ in range(2))
+    no_prefix = torch.zeros(shape[0], dtype=torch.long)
+    rule = PrefixRule(no_prefix, shared=(text_ids, image_ids), causal_images=causal_images)
+    layout = _place(images, texts, np.arange(len(images)), index, _Places(image_start, text_start), shape, rule)
+    # Written through the arrays' memory, which the tensors share.
+    text_slots, image_slots = layout.text_slots.numpy(), layout.image_slots.numpy()
+    text_ids.numpy().reshape(-1)[text_slots] = texts.nonzero()[0]
+    image_ids.numpy().reshape(-1)[text_slots] = index[texts.nonzero()[0]]
+    image_ids.numpy().reshape(-1)[image_slots] = images.nonzero()[0]
     return layout
 
 
 def lay_out_stream(
-    image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None = None, *, keeps_copies: bool = False
+    image_valid: Tensor,
+    text_valid: Tensor,
+    image_index: Tensor | None = None,
+    *,
+    keeps_copies: bool = False,
+    causal_images: bool = False,
 ) -> Layout:
-    """Lay out a batch as one row that holds every image once and every text once, and no padding.
+    """Lay out a batch as one row that holds every image once and every text once, and no padding; on the host.
 
     Args:
         image_valid, text_valid, image_index: as for :func:`lay_out`.
-        keeps_copies: see :class:`~gitllm_plugin.modeling.stream.Stream`.
+        keeps_copies, causal_images: see :class:`~gitllm_plugin.modeling.stream.Stream`.
 
     Returns:
         The layout, R = 1; its rule is a :class:`~gitllm_plugin.modeling.stream.Stream`.
     """
-    image_valid, text_valid = image_valid.bool(), text_valid.bool()
-    device = text_valid.device
-    if image_index is None:
-        image_index = torch.arange(len(text_valid), device=device)
-    image_lengths, text_lengths = image_valid.sum(1), text_valid.sum(1)
-    image_slot, text_slot = torch.zeros_like(image_lengths), torch.zeros_like(text_lengths)
-    num_texts = torch.zeros_like(image_lengths).index_add(0, image_index, torch.ones_like(image_index))
+    images, texts, index = _numbers(image_valid, text_valid, image_index)
+    image_lengths, text_lengths = images.sum(1), texts.sum(1)
+    image_start, text_start = np.zeros_like(image_lengths), np.zeros_like(text_lengths)
+    num_texts = np.bincount(index, minlength=len(images))
     # Without an image it makes no difference how many texts it has.
-    kinds = torch.stack([image_lengths, num_texts * (image_lengths > 0)], 1)
+    kinds = np.stack([image_lengths, num_texts * (image_lengths > 0)], 1)
     groups: list[Group] = []
     end = 0
     # Images of one length with equally many texts attend in one call, without padding and without a mask.
-    for kind in kinds.unique(dim=0):
+    for kind in np.unique(kinds, axis=0):
         is_kind = (kinds == kind).all(1)
-        images = is_kind.nonzero()[:, 0]
-        texts = is_kind[image_index].nonzero()[:, 0]
+        of_kind = is_kind.nonzero()[0]
+        texts_of_kind = is_kind[index].nonzero()[0]
         # By image, because attention views a group as [images, texts of each].
-        texts = texts[image_index[texts].argsort(stable=True)]
-        group = _group(int(kind[0]), len(images), text_lengths[texts])
-        image_slot[images] = end + group.image_length * torch.arange(len(images), device=device)
-        text_slot[texts] = end + group.image_tokens + text_lengths[texts].cumsum(0) - text_lengths[texts]
+        texts_of_kind = texts_of_kind[index[texts_of_kind].argsort(kind="stable")]
+        lengths = text_lengths[texts_of_kind]
+        group = _group(int(kind[0]), len(of_kind), lengths)
+        image_start[of_kind] = end + group.image_length * np.arange(len(of_kind))
+        text_start[texts_of_kind] = end + group.image_tokens + lengths.cumsum() - lengths
         end += group.image_tokens + group.text_tokens
         groups.append(group)
-    places = _Places(torch.zeros_like(image_slot), image_slot, torch.zeros_like(text_slot), text_slot)
-    rule = PrefixRule(prefix_end=image_slot.new_zeros(1), stream=Stream(tuple(groups), keeps_copies))
-    return _place(image_valid, text_valid, image_index, places, (1, end), rule)
+    rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=Stream(tuple(groups), keeps_copies, causal_images))
+    return _place(images, texts, np.arange(len(images)), index, _Places(image_start, text_start), (1, end), rule)
 
 
-def _group(image_length: int, num_images: int, text_lengths: Tensor) -> Group:
-    num_texts = len(text_lengths)
-    longest = int(text_lengths.max()) if num_texts else 0
-    real = torch.arange(longest, device=text_lengths.device) < text_lengths[:, None]
+def _group(image_length: int, num_images: int, text_lengths: Array) -> Group:
+    longest = int(text_lengths.max(initial=0))
+    real = np.arange(longest) < text_lengths[:, None]
     return Group(
         image_length=image_length,
         image_tokens=num_images * image_length,
         text_tokens=int(text_lengths.sum()),
-        num_texts=num_texts,
+        num_texts=len(text_lengths),
         text_length=longest,
-        text_places=real.flatten().nonzero()[:, 0],
-        text_rule=causal_lower_right(longest, image_length + longest),
+        text_places=torch.from_numpy(real.reshape(-1).nonzero()[0]),
     )
 
 
@@ -242,39 +247,49 @@ def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int
 
 
 def _place(
-    image_valid: Tensor,
-    text_valid: Tensor,
-    image_of_text: Tensor,
+    images: Array,
+    texts: Array,
+    standing: Array,
+    index: Array,
     places: _Places,
     shape: tuple[int, int],
     rule: PrefixRule,
 ) -> Layout:
-    """Put every token in its slot, counted from where its image or text begins."""
-    image_of, image_column = image_valid.nonzero(as_tuple=True)
-    image_order = (image_valid.cumsum(1) - 1)[image_of, image_column]
-    image_row, image_slot = places.image_row[image_of], places.image_slot[image_of] + image_order
+    """Put every token in its slot, counted from where its image or text begins.
 
-    text_of, text_column = text_valid.nonzero(as_tuple=True)
-    text_order = (text_valid.cumsum(1) - 1)[text_of, text_column]
-    text_row, text_slot = places.text_row[text_of], places.text_slot[text_of] + text_order
+    Args:
+        images, texts: which tokens are real, bool ``[U, P]`` and ``[N, T]``.
+        standing: which of the U images stand in the rows, in the order of ``places.images``.
+        index: which image each text reads.
+        places: where they begin.
+        shape: rows and slots.
+        rule: theirs.
+    """
+    image_of, image_column = images[standing].nonzero()
+    image_order = (images[standing].cumsum(1) - 1)[image_of, image_column]
+    image_slots = places.images[image_of] + image_order
 
-    attention_mask, position_ids, text_position_ids = torch.zeros(
-        3, *shape, dtype=torch.long, device=rule.prefix_end.device
-    )
-    attention_mask[image_row, image_slot] = 1
-    attention_mask[text_row, text_slot] = 1
-    position_ids[image_row, image_slot] = image_order
-    position_ids[text_row, text_slot] = image_valid.sum(1)[image_of_text[text_of]] + text_order
-    text_position_ids[text_row, text_slot] = text_order
+    text_of, text_column = texts.nonzero()
+    text_order = (texts.cumsum(1) - 1)[text_of, text_column]
+    text_slots = places.texts[text_of] + text_order
+
+    image_lengths, text_lengths = images.sum(1), texts.sum(1)
+    mask, positions, text_positions = np.zeros((3, shape[0] * shape[1]), dtype=np.int64)
+    mask[image_slots] = mask[text_slots] = 1
+    positions[image_slots] = image_order
+    positions[text_slots] = image_lengths[index[text_of]] + text_order
+    text_positions[text_slots] = text_order
+    numbers = (mask.reshape(shape), positions.reshape(shape), text_positions.reshape(shape))
+    numbers += (image_slots, standing[image_of] * images.shape[1] + image_column)
+    numbers += (text_slots, text_of * texts.shape[1] + text_column, text_lengths)
     return Layout(
-        attention_mask=attention_mask,
-        position_ids=position_ids,
-        text_position_ids=text_position_ids,
-        image_row=image_row,
-        image_slot=image_slot,
-        image_valid=image_valid,
-        text_row=text_row,
-        text_slot=text_slot,
-        text_valid=text_valid,
+        *map(torch.from_numpy, numbers),
+        text_shape=(texts.shape[0], texts.shape[1]),
+        longest_row=int(max((image_lengths[index] + text_lengths).max(initial=0), image_lengths.max(initial=0))),
+        longest_text=int(text_lengths.max(initial=0)),
         rule=rule,
     )
+
+
+def _placed(rows: Tensor, slots: Tensor, values: Tensor) -> Tensor:
+    return rows.flatten(0, 1).index_copy(0, slots, values.to(rows.dtype)).view(rows.shape)

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from gitllm_plugin.config.model import ProjectionKind
+from gitllm_plugin.config.model import AttentionKind, ProjectionKind
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention_map import attention_to_image
-from gitllm_plugin.modeling.decoder import Decoder, GitLLMOutput
+from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.families import Family
 from gitllm_plugin.modeling.folder import InFolder
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
+from gitllm_plugin.modeling.loss import GitLLMOutput
 from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
@@ -32,6 +33,7 @@ class GitLLM(InFolder):
             embedding, zero at the start, added before the projection (GIT, section 3.1); an image that comes
             without a place (``[U, 3, H, W]``) gets none.
         family: facts about the language model, see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
+        attention: see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
         projection, projection_factor: kind and factor, see :class:`~gitllm_plugin.modeling.projection.Projection`.
 
     Attributes:
@@ -52,13 +54,14 @@ class GitLLM(InFolder):
         family: Family | None = None,
         projection: ProjectionKind = "linear_norm",
         projection_factor: int = 2,
+        attention: AttentionKind = "git",
     ) -> None:
         super().__init__()
         self.sources: dict[str, str] = {}
         self.untrained = {"proj"}
         self.image_encoder = image_encoder
         self.language_model = language_model
-        self.decoder = Decoder(language_model, family)
+        self.decoder = Decoder(language_model, family, attention)
         self.projection = Projection(
             image_encoder.vision_dim,
             language_model.config.hidden_size,
@@ -75,7 +78,7 @@ class GitLLM(InFolder):
         # Else the old one would go on computing, while checkpoints and parameters are those of the new one.
         if name == "language_model" and "decoder" in self.__dict__:
             same = value.config.model_type == self.language_model.config.model_type
-            self.decoder = Decoder(value, self.decoder.family if same else None)
+            self.decoder = Decoder(value, self.decoder.family if same else None, self.decoder.attention)
         super().__setattr__(name, value)
 
     @property
@@ -127,10 +130,11 @@ class GitLLM(InFolder):
         Args:
             pixel_values: ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for images that have places; features that were
                 computed before as images of one channel, see :mod:`~gitllm_plugin.modeling.pixels`.
-            num_images: long ``[U]``, how many of the F images of each entry are real; None: all.
+            num_images: long ``[U]``, how many of the F images of each entry are real; None: all. Best on the host.
 
         Returns:
-            ``image_embeds [U, F*P, llm_dim]`` and ``image_valid`` bool ``[U, F*P]``; P is an image's tokens.
+            ``image_embeds [U, F*P, llm_dim]``, and ``image_valid``, bool ``[U, F*P]``, on the host or where
+            ``num_images`` is; P is an image's tokens.
 
         Raises:
             DataError: more images than the model was built for.
@@ -151,10 +155,11 @@ class GitLLM(InFolder):
             features = features + self.temporal_embedding[:frames].to(features.dtype)
         image_embeds = self.projection(features, self._grid_of(pixel_values))
         tokens = image_embeds.shape[2]
-        frame = torch.arange(frames * tokens, device=pixel_values.device) // tokens
+        image_embeds = image_embeds.flatten(1, 2)
         if num_images is None:
-            num_images = torch.full((entries,), frames, device=pixel_values.device)
-        return image_embeds.flatten(1, 2), frame[None, :] < num_images[:, None]
+            return image_embeds, torch.ones(entries, frames * tokens, dtype=torch.bool)
+        frame = torch.arange(frames * tokens, device=num_images.device) // tokens
+        return image_embeds, frame[None, :] < num_images[:, None]
 
     def forward(
         self,
@@ -170,12 +175,16 @@ class GitLLM(InFolder):
     ) -> GitLLMOutput:
         """Score texts about images.
 
+        All arguments but ``pixel_values`` say who stands where, and are best on the host: the model sends what it needs
+        to its device. What is given on a device is read back, in one transfer that waits for what is computed there.
+
         Args:
             input_ids: long ``[N, T]``, padded on either side.
             attention_mask: ``[N, T]``, 1 on real tokens; None: all are.
             pixel_values: ``[U, 3, H, W]``, ``[U, F, 3, H, W]``, or None for text alone.
             labels: long ``[N, T]``, token ids, ``-100`` where a token is not trained on. The first text token
-                is never predicted from the image.
+                is never predicted from the image. By ``attention: prompt`` what stands in front of the first label
+                is the prompt, and all where there are none.
             image_index: long ``[N]``, the image that each text reads; None: text n reads image n (U = N).
                 Texts of one image share its encoding and, where the family allows, its prefix; loss and
                 gradients are those of separate rows.
@@ -299,5 +308,5 @@ class GitLLM(InFolder):
             return self.encode_images(pixel_values, num_images)
         width = self.language_model.config.hidden_size
         # An image of no tokens: everything behind it is the same for text alone.
-        embeds = torch.zeros(len(input_ids), 0, width, device=input_ids.device)
-        return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool, device=input_ids.device)
+        embeds = torch.zeros(len(input_ids), 0, width, device=self.projection.weight.device)
+        return embeds, torch.zeros(len(input_ids), 0, dtype=torch.bool)

@@ -23,8 +23,9 @@ from transformers import Cache, DynamicCache
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.decoder import Decoder
-from gitllm_plugin.modeling.layout import Layout, lay_out
+from gitllm_plugin.modeling.layout import Layout
 from gitllm_plugin.modeling.shortlist import Continuations, choose
+from gitllm_plugin.modeling.transfer import to_device
 
 Candidates = Sequence[Sequence[int]]
 """Token ids of one prompt's candidates."""
@@ -163,14 +164,13 @@ def score_candidates(
     """
     check_candidates(candidates, len(input_ids))
     if tokens_at_once is None:
-        tokens_at_once = TOKENS_AT_ONCE_ON_CPU if input_ids.device.type == "cpu" else TOKENS_AT_ONCE
-    text_valid = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-    layout = lay_out(image_valid, text_valid.bool(), image_index, align="right")
-    if image_index is not None:
-        image_embeds = image_embeds[image_index]
+        tokens_at_once = TOKENS_AT_ONCE_ON_CPU if image_embeds.device.type == "cpu" else TOKENS_AT_ONCE
+    text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
+    layout = decoder.rows(image_valid, text_valid, image_index, align="right")
     longest = max(len(ids) for members in candidates for ids in members)
     # The last token of a candidate is not read.
     decoder.check_fits(layout, longest - 1)
+    layout, input_ids = to_device((layout, input_ids), image_embeds.device)
     cache = DynamicCache(config=decoder.language_model.config)
     prefix = decoder.read(layout, image_embeds, input_ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
     first = prefix.logits[:, -1].float().log_softmax(-1)
@@ -248,7 +248,7 @@ def _score(
     text_ids = torch.cat([torch.full_like(cached, _PREFIX), owner], 1)
     # For the rule the prefix is the image, which every text of its row sees; a candidate sees itself alone besides.
     rule = PrefixRule(text_ids.new_zeros(len(packs)), shared=(text_ids, torch.zeros_like(text_ids)))
-    with decoder.head_on(valid):
+    with decoder.head_on(valid.flatten().nonzero()[:, 0]):
         logits = decoder.read_behind(
             _of_prompts(cache, prompts, len(layout.attention_mask)),
             rule,

@@ -67,7 +67,7 @@ class Probe:
         layout = self.layout()
         hidden = self.model.decoder.read(layout, image_embeds, input_ids, output_hidden_states=True).hidden_states
         shape = image_embeds.shape[:2]
-        return [states[layout.image_row, layout.image_slot].unflatten(0, shape) for states in hidden]
+        return [layout.image_of(states).unflatten(0, shape) for states in hidden]
 
     def layout(self) -> Layout:
         """Lay out the batch, a text a row."""

@@ -65,6 +65,10 @@ def check_stock(model: GitLLM) -> None:
             f"its projection is {model.projection.kind}, for which that class has no place: train with "
             "model.projection=linear"
         )
+    if model.decoder.attention != "git":
+        raise _refusal(
+            f"it reads by model.attention={model.decoder.attention}; only models of attention=git are written"
+        )
     if model.max_images > 1:
         raise _refusal(
             f"it reads up to {model.max_images} images, with temporal embeddings: train with model.max_images=1"

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.bias import CausalBias
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gitllm_plugin.modeling.dot_product import dot_product_attention
@@ -36,7 +35,6 @@ class Group:
         num_texts: how many texts.
         text_length: tokens of the longest one.
         text_places: long ``[text_tokens]``, where each stands in ``[num_texts, text_length]``, flattened.
-        text_rule: causal, for ``text_length`` queries and ``image_length + text_length`` keys.
     """
 
     image_length: int
@@ -45,7 +43,6 @@ class Group:
     num_texts: int
     text_length: int
     text_places: Tensor
-    text_rule: CausalBias
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,12 @@ class Stream:
         groups: in the order of the stream; together they are all of it.
         keeps_copies: whether what is copied to stand side by side is kept for the backward pass, and not made again.
             Checkpointed and compiled layers decide themselves what they keep.
+        causal_images: whether image tokens see only those before them.
     """
 
     groups: tuple[Group, ...]
     keeps_copies: bool = False
+    causal_images: bool = False
 
     @property
     def size(self) -> int:
@@ -105,7 +104,7 @@ def attend(
     for index, group in enumerate(attention_mask.groups):
         images, texts = ([states[2 * index + kind] for states in pieces] for kind in (0, 1))
         if group.image_tokens:
-            seen.append(_attend_in_images(group, images, settings))
+            seen.append(_attend_in_images(group, images, attention_mask.causal_images, settings))
         if group.text_tokens:
             seen.append(_attend_in_texts(group, images, texts, settings, keeps_copies))
     return torch.cat(seen)[None], None
@@ -114,7 +113,7 @@ def attend(
 def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Cast queries, keys and values as autocast does for SDPA: rotary positions make float32 of the former two.
 
-    torch's causal biases refuse mixed dtypes before autocast has its turn.
+    Cast inside, they would be others than those that the backward pass makes again.
     """
     kind = query.device.type
     if query.dtype == key.dtype == value.dtype or not torch.is_autocast_enabled(kind):
@@ -123,11 +122,11 @@ def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Te
     return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
-def _attend_in_images(group: Group, images: list[Tensor], settings: dict[str, Any]) -> Tensor:
+def _attend_in_images(group: Group, images: list[Tensor], causal: bool, settings: dict[str, Any]) -> Tensor:
     """Compute what image tokens see, ``[image_tokens, H, D]``, of their queries, keys, values, each of that shape."""
     query, key, value = (_by_image(group, states) for states in images)
-    # No mask and not causal: an image sees all of itself.
-    seen = dot_product_attention(query, key, value, **settings)
+    # Without a mask, and by GIT's rule not causal: an image sees all of itself.
+    seen = dot_product_attention(query, key, value, causal=causal, **settings)
     return seen.transpose(1, 2).flatten(0, 1)
 
 
@@ -144,7 +143,7 @@ def _attend_in_texts(
     sources = [given.detach() for given in images], [given.detach() for given in texts]
     with nullcontext() if keeps_copies else _made_again(states, lambda kind: states_of(kind, *sources)):
         query, key, value = states
-        seen = dot_product_attention(query, key, value, rule=group.text_rule, **settings)
+        seen = dot_product_attention(query, key, value, causal=True, **settings)
     return seen.transpose(1, 2).flatten(0, 1).index_select(0, group.text_places)
 
 

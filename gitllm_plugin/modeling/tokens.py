@@ -6,6 +6,8 @@ The ids of prompt and answer are those of the whole text, as the tokenizer sees 
     stem     ##Question: is it red? ##Answer:           what is given at inference
     joint                                    " "        white space in front of an answer goes with the answer
 
+A prompt may know what was said before it (``turns``, pairs of a prompt and an answer): that stands in front of it, each
+answer with its end token, and is neither trained on nor shortened.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.conversation import Conversation, Turn, find_turn
+from gitllm_plugin.modeling.conversation import Conversation, Turn, Turns, find_turn, turns_of
 from gitllm_plugin.modeling.fitting import Part, TooLongError, place_of, shorten, without
 from gitllm_plugin.modeling.plain_text import Pieces, PlainText
 
@@ -125,10 +127,12 @@ class TextEncoder:
         most = _of_each(max_tokens, len(prompts))
         long = [n for n, row in enumerate(ids) if most is not None and len(row) > most[n]]
 
-        def encode(prompt: str) -> list[int]:
-            return self._prompt_ids([self._head(prompt)])[0]
-
         for n in long:
+            turns = turns_of(prompts[n])
+
+            def encode(prompt: str, turns: Turns = turns) -> list[int]:
+                return self._prompt_ids([self._head(prompt, turns)])[0]
+
             ids[n] = encode(self._shortened(n, prompts[n], questions, cast(Any, most)[n], encode))
         return self._pad(ids, None, long)
 
@@ -153,12 +157,13 @@ class TextEncoder:
         most = _of_each(max_tokens, len(prompts))
         long = [n for n, (ids, _) in enumerate(texts) if most is not None and len(ids) > most[n]]
         for n in long:
+            turns = turns_of(prompts[n])
 
-            def encode(prompt: str, answer: str = answers[n]) -> list[int]:
-                return self._whole_ids([self._head(prompt)], [answer])[0][0]
+            def encode(prompt: str, answer: str = answers[n], turns: Turns = turns) -> list[int]:
+                return self._whole_ids([self._head(prompt, turns)], [answer])[0][0]
 
             prompt = self._shortened(n, prompts[n], questions, cast(Any, most)[n], encode, of_both=True)
-            texts[n] = self._whole_ids([self._head(prompt)], [answers[n]])[0]
+            texts[n] = self._whole_ids([self._head(prompt, turns)], [answers[n]])[0]
         ignored = 0 if self.loss_on == "all" else 1
         labels = [[IGNORED] * (start * ignored) + ids[start * ignored :] for ids, start in texts]
         return self._pad([ids for ids, _ in texts], labels, long)
@@ -171,7 +176,7 @@ class TextEncoder:
         """
 
         def encode(text: str) -> list[int]:
-            return self._prompt_ids([self._head(text)])[0]
+            return self._prompt_ids([self._head(text, turns_of(prompt))])[0]
 
         if max_tokens is None or len(encode(prompt)) <= max_tokens:
             return prompt
@@ -186,7 +191,7 @@ class TextEncoder:
             prompt, answer, question: as for :meth:`prompts_and_answers`; without an answer of the prompt alone.
             enough: a text that surely takes no more than so many tokens is not encoded, and ``enough`` is given.
         """
-        head = self._head(without(prompt, place_of(prompt, question)))
+        head = self._head(without(prompt, place_of(prompt, question)), turns_of(prompt))
         if enough is not None:
             most = self._plain.most_tokens(head.before((answer or "").strip()))
             if most is not None and most + len(self._plain.around[0]) + 2 <= enough:
@@ -243,8 +248,13 @@ class TextEncoder:
             return None
         return Conversation(self.tokenizer, self.chat_template, self._plain.special)
 
-    def _head(self, prompt: str) -> _Head:
-        text = (prompt,) if self._conversation is None else self._conversation.ask(prompt)
+    def _head(self, prompt: str, turns: Turns | None = None) -> _Head:
+        turns = turns_of(prompt) if turns is None else turns
+        if self._conversation is not None:
+            text = self._conversation.ask(prompt, turns)
+        else:
+            before = [(*self._head(asked, ()).before(answer.strip()), self.ends[0]) for asked, answer in turns]
+            text = (*sum(before, ()), prompt)
         last = text[-1] if text and isinstance(text[-1], str) else ""
         # Where line breaks end a prompt, the answer is a line of its own, as in many conversations; all other white
         # space is a part of the word behind it in most vocabularies.

@@ -32,6 +32,8 @@ from gitllm_plugin.models.comparing import ComparesTexts
 from gitllm_plugin.models.generation import TOP_P, lemmatized, refuse_unknown, search_arguments
 from gitllm_plugin.models.prompts import with_context, with_filled_prompts
 from gitllm_plugin.models.samples import (
+    HOST_KEYS,
+    as_numbers,
     candidates_of,
     normalized_pixels,
     prompts_of,
@@ -123,12 +125,8 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
         if answers is None:
             prompts, answers = [self.prompt] * len(prompts), words_of(prompts)
         text = self.encode_texts(samples, list(prompts), list(answers))
-        output = self.model(
-            **self._inputs(text, samples),
-            labels=cast(Tensor, text.labels).to(self.device),
-            weights=_moved(samples.get("weight"), self.device),
-            logits="none",
-        )
+        weights = as_numbers(samples.get("weight"))
+        output = self.model(**self._inputs(text, samples), labels=text.labels, weights=weights, logits="none")
         return {name: getattr(output, name) for name in ("loss", "num_supervised_tokens", "supervised_weight")}
 
     @torch.no_grad()
@@ -336,6 +334,10 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
             self._encoder_fingerprint = encoder.fingerprint()
         return self._encoder_fingerprint
 
+    def host_keys(self) -> tuple[str, ...]:
+        """What of a batch is read on the host, see :class:`~gitllm_plugin.protocols.HostReadingModel`."""
+        return HOST_KEYS
+
     def trainable_state_dict(self) -> dict[str, Tensor]:
         """What a checkpoint holds: the trained parameters, by name."""
         return {f"model.{name}": value for name, value in trainable_state_dict(self.model).items()}
@@ -380,18 +382,13 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
         return names
 
     def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        ids = {"input_ids": text.input_ids.to(self.device), "attention_mask": text.attention_mask.to(self.device)}
-        return {**ids, **self._images(samples)}
+        return {"input_ids": text.input_ids, "attention_mask": text.attention_mask, **self._images(samples)}
 
     def _images(self, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """Give the part of a model's arguments that is about images."""
         pixels = self._pixels(samples)
         return {
-            "pixel_values": self._normalized(_moved(pixels, self.device), samples),
-            "image_index": None if pixels is None else _moved(samples.get("image_index"), self.device),
-            "num_images": _moved(samples.get("num_images"), self.device),
+            "pixel_values": self._normalized(None if pixels is None else pixels.to(self.device), samples),
+            "image_index": None if pixels is None else as_numbers(samples.get("image_index")),
+            "num_images": as_numbers(samples.get("num_images")),
         }
-
-
-def _moved(value: Tensor | None, device: torch.device) -> Tensor | None:
-    return None if value is None else value.to(device)

@@ -14,6 +14,9 @@ from gitllm_plugin.modeling.pixels import normalize_pixels
 
 Samples = Mapping[str, Any]
 
+HOST_KEYS = ("image_index", "num_images", "n_answers", "weight", "label")
+"""Numbers of a batch that say who stands where and what it weighs, which is found out on the host."""
+
 
 def pixels_of(samples: Samples) -> Tensor | None:
     """Give the images ``[U, 3, H, W]`` or ``[U, F, 3, H, W]`` of a batch; None where it has none.
@@ -68,6 +71,11 @@ def normalized_pixels(pixels: Tensor | None, samples: Samples) -> Tensor | None:
         )
     mean, std = (samples[key].to(pixels.device) for key in ("image_mean", "image_std"))
     return normalize_pixels(pixels, mean, std)
+
+
+def as_numbers(value: Any) -> Tensor | None:
+    """Give numbers of a batch, a list or a tensor, as a tensor; lists are on the host, and None stays None."""
+    return None if value is None else torch.as_tensor(value)
 
 
 def prompts_of(samples: Samples, default: str) -> list[str]:

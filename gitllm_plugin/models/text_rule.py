@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
@@ -148,8 +149,8 @@ class ReadsTexts:
             return [least] * count
         frames = pixels.shape[1] if pixels.ndim == 5 else 1
         of_an_image = (whole - least) // frames
-        index = samples["image_index"].tolist() if "image_index" in samples else range(count)
-        images = samples["num_images"].tolist()
+        index = torch.as_tensor(samples["image_index"]).tolist() if "image_index" in samples else range(count)
+        images = torch.as_tensor(samples["num_images"]).tolist()
         return [whole - of_an_image * images[row] for row in index]
 
     def _count_truncated(self, text: TextBatch, samples: Samples) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from gitllm_plugin.common.files import atomic_path
-from gitllm_plugin.common.loading import move_to_device, num_samples
+from gitllm_plugin.common.loading import move_batch, num_samples
 from gitllm_plugin.common.progress import peak_memory
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
 from gitllm_plugin.protocols import TextsEncoder, offers
@@ -45,7 +45,7 @@ def dry_run(runner: Any) -> str:
     parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], runner.task)
     model.train()
     batch = next(iter(parts.data.batches(Position())))
-    samples = move_to_device(batch, parts.device)
+    samples = move_batch(batch, parts.bare_model, parts.device)
     samples |= {"epoch": 0, "iters": 0, "num_iters_per_epoch": parts.length.iters_per_epoch}
 
     def loss_of_batch() -> Tensor:

@@ -261,20 +261,21 @@ class GitLLMRunner(RunnerBase):
             Preempted: after another signal, the same.
         """
         loop, parts, position = self.loop, self.parts, self.position
+        last_iter, times = parts.length.last_iter(position), parts.saving_times
         parts.model.train()
-        last_iter = parts.length.last_iter(position)
-        requests = Requests(stop=lambda: self.stop.requested, save=parts.saving_times.by_minutes)
+        requests = Requests(lambda: self.stop.requested, times.by_minutes, times.by_steps)
         try:
             with self._watchdog, self._step_log(last_iter) as log:
                 for record in loop.run(parts.data, position, last_iter, requests):
                     if record.loss is not None:
                         self.progress.totals.add(record.loss, record.tokens, record.lr)
-                    log.add(record, position.epoch_iter)
-                    due = loop.save_requested or parts.saving_times.by_steps(position.steps)
+                    log.add(record, position.epoch_iter - (position.iters - record.iter))
+                    # Of steps that are read together, behind the last one.
+                    due = record.step + 1 == position.steps and (loop.save_requested or times.by_steps(position.steps))
                     # A loop that ends with this step is saved behind it, with the epoch's end noted.
                     if due and not loop.stopped and position.epoch_iter < last_iter:
                         self._watchdog.at("saving")
-                        self.parts.saving.save(self.progress)
+                        parts.saving.save(self.progress)
         except (NonFiniteLossError, DataEndedError):
             # All ranks raise it after the same step, and no weight was changed by what was wrong.
             self.parts.saving.save(self.progress)

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import torch
@@ -14,15 +14,16 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gitllm_plugin.common import ranks
-from gitllm_plugin.common.loading import move_to_device, num_samples
+from gitllm_plugin.common.loading import move_batch
 from gitllm_plugin.errors import DataError, GitLLMError
 from gitllm_plugin.protocols import CountingTask, offers, weight_of_loss
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import seed_everything
-from gitllm_plugin.runners.optimizer import Schedule
-from gitllm_plugin.runners.parallel import gradients_exchanged, whole
+from gitllm_plugin.runners.optimizer import Schedule, step_unless
+from gitllm_plugin.runners.parallel import gradients_exchanged, unwrap, whole
 from gitllm_plugin.runners.records import StepRecord
 from gitllm_plugin.runners.training_data import TrainingData
+from gitllm_plugin.runners.unread import ReadStep, Step, Window, read_steps, step_of
 
 _SHOWN_IDS = 32  # a log stays readable; metrics.jsonl has all of them
 
@@ -42,47 +43,12 @@ class Requests:
     Attributes:
         stop: whether training is to stop.
         save: whether a checkpoint is to be written.
+        due: whether the numbers of all steps are needed after this many; the same on all ranks.
     """
 
     stop: Callable[[], bool] = lambda: False
     save: Callable[[], bool] = lambda: False
-
-
-@dataclass
-class _Window:
-    """Sums over the batches of one optimizer step; after :meth:`reduce`, over the ranks too."""
-
-    loss_sum: float = 0.0
-    weight: float = 0.0
-    tokens: float = 0.0
-    samples: float = 0.0
-    stop: float = 0.0
-    save: float = 0.0
-    missing: float = 0.0
-    ids: list[str] = field(default_factory=list)
-    bad_ids: list[str] = field(default_factory=list)
-
-    def add(self, loss: float, weight: float, tokens: int, samples: dict[str, Any]) -> None:
-        """Count a batch by its mean loss and what that was divided by."""
-        ids = [str(name) for name in samples.get("instance_id", [])]
-        self.ids += ids
-        if not math.isfinite(loss):
-            self.bad_ids += ids
-        self.loss_sum += loss * weight
-        self.weight += weight
-        self.tokens += tokens
-        self.samples += num_samples(samples)
-
-    def reduce(self, device: torch.device) -> None:
-        """Sum over the ranks."""
-        names = ("loss_sum", "weight", "tokens", "samples", "stop", "save", "missing")
-        sums = ranks.sum_over_ranks([getattr(self, name) for name in names], device)
-        for name, value in zip(names, sums, strict=True):
-            setattr(self, name, value)
-
-    @property
-    def loss(self) -> float:
-        return self.loss_sum / (self.weight or 1.0)
+    due: Callable[[int], bool] = lambda steps: False
 
 
 class TrainingLoop:
@@ -95,6 +61,9 @@ class TrainingLoop:
 
     A step whose loss or gradient is not finite changes no weight: it is reported, with its examples, and skipped.
 
+    No value is read from the device but every ``read_every`` steps, and where somebody needs the numbers: then those of
+    all steps since are read together.
+
     Args:
         task: LAVIS's task; a :class:`~gitllm_plugin.protocols.CountingTask` gives loss and tokens, any other a loss.
         model: as the ranks share it, see :mod:`gitllm_plugin.runners.parallel`.
@@ -106,7 +75,8 @@ class TrainingLoop:
         seed: what random numbers of the forward pass are drawn from, with their place in the run.
         accum_grad_iters: batches per optimizer step.
         max_grad_norm: bound of the gradient's norm; 0 or None for none.
-        max_skipped_steps: most steps in a row that may be skipped.
+        max_skipped_steps: most steps in a row that may be skipped; counted when the numbers are read.
+        read_every: how often that is, in steps.
         at: is told what this rank does, for messages about ranks that are stuck.
 
     Attributes:
@@ -128,6 +98,7 @@ class TrainingLoop:
         accum_grad_iters: int = 1,
         max_grad_norm: float | None = None,
         max_skipped_steps: int = 0,
+        read_every: int = 1,
         at: Callable[[str], None] = lambda place: None,
     ):
         self.task = task
@@ -141,16 +112,21 @@ class TrainingLoop:
         self.accum_grad_iters = accum_grad_iters
         self.max_grad_norm = max_grad_norm or math.inf
         self.max_skipped_steps = max_skipped_steps
+        self.read_every = read_every
         self.at = at
         self.stopped = False
         self.save_requested = False
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._skipped_in_a_row = 0
+        self._unread: list[Step] = []
+        self._read_at = 0.0
 
     def run(
         self, data: TrainingData, position: Position, last_iter: int, requests: Requests | None = None
     ) -> Iterator[StepRecord]:
-        """Train from ``position`` up to iteration ``last_iter`` of its epoch, yielding after each optimizer step.
+        """Train from ``position`` up to iteration ``last_iter`` of its epoch, yielding each optimizer step.
+
+        A step is yielded when its numbers are read, which may be some steps later; those of the last one always are.
 
         Args:
             data: the training batches.
@@ -164,13 +140,14 @@ class TrainingLoop:
         """
         requests = requests or Requests()
         batches = data.batches(position)
-        began = time.monotonic()
+        self._read_at = time.monotonic()
         # Before the first step too: a rank without data would leave the others waiting in their first exchange.
         window = self._read(batches, position.epoch_iter, last_iter, position.steps + 1)
         self.at(f"step {position.steps + 1}, waiting for the batches of the other ranks")
         missing = ranks.sum_over_ranks([float(window is None)], self.device)[0]
         while position.epoch_iter < last_iter:
             if window is None or missing:
+                yield from self._read_numbers()
                 self._refuse_short_data(position)
             self.schedule.set_for(position.steps, position.epoch, position.epoch_iter)
             sums = self._accumulate(data, window, position, last_iter)
@@ -182,18 +159,21 @@ class TrainingLoop:
             self.at(f"step {position.steps + 1}, exchanging sums with the other ranks")
             sums.reduce(self.device)
             missing = sums.missing
-            grad_norm, used = self._step(sums)
-            skipped = None if used else self._report_skipped(sums, grad_norm, position)
-            position.iters += done - position.epoch_iter
-            position.epoch_iter = done
+            grad_norm = self._step(sums)
+            began_at, position.epoch_iter = position.epoch_iter, done
+            position.iters += done - began_at
             position.steps += 1
+            self._unread.append(step_of(sums, grad_norm, self._record(sums, position), began_at))
             # Sums over the ranks: what one of them is asked for, all do after the same step.
             self.stopped, self.save_requested = sums.stop > 0, sums.save > 0
-            now = time.monotonic()
-            yield self._record(sums, position, grad_norm, now - began, skipped)
-            began = now
-            if self._skipped_in_a_row > self.max_skipped_steps:
-                self._refuse_to_skip(position)
+            if (
+                position.steps % self.read_every == 0
+                or done >= last_iter
+                or self.stopped
+                or self.save_requested
+                or requests.due(position.steps)
+            ):
+                yield from self._read_numbers()
             if self.stopped:
                 return
 
@@ -208,13 +188,13 @@ class TrainingLoop:
 
     def _accumulate(
         self, data: TrainingData, batches: list[dict[str, Any]], position: Position, last_iter: int
-    ) -> _Window:
+    ) -> Window:
         """Add up the gradients of one step's batches; ranks exchange them once, with the last batch."""
-        window = _Window()
+        window = Window()
         for index, batch in enumerate(batches):
             self.at(f"step {position.steps + 1}, computing")
             data.note(batch)
-            samples = move_to_device(batch, self.device)
+            samples = move_batch(batch, unwrap(self.model), self.device)
             # LAVIS's own models read their place in the run from the batch.
             samples |= {
                 "epoch": position.epoch,
@@ -227,7 +207,7 @@ class TrainingLoop:
             with gradients_exchanged(self.model, index == len(batches) - 1):
                 loss, weight, tokens = self._forward(samples)
                 self.scaler.scale(loss * weight).backward()
-            window.add(loss.item(), weight, tokens, samples)
+            window.add(loss, weight, tokens, samples)
         return window
 
     def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float, int]:
@@ -240,12 +220,8 @@ class TrainingLoop:
             outputs = self.task.train_outputs(model=self.model, samples=samples)
         return outputs["loss"], weight_of_loss(outputs), int(outputs["num_supervised_tokens"])
 
-    def _step(self, window: _Window) -> tuple[float, bool]:
-        """Turn the sum's gradient into the mean's, clip it, change the weights.
-
-        Returns:
-            the unclipped norm, and whether the weights were changed.
-        """
+    def _step(self, window: Window) -> torch.Tensor:
+        """Turn the sum's gradient into the mean's, clip it, change the weights; gives the unclipped norm."""
         self.scaler.unscale_(self.optimizer)
         # Averaging the gradients has divided the sum over ranks by their number.
         scale = ranks.world_size() / (window.weight or 1.0)
@@ -253,41 +229,63 @@ class TrainingLoop:
             if parameter.grad is not None:
                 parameter.grad.mul_(scale)
         # Of sharded gradients the norm is spread over the ranks, too.
-        grad_norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm)).item()
-        used = math.isfinite(grad_norm) and math.isfinite(window.loss)
-        if used:
-            self.scaler.step(self.optimizer)
-            self._skipped_in_a_row = 0
+        grad_norm = whole(nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+        # What is not finite is known to the device alone, and stays there.
+        step_unless(self.optimizer, ~(grad_norm.isfinite() & window.loss_sum.isfinite()))
         # After a skipped step too: that is how the scaler finds a smaller scale.
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return grad_norm, used
+        return grad_norm
 
-    def _report_skipped(self, window: _Window, grad_norm: float, position: Position) -> list[str]:
+    def _read_numbers(self) -> Iterator[StepRecord]:
+        """Read the numbers of the steps that were not read yet, and give those steps.
+
+        Raises:
+            NonFiniteLossError: too many of them in a row could not be used.
+        """
+        self.at("waiting for what the device computes")
+        steps, self._unread = read_steps(self._unread), []
+        now = time.monotonic()
+        seconds, self._read_at = round((now - self._read_at) / max(1, len(steps)), 6), now
+        refused: str | None = None
+        for step in steps:
+            skipped = None
+            if math.isfinite(step.loss) and math.isfinite(step.grad_norm):
+                self._skipped_in_a_row = 0
+            else:
+                skipped = self._report_skipped(step)
+            yield replace(step.record, seconds=seconds, skipped=skipped)
+            if self._skipped_in_a_row > self.max_skipped_steps and refused is None:
+                refused = self._too_many_skipped(step.record.iter)
+        # Behind all of them: what was done since is in the weights, so it has to be in the records too.
+        if refused is not None:
+            raise NonFiniteLossError(refused)
+
+    def _report_skipped(self, step: ReadStep) -> list[str]:
         """Count and log a step that changed no weight, and give the ids of its examples."""
+        finite_loss = math.isfinite(step.loss)
         # A scaler that looks for the largest scale that float16 can hold passes it now and then: that is no fault.
-        if self.scaler.is_enabled() and math.isfinite(window.loss) and self.scaler.get_scale() >= 1:
+        if self.scaler.is_enabled() and finite_loss and self.scaler.get_scale() >= 1:
             return []
         self._skipped_in_a_row += 1
-        ids = window.bad_ids if not math.isfinite(window.loss) else window.ids
-        ids = sum(ranks.gather_objects(ids), [])
-        what, value = ("gradient", grad_norm) if math.isfinite(window.loss) else ("loss", window.loss)
+        ids = sum(ranks.gather_objects(step.ids), [])
+        what, value = ("gradient", step.grad_norm) if finite_loss else ("loss", step.loss)
         more = f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else ""
         logging.warning(
             "The %s is %s at epoch %d, iteration %d. The step is skipped and the weights are not changed by it. "
             "Examples: %s%s.",
             what,
             value,
-            position.epoch + 1,
-            position.epoch_iter + 1,
+            step.record.epoch + 1,
+            step.epoch_iter + 1,
             ", ".join(ids[:_SHOWN_IDS]) or "unknown",
             more,
         )
         return ids
 
-    def _refuse_to_skip(self, position: Position) -> NoReturn:
-        raise NonFiniteLossError(
-            f"{self._skipped_in_a_row} steps in a row, up to iteration {position.iters}, gave a loss or gradient that "
+    def _too_many_skipped(self, iters: int) -> str:
+        return (
+            f"{self._skipped_in_a_row} steps in a row, up to iteration {iters}, gave a loss or gradient that "
             f"is not finite; run.max_skipped_steps allows {self.max_skipped_steps}. The weights were not changed by "
             "them. A lower run.init_lr, a longer run.warmup_steps or run.precision=fp32 may help; "
             "otherwise look at the examples named above and in metrics.jsonl."
@@ -301,18 +299,16 @@ class TrainingLoop:
             "make run.iters_per_inner_epoch or run.max_iters smaller, or repeat the stream"
         )
 
-    def _record(
-        self, window: _Window, position: Position, grad_norm: float, seconds: float, skipped: list[str] | None
-    ) -> StepRecord:
+    def _record(self, window: Window, position: Position) -> StepRecord:
+        """Note what the host knows of a step that was done."""
         return StepRecord(
             step=position.steps - 1,
             epoch=position.epoch,
             iter=position.iters,
-            loss=window.loss if math.isfinite(window.loss) else None,
+            loss=None,
             lr=self.optimizer.param_groups[0]["lr"],
-            grad_norm=grad_norm if math.isfinite(grad_norm) else None,
+            grad_norm=None,
             samples=int(window.samples),
             tokens=int(window.tokens),
-            seconds=round(seconds, 6),
-            skipped=skipped,
+            seconds=0.0,
         )

@@ -40,8 +40,29 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def build_optimizer(model: nn.Module, lr: float, weight_decay: float, beta2: float) -> torch.optim.AdamW:
-    """Make AdamW over the groups of :func:`parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=(0.9, beta2))
+    """Make AdamW over the groups of :func:`parameter_groups`; beside a CPU the kind that can skip a step by itself."""
+    groups = parameter_groups(model, weight_decay)
+    on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, beta2), fused=None if on_cpu else True)
+
+
+def step_unless(optimizer: Optimizer, useless: torch.Tensor) -> None:
+    """Change the weights, unless their gradients are of no use: then weights and the optimizer's state stay the same.
+
+    Args:
+        optimizer: where it is a fused one, it looks by itself, on the device; else the flag is read, which costs
+            nothing on a CPU.
+        useless: bool scalar.
+    """
+    if not getattr(optimizer, "_step_supports_amp_scaling", False):
+        if not useless.item():
+            optimizer.step()
+        return
+    # As torch's gradient scaler tells it.
+    fused: Any = optimizer
+    fused.grad_scale, fused.found_inf = None, useless.float()
+    optimizer.step()
+    del fused.grad_scale, fused.found_inf
 
 
 def _cosine(progress: float) -> float:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from typing import Any, cast, get_args
 
 import torch
@@ -23,6 +24,7 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.protocols import LayeredModel, offers
 
 SHARDINGS: tuple[str, ...] = get_args(Sharding)
+_WAYS = ("fused", "foreach", "capturable")  # in which torch's optimizers compute the same
 EXIT_STUCK = 75  # EX_TEMPFAIL of sysexits.h, "try again later": neither an error (1, 2) nor a signal's (128 and more)
 # What LAVIS's tasks call on a model besides `forward`: FSDP gathers the weights only for methods it is told of.
 _METHODS = ("generate", "predict_answers", "predict_class", "predict", "compute_sim_matrix")
@@ -201,7 +203,10 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]
         key: {name: _spread(v, parameters[key]) if key < len(parameters) else v for name, v in values.items()}
         for key, values in state["state"].items()
     }
-    optimizer.load_state_dict({**state, "state": spread})
+    # How it computes is this machine's affair: a state may come from a GPU to a CPU.
+    ways = [{name: group[name] for name in _WAYS if name in group} for group in optimizer.param_groups]
+    groups = [{**group, **way} for group, way in zip_longest(state["param_groups"], ways, fillvalue={})]
+    optimizer.load_state_dict({**state, "state": spread, "param_groups": groups})
 
 
 class Watchdog:

@@ -37,7 +37,7 @@ class StepRecord:
         grad_norm: norm of the gradient before clipping; None where it was not finite.
         samples: number of examples.
         tokens: number of supervised tokens, or of batches where the task counts no tokens.
-        seconds: time from the end of the step before.
+        seconds: time from the end of the step before; of steps whose numbers were read together, their mean.
         skipped: the ids of the step's examples where its gradient could not be used and the weights were left as they
             were; None for all other steps.
     """

@@ -260,6 +260,8 @@ class RunParts:
             accum_grad_iters=int(run_cfg.accum_grad_iters),
             max_grad_norm=float(run_cfg.max_grad_norm),
             max_skipped_steps=int(run_cfg.max_skipped_steps),
+            # Reading costs nothing on a CPU.
+            read_every=1 if self.device.type == "cpu" else int(run_cfg.log_freq),
             at=at,
         )
 

@@ -13,7 +13,7 @@ from lavis.tasks.base_task import BaseTask
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import storage_errors, write_atomically
-from gitllm_plugin.common.loading import move_to_device, num_samples
+from gitllm_plugin.common.loading import move_batch, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
 from gitllm_plugin.protocols import MergingModel, offers
@@ -88,7 +88,8 @@ class RepairedTask(CountedTraining):
         results: list[Any] = []
         with inference(model), Progress("evaluation", len(data_loader)) as progress:
             for samples in data_loader:
-                results += self.valid_step(model=model, samples=move_to_device(samples, model.device))  # type: ignore[attr-defined]
+                samples = move_batch(samples, model, model.device)
+                results += self.valid_step(model=model, samples=samples)  # type: ignore[attr-defined]
                 progress.update(samples=num_samples(samples))
         return results
 

@@ -14,7 +14,7 @@ from lavis.tasks.base_task import BaseTask
 
 from gitllm_plugin.common import ranks
 from gitllm_plugin.common.files import atomic_path, write_atomically
-from gitllm_plugin.common.loading import move_to_device, num_batches, num_samples
+from gitllm_plugin.common.loading import move_batch, num_batches, num_samples
 from gitllm_plugin.common.progress import Progress
 from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError, DataError
@@ -140,18 +140,21 @@ class M3ITTask(BaseTask):
             cuda_enabled: not used: batches go where the model is.
         """
         result = EvaluationResult()
+        loss_sum = torch.zeros((), dtype=torch.float64)
         with inference(model), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
             for samples in data_loader:
                 if not num_samples(samples):
                     continue  # nothing in it could be read
-                samples = move_to_device(samples, model.device)
+                samples = move_batch(samples, model, model.device)
                 if self.valid_loss:
                     outputs = model(samples)
                     weight = weight_of_loss(outputs)
-                    result.loss_sum += float(outputs["loss"]) * weight
+                    # Added up where it is: reading it would wait for the device.
+                    loss_sum = outputs["loss"].double() * weight + loss_sum
                     result.loss_weight += weight
                 result.examples += self.valid_step(model, samples)
                 progress.update(samples=num_samples(samples))
+        result.loss_sum = loss_sum.item()
         return result
 
     def after_evaluation(

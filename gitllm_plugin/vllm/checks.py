@@ -22,6 +22,11 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"{folder} names its language model and does not hold it: export it with the base")
     if says_adapter(folder, description):
         raise ConfigError(f"{folder} has LoRA beside the language model: `gitllm merge {folder} TARGET` adds it")
+    if description["attention"] != "git":
+        raise ConfigError(
+            f"{folder} was trained with model.attention={description['attention']}, which vLLM is not told of here: "
+            "a model with model.attention=git is needed"
+        )
     if description["max_images"] > 1:
         raise ConfigError(
             f"{folder} reads up to {description['max_images']} pictures, which see each other; in vLLM each sees "

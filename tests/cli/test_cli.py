@@ -71,6 +71,36 @@ def test_every_command_has_help(capsys, command):
     assert "usage: gitllm" in printed and "examples:\n  " in printed
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("trian my.yaml", "'train'"),
+        ("m3it chek data", "'check'"),
+        ("export --mrge run out", "'--merge'"),
+        ("train my.yaml --dryrun", "'--dry-run'"),
+        ("train --cfg-pth=my.yaml other.yaml", "'--cfg-path'"),
+        ("ask a.png what --modle m", "'--model'"),
+    ],
+)
+def test_what_there_is_none_of_is_asked_back(typed, meant, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(typed.split())
+    assert stopped.value.code == 2
+    assert f"(did you mean {meant}?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "parameters", "m3it features"])
+def test_a_configuration_needs_no_name(command, capsys, tmp_path):
+    for words in (["none.yaml"], ["--cfg-path", "none.yaml"]):
+        assert main([*command.split(), *words]) == 2
+        assert "there is no configuration file 'none.yaml'" in capsys.readouterr().err
+    for words in ([], ["none.yaml", "--cfg-path", "other.yaml"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command.split(), *words])
+        assert stopped.value.code == 2
+        assert "--cfg-path" in capsys.readouterr().err
+
+
 def test_examples_are_commands_that_parse(capsys):
     """Every example in a help text, as far as it is a command of `gitllm`."""
     parser, checked = build_parser(), 0

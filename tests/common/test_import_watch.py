@@ -41,13 +41,35 @@ def test_what_comes_before_can_say_no(module, said, wanted):
     assert noted == wanted
 
 
-def test_two_watchers_of_a_module_are_one_and_others_do_not_act(module):
+def test_watchers_of_a_module_all_act_and_others_do_not(module):
     name, noted = module
     for number in range(3):
-        ImportWatcher(name, after=lambda number=number: noted.append(number)).watch()
+        before = lambda number=number: noted.append(-number)  # noqa: E731
+        ImportWatcher(name, after=lambda number=number: noted.append(number), before=before).watch()
     ImportWatcher(f"{name}.other", after=lambda: noted.append("other")).watch()
     importlib.import_module(name)
-    assert noted == ["body", 0]
+    assert noted == [-2, -1, 0, "body", 0, 1, 2]
+    assert not any(f"{name}>" in repr(finder) for finder in sys.meta_path)
+
+
+@pytest.mark.parametrize("same", ["after", "before", "both"])
+def test_a_watcher_that_does_the_same_is_not_added(module, same):
+    name, noted = module
+    acts = {act: lambda act=act: noted.append(act) for act in ("before", "after") if same in (act, "both")}
+    for _ in range(3):
+        ImportWatcher(name, **acts).watch()
+    importlib.import_module(name)
+    assert noted == [what for what in ("before", "body", "after") if what in (*acts, "body")]
+
+
+@pytest.mark.parametrize("says_no", [0, 1, 2])
+def test_one_that_says_no_does_so_for_itself(module, says_no):
+    name, noted = module
+    for number in range(3):
+        answer = lambda number=number: number != says_no  # noqa: E731
+        ImportWatcher(name, after=lambda number=number: noted.append(number), before=answer).watch()
+    importlib.import_module(name)
+    assert noted == ["body", *(number for number in range(3) if number != says_no)]
 
 
 def test_what_is_there_already_is_acted_on_at_once(module):

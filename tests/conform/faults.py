@@ -35,7 +35,7 @@ def text_moved(patch):
 
     def positions(decoder, layout):
         found = right(decoder, layout)["position_ids"].clone()
-        found[layout.text_row, layout.text_slot] += 1
+        found.view(-1)[layout.text_slots] += 1
         return {"position_ids": found}
 
     patch.setattr(Decoder, "_positions_of", positions)

@@ -113,6 +113,15 @@ class Inputs:
         return folder / "mine.csv"
 
     @cached_property
+    def conversations(self) -> Path:
+        """Conversations about the table's pictures."""
+        said = [{"from": "human", "value": "what is it?"}, {"from": "gpt", "value": "a square"}]
+        rows = [{"image": f"{number}.png", "conversations": said * 2} for number in range(40)]
+        path = self.table.with_name("chats.json")
+        path.write_text(json.dumps(rows))
+        return path
+
+    @cached_property
     def questions(self) -> Path:
         """Rows about the table's pictures."""
         rows = [{"image": f"{number}.png", "question": f"what is in picture {number}?"} for number in range(14)]
@@ -265,6 +274,11 @@ WRITING = (
     Writing(
         "m3it from-csv",
         lambda inputs, out: ["m3it", "from-csv", str(inputs.table), str(out), "--val", "0.2", "--test", "0.2"],
+        replaces=True,
+    ),
+    Writing(
+        "m3it from-messages",
+        lambda inputs, out: ["m3it", "from-messages", str(inputs.conversations), str(out), "--val", "0.2"],
         replaces=True,
     ),
     Writing(

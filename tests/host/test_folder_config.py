@@ -19,6 +19,7 @@ from lavis.common.config import Config  # noqa: E402
 from lavis.common.registry import registry  # noqa: E402
 from lavis.models import load_model, load_model_and_preprocess  # noqa: E402
 
+from gitllm_plugin.errors import ConfigError  # noqa: E402
 from gitllm_plugin.inference.pipeline import Pipeline  # noqa: E402
 from gitllm_plugin.m3it.prompts import TEMPLATES, build_prompt, find_template  # noqa: E402
 from gitllm_plugin.modeling.folder import DESCRIPTION  # noqa: E402
@@ -242,3 +243,22 @@ def test_other_models_and_no_folder_are_left_alone(tmp_path, caplog):
     config = config_of(path, tmp_path / "nowhere")
     assert OmegaConf.to_container(config.datasets.m3it.vis_processor.eval) == {"name": "git_llm_image_eval"}
     assert not warnings_of(caplog)
+
+
+TENS = "\n".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10 if n else ['1'] * 10)}]" for n in range(7))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (f"{TENS}\nmodel: {{folder: m, arch: git_llm, more: *x6}}", "its aliases make more than 100000 values"),
+        ("model: &m {arch: git_llm, folder: m, again: *m}", "refers to itself by an alias"),
+        (f"model: {{arch: git_llm, folder: {'[' * 60}{']' * 60}}}", "is nested more than 40 deep"),
+        ("- model\n- run", "must hold the sections"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_told_before_lavis_reads_it(text, told, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=told):
+        Config(argparse.Namespace(cfg_path=str(path), options=[]))

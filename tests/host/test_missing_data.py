@@ -1,5 +1,6 @@
 """What LAVIS's data sets lack is told at once, with place and command, and nothing is fetched unasked."""
 
+import json
 import os
 import shlex
 import socket
@@ -13,11 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 import gitllm_plugin
+from gitllm_plugin.cli.main import main
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.host.missing_data import DOWNLOAD, find_lacks
 from tests.benchmark_files import write_benchmarks
 
 REPOSITORY = Path(__file__).parents[2]
+SCRIPT = REPOSITORY / "tests" / "host" / "scripts" / "of_lavis" / "train.py"
 CHECKOUT = os.environ.get("GITLLM_TEST_LAVIS_MAIN", "")
 NAMED = {
     "coco_caption",
@@ -175,6 +178,65 @@ def test_a_file_elsewhere_on_this_machine_is_copied_as_before(empty, asked):
     assert (empty / "cache" / "coco" / "new" / "train.json").is_file() and not asked
 
 
+def of_benchmarks(root, **annotations):
+    """COCO's captions below ``root``; annotations by split."""
+    splits = {"train": None, "val": None, "test": None, **annotations}
+    phases = {phase: {"name": "git_llm_image_train", "image_size": 16, "horizontal_flip": True} for phase in ("train",)}
+    info = {"annotations": splits, "images": {"storage": str(root / "coco" / "images")}}
+    node = {"data_type": "images", "vis_processor": phases, "build_info": info}
+    return builders()["coco_caption"](OmegaConf.create(node))
+
+
+@pytest.mark.parametrize("wrong", ["nested", "no folder", "no file"])
+def test_pictures_that_were_unpacked_elsewhere_are_missed(wrong, empty, asked):
+    write_benchmarks(empty)
+    folder = empty / "coco" / "images" / "val2014"
+    rows = [
+        {"image": f"{part}/COCO_{part}_{1:012d}.jpg", "caption": "a box", "image_id": part}
+        for part in ("val2014", "train2014")
+    ]
+    (empty / "rows.json").write_text(json.dumps(rows))
+    builder = of_benchmarks(empty, train={"storage": [str(empty / "rows.json")]})
+    lost = folder / "COCO_val2014_000000000001.jpg"
+    train = folder.with_name("train2014") / "COCO_train2014_000000000001.jpg"
+    if wrong == "nested":
+        folder.rename(empty / "val2014")
+        folder.mkdir()
+        (empty / "val2014").rename(folder / "val2014")
+    elif wrong == "no file":
+        lost.unlink()
+    else:
+        lost = train
+    if lost is not train:
+        train.parent.mkdir()
+        train.write_bytes(b"no picture, but a file")
+    with pytest.raises(DataError) as caught:
+        builder.build_datasets()
+    assert f"a file that train names: {lost}" in str(caught.value) and "unzip" in str(caught.value)
+    assert str(train) not in str(caught.value) or lost is train
+
+
+def test_looking_at_pictures_draws_no_random_numbers(empty, asked):
+    import random
+
+    import numpy as np
+    import torch
+
+    write_benchmarks(empty)
+    builder = of_benchmarks(empty, train={"storage": [str(empty / "coco/annotations/coco_karpathy_train.json")]})
+
+    def drawn():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(3)
+    wanted = drawn()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(3)
+    assert len(builder.build_datasets()["train"]) == 15
+    assert drawn() == wanted
+
+
 @pytest.mark.parametrize("given", ["1", "true", "yes"])
 def test_who_asks_for_downloads_gets_them(given, empty, asked, monkeypatch):
     monkeypatch.setenv(DOWNLOAD, given)
@@ -197,10 +259,8 @@ def test_who_says_no_gets_none(given, empty, asked, monkeypatch):
     assert not asked
 
 
-@pytest.mark.parametrize("command", ["train", "dry_run", "evaluate"])
-def test_a_run_names_what_all_its_data_sets_lack(command, empty, asked):
-    from gitllm_plugin.host import launch
-
+@pytest.mark.parametrize("command", [["train"], ["train", "--dry-run"], ["evaluate"], ["run", str(SCRIPT)]])
+def test_a_run_names_what_all_its_data_sets_lack(command, empty, asked, capsys, monkeypatch):
     runs = {
         "train": {"task": "captioning", "runner": "git_llm", "max_iters": 1, "init_lr": 1e-4, "device": "cpu"},
         "evaluate": {"task": "captioning", "runner": "git_llm", "test_splits": ["test"], "allow_untrained": True},
@@ -208,12 +268,13 @@ def test_a_run_names_what_all_its_data_sets_lack(command, empty, asked):
     config = {
         "model": {"arch": "git_llm", "model_type": "tiny_llama"},
         "datasets": {"coco_caption": {}, "coco_vqa": {}, "gqa": {}},
-        "run": {**runs["evaluate" if command == "evaluate" else "train"], "output_dir": str(empty / "output")},
+        "run": {**runs["evaluate" if command == ["evaluate"] else "train"], "output_dir": str(empty / "output")},
     }
     OmegaConf.save(OmegaConf.create(config), empty / "run.yaml")
-    with pytest.raises(DataError) as caught:
-        getattr(launch, command)(empty / "run.yaml")
-    told = str(caught.value)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main([*command, "--cfg-path", str(empty / "run.yaml")]) == 2
+    told = capsys.readouterr().err
     assert [f"the data set {name} lacks" in told for name in config["datasets"]] == [True] * 3
     assert "coco/annotations/vqa_val.json" in told and "gqa/images" in told and not asked
 

@@ -170,8 +170,10 @@ class PartlyFrozen(Model):
         self.frozen.requires_grad_(requires_grad=False)
 
 
-def resumed(tmp_path, model, checkpoint, epochs=3):
-    made = runner(tmp_path / "again", "runner_base", [-1.0] * epochs, model, resume_ckpt_path=str(checkpoint))
+def resumed(tmp_path, model, checkpoint, epochs=3, score=-0.5, kind="runner_base"):
+    """One epoch is left."""
+    length = {"max_epoch": epochs, "max_iters": 2 * epochs}
+    made = runner(tmp_path / "again", kind, [score], model, resume_ckpt_path=str(checkpoint), **length)
     made.train()
     return made
 
@@ -184,9 +186,62 @@ def test_a_training_with_frozen_weights_is_resumed(tmp_path, caplog):
     (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
     assert set(torch.load(checkpoint, weights_only=True)["model"]) == {"layer.weight"}
     again = resumed(tmp_path, PartlyFrozen(), checkpoint)
-    assert again.task.scores == [-1.0]  # one epoch was left of three, and the test
+    assert again.task.tested == 3
     assert again._model.layer.weight.item() == 3
     assert "load_state_dict" not in vars(again._model)
+
+
+@pytest.mark.parametrize("kind", ["runner_base", "runner_iter"])
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("scores", "later", "best"),
+    [([-2.0, -1.0], -1.5, 2), ([0.25, 0.75], 0.5, 2), ([-0.5, 0.0], -0.25, 2), ([0.25, 0.5], 0.75, 3)],
+)
+def test_a_resumed_training_keeps_what_was_better(kind, known, scores, later, best, tmp_path, caplog):
+    runner(tmp_path / "first", kind, scores).train()
+    (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
+    if not known:  # a training without these repairs
+        log = checkpoint.with_name("log.txt")
+        log.write_text("".join(line for line in log.read_text().splitlines(True) if "best_agg" not in line))
+        best = 3
+    with caplog.at_level(logging.WARNING):
+        again = resumed(tmp_path, Model(), checkpoint, score=later, kind=kind)
+    assert checkpoints(tmp_path / "again") == {"checkpoint_best": best}
+    assert again.task.tested == (best if kind == "runner_base" else 3)
+    assert ("what is best counts from here on" in caplog.text) == (not known)
+    lines = [json.loads(line) for line in (again.output_dir / "log.txt").read_text().splitlines() if '{"val_' in line]
+    last = lines[-1]
+    assert last["val_best_agg_metrics"] == (later if best == 3 else scores[1])
+    assert {last.get("val_best_epoch"), last.get("val_best_iters")} == {
+        None,
+        best - 1 if kind == "runner_base" else 2 * best,
+    }
+
+
+@pytest.mark.parametrize("kind", ["runner_base", "runner_iter"])
+def test_what_was_best_later_is_not_of_a_training_that_goes_on_from_before(kind, tmp_path):
+    first = runner(tmp_path / "first", kind, [0.5, 0.75])
+    first.train()
+    before = first.output_dir / "earlier.pth"
+    state = torch.load(first.output_dir / "checkpoint_best.pth", weights_only=True)
+    torch.save({**state, **({"epoch": 0} if kind == "runner_base" else {"iters": 2})}, before)
+    resumed(tmp_path, Model(), before, epochs=2, score=0.25, kind=kind)
+    assert set(checkpoints(tmp_path / "again")) == {"checkpoint_best"}
+    (log,) = (tmp_path / "again").rglob("log.txt")
+    assert '"val_best_agg_metrics": 0.25' in log.read_text()
+
+
+@pytest.mark.parametrize("absent", [{}, {"agg_metrics": None}, {"agg_metrics": "none"}])
+@pytest.mark.parametrize(("kind", "name"), [("runner_base", "checkpoint_1"), ("runner_iter", "checkpoint_4")])
+def test_a_task_without_a_score_keeps_the_last(kind, name, absent, tmp_path, caplog):
+    made = runner(tmp_path, kind, [0.0, 0.0])
+    made.task.after_evaluation = lambda **_: dict(absent)
+    with caplog.at_level(logging.WARNING):
+        made.train()
+    assert checkpoints(tmp_path) == {name: 2}
+    assert f"kept as {name}.pth" in caplog.text
+    lines = [json.loads(line) for line in (made.output_dir / "log.txt").read_text().splitlines() if '{"val_' in line]
+    assert [line["val_agg_metrics"] for line in lines] == [None, None]
 
 
 def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path):
@@ -199,11 +254,14 @@ def test_a_checkpoint_of_another_model_is_not_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
-def test_a_finished_training_is_not_resumed(epochs, tmp_path):
-    runner(tmp_path, "runner_base", [-2.0, -1.0]).train()
+@pytest.mark.parametrize(
+    ("kind", "told"), [("runner_base", "run.max_epoch is {}"), ("runner_iter", "run.max_iters is")]
+)
+def test_a_finished_training_is_not_resumed(kind, told, epochs, tmp_path):
+    runner(tmp_path, kind, [-2.0, -1.0]).train()
     (checkpoint,) = tmp_path.rglob("checkpoint_best.pth")
-    with pytest.raises(ConfigError, match=f"run.max_epoch is {epochs}: nothing is left to train"):
-        resumed(tmp_path, Model(), checkpoint, epochs)
+    with pytest.raises(ConfigError, match=f"{told.format(epochs)}.*: nothing is left to train"):
+        resumed(tmp_path, Model(), checkpoint, epochs, kind=kind)
 
 
 def test_other_models_groups_stay_lavis_s(tmp_path):

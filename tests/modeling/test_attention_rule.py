@@ -33,7 +33,7 @@ def brute_force_mask(is_image, attention_mask, shared=None):
 
 def expected_masks(layout: Layout) -> torch.Tensor:
     is_image = torch.zeros_like(layout.attention_mask, dtype=torch.bool)
-    is_image[layout.image_row, layout.image_slot] = True
+    is_image.view(-1)[layout.image_slots] = True
     return torch.stack(
         [
             brute_force_mask(

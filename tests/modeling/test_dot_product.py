@@ -25,11 +25,14 @@ def drawn(case, dtype, sharp=1.0):
     generator = torch.Generator().manual_seed(0)
     sizes = (heads, queries, sharp), (key_heads, keys, sharp), (key_heads, keys, 1)
     states = [torch.randn(batch, count, length, width, generator=generator) * by for count, length, by in sizes]
-    rule = causal_lower_right(queries, keys) if causal else None
-    return [each.to(dtype).requires_grad_() for each in states], rule
+    return [each.to(dtype).requires_grad_() for each in states], causal
 
 
-def brute_force(query, key, value, rule, scale):
+def _rule(query, key, causal):
+    return causal_lower_right(query.shape[2], key.shape[2]) if causal else None
+
+
+def brute_force(query, key, value, causal, scale):
     """One query of one head after another, in float64."""
     seen = torch.zeros_like(query)
     sharing = query.shape[1] // key.shape[1]
@@ -37,7 +40,7 @@ def brute_force(query, key, value, rule, scale):
     for b in range(query.shape[0]):
         for h in range(query.shape[1]):
             for q in range(query.shape[2]):
-                end = hidden_from_first + q if rule is not None else key.shape[2]
+                end = hidden_from_first + q if causal else key.shape[2]
                 keys, values = key[b, h // sharing, :end], value[b, h // sharing, :end]
                 weights = torch.exp(scale * keys @ query[b, h, q])
                 seen[b, h, q] = (weights / weights.sum()) @ values
@@ -54,9 +57,9 @@ def errors(found, expected):
     return [float(((a.double() - b).norm() / b.norm()).detach()) for a, b in zip(found, expected, strict=True)]
 
 
-def exactly(states, rule, scale):
+def exactly(states, causal, scale):
     wide = [each.detach().double().requires_grad_() for each in states]
-    return with_gradients(lambda *given: brute_force(*given, rule, scale), wide)
+    return with_gradients(lambda *given: brute_force(*given, causal, scale), wide)
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 2**18])
@@ -65,9 +68,9 @@ def exactly(states, rule, scale):
 @pytest.mark.parametrize("case", CASES)
 def test_results_and_gradients_are_those_of_brute_force(monkeypatch, case, dtype, scale, at_once):
     monkeypatch.setattr(dot_product, "_SCORES_AT_ONCE", at_once)
-    states, rule = drawn(case, dtype)
-    found = with_gradients(lambda *given: dot_product_attention(*given, rule=rule, scale=scale), states)
-    expected = exactly(states, rule, states[0].shape[-1] ** -0.5 if scale is None else scale)
+    states, causal = drawn(case, dtype)
+    found = with_gradients(lambda *given: dot_product_attention(*given, causal=causal, scale=scale), states)
+    expected = exactly(states, causal, states[0].shape[-1] ** -0.5 if scale is None else scale)
     assert all(each.dtype == dtype and each.shape == exact.shape for each, exact in zip(found, expected, strict=True))
     assert max(errors(found, expected)) < TOLERANCE[dtype]
 
@@ -75,11 +78,13 @@ def test_results_and_gradients_are_those_of_brute_force(monkeypatch, case, dtype
 @pytest.mark.parametrize("case", ["an image", "texts behind images", "texts alone"])
 @pytest.mark.parametrize("autocast", [False, True])
 def test_sharp_heads_are_no_less_exact_than_by_torchs_kernel(case, autocast):
-    states, rule = drawn(case, torch.bfloat16, sharp=3.0)
-    expected = exactly(states, rule, states[0].shape[-1] ** -0.5)
+    states, causal = drawn(case, torch.bfloat16, sharp=3.0)
+    expected = exactly(states, causal, states[0].shape[-1] ** -0.5)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        products = with_gradients(lambda *given: dot_product_attention(*given, rule=rule), states)
-    kernel = with_gradients(lambda *given: F.scaled_dot_product_attention(*given, attn_mask=rule), states)
+        products = with_gradients(lambda *given: dot_product_attention(*given, causal=causal), states)
+    kernel = with_gradients(
+        lambda *given: F.scaled_dot_product_attention(*given, attn_mask=_rule(*given[:2], causal)), states
+    )
     # Scores in bfloat16 would be four times as far off.
     assert max(errors(products, expected)) < 1.3 * max(errors(kernel, expected))
 
@@ -103,9 +108,9 @@ def test_products_are_for_bfloat16_without_dropout(monkeypatch, dtype, dropout, 
 
 def test_no_scores_are_kept_for_the_backward_pass():
     kept = []
-    states, rule = drawn("texts behind images", torch.bfloat16)
+    states, causal = drawn("texts behind images", torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
-        dot_product_attention(*states, rule=rule)
+        dot_product_attention(*states, causal=causal)
     assert [each.data_ptr() for each in kept] == [each.data_ptr() for each in states]
 
 

@@ -62,7 +62,7 @@ def test_rows_of_groups_hold_every_token_once_and_little_padding():
     index = torch.randint(0, 40, (60,), generator=generator)
     layout = lay_out(images, texts, index, share_rows=True)
     assert layout.attention_mask.sum() == images.sum() + texts.sum()
-    slots = torch.cat([layout.image_row, layout.text_row]) * 1000 + torch.cat([layout.image_slot, layout.text_slot])
+    slots = torch.cat([layout.image_slots, layout.text_slots])
     assert len(slots.unique()) == len(slots) == layout.attention_mask.sum()
     filled = layout.attention_mask.sum(1)
     assert (filled[:-1] > 0.8 * layout_module.ROW).all(), "only the last row may be less than full by more than a group"

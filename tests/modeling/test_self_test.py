@@ -112,7 +112,7 @@ def with_texts_that_see_each_other(monkeypatch):
 
 def with_a_last_layer_at_other_slots(monkeypatch):
     original = last_layer.at_slots
-    monkeypatch.setattr(last_layer, "at_slots", lambda part, keep: original(part, keep.roll(1, -1)))
+    monkeypatch.setattr(last_layer, "at_slots", lambda part, slots: original(part, slots + 1))
 
 
 @pytest.mark.parametrize(

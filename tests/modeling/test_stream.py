@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from torch.nn.attention.bias import CausalBias
 from transformers import AutoConfig
 
 from gitllm_plugin.modeling import GitLLM, attention, stream
@@ -103,7 +102,7 @@ def batch_of(probe):
 
 
 class SavesTransposed(torch.autograd.Function):
-    """Attention that saves ``[N, T, H, D]``, as the memory-efficient kernel of CUDA does behind a CausalBias."""
+    """Attention that saves ``[N, T, H, D]``, as the memory-efficient kernel of CUDA does."""
 
     @staticmethod
     def forward(ctx, query, key, value, allowed, scale):
@@ -128,12 +127,13 @@ class SavesTransposed(torch.autograd.Function):
 def test_kernels_that_save_a_transposed_view_get_it_back(heads, length, monkeypatch):
     """Also where as many heads as tokens give it the shape of what was handed in."""
 
-    def dispatch(query, key, value, attn_mask, scale=None, **kwargs):
+    def attend(query, key, value, attn_mask=None, scale=None, **kwargs):
         views = [states.transpose(1, 2) for states in (query, key, value)]
         scale = scale or query.shape[-1] ** -0.5
-        return SavesTransposed.apply(*views, attn_mask._materialize(), scale).transpose(1, 2)
+        allowed = torch.ones(query.shape[2], key.shape[2]).bool() if attn_mask is None else attn_mask
+        return SavesTransposed.apply(*views, allowed, scale).transpose(1, 2)
 
-    monkeypatch.setattr(CausalBias, "_dispatch", staticmethod(dispatch))
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", attend)
 
     def gradients(keeps_copies):
         torch.manual_seed(0)
@@ -235,7 +235,7 @@ def test_a_stream_holds_every_token_once_in_groups():
     kinds = [(g.image_length, g.image_tokens, g.text_tokens, g.num_texts) for g in layout.rule.stream.groups]
     assert kinds == [(0, 0, 1, 1), (1, 1, 1, 1), (2, 2, 3, 1), (2, 2, 4, 2)]
     assert layout.position_ids.tolist() == [[0, 0, 1, 0, 1, 2, 3, 4, 0, 1, 2, 3, 2, 3]]
-    assert layout.text_slot.tolist() == [10, 11, 2, 5, 6, 7, 0, 12, 13]
+    assert layout.text_slots.tolist() == [10, 11, 2, 5, 6, 7, 0, 12, 13]
     assert layout.rule.stream.groups[2].text_places.tolist() == [0, 1, 2]
     assert layout.rule.stream.size == 14
 

@@ -316,7 +316,7 @@ SENTENCES = ["a dog runs", "two {people} sit", "nobody is there"]
 
 
 def entailment(processor):
-    """A double of a batch of git main's ``SNLIVisualEntialmentInstructDataset``: its prompt goes through the processor."""
+    """A double of a batch of git main's ``SNLIVisualEntialmentInstructDataset``, whose prompt is processed too."""
     return {
         "image": torch.ones(3, 3, 32, 32),
         "text_input": [processor(sentence) for sentence in SENTENCES],

@@ -287,6 +287,7 @@ def test_git_main_itself():
         __file__,
         "tests/models/test_comparing.py",
         "tests/host/test_folder_config.py",
+        "tests/host/test_our_model_by_lavis.py",
     ]
     command = [sys.executable, "-m", "pytest", "-q", *files]
     finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)

@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.collate import collate_groups
@@ -13,6 +15,7 @@ from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.group import group_by_image
+from gitllm_plugin.m3it.pictures import open_picture
 from gitllm_plugin.m3it.problems import Problem, RowError
 from gitllm_plugin.protocols import TextRule
 
@@ -76,6 +79,30 @@ class M3ITDataset(Dataset):
                 if not self.trains:
                     return {"image": None, "image_mean": None, "image_std": None, "texts": []}
         raise too_many_error(self._skipped, MAX_REPLACEMENTS, "the files")
+
+    @property
+    def vis_root(self) -> str:
+        """The folder of the first row's file, which LAVIS's dataset browser names."""
+        return str(Path(self.examples.place_of(0).rpartition(":")[0]).parent)
+
+    def displ_item(self, index: int) -> dict[str, Any]:
+        """Give an item as people read it, for LAVIS's dataset browser: its texts, and ``image``, a picture or several.
+
+        Raises:
+            DataError: if the image is broken.
+        """
+        group = self.examples.read(self.groups[index])
+        place = self.examples.place_of(self.groups[index][0])
+        shown: dict[str, Any] = {"file": place}
+        for number, text in enumerate(group.texts, 1):
+            mark = f" {number}" if len(group.texts) > 1 else ""
+            shown[f"instruction{mark}"] = text.instruction
+            if text.turns:
+                shown[f"before{mark}"] = " / ".join(f"{asked} {said}" for asked, said in text.turns)
+            shown[f"question{mark}"] = text.question
+            shown[f"answer{mark}"] = "; ".join(text.answers)
+        pictures = [open_picture(image, place) for image in group.images] or [Image.new("RGB", (1, 1), "white")]
+        return {**shown, "image": pictures if len(pictures) > 1 else pictures[0]}
 
     @property
     def num_examples(self) -> int:

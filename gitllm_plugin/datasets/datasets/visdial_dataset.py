@@ -49,6 +49,12 @@ class VisDialDataset(BaseDataset):
             "instance_id": turn["instance_id"],
         }
 
+    def displ_item(self, index: int) -> dict[str, Any]:
+        """Give a turn as people read it, for LAVIS's dataset browser."""
+        turn = self.annotation[index]
+        texts = {"file": turn["image"], "question": turn["question"], "answer": turn["answer"]}
+        return {**texts, "image": open_picture(self.root / turn["image"])}
+
     def _find_images(self) -> None:
         """Give turns that name an image by its number alone the file with that number."""
         if all("image" in turn for turn in self.annotation):

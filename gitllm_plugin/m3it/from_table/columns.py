@@ -69,6 +69,10 @@ class ColumnFinder:
         names = [repr(name) if name.strip() else "one without a name" for name, _ in self._unread.most_common()]
         return names if len(names) <= _SHOWN else [*names[:_SHOWN], f"and {len(names) - _SHOWN} more"]
 
+    def pass_over(self, names: Sequence[str]) -> None:
+        """Note what of a row that has no columns is not read."""
+        self._unread.update(names)
+
     def _positions(self, header: Sequence[str], column: str) -> list[int]:
         wanted = self._names[column]
         exact = [index for index, name in enumerate(header) if name == wanted]

@@ -37,7 +37,8 @@ def convert_table(
     converted again, whatever its size is made and whatever other rows there are.
 
     Args:
-        table: CSV, TSV, JSON lines, JSON or parquet; or a folder of pictures, see
+        table: CSV, TSV, JSON lines, JSON or parquet; conversations in JSON, see
+            :func:`gitllm_plugin.m3it.from_table.conversations.read_conversation`; or a folder of pictures, see
             :func:`gitllm_plugin.m3it.from_table.folders.read_folder`. A list in JSON and parquet, or a cell of CSV that
             is divided by ``|``, may name several pictures or accepted answers.
         output: the folder to write into; files of the same name are replaced.
@@ -131,6 +132,8 @@ def _read_row(record: Record, config: str, pictures: Pictures) -> _Row:
         "image_base64_str": "",  # comes when it is written
         "outputs": answers[0] if len(answers) == 1 else answers,
     }
+    if turns := record.cells.get("turns"):
+        content["turns"] = [[read_text(said, "turns", place) for said in turn] for turn in turns]
     return _Row(content, paths, Shown(each, whole, text["split"], place))
 
 
@@ -184,7 +187,8 @@ def _repeated(rows: Sequence[_Row]) -> list[str]:
     repeated = []
     for row in rows:
         content = row.content
-        key = (row.shown.whole, content["instruction"], content["inputs"], str(content["outputs"]))
+        said = str((content["outputs"], content.get("turns")))
+        key = (row.shown.whole, content["instruction"], content["inputs"], said)
         if first.setdefault(key, row.shown.place) != row.shown.place:
             repeated.append(f"{row.shown.place} is {first[key]} again")
     return [f"rows that stand twice, and are kept: {len(repeated):,}, the first: {repeated[0]}"] if repeated else []

@@ -1,4 +1,4 @@
-"""JSON: an object on each line, or a list of objects in one."""
+"""JSON: an object on each line, or a list of objects in one; each a question with its answer, or a conversation."""
 
 import io
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
+from gitllm_plugin.m3it.from_table.conversations import is_conversation, read_conversation, unread_keys
 from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.problems import RowError
 
@@ -43,6 +44,12 @@ def _parse_whole(path: Path, text: str) -> list[Any] | None:
 def _record(entry: Any, number: int, place: str, finder: ColumnFinder) -> Read:
     if not isinstance(entry, dict):
         return RowError("json", f"a JSON {type(entry).__name__} where an object is expected", place)
+    if is_conversation(entry):
+        try:
+            finder.pass_over(unread_keys(entry))
+            return read_conversation(entry, number, place)
+        except RowError as error:
+            return error
     keys = list(entry)
     try:
         found = finder.find(keys, place)

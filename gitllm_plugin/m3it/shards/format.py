@@ -13,9 +13,9 @@ last, so that a record that breaks off has none::
     {key}.json                      {"config", "images", "number", "split",
                                      "texts": [{"answers", "id", "instruction", "question"}, ...]}
 
-where ``images`` is how many there are and ``key`` is ``{config}-{split}-{number:08d}``, without dots. A record without
-images has the JSON alone. Equal records give equal bytes: owner, time and mode of members are constant.
-"""
+where a text within a conversation has ``turns`` too, ``images`` is how many there are and ``key`` is
+``{config}-{split}-{number:08d}``, without dots. A record without images has the JSON alone. Equal records give equal
+bytes: owner, time and mode of members are constant."""
 
 import io
 import re
@@ -204,7 +204,10 @@ def write_group(group: Group) -> list[tuple[str, bytes]]:
         "split": group.split,
         "number": group.number,
         "images": len(group.images),
-        "texts": [{name: getattr(text, name) for name in _TEXT_KEYS} for text in group.texts],
+        "texts": [
+            {name: getattr(text, name) for name in (*_TEXT_KEYS, *(["turns"] if text.turns else []))}
+            for text in group.texts
+        ],
     }
     members = [(f"{key}.{place}.{image_extension(image)}", image) for place, image in enumerate(group.images)]
     return [*members, (f"{key}.json", orjson.dumps(content, option=orjson.OPT_SORT_KEYS))]
@@ -278,7 +281,10 @@ def _read_text(item: Mapping[str, Any], config: str) -> Text:
     words, answers = [item[name] for name in ("id", "instruction", "question")], item["answers"]
     if not isinstance(answers, list) or not all(isinstance(word, str) for word in (config, *words, *answers)):
         raise TypeError("texts that are no texts")
-    return Text(words[0], config, words[1], words[2], tuple(answers))
+    turns = tuple((question, answer) for question, answer in item.get("turns", ()))
+    if not all(isinstance(said, str) for turn in turns for said in turn):
+        raise TypeError("turns that are no texts")
+    return Text(words[0], config, words[1], words[2], tuple(answers), turns)
 
 
 def _parse_manifest(content: Any, place: str) -> Manifest:

@@ -29,6 +29,7 @@ class Family:
             is no usual one.
         tiny_config: sizes of a copy small enough for the self-test, the tests and the ``tiny`` model types,
             by the names of the family's configuration, without the vocabulary's size.
+        prepare: what is done to transformers' classes of the family before they compute; None: nothing.
         variants: name -> further settings: members of the family that work differently inside, each of which
             the tests cover.
     """
@@ -40,6 +41,7 @@ class Family:
     position_module: str | None = None
     chat_template: str | None = field(default=None, repr=False)
     tiny_config: dict[str, Any] = field(default_factory=dict, repr=False)
+    prepare: Callable[[], None] | None = None
     variants: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     def positions_of(self, config: PreTrainedConfig) -> Positions:
