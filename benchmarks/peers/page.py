@@ -58,7 +58,7 @@ def _training(cases: Sequence[Mapping[str, Any]]) -> str:
             case["case"] if name == "ours" else "",
             name,
             f"{way['median']:.2f}",
-            f"{_spread(way['seconds']):.0%}",
+            _spread(way["seconds"]),
             "" if name == "ours" else _faster(way),
         ]
         for case in cases
@@ -111,6 +111,8 @@ def _faster(way: Mapping[str, Any]) -> str:
     return str(Ratio(**way["ours_is_faster"]))
 
 
-def _spread(seconds: Sequence[float]) -> float:
+def _spread(seconds: Sequence[float]) -> str:
     """Give most minus least, as a share of the median."""
-    return (max(seconds) - min(seconds)) / statistics.median(seconds)
+    if len(seconds) == 1:
+        return "one round"
+    return f"{(max(seconds) - min(seconds)) / statistics.median(seconds):.0%}"
