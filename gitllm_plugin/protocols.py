@@ -40,6 +40,14 @@ class LayeredModel(Protocol):
         ...
 
 
+class CheckpointedModel(Protocol):
+    """A model that can keep few activations and compute its layers again in the backward pass."""
+
+    def use_checkpointing(self, on: bool) -> None:
+        """Keep few activations from now on, or all of them; a :class:`ConfigError` where a part of it cannot."""
+        ...
+
+
 class GroupedModel(Protocol):
     """A model that decides which of its parameters learn how fast."""
 
@@ -96,6 +104,14 @@ class FingerprintedModel(Protocol):
 
     def encoder_fingerprint(self) -> str:
         """Say what features have to be made by; a :class:`ConfigError` where the image encoder is trained."""
+        ...
+
+
+class TokenCountingModel(Protocol):
+    """A model that counts what it reads of a batch, for ``run.tokens_per_batch``."""
+
+    def count_tokens(self, samples: dict[str, Any]) -> int:
+        """Count a batch's tokens as training reads them: those of each image once, and those of each text."""
         ...
 
 
@@ -236,6 +252,18 @@ class RescalableStream(ResumableStream, Protocol):
         ...
 
 
+class NumberedStream(ResumableStream, Protocol):
+    """An endless stream of items that have positions, for ``run.tokens_per_batch``; ``len()`` is of a rank's pass."""
+
+    def items_at(self, positions: Sequence[int]) -> list[Any]:
+        """Read some of the items, as often as they are asked for."""
+        ...
+
+    def start_at(self, position: int) -> None:
+        """Begin there: rank r of W gives the items at ``position`` + r, ``position`` + r + W and so on."""
+        ...
+
+
 class HostStream(BatchingStream, Protocol):
     """A stream for LAVIS's own runners, which keep no state of their data; the runner ``git_llm`` does not ask."""
 
@@ -264,14 +292,9 @@ class ReadingTask(Protocol):
 
 
 def weight_of_loss(outputs: Mapping[str, Any]) -> float:
-    """Say what to multiply a batch's mean loss with before it is added to those of others.
+    """Say what to multiply a batch's mean loss with before it is added to those of others: what it was divided by.
 
-    Args:
-        outputs: what a model gives for a batch.
-
-    Returns:
-        What the loss was divided by: ``supervised_weight``, else ``num_supervised_tokens``. Where a model counts
-        neither it is 1, so that each batch weighs the same.
+    That is ``supervised_weight`` of a model's outputs, else ``num_supervised_tokens``, else 1: each weighs the same.
     """
     return float(outputs.get("supervised_weight", outputs.get("num_supervised_tokens", 1)))
 
@@ -279,6 +302,7 @@ def weight_of_loss(outputs: Mapping[str, Any]) -> float:
 PROTOCOLS: dict[str, tuple[type, ...]] = {
     "model": (
         LayeredModel,
+        CheckpointedModel,
         GroupedModel,
         SelectiveModel,
         MergingModel,
@@ -288,6 +312,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         SizedImagesModel,
         HostReadingModel,
         ClassNamingModel,
+        TokenCountingModel,
     ),
     "text encoder": (TextsEncoder,),
     "data set": (CollatingData, CountedData, NumberedData, FingerprintedData, ModelReadingData, FittedData),
@@ -298,6 +323,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         CountingStream,
         ResumableStream,
         RescalableStream,
+        NumberedStream,
         HostStream,
     ),
     "task": (CountingTask, ReadingTask),
@@ -310,12 +336,8 @@ Offered = TypeVar("Offered")
 def offers(thing: Any, protocol: type[Offered]) -> TypeIs[Offered]:
     """Tell whether an object offers all of a protocol.
 
-    Unlike ``isinstance``, it refuses half of one, and takes no attribute (such as the ``blocks`` of a vision
-    transformer, a list of modules) for a method.
-
-    Args:
-        thing: an object of any class.
-        protocol: one of :data:`PROTOCOLS`.
+    Unlike ``isinstance``, it refuses half of one (of :data:`PROTOCOLS`), and takes no attribute (such as the ``blocks``
+    of a vision transformer, a list of modules) for a method.
 
     Returns:
         False where it has nothing of what the protocol adds to those it extends. Plain attributes, which many
@@ -340,9 +362,7 @@ def offers(thing: Any, protocol: type[Offered]) -> TypeIs[Offered]:
 def check_offers(thing: Any, *kinds: str) -> None:
     """Refuse an object that offers half of a protocol.
 
-    Args:
-        thing: the object.
-        kinds: keys of :data:`PROTOCOLS`.
+    Its kinds are keys of :data:`PROTOCOLS`.
 
     Raises:
         ConfigError: see :func:`offers`.

@@ -51,7 +51,9 @@ def ask(args: argparse.Namespace) -> None:
         args.parser.error(f"{args.question} is a file, and no question follows it: put the question last, in quotes")
     from gitllm_plugin.m3it.pictures import read_pixels
 
-    pictures = [read_pixels(sys.stdin.buffer if name == "-" else name) for name in args.picture]
+    pictures = [
+        read_pixels(sys.stdin.buffer, "standard input") if name == "-" else read_pixels(name) for name in args.picture
+    ]
     from gitllm_plugin.host.open_model import open_answering
 
     answer = open_answering(args.model).answer(pictures, args.question, args.instruction, _decoding(args))

@@ -1,6 +1,7 @@
-"""Which device and which number format are fast here."""
+"""Which device and which number format are fast here, and how much memory is free."""
 
 import os
+from pathlib import Path
 
 import torch
 
@@ -36,3 +37,14 @@ def has_fast_bf16(device: torch.device) -> bool:
 def default_device() -> torch.device:
     """Find a GPU, or else give the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def free_memory() -> int | None:
+    """Count the bytes of memory that are free, the GPU's where there is one; None where the system does not tell."""
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), None)

@@ -22,8 +22,13 @@ def local_folder(name: str | Path, **how: Any) -> Path:
         **how: arguments of ``huggingface_hub.snapshot_download``: ``revision``, ``cache_dir``, ``token``, ...
 
     Raises:
-        ConfigError: neither; or the hub cannot be reached from here and the files were not fetched before.
+        ConfigError: neither, or an empty name; or the hub cannot be reached from here and the files were not fetched
+            before.
     """
+    if isinstance(name, str) and not name.strip():
+        raise ConfigError(
+            f"the name of the model is {name!r}, which is empty; give a folder, or a name on the model hub (user/name)"
+        )
     folder = Path(name).expanduser()
     if folder.exists() or not _REPOSITORY.fullmatch(str(name)):
         return folder

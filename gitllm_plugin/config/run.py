@@ -276,6 +276,10 @@ class RunSettings(LaunchSettings, LogSettings):
     batch_size_train: _Count = 8
     """Images a batch, on each process."""
 
+    tokens_per_batch: _Count | None = None
+    """Image and text tokens a batch, on each process, in the place of ``batch_size_train``: each image's once, each
+    text's, near to so many and not above."""
+
     batch_size_eval: _Count | None = None
     """The same in evaluation; null for ``batch_size_train``."""
 

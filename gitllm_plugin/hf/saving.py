@@ -20,6 +20,10 @@ _OF_A_MODEL = (DESCRIPTION, TRANSFORMERS_CONFIG, PROJECTION, LANGUAGE_MODEL, IMA
 def write_model(loaded: LoadedFolder[Any], generation: GenerationConfig, folder: Path) -> None:
     """Write a model with what stood around it when it was read.
 
+    A new folder appears whole. One in use stays the folder that it is, somebody's mount or working directory, so its
+    parts are exchanged one by one when all is written: whoever reads it in that moment, or finds it where the process
+    was killed in it, finds no description and is refused, never a mixture; written again, it is whole.
+
     Args:
         loaded: what was read.
         generation: written beside it.
@@ -32,9 +36,9 @@ def write_model(loaded: LoadedFolder[Any], generation: GenerationConfig, folder:
         raise ConfigError(f"{folder} is a file; name a folder")
     # Beside it, so that moving is renaming; a folder that is not there, or empty, is written at once.
     in_use = folder.is_dir() and any(folder.iterdir())
-    target = folder.with_name(f".{folder.name}.new") if in_use else folder
-    if in_use:
-        _remove(target)  # of a process that was killed here
+    beside = folder.with_name(f".{folder.name}.new")
+    _remove(beside)  # of a process that was killed here
+    target = beside if in_use else folder
     save_folder(
         loaded.model,
         target,
@@ -45,7 +49,7 @@ def write_model(loaded: LoadedFolder[Any], generation: GenerationConfig, folder:
     generation.save_pretrained(str(target))
     if not in_use:
         return
-    for name in _OF_A_MODEL:
+    for name in _OF_A_MODEL:  # the description is the first
         _remove(folder / name)
     for part in sorted(target.iterdir(), key=lambda part: part.name == DESCRIPTION):
         os.replace(part, folder / part.name)

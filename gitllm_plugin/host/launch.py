@@ -8,7 +8,8 @@ import os
 import random
 import runpy
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,28 @@ def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
         raise ConfigError(f"--dry-run needs run.runner=git_llm, and it is {_runner_name(cfg)!r}")
     output_dir = Path(cfg.run_cfg.get("output_dir") or "output/git_llm") / "dry_run"
     apart = [f"run.output_dir={output_dir}", "run.resume_ckpt_path=null"]
-    runner = _build_runner(_read_config(cfg_path, [*as_assignments(options), *apart]))
+    cfg = _read_config(cfg_path, [*as_assignments(options), *apart])
+    kept: dict[str, Any] = {}
+
+    def build(task: Any, cfg: Any) -> Any:
+        """Build the model, but for its weights where nothing else asks for them."""
+        from gitllm_plugin.common.simulated_memory import Simulation
+        from gitllm_plugin.modeling.weightless import without_weights
+
+        # Features are those of certain weights.
+        if any((node.get("build_info") or {}).get("features") for node in cfg.datasets_cfg.values()):
+            return kept.setdefault("model", task.build_model(cfg))
+        with without_weights():
+            model = task.build_model(cfg)
+        if all(not parameter.is_meta for parameter in model.parameters()):
+            return kept.setdefault("model", model)
+        kept["load_model"] = partial(task.build_model, cfg)
+        return kept.setdefault("model", Simulation().copy_of(model, [getattr(model, "text_encoder", None)]))
+
+    runner = _build_runner(cfg, build)
     from gitllm_plugin.runners.dry_run import dry_run as describe
 
-    described = describe(runner)
-    _leave_process_group()
-    return described
+    return describe(runner, **kept, leave_group=_leave_process_group)
 
 
 def evaluate(cfg_path: str | Path, options: Sequence[str] = ()):
@@ -265,7 +282,8 @@ def _which_weights(cfg_path: str | Path, options: Sequence[str], evaluating: boo
     return [*own, *(["model.load_finetuned=true"] if named else [])]
 
 
-def _build_runner(cfg: Any):
+def _build_runner(cfg: Any, build_model: Callable[[Any, Any], Any] | None = None):
+    """Build the runner and all that it needs; ``build_model(task, cfg)`` builds the model in the place of the task."""
     from lavis.common.logger import setup_logger
     from lavis.common.registry import registry
     from lavis.tasks import setup_task
@@ -280,7 +298,7 @@ def _build_runner(cfg: Any):
     cfg.pretty_print()
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
-    model = task.build_model(cfg)
+    model = task.build_model(cfg) if build_model is None else build_model(task, cfg)
     runner_class = registry.mapping["runner_name_mapping"][_runner_name(cfg)]
     return runner_class(cfg=cfg, job_id=_shared_job_id(), task=task, model=model, datasets=datasets)
 

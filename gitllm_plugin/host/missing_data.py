@@ -215,7 +215,8 @@ def tell_what_all_data_sets_lack(original: Any) -> Any:
 
     @functools.wraps(original)
     def build_datasets(self: Any, cfg: Any) -> Any:
-        builders = {name: registry.get_builder_class(name)(node) for name, node in cfg.datasets_cfg.items()}
+        known = registry.mapping["builder_name_mapping"]
+        builders = {name: known[name](node) for name, node in cfg.datasets_cfg.items()}
         _refuse({name: _to_tell(name, builder) for name, builder in builders.items() if _of_lavis(builder)})
         return original(self, cfg)
 

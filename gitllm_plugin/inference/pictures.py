@@ -30,10 +30,12 @@ def list_pictures(names: Iterable[str]) -> list[str]:
     A file is taken whatever its ending; of folders and patterns only files with the ending of a picture.
 
     Raises:
-        DataError: one that means nothing, or a folder without pictures.
+        DataError: one that is empty or means nothing, or a folder without pictures.
     """
     found: dict[str, None] = {}
     for name in names:
+        if not name.strip():
+            raise DataError(f"the name {name!r} is empty; name a picture, a folder or a pattern")
         path = Path(name).expanduser()
         if path.is_dir():
             found |= dict.fromkeys(map(str, find_pictures(path)))

@@ -53,6 +53,8 @@ def read_question(row: Mapping[str, Any], folder: Path) -> Question:
     values = row[key] if isinstance(row[key], list) else [row[key]]
     if not values or not all(isinstance(value, str) for value in values) or (key == _IMAGE and len(values) != 1):
         raise DataError(f"{key!r} is {row[key]!r:.100}; {_FORM}")
+    if not all(value.strip() for value in values):
+        raise DataError(f"{key!r} is {row[key]!r:.100}, which is empty; {_FORM}")
     texts = [row.get("question", row.get("inputs", "")), row.get("instruction")]
     if not isinstance(texts[0], str) or not isinstance(texts[1], str | None):
         raise DataError(f"question and instruction are {texts!r:.200}, expected texts; {_FORM}")

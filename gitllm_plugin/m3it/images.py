@@ -68,13 +68,16 @@ def decode_base64(text: str, place: str = "") -> bytes:
         ) from error
 
 
-def check_header(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> None:
+def check_header(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Read an image's header: whether it is an image, and how large. The pixels are not looked at.
+
+    Returns:
+        width and height, before it is turned upright.
 
     Raises:
         RowError: of kind ``image`` or ``image_too_large``.
     """
-    _open(data, place, max_pixels)
+    return _open(data, place, max_pixels).size
 
 
 def decode_image(data: bytes, place: str = "", max_pixels: int = MAX_PIXELS) -> Image.Image:

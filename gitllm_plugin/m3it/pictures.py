@@ -42,6 +42,8 @@ def read_pixels(picture: Picture, place: str = "", max_pixels: int = MAX_PIXELS)
     Raises:
         DataError: no picture, one that is damaged, empty, too large or of an unknown kind; or an array of another form.
     """
+    if isinstance(picture, str) and not picture.strip():
+        raise DataError(f"{_before(place)}the picture's name {picture!r} is empty; name a picture file")
     if isinstance(picture, (str, os.PathLike)):
         return decode_pixels(_read_file(Path(picture)), place or str(picture), max_pixels=max_pixels)
     if isinstance(picture, (bytes, bytearray, memoryview)):
@@ -90,6 +92,8 @@ def _read_open_file(file: Any, place: str) -> bytes:
     data = file.read()
     if not isinstance(data, bytes):
         raise DataError(f"{_before(place)}a file opened as text; open it with mode 'rb'")
+    if not data:
+        raise DataError(f"{_before(place)}nothing is in it; expected are the bytes of a picture's file")
     return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -27,7 +28,13 @@ from gitllm_plugin.modeling.folder import (
 )
 from gitllm_plugin.modeling.lora import inject_lora, merge_lora
 from gitllm_plugin.modeling.model import GitLLM
-from gitllm_plugin.modeling.pretrained import load_config, load_model, load_tokenizer, resolve_dtype
+from gitllm_plugin.modeling.pretrained import (
+    is_tokenizer_at,
+    load_config,
+    load_model,
+    load_tokenizer,
+    resolve_dtype,
+)
 from gitllm_plugin.modeling.projection import KINDS
 from gitllm_plugin.modeling.self_test import confirm_family
 from gitllm_plugin.modeling.tiny import tiny_image_encoder, tiny_language_model, tiny_tokenizer
@@ -35,6 +42,7 @@ from gitllm_plugin.modeling.tokens import TextEncoder
 from gitllm_plugin.modeling.trainable import names_of_module, set_trainable, untie_head
 from gitllm_plugin.modeling.vision import ImageEncoder
 from gitllm_plugin.modeling.vocabulary import end_tokens, fit_tokenizer
+from gitllm_plugin.modeling.weightless import weights_left_out
 
 _TINY = "tiny:"
 _WHAT = "language model"
@@ -244,8 +252,12 @@ def make_text_encoder(
     )
 
 
-def enable_gradient_checkpointing(model: GitLLM) -> None:
+def enable_gradient_checkpointing(model: GitLLM, on: bool = True) -> None:
     """Let the language model, and the encoder where it is trained, compute activations twice and keep few.
+
+    Args:
+        model: changed in place.
+        on: whether they do so; else they keep all of them.
 
     Raises:
         ConfigError: one of them is of a class that cannot.
@@ -253,10 +265,15 @@ def enable_gradient_checkpointing(model: GitLLM) -> None:
     towers = [model.language_model] if model.image_encoder.frozen else [model.language_model, model.image_encoder.tower]
     for tower in towers:
         if not tower.supports_gradient_checkpointing:
+            if not on:
+                continue
             raise ConfigError(
                 f"gradient_checkpointing: {type(tower).__name__} of transformers has none; leave it out or do not "
                 "train that module"
             )
+        if not on:
+            tower.gradient_checkpointing_disable()
+            continue
         # The older, reentrant kind gives no gradients where no input of a layer wants any, as with frozen embeddings.
         tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
@@ -270,10 +287,14 @@ def _load_language_model(
         return cast(Any, decoder).to(dtype), tiny_tokenizer(), FAMILIES[decoder.config.model_type]
     # The small files first, before gigabytes are read.
     config = load_config(name, _WHAT)
-    tokenizer = load_tokenizer(name, _WHAT)
+    without_words = weights_left_out() and Path(name).is_dir() and not is_tokenizer_at(Path(name))
+    tokenizer = tiny_tokenizer() if without_words else load_tokenizer(name, _WHAT)
     family = resolve_family(config, settings.self_test)
     decoder = load_model(name, _WHAT, AutoModelForCausalLM, dtype=dtype, **quantization)
-    fit_tokenizer(tokenizer, decoder, name)
+    if without_words:
+        logging.warning("%s has no tokenizer: one of 400 words counts its tokens, which are more than its own.", name)
+    else:
+        fit_tokenizer(tokenizer, decoder, name)
     return decoder, tokenizer, family
 
 

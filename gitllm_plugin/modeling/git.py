@@ -100,6 +100,10 @@ class Git(nn.Module):
         """Most text tokens; image tokens have no positions."""
         return self.causal_lm.config.max_position_embeddings
 
+    def tokens_of_image(self, pixel_values: Tensor) -> int:
+        """Count the tokens of each image or frame: a patch each, and [CLS]."""
+        return (self.image_size // cast(Any, self.causal_lm.config.vision_config).patch_size) ** 2 + 1
+
     def max_text_tokens(self, pixel_values: Tensor | None) -> int:
         """Give the most tokens of a text; images take none of them."""
         return self.context_length

@@ -97,10 +97,14 @@ class GitLLM(InFolder):
         if longest is None or pixel_values is None or self.decoder.positions == "text":
             return longest
         frames = pixel_values.shape[1] if pixel_values.ndim == 5 else 1
+        return longest - frames * self.tokens_of_image(pixel_values)
+
+    def tokens_of_image(self, pixel_values: Tensor) -> int:
+        """Count the tokens of each image, or frame, of this shape; see :meth:`encode_images`."""
         height, width = pixel_values.shape[-2:]
         if are_features(pixel_values):
-            return longest - frames * self.projection.num_tokens(height, self._grid_of(pixel_values))
-        return longest - frames * self.num_image_tokens(height, width)
+            return self.projection.num_tokens(height, self._grid_of(pixel_values))
+        return self.num_image_tokens(height, width)
 
     def num_image_tokens(self, height: int, width: int) -> int:
         """Count the tokens that the language model reads of an image of this size.

@@ -32,6 +32,7 @@ from gitllm_plugin.common.device import default_device, has_fast_bf16
 from gitllm_plugin.common.file_faults import check_file, fault_of_file, read_json
 from gitllm_plugin.errors import ConfigError, GitLLMError, first_line
 from gitllm_plugin.modeling.sizes import check_model, check_numbers, count_tensors
+from gitllm_plugin.modeling.weightless import make_by_config, weights_left_out
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -146,6 +147,8 @@ def load_model(
         ConfigError: the name cannot be loaded, a file of it is damaged, or weights are missing, of another shape or of
             another model; the message names files and weights.
     """
+    if weights_left_out():
+        return make_by_config(model_class, kwargs.get("config") or load_config(name, what), kwargs.get("dtype"))
     _check_weights(name, what)
     with _told(name, what, _WEIGHTS):
         if os.path.isdir(name):
@@ -348,7 +351,7 @@ def _told(name: str, what: str, files: Iterable[str]) -> Iterator[None]:
 
 
 def _explained(name: str, what: str, files: Iterable[str], error: Exception) -> ConfigError:
-    folder = Path(name) if os.path.isdir(name) else _folder_of_hub(name)
+    folder = Path(name) if os.path.isdir(name) else folder_of_hub(name)
     reason = first_line(error)
     begin = f"{what} {name!r} cannot be loaded: "
     if "trust_remote_code" in str(error) or "custom code" in str(error):
@@ -380,7 +383,7 @@ def _fault_if_there(path: Path) -> str | None:
     return fault_of_file(path) if path.exists() else None
 
 
-def _folder_of_hub(name: str) -> Path | None:
+def folder_of_hub(name: str) -> Path | None:
     """Find where the hub's files of this name are kept on this machine."""
     from huggingface_hub import try_to_load_from_cache
 

@@ -20,7 +20,7 @@ from gitllm_plugin.modeling import (
     TextEncoder,
     parameter_groups,
 )
-from gitllm_plugin.modeling.build import build_with_texts
+from gitllm_plugin.modeling.build import build_with_texts, enable_gradient_checkpointing
 from gitllm_plugin.modeling.description import DESCRIPTION, LORA, read_description
 from gitllm_plugin.modeling.lora import lora_merged
 from gitllm_plugin.models.image_text import ImageTextModel
@@ -114,6 +114,10 @@ class GitLLMForLavis(ImageTextModel):
     def blocks(self) -> list[nn.Module]:
         """The decoder's layers, see :meth:`~gitllm_plugin.modeling.Decoder.blocks`."""
         return self.model.decoder.blocks()
+
+    def use_checkpointing(self, on: bool) -> None:
+        """See :class:`~gitllm_plugin.protocols.CheckpointedModel`."""
+        enable_gradient_checkpointing(self.model, on)
 
     def check_image_size(self, height: int, width: int) -> None:
         """See :class:`~gitllm_plugin.protocols.SizedImagesModel`."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
 from gitllm_plugin.modeling import TextBatch, TextEncoder
 from gitllm_plugin.modeling.fitting import TooLongError
-from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of
+from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of, with_one_answer_each, words_of
 
 _TOKENS_OF_A_BYTE = 2
 """The most: one, and where tokenizers normalise, texts may become longer."""
@@ -86,6 +86,7 @@ class ReadsTexts:
 
     model: Any
     text_encoder: TextEncoder
+    prompt: str
     num_truncated_prompts: int
 
     def text_rule(self, image: Tensor | None, answers: bool, new_tokens: int) -> ContextRule | None:
@@ -129,9 +130,30 @@ class ReadsTexts:
         self._count_truncated(text, samples)
         return text
 
+    def count_tokens(self, samples: Samples) -> int:
+        """Count the tokens of a batch as training reads them: those of each image once, and those of each text."""
+        samples = with_one_answer_each(samples, self.prompt, self._known_classes)
+        prompts, answers = list(samples.get("text_input", [])), samples.get("text_output")
+        if answers is None:
+            prompts, answers = [self.prompt] * len(prompts), words_of(prompts)
+        text = self.text_encoder.prompts_and_answers(prompts, list(answers))
+        lengths = text.attention_mask.sum(1).tolist()
+        room = self._room_of_each(samples, len(lengths))
+        # Those that are too long are shortened to what there is.
+        read = sum(lengths) if room is None else sum(map(min, lengths, room))
+        pixels = self._pixels(samples)
+        if pixels is None:
+            return read
+        frames = len(pixels) * (pixels.shape[1] if pixels.ndim == 5 else 1)
+        images = int(samples["num_images"].sum()) if "num_images" in samples else frames
+        return read + images * self.model.tokens_of_image(pixels)
+
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
         """Pixel values as the model takes them."""
         return pixels_of(samples)
+
+    def _known_classes(self) -> list[str]:
+        raise NotImplementedError
 
     @property
     def _rows_are_padded(self) -> bool:

@@ -1,12 +1,13 @@
 """A look at a training before it is started: nothing is trained, nothing but a figure is written.
 
-Weights are counted; activations and the seconds of a step are measured on the first batch, which is shown.
+The first batch is shown. Its memory is computed without weights (:mod:`gitllm_plugin.runners.memory`), its seconds are
+measured where the weights are at hand.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,114 +17,122 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
+from gitllm_plugin.common.device import free_memory
 from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.common.loading import move_batch, num_samples
-from gitllm_plugin.common.progress import peak_memory
+from gitllm_plugin.common.simulated_memory import Simulation
+from gitllm_plugin.modeling.description import DESCRIPTION
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
-from gitllm_plugin.protocols import TextsEncoder, offers
+from gitllm_plugin.modeling.pretrained import folder_of_hub, weight_files
+from gitllm_plugin.protocols import CountingTask, TextsEncoder, offers, weight_of_loss
+from gitllm_plugin.runners import precision
 from gitllm_plugin.runners.length import Position, RunLength
+from gitllm_plugin.runners.memory import Step, describe_peaks
 from gitllm_plugin.runners.saved_config import without_secrets
 from gitllm_plugin.secret_values import hide_secrets
 from gitllm_plugin.tables import as_text
 
 FIGURE = "first_batch.png"
-_ADAM_STATES = 2  # the two moments of each trained number, in its own format
 _MOST_TEXTS = 8
 _MOST_IMAGES = 16
 _COLUMNS = 4
 
 
-def dry_run(runner: Any) -> str:
+def dry_run(
+    runner: Any,
+    model: nn.Module,
+    load_model: Callable[[], nn.Module] | None = None,
+    leave_group: Callable[[], None] = lambda: None,
+) -> str:
     """Describe a training: configuration, parameters, first batch, memory and time.
 
     Args:
-        runner: a ``git_llm`` runner; no weight of its model changes, but its data is read from.
+        runner: a ``git_llm`` runner, whose data is read from.
+        model: the runner's, as it was given; no weight of it changes.
+        load_model: gives the model with its weights, where ``model`` has none.
+        leave_group: leaves the ranks that this process was started with: memory is computed alone.
     """
-    parts = runner.parts
-    model = parts.bare_model
-    run_cfg = parts.run_cfg
-    parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], runner.task)
-    model.train()
+    parts, task = runner.parts, runner.task
+    run_cfg, length = parts.run_cfg, parts.length
+    parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], task)
     batch = next(iter(parts.data.batches(Position())))
-    samples = move_batch(batch, parts.bare_model, parts.device)
-    samples |= {"epoch": 0, "iters": 0, "num_iters_per_epoch": parts.length.iters_per_epoch}
-
-    def loss_of_batch() -> Tensor:
-        with parts.autocast():
-            return runner.task.train_step(model=model, samples=samples)
-
-    with encoded_texts(model) as encoded:
-        activations, seconds = measure_step(model, loss_of_batch)
-    tokenizer = model.text_encoder.tokenizer if encoded else None
     figure = parts.folder / FIGURE
     images = f"images: {figure}" if draw_images(batch, figure) else "the batch has no images"
+    leave_group()
+    dtype = torch.float32 if parts.dtype == torch.float32 else None  # see `precision.compute_in_float32`
+    encoder = getattr(model, "text_encoder", None)
+    step = Step(
+        model=Simulation().copy_of(model, [encoder], dtype),
+        samples={**batch, "epoch": 0, "iters": 0, "num_iters_per_epoch": length.iters_per_epoch},
+        loss=partial(_loss_of, task),
+        autocast=partial(precision.autocast, torch.device("cpu"), parts.dtype),
+        batches=int(run_cfg.accum_grad_iters),
+        clipped=bool(run_cfg.max_grad_norm),
+    )
+    with encoded_texts(step.model) as encoded:
+        memory = as_text(describe_peaks(step, run_cfg.sharding))
+    tokenizer = encoder.tokenizer if encoder is not None and encoded else None
     sections = {
         "configuration": OmegaConf.to_yaml(OmegaConf.create(without_secrets(parts.config.config))).rstrip(),
-        "parameters": as_text(describe_parameters(parameter_rows(getattr(model, "model", model)))),
+        "parameters": as_text(describe_parameters(parameter_rows(getattr(step.model, "model", step.model)))),
         "first batch": f"{describe_texts(batch, encoded[0] if encoded else None, tokenizer)}\n{images}",
-        "memory": f"{estimate_memory(model, activations)}\n  this process reached {peak_memory() / 2**20:,.1f} MiB",
-        "time": describe_time(parts.length, seconds),
+        "memory": memory,
+        "time": describe_time(length, _time(parts, step, model, load_model)),
     }
     return hide_secrets("\n\n".join(f"== {title}\n{text}" for title, text in sections.items()))
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes on one device, without what torch and the libraries need for themselves.
-
-    Attributes:
-        frozen: weights that are not trained.
-        trained: weights that are.
-        gradients: of the trained weights.
-        optimizer: AdamW's moments.
-        activations: what the forward pass of one batch keeps for the backward pass.
-    """
-
-    frozen: int
-    trained: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return self.frozen + self.trained + self.gradients + self.optimizer + self.activations
-
-    def __str__(self) -> str:
-        lines = [f"  {name:<12}{value / 2**20:>12,.1f} MiB" for name, value in vars(self).items()]
-        return "\n".join([*lines, f"  {'together':<12}{self.total / 2**20:>12,.1f} MiB"])
+def _loss_of(task: Any, model: nn.Module, samples: dict[str, Any]) -> Tensor:
+    """Compute what a batch's backward pass begins with, as training does."""
+    if offers(task, CountingTask):
+        outputs = task.train_outputs(model=model, samples=samples)
+        return outputs["loss"] * weight_of_loss(outputs)
+    loss = task.train_step(model=model, samples=samples)
+    return loss[0] if isinstance(loss, tuple) else loss
 
 
-def estimate_memory(model: nn.Module, activations: int) -> MemoryEstimate:
-    """Count the weights of ``model``, and what training them with AdamW adds."""
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return MemoryEstimate(frozen, trained, trained, _ADAM_STATES * trained, activations)
+def _time(parts: Any, step: Step, model: nn.Module, load_model: Callable[[], nn.Module] | None) -> float | str:
+    """Measure the seconds of a batch, or say why they are not."""
+    if load_model is not None:
+        model_cfg = parts.config.config.model
+        names = [model_cfg.get(key) for key in ("language_model", "image_encoder", "folder", "weights")]
+        if missing := [name for name in names if name and not _is_on_this_machine(name)]:
+            return f"the weights of {' and '.join(missing)} are not on this machine"
+        needed, there = sum(p.numel() * p.element_size() for p in step.model.parameters()), free_memory()
+        if there is not None and needed > there / 2:
+            return f"its weights take {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB of memory are free here"
+        model = load_model()
+    if parts.dtype == torch.float32:
+        model = precision.compute_in_float32(model)
+    model = model.to(parts.device).train()
+    samples = move_batch(dict(step.samples), model, parts.device)
+
+    def loss_of_batch() -> Tensor:
+        with parts.autocast():
+            return step.loss(model, dict(samples))
+
+    return measure_seconds(model, loss_of_batch)
 
 
-def measure_step(model: nn.Module, loss_of_batch: Callable[[], Tensor]) -> tuple[int, float]:
-    """Measure the bytes that a batch's forward pass keeps, and the seconds of forward and backward pass.
+def _is_on_this_machine(name: str) -> bool:
+    """Tell whether the weights of a model, by folder or hub name, can be read without fetching them."""
+    if name.startswith("tiny:"):
+        return True
+    folder = Path(name).expanduser()
+    if (folder / DESCRIPTION).is_file():
+        return True
+    kept = folder if folder.is_dir() else folder_of_hub(name)
+    return kept is not None and bool(weight_files(kept))
 
-    The batch is computed twice: the first time memory is counted, and whatever is made once is made; the second
-    time the clock runs. No weight changes.
+
+def measure_seconds(model: nn.Module, loss_of_batch: Callable[[], Tensor]) -> float:
+    """Measure the seconds of a batch's forward and backward pass; no weight changes.
 
     Args:
-        model: whose weights do not count as kept.
+        model: whose gradients are thrown away.
         loss_of_batch: computes the loss.
     """
-    kept: dict[int, int] = {}
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    # By storage and not by tensor: views of one tensor are kept once. Weights are counted elsewhere.
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss_of_batch().backward()
+    loss_of_batch().backward()  # whatever is made once is made now
     began = time.perf_counter()
     loss_of_batch().backward()
     # A GPU works on while Python has gone ahead.
@@ -131,17 +140,26 @@ def measure_step(model: nn.Module, loss_of_batch: Callable[[], Tensor]) -> tuple
         torch.cuda.synchronize()
     seconds = time.perf_counter() - began
     model.zero_grad(set_to_none=True)
-    return sum(kept.values()), seconds
+    return seconds
 
 
-def describe_time(length: RunLength, seconds_per_batch: float) -> str:
-    """Say how long the run is, and how long it takes at the measured pace."""
+def describe_time(length: RunLength, seconds_per_batch: float | str) -> str:
+    """Say how long the run is, and how long it takes at the measured pace.
+
+    Args:
+        length: of the run.
+        seconds_per_batch: as measured, or why they were not.
+    """
+    begin = (
+        f"{length.max_epoch} epochs of {length.iters_per_epoch} batches, {length.total_iters} batches in all, "
+        f"{length.steps_until(length.total_iters)} optimizer steps.\n  "
+    )
+    if isinstance(seconds_per_batch, str):
+        return f"{begin}How long a batch takes was not measured: {seconds_per_batch}."
     total = length.total_iters * seconds_per_batch
     hours, rest = divmod(int(total), 3600)
     return (
-        f"{length.max_epoch} epochs of {length.iters_per_epoch} batches, {length.total_iters} batches in all, "
-        f"{length.steps_until(length.total_iters)} optimizer steps.\n"
-        f"  a batch takes {seconds_per_batch:.3f} s here, forward and backward: all of them "
+        f"{begin}a batch takes {seconds_per_batch:.3f} s here, forward and backward: all of them "
         f"{hours}:{rest // 60:02d}:{rest % 60:02d}, without reading data, optimizer and evaluations"
     )
 

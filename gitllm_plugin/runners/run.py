@@ -17,7 +17,14 @@ from gitllm_plugin.common.loading import Loader
 from gitllm_plugin.common.run_files import run_folder_of
 from gitllm_plugin.config.run import endless_fault
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.protocols import EndlessStream, ModelReadingData, SizedImagesModel, check_offers, offers
+from gitllm_plugin.protocols import (
+    EndlessStream,
+    ModelReadingData,
+    SizedImagesModel,
+    TokenCountingModel,
+    check_offers,
+    offers,
+)
 from gitllm_plugin.runners import parallel, precision
 from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes, find_resume_point
 from gitllm_plugin.runners.fitting import fit_texts
@@ -30,6 +37,7 @@ from gitllm_plugin.runners.run_lock import give_back, hold
 from gitllm_plugin.runners.same_run import differences, fingerprints
 from gitllm_plugin.runners.saved_config import without_secrets
 from gitllm_plugin.runners.state import Saving, TrainingState
+from gitllm_plugin.runners.token_batches import TokenBudget
 from gitllm_plugin.runners.training_data import TrainingData, training_data
 
 
@@ -173,6 +181,8 @@ class RunParts:
         Where the run computes in fp32 the model is fp32, frozen weights included, however they were loaded.
         """
         model, sharding = self._model, self.run_cfg.sharding
+        if self.run_cfg.get("tokens_per_batch") is not None:
+            _ = self.data.batches_per_epoch  # an image's tokens are counted by the whole model, before it is spread
         if self.dtype == torch.float32:
             model = precision.compute_in_float32(model)
         if sharding == "none":  # else it may be too large for the device before it is spread
@@ -194,11 +204,21 @@ class RunParts:
     @cached_property
     def data(self) -> TrainingData:
         """The training batches."""
-        ratios, settings = (
-            self.run_cfg.get("train_dataset_ratios"),
-            self._loader_settings(self.run_cfg.batch_size_train),
-        )
-        return training_data(self.datasets, self.run_cfg.train_splits, ratios, settings, int(self.run_cfg.seed))
+        run_cfg = self.run_cfg
+        ratios, settings = run_cfg.get("train_dataset_ratios"), self._loader_settings(run_cfg.batch_size_train)
+        return training_data(self.datasets, run_cfg.train_splits, ratios, settings, int(run_cfg.seed), self._budget)
+
+    @property
+    def _budget(self) -> TokenBudget | None:
+        tokens = self.run_cfg.get("tokens_per_batch")
+        if tokens is None:
+            return None
+        if not offers(self._model, TokenCountingModel):
+            raise ConfigError(
+                f"run.tokens_per_batch: {type(self._model).__name__} does not count tokens (TokenCountingModel of "
+                "gitllm_plugin.protocols); use run.batch_size_train"
+            )
+        return TokenBudget(int(tokens), self._model.count_tokens)
 
     @cached_property
     def length(self) -> RunLength:

@@ -13,6 +13,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.protocols import CountingStream, RescalableStream, ResumableStream, offers
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loaders import EpochSampler, LoaderSettings, SeededItems, check_has_batches, collate_of
+from gitllm_plugin.runners.token_batches import TokenBudget, TokenData
 
 
 class TrainingData(Protocol):
@@ -260,6 +261,7 @@ def training_data(
     ratios: Mapping[str, float] | None,
     settings: LoaderSettings,
     seed: int,
+    budget: TokenBudget | None = None,
 ) -> TrainingData:
     """Make one of the training splits of all data sets.
 
@@ -270,6 +272,7 @@ def training_data(
             and streams are drawn from as often as each other and as it.
         settings: how batches are made.
         seed: of the order.
+        budget: how many tokens a batch has, in the place of a number of items; None: the number of ``settings``.
 
     Raises:
         ConfigError: names in ``ratios`` are not those of the data sets, or nothing is there to train on.
@@ -289,22 +292,25 @@ def training_data(
     weights = None if ratios is None else _weights(ratios, found)
     if ratios is None:
         found = _concatenated(found)
-    members = {name: _member(dataset, settings, seed) for name, dataset in found.items()}
+    members = {name: _member(dataset, settings, seed, budget) for name, dataset in found.items()}
     if len(members) == 1:
         return next(iter(members.values()))
-    return Mixture(members, weights or _weights_of_all(members))
+    maps = [name for name, dataset in found.items() if not isinstance(dataset, IterableDataset)]
+    return Mixture(members, weights or _weights_of_all(members, maps))
 
 
-def _weights_of_all(members: Mapping[str, TrainingData]) -> dict[str, float]:
+def _weights_of_all(members: Mapping[str, TrainingData], maps: Sequence[str]) -> dict[str, float]:
     """Give all map-style members together the weight of one stream, and each its part of it by its batches."""
-    sizes = {name: member.batches_per_epoch or 0 for name, member in members.items() if not member.streaming}
+    sizes = {name: members[name].batches_per_epoch or 0 for name in maps}
     return {name: float(sizes.get(name, sum(sizes.values()) or 1)) for name in members}
 
 
-def _member(dataset: Any, settings: LoaderSettings, seed: int) -> TrainingData:
+def _member(dataset: Any, settings: LoaderSettings, seed: int, budget: TokenBudget | None) -> TrainingData:
     # LAVIS chains even a single stream, which hides its methods.
     if isinstance(dataset, ChainDataset) and len(streams := list(dataset.datasets)) == 1:
         dataset = streams[0]
+    if budget is not None:
+        return TokenData(dataset, settings, seed, budget)
     return StreamData(dataset, settings) if isinstance(dataset, IterableDataset) else MapData(dataset, settings, seed)
 
 

@@ -91,13 +91,21 @@ class _Endpoint:
         if asked.model not in ("", self.name):
             return _error(404, f"there is no model {asked.model!r:.100}; this server has {self.name!r}")
         try:
+            wanted = read_request(asked, self.limits, self.engine.max_images)
             async with self._decoding:
-                given = asked, self.limits, self.engine.max_images
-                question, decoding = await run_in_threadpool(read_request, *given)
-                pixels = sum(picture.shape[0] * picture.shape[1] for picture in question.pictures)
-                await self._room.take(pixels)
+                pixels = await run_in_threadpool(wanted.count_pixels, self.limits)
+            # Not inside: who waits for room would keep from decoding those that need little, or are refused.
+            room = asyncio.ensure_future(self._room.take(pixels))
+            if not await _comes(room, request):
+                return Response(status_code=499)
+            try:
+                async with self._decoding:
+                    question = await run_in_threadpool(wanted.question, self.limits, pixels)
+            except BaseException:
+                self._room.give(pixels)
+                raise
             answer = self._answer_stream if asked.stream else self._answer_whole
-            return await answer(request, question, decoding, pixels)
+            return await answer(request, question, wanted.decoding, pixels)
         except (DataError, ConfigError) as error:
             return self._refuse(str(error))
         except BusyError as error:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-import pybase64
 from pydantic import BaseModel, ConfigDict, Field
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.asking import Decoding, Question
+from gitllm_plugin.inference.messages import Turn, data_of, is_data, read_turn
+from gitllm_plugin.m3it.images import check_header
 from gitllm_plugin.m3it.pictures import read_pixels
 
 
@@ -83,7 +84,51 @@ class Limits:
     files: Path | None = None
 
 
-def read_request(request: ChatRequest, limits: Limits, most_pictures: int) -> tuple[Question, Decoding]:
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks, its pictures not looked at yet.
+
+    Attributes:
+        text, instruction: see :class:`~gitllm_plugin.inference.asking.Question`.
+        pictures: their addresses.
+        decoding: how the answer is searched for.
+    """
+
+    text: str
+    instruction: str | None
+    pictures: tuple[str, ...]
+    decoding: Decoding
+
+    def count_pixels(self, limits: Limits) -> int:
+        """Read how large the pictures are, decoding none.
+
+        Raises:
+            DataError: one cannot be read, or is too large.
+        """
+        left = limits.pixels
+        for name, url in self._named():
+            width, height = check_header(_bytes_of(url, name, limits), name, left)
+            left -= width * height
+        return limits.pixels - left
+
+    def question(self, limits: Limits, pixels: int) -> Question:
+        """Decode the pictures, of so many pixels and no more.
+
+        Raises:
+            DataError: one cannot be read, or has become larger.
+        """
+        pictures = []
+        for name, url in self._named():
+            picture = read_pixels(_bytes_of(url, name, limits), name, pixels)
+            pixels -= picture.shape[0] * picture.shape[1]
+            pictures.append(picture)
+        return Question(tuple(pictures), self.text, self.instruction)
+
+    def _named(self) -> list[tuple[str, str]]:
+        return [(f"picture {number}", url) for number, url in enumerate(self.pictures, start=1)]
+
+
+def read_request(request: ChatRequest, limits: Limits, most_pictures: int) -> Asked:
     """Read what is asked: the user's last text, the system's as the instruction, and the conversation's pictures.
 
     Earlier texts are not read: models are trained on single questions.
@@ -94,73 +139,59 @@ def read_request(request: ChatRequest, limits: Limits, most_pictures: int) -> tu
         most_pictures: that the model takes; of the user's earlier messages the newest pictures are taken.
 
     Raises:
-        DataError: the user does not speak last, no picture, one that cannot be read or is too large, a text that is too
-            long, or an answer that would be; ConfigError: no such way to search for an answer.
+        DataError: the user does not speak last, no picture, a text that is too long, or an answer that would be;
+            ConfigError: no such way to search for an answer.
     """
-    said = [message for message in request.messages if message.role in ("user", "assistant")]
+    turns = [read_turn({"role": message.role, "content": _content(message)}) for message in request.messages]
+    said = [turn for turn in turns if turn.role in ("user", "assistant")]
     if not said or said[-1].role != "user":
         last = "assistant's" if said else "system's"
         raise DataError(f"the last message is the {last}; what is asked is the user's last message: add one")
-    if any(_urls_of(message) for message in request.messages if message.role != "user"):
+    if any(turn.pictures for turn in turns if turn.role != "user"):
         raise DataError("a message that is not the user's has a picture; send pictures in messages of the user")
-    system = [_text_of(message) for message in request.messages if message.role in ("system", "developer")]
-    text, instruction = _text_of(said[-1]), "\n".join(system) or None
+    system = [turn.text for turn in turns if turn.role in ("system", "developer")]
+    text, instruction = said[-1].text, "\n".join(system) or None
     for what, given in (("question", text), ("instruction", instruction or "")):
         if len(given) > limits.characters:
             raise DataError(f"the {what} has {len(given):,} characters; at most {limits.characters:,} are taken")
-    urls = _pictures_of([message for message in said if message.role == "user"], most_pictures)
+    urls = _pictures_of([turn for turn in said if turn.role == "user"], most_pictures)
     if not urls:
         raise DataError(
             'no picture; send it as {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}'
         )
-    left, pictures = limits.pixels, []
-    for number, url in enumerate(urls, start=1):
-        pixels = read_pixels(_bytes_of(url, f"picture {number}", limits), f"picture {number}", left)
-        left -= pixels.shape[0] * pixels.shape[1]
-        pictures.append(pixels)
     new_tokens = request.max_completion_tokens or request.max_tokens or min(30, limits.new_tokens)
     if new_tokens > limits.new_tokens:
         raise DataError(f"max_tokens is {new_tokens}; at most {limits.new_tokens} are given")
     decoding = Decoding(new_tokens, 1, request.temperature, request.top_p, max_seconds=limits.seconds)
     decoding.as_arguments()
-    return Question(tuple(pictures), text, instruction), decoding
+    return Asked(text, instruction, urls, decoding)
 
 
-def _pictures_of(messages: Sequence[Message], most: int) -> list[str]:
+def _content(message: Message) -> Any:
+    if isinstance(message.content, str) or message.content is None:
+        return message.content or ""
+    return [part.model_dump() for part in message.content]
+
+
+def _pictures_of(turns: Sequence[Turn], most: int) -> tuple[str, ...]:
     """Give the pictures of the last message, and in front those of as many earlier ones as the model takes."""
-    urls = _urls_of(messages[-1])
-    for message in reversed(messages[:-1]):
-        earlier = _urls_of(message)
-        if len(earlier) + len(urls) > most:
+    urls = turns[-1].pictures
+    for turn in reversed(turns[:-1]):
+        if len(turn.pictures) + len(urls) > most:
             break
-        urls = earlier + urls
+        urls = turn.pictures + urls
     return urls
-
-
-def _urls_of(message: Message) -> list[str]:
-    parts = message.content if isinstance(message.content, list) else []
-    return [part.image_url.url for part in parts if part.type == "image_url" and part.image_url is not None]
-
-
-def _text_of(message: Message) -> str:
-    if isinstance(message.content, str):
-        return message.content
-    return "\n".join(part.text for part in message.content or [] if part.type == "text" and part.text)
 
 
 def _bytes_of(url: str, name: str, limits: Limits) -> bytes:
     if limits.files is not None and url.startswith("file:"):
         return _file_below(limits.files, url, name, limits.megabytes * 2**20)
-    head, found, data = url.partition(",")
-    if not head.startswith("data:") or not head.endswith(";base64") or not found:
+    if not is_data(url):
         raise DataError(
             f"{name} is {url[:40]!r}; send its bytes as data:image/png;base64,... (addresses are not fetched, and "
             "files only below the folder of --files)"
         )
-    try:
-        return pybase64.b64decode(data, validate=True)
-    except ValueError as error:
-        raise DataError(f"{name} is not base64 ({error})") from error
+    return data_of(url, name)
 
 
 def _file_below(folder: Path, url: str, name: str, most_bytes: int) -> bytes:

@@ -1,5 +1,6 @@
 """ask, caption and predict as they are typed, in processes of their own, and what they say of wrong input."""
 
+import io
 import json
 import os
 import shutil
@@ -168,6 +169,11 @@ def test_a_run_that_lies_below_is_named(tmp_path, capsys):
         (["ask", "pictures/red.png", "what?", "--model", "nowhere"], "there is no model nowhere"),
         (["ask", "pictures/red.png", "what?", "--max-new-tokens", "0"], "max_new_tokens and num_beams are at least 1"),
         (["ask", "pictures/red.png", "pictures/blue.png", "what?"], "2 pictures; this model takes 1 to 1"),
+        (["ask", "pictures/red.png", "what?", "--model", ""], "the name of the model is '', which is empty"),
+        (["caption", "pictures", "--model", " "], "the name of the model is ' ', which is empty"),
+        (["serve", "--model", "", "--port", "0"], "the name of the model is '', which is empty"),
+        (["ask", "", "what?"], "the picture's name '' is empty"),
+        (["caption", "pictures", ""], "the name '' is empty"),
         (["caption", "nowhere.png"], "no file, no folder, and no pattern"),
         (["caption", "pictures", "--batch-size", "0"], "the batch size is 0"),
         (["caption", "pictures", "--model", "nowhere", "--out", "out.csv"], "there is no model nowhere"),
@@ -184,6 +190,20 @@ def test_wrong_input_is_one_line_and_status_2(place, monkeypatch, capsys, argume
     (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert message in line
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (b"", "standard input: nothing is in it; expected are the bytes of a picture's file"),
+        (b"\n", "standard input: 1 bytes that are no image"),
+        (b"<html>not found</html>", "standard input: 22 bytes that are no image"),
+    ],
+)
+def test_a_pipe_without_a_picture(place, monkeypatch, capsys, given, told):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given)))
+    assert main(["ask", "-", "what?", "--model", str(place / "model")]) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_a_question_that_was_forgotten(place, capsys):

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 
 from gitllm_plugin import Pipeline
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.hf import saving
 from gitllm_plugin.hf.configuration import GitLLMConfig
 from gitllm_plugin.hf.model import GitLLMForConditionalGeneration
 from gitllm_plugin.hf.processor import GitLLMProcessor
@@ -304,6 +305,35 @@ def test_saving_over_an_earlier_model_and_in_either_order(both, folder, tmp_path
             ".txt",
             ".jinja",
         }
+
+
+@pytest.mark.parametrize("killed_at", [0, 1, 2, 7, 8, 10])
+def test_a_folder_is_never_a_mixture_of_two_models(both, killed_at, tmp_path, monkeypatch):
+    """Killed in the exchange, after so many parts were taken away or put in."""
+    target = tmp_path / "saved"
+    write(target, "opt", max_images=2)
+    steps = iter(range(100))
+
+    def until_killed(call):
+        def step(*paths):
+            if paths[-1].parent == target and next(steps) == killed_at:
+                raise KeyboardInterrupt
+            return call(*paths)
+
+        return step
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(saving, "_remove", until_killed(saving._remove))
+        patch.setattr(saving.os, "replace", until_killed(saving.os.replace))
+        both[0].save_pretrained(target)
+    if killed_at:
+        with pytest.raises((OSError, ConfigError, ValueError)):
+            AutoModelForImageTextToText.from_pretrained(target)
+    else:
+        assert AutoModelForImageTextToText.from_pretrained(target).config.max_images == 2
+    both[0].save_pretrained(target)
+    assert opened(target)[0].config.max_images == both[0].config.max_images
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize("arguments", [{"safe_serialization": False}, {"state_dict": {}}, {"push_to_hub": True}])

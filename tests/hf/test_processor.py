@@ -138,7 +138,7 @@ def test_padding_stands_in_front_of_prompts_and_behind_answers(processor):
         ([{"role": "user"}], "a text or a list of parts, not None"),
         ("is it red?", "a conversation is a list of messages"),
         (user({"type": "image", "path": "nowhere.png"}, said("?")), "cannot be read"),
-        (user({"type": "image", "base64": "no base64!"}, said("?")), "cannot be read"),
+        (user({"type": "image", "base64": "no base64!"}, said("?")), "a picture is not base64"),
         (user({"type": "image", "image": 7}, said("?")), "picture"),
     ],
 )

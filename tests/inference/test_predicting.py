@@ -99,6 +99,9 @@ def test_what_cannot_be_answered_hurts_no_other(pipeline, pictures):
         ({"image": ["a.png", "b.png"]}, "'image' is"),
         ({"images": []}, "'images' is"),
         ({"images": [3]}, "'images' is"),
+        ({"image": ""}, "'image' is '', which is empty; a row is"),
+        ({"images": ["a.png", "  "]}, "'images' is .*, which is empty"),
+        ({"image_base64_str": ""}, "'image_base64_str' is '', which is empty"),
         ({"image": "a.png", "question": 4}, "question and instruction are"),
         ({"image": "a.png", "instruction": ["x"]}, "question and instruction are"),
         ({"image_base64_str": "%%"}, "base64"),
@@ -209,6 +212,9 @@ def test_folders_files_and_patterns(pictures):
     assert list_pictures([str(pictures)]) == pngs
     assert list_pictures([f"{pictures}/*.png", str(pictures / "red.png")]) == pngs
     assert list_pictures([str(pictures / "red.png"), f"{pictures}/b*.png"])[0] == str(pictures / "red.png")
+    for empty in ("", " ", "\t"):
+        with pytest.raises(DataError, match="is empty; name a picture, a folder or a pattern"):
+            list_pictures([str(pictures / "red.png"), empty])
     for wrong in ([], [str(pictures / "none.png")], [f"{pictures}/*.txt"]):
         with pytest.raises(DataError):
             list_pictures(wrong)

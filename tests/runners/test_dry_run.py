@@ -6,7 +6,7 @@ from tiny_run import build_runner
 from torch import nn
 
 from gitllm_plugin.cli.main import main
-from gitllm_plugin.runners.dry_run import describe_time, dry_run, estimate_memory, measure_step
+from gitllm_plugin.runners.dry_run import describe_time, dry_run, measure_seconds
 from gitllm_plugin.runners.length import RunLength
 from tests.small_run import write_small_run
 
@@ -22,7 +22,8 @@ def test_everything_is_said_and_nothing_trained(tmp_path, capsys):
         "parameters are trained",
         "8 texts, 4 images; what is learnt stands in [ ]",
         "##Question: what color is the square? ##Answer:[ ",
-        "activations",
+        "FSDP2, checkpointing",
+        "a batch takes",
         "3 epochs of 3 batches, 9 batches in all, 9 optimizer steps",
     ):
         assert part in out, part
@@ -41,22 +42,21 @@ def test_another_runner_is_refused(tmp_path, capsys):
 
 
 def test_other_models_show_their_texts(tmp_path):
-    described = dry_run(build_runner(tmp_path))
+    runner = build_runner(tmp_path)
+    described = dry_run(runner, runner.parts.bare_model)
     assert "'prompt 6' ['" in described and "the batch has no images" in described
+    assert "FSDP2 " in described and "checkpointing" not in described.partition("== memory")[2].partition("In it")[0]
 
 
-def test_activations_are_counted_and_weights_are_not():
-    model = nn.Sequential(nn.Linear(100, 50, bias=False), nn.Tanh(), nn.Linear(50, 10, bias=False))
-    batch = torch.randn(8, 100)
-    activations, seconds = measure_step(model, lambda: model(batch).sum())
-    assert activations == 4 * (8 * 100 + 8 * 50)  # the input of the first layer, and what tanh gave
-    assert seconds > 0 and model[0].weight.grad is None
-    model[0].requires_grad_(False)
-    estimate = estimate_memory(model, activations)
-    assert (estimate.frozen, estimate.trained, estimate.gradients, estimate.optimizer) == (20_000, 2_000, 2_000, 4_000)
-    assert estimate.total == 28_000 + activations and "together" in str(estimate)
+def test_seconds_are_measured_and_no_gradient_is_left():
+    model = nn.Linear(10, 5)
+    assert measure_seconds(model, lambda: model(torch.randn(2, 10)).sum()) > 0 and model.weight.grad is None
 
 
 def test_time():
     text = describe_time(RunLength(iters_per_epoch=100, max_epoch=2, total_iters=200, accum_grad_iters=4), 90.0)
     assert "200 batches in all, 50 optimizer steps" in text and "all of them 5:00:00" in text
+    text = describe_time(
+        RunLength(iters_per_epoch=1, max_epoch=1, total_iters=1, accum_grad_iters=1), "it is too large"
+    )
+    assert "1 batches in all" in text and text.endswith("How long a batch takes was not measured: it is too large.")

@@ -1,5 +1,6 @@
 """Follow-up questions, files of the server's machine, and answers by llama.cpp where there is no torch."""
 
+import asyncio
 import socket
 import threading
 
@@ -33,7 +34,11 @@ def asked(*turns):
 
 def read(turns, most_pictures=1, **limits):
     request = ChatRequest.model_validate({"messages": asked(*turns)})
-    question, _ = read_request(request, Limits(**limits), most_pictures)
+    wanted = read_request(request, Limits(**limits), most_pictures)
+    pixels = wanted.count_pixels(Limits(**limits))
+    question = wanted.question(Limits(**limits), pixels)
+    assert pixels == sum(picture.shape[0] * picture.shape[1] for picture in question.pictures)
+    assert len(wanted.pictures) == len(question.pictures)
     return question.text, [tuple(picture[0, 0]) for picture in question.pictures]
 
 
@@ -63,9 +68,9 @@ def test_pictures_that_are_not_looked_at_are_not_read():
     broken = asked("@red what?", "say:a car", "@blue and this?")
     broken[0]["content"][0]["image_url"]["url"] = "data:image/png;base64,aGVsbG8="
     request = ChatRequest.model_validate({"messages": broken})
-    assert read_request(request, Limits(), 1)[0].text == "and this?"
+    assert read_request(request, Limits(), 1).question(Limits(), 40 * 30).text == "and this?"
     with pytest.raises(DataError, match="picture 1"):
-        read_request(request, Limits(), 2)
+        read_request(request, Limits(), 2).count_pixels(Limits())
     with pytest.raises(DataError, match="picture 2"):
         read(["@red what?", "@blue and this?"], 2, pixels=40 * 30 * 2 - 1)
 
@@ -157,7 +162,33 @@ def test_what_is_no_picture_or_too_large(served, pictures):
 
 def test_without_a_folder_no_file_is_read(pictures):
     with pytest.raises(DataError, match="files only below the folder of --files"):
-        read_request(ChatRequest.model_validate(named(f"file://{pictures}/green.png")), Limits(), 1)
+        request = ChatRequest.model_validate(named(f"file://{pictures}/green.png"))
+        read_request(request, Limits(), 1).count_pixels(Limits())
+
+
+def test_a_file_that_has_grown_since_it_was_counted_is_refused(tmp_path):
+    limits = Limits(files=tmp_path)
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
+    asked = read_request(ChatRequest.model_validate(named(f"file://{tmp_path}/a.png")), limits, 1)
+    pixels = asked.count_pixels(limits)
+    assert pixels == 12 and len(asked.question(limits, pixels).pictures) == 1
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(DataError, match="more than the 12 allowed"):
+        asked.question(limits, pixels)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ([{"type": "text"}], "a part of type text has no text"),
+        ([{"type": "image_url"}], "has its picture as one of"),
+        ([{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": None}], "has its picture as one of"),
+    ],
+)
+def test_a_part_with_nothing_in_it_is_told(content, told):
+    request = ChatRequest.model_validate({"messages": [{"role": "user", "content": content}]})
+    with pytest.raises(DataError, match=told):
+        read_request(request, Limits(), 1)
 
 
 # ---------------------------------------------------------------- who waits for whom
@@ -224,6 +255,62 @@ def test_a_stream_that_is_dropped_while_it_waits_frees_its_place():
         server.should_exit = True
         threads[0].join(30)
     assert answers.count(200) == 2 and set(answers) <= {200, 503}
+
+
+class Waits:
+    """A model that answers when it is let."""
+
+    max_images = 1
+
+    def __init__(self):
+        self.let = threading.Event()
+
+    def answers(self, questions, decoding):
+        self.let.wait(60)
+        return ["answer"] * len(questions)
+
+    def is_cut(self, answer, decoding):
+        return False
+
+
+SMALL = {
+    "a small picture": (named(data_uri("red", (10, 10))), None),
+    "no picture": ({"messages": [{"role": "user", "content": "what?"}]}, "no picture; send it as"),
+    "no base64": (named("data:image/png;base64,%%%"), "is not base64"),
+    "too large": (named(data_uri("red", (101, 100))), "more than the 10,000 allowed"),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SMALL))
+def test_who_waits_for_room_keeps_nobody_from_decoding(name, monkeypatch):
+    """Four requests fill the room for pixels but for a little, and three more of the largest size wait for it."""
+    from gitllm_plugin.serving.api import make_app
+    from gitllm_plugin.serving.bounds import Room
+
+    content, told = SMALL[name]
+    model, wanted, take = Waits(), [], Room.take
+    monkeypatch.setattr(Room, "take", lambda self, size: wanted.append(size) or take(self, size))
+    app = make_app(model, "waits", None, Limits(pixels=10_000, batch_size=1))
+
+    async def all_want_room():
+        while len(wanted) < 7:
+            await asyncio.sleep(0.01)
+
+    async def run():
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            ask = lambda body: asyncio.create_task(client.post("/v1/chat/completions", json=body))  # noqa: E731
+            large = [ask(named(data_uri("red", (100, 99)))) for _ in range(7)]
+            await asyncio.wait_for(all_want_room(), 30)
+            reply = ask(content)
+            if told is not None:
+                answer = await asyncio.wait_for(reply, 30)
+                assert answer.status_code == 400 and told in answer.text
+            model.let.set()
+            assert [each.status_code for each in await asyncio.gather(*large)] == [200] * 7
+            return await reply
+
+    assert asyncio.run(run()).status_code == (200 if told is None else 400)
 
 
 # ---------------------------------------------------------------- addresses and engines

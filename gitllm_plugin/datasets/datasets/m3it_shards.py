@@ -235,6 +235,14 @@ class M3ITShards(DataPipeline):
         """Go on as after so many batches from the start, for runners that keep no state of their data."""
         self._taken = batches * self.batch_size * self._rank_and_world()[1]
 
+    def start_at(self, position: int) -> None:
+        """Go on as after so many items of all ranks together."""
+        self._taken = position
+
+    def items_at(self, positions: Sequence[int]) -> list[ShardItem]:
+        """Read the items of some positions of training, on any rank."""
+        return [item for position in positions if (item := self._make_or_replace(position)) is not None]
+
     def _describe_order(self) -> dict[str, Any]:
         if self.order is None:
             return {}
