@@ -77,21 +77,21 @@ class Amounts:
     """How much work; the defaults suit models of some hundred million weights on one thread.
 
     Attributes:
-        captions, mixed: images with one text each, of short texts and of mixed lengths.
+        captions, mixed: images with one text each, of short texts and of mixed lengths; 0 of these leaves them out.
         texts: about one image, where there are several.
         batches: prompts that are answered at once.
         new_tokens: of each answer.
         candidates: answers that are ranked.
-        rounds: of a training step; the larger work of answering is timed less often.
+        rounds: of a training step on short texts; larger work is timed less often.
     """
 
     captions: int = 2
-    mixed: int = 4
+    mixed: int = 3
     texts: int = 5
     batches: Sequence[int] = (1, 8, 32)
     new_tokens: int = 16
     candidates: int = 1000
-    rounds: int = 5
+    rounds: int = 4
 
     def rounds_of(self, prompts: int) -> int:
         """Say how often a batch of so many prompts is answered."""
@@ -101,15 +101,16 @@ class Amounts:
 def training(vocabulary: int, amounts: Amounts) -> list[Case]:
     """Give steps with one text and with several an image, of short texts and of mixed lengths."""
     draw = _Draw(vocabulary, seed=0)
+    rounds, fewer = amounts.rounds, max(1, amounts.rounds // 2)
     sizes = (
-        ("captions", CAPTIONS, amounts.captions, 1),
-        ("captions", CAPTIONS, 1, amounts.texts),
-        ("mixed lengths", MIXED, amounts.mixed, 1),
-        ("mixed lengths", MIXED, 1, amounts.texts),
+        ("captions", CAPTIONS, amounts.captions, 1, rounds),
+        ("captions", CAPTIONS, 1, amounts.texts, rounds),
+        ("mixed lengths", MIXED, amounts.mixed, 1, fewer),
+        ("mixed lengths", MIXED, 1, amounts.texts, fewer),
     )
     return [
-        Case(f"{name}, {_sizes(images, texts)}", "train", images, draw.texts(images, texts, lengths), amounts.rounds)
-        for name, lengths, images, texts in sizes
+        Case(f"{name}, {_sizes(images, texts)}", "train", images, draw.texts(images, texts, lengths), times)
+        for name, lengths, images, texts, times in (sizes if amounts.mixed else sizes[:2])
     ]
 
 

@@ -67,10 +67,11 @@ class Worker:
         return self._timed(self._once((case.name, ""), lambda: self.adapter.scores(case)))
 
     def merge(self) -> dict[str, Any]:
-        """Merge LoRA: from now on it answers, and trains no more."""
+        """Merge LoRA and give all weights one dtype: from now on it answers, and trains no more."""
         self._prepared.clear()
         self._optimizer = None
         self.adapter.merge_lora()
+        self.adapter.model.to(getattr(torch, self.adapter.setup.dtype))
         return {}
 
     def memory(self, case: Case, way: str) -> dict[str, Any]:

@@ -31,7 +31,13 @@ _RENAMED = (
 
 
 class Heron(Adapter):
-    """Its LoRA reaches layers of the same names in the image encoder, which is trained with it."""
+    """Its LoRA reaches layers of the same names in the image encoder, which is trained with it.
+
+    Attributes:
+        pad_to: tokens that texts are padded to; 0: to the longest of a batch.
+    """
+
+    pad_to = 0
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -64,7 +70,7 @@ class Heron(Adapter):
     def batch(self, case: Case, way: str, pictures: bool) -> Any:
         """Give a row for each text; its model puts the image in front by itself."""
         images = pixels(case, self.setup.image_size) if pictures else None
-        rows = training_rows(case.texts, 0, images)
+        rows = training_rows(case.texts, 0, images, self.pad_to)
         return {**_inputs(rows), "labels": rows.labels}
 
     def loss(self, batch: Any) -> Tensor:
@@ -107,6 +113,13 @@ class Heron(Adapter):
     def merge_lora(self) -> None:
         """Merge as it does."""
         self.model = unload_and_merge_lora(self.model, self._configuration).eval()
+
+
+class HeronPadded(Heron):
+    """As its data sets give it texts: all of one length, in the article 128 tokens."""
+
+    ways = ("padded to 128",)
+    pad_to = 128
 
 
 def _inputs(rows: Rows) -> dict[str, Any]:

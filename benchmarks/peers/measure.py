@@ -18,7 +18,7 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 """Of losses and of gradients' lengths, relative."""
 GRADIENT_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 """Of the gradient of 30 layers of random weights, float32 has three digits, whatever the program."""
-RANKED = 16
+RANKED = 8
 """So many answers a peer ranks, with a forward pass of each; for all it would take hours."""
 
 

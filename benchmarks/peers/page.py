@@ -36,7 +36,7 @@ def page(found: Mapping[str, Any]) -> str:
         parts.append(_memory(found["memory"]))
     if found.get("generate"):
         parts.append("## Answers\n\nPictures and prompts in, new tokens out, greedily, with LoRA merged.\n")
-        parts.append(_answers(found["generate"]))
+        parts.append(_answers(found["generate"], found["equality"]["pictures"]))
     if found.get("rank"):
         parts.append(_ranking(found["rank"]))
     return "\n".join(parts)
@@ -58,7 +58,7 @@ def _training(cases: Sequence[Mapping[str, Any]]) -> str:
             case["case"] if name == "ours" else "",
             name,
             f"{way['median']:.2f}",
-            f"{_spread(way['seconds']):.0%}",
+            _spread(way["seconds"]),
             "" if name == "ours" else _faster(way),
         ]
         for case in cases
@@ -80,7 +80,7 @@ def _memory(cases: Sequence[Mapping[str, Any]]) -> str:
     return results.table(header, rows) + "\n"
 
 
-def _answers(cases: Sequence[Mapping[str, Any]]) -> str:
+def _answers(cases: Sequence[Mapping[str, Any]], same_rule: bool) -> str:
     rows = [
         [
             case["case"],
@@ -92,7 +92,9 @@ def _answers(cases: Sequence[Mapping[str, Any]]) -> str:
         ]
         for case in cases
     ]
-    header = ["prompts", "new tokens", "ours, s", "peer, s", "ours is faster by", "answers equal"]
+    header = ["prompts", "new tokens", "ours, s", "peer, s", "ours is faster by", "equal tokens"]
+    if not same_rule:
+        header, rows = header[:-1], [row[:-1] for row in rows]
     return results.table(header, rows) + "\n"
 
 
@@ -109,6 +111,8 @@ def _faster(way: Mapping[str, Any]) -> str:
     return str(Ratio(**way["ours_is_faster"]))
 
 
-def _spread(seconds: Sequence[float]) -> float:
+def _spread(seconds: Sequence[float]) -> str:
     """Give most minus least, as a share of the median."""
-    return (max(seconds) - min(seconds)) / statistics.median(seconds)
+    if len(seconds) == 1:
+        return "one round"
+    return f"{(max(seconds) - min(seconds)) / statistics.median(seconds):.0%}"

@@ -48,6 +48,8 @@ _CAUSAL = "It reads images causally, so its loss is another; losses of the texts
 _NO_LORA = "It has no LoRA of its own; PEFT's is put into its decoder."
 _PACKED = "Packed texts see those in front of them in their row."
 _NANOVLM = ("https://github.com/huggingface/nanoVLM", "4e0c0961846135c2217f95e54cb4c2d66eb55e42")
+_ENCODER_TOO = "Its LoRA reaches the image encoder's query, key and value too, which it therefore trains."
+_HERON = ("https://github.com/turingmotors/heron", "883cd7c6e99d6d22343d6d62bb35520daf8ac92a")
 
 PEERS = {
     "llava": Peer(
@@ -88,15 +90,25 @@ PEERS = {
         requirements="nanovlm",
     ),
     "heron": Peer(
-        "heron, the article's published code",
-        "benchmarks.peers.heron:Heron",
+        "heron, the article's published code, padding to 128 tokens as the article does",
+        "benchmarks.peers.heron:HeronPadded",
         OPT_350M_CLIP,
         same_rule=True,
         notes=(
-            "Its LoRA reaches the image encoder's query, key and value too, which it therefore trains.",
-            "It is given texts padded to the longest; its own configuration pads to 512 tokens.",
+            _ENCODER_TOO,
+            "Its data sets pad every text to one length: 128 in the article, 512 in its configuration.",
         ),
-        source=("https://github.com/turingmotors/heron", "883cd7c6e99d6d22343d6d62bb35520daf8ac92a"),
+        kinds=("train",),
+        source=_HERON,
+        requirements="heron",
+    ),
+    "heron-longest": Peer(
+        "heron, the article's published code, given texts that are padded to the longest",
+        "benchmarks.peers.heron:Heron",
+        OPT_350M_CLIP,
+        same_rule=True,
+        notes=(_ENCODER_TOO, "Its own data sets pad to a fixed length."),
+        source=_HERON,
         requirements="heron",
     ),
     "trl": Peer(

@@ -38,18 +38,19 @@ def pixels(case: Case, size: int) -> Tensor:
     return torch.randn(case.images, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def training_rows(texts: Sequence[Text], image_tokens: int, images: Tensor | None) -> Rows:
+def training_rows(texts: Sequence[Text], image_tokens: int, images: Tensor | None, pad_to: int = 0) -> Rows:
     """Pad on the right.
 
     Args:
         texts: prompts with their answers.
         image_tokens: places for an image; 0 for programs that put it in front by themselves.
         images: float ``[U, 3, H, W]``; None: texts alone.
+        pad_to: tokens of text, at least.
     """
     places = [IMAGE] * (image_tokens if images is not None else 0)
     rows = [[*places, *text.prompt, *text.answer] for text in texts]
     labels = [[IGNORED] * (len(places) + len(text.prompt)) + list(text.answer) for text in texts]
-    width = max(map(len, rows))
+    width = max(len(places) + pad_to, *map(len, rows))
     return Rows(
         torch.tensor([row + [PAD] * (width - len(row)) for row in rows]),
         torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows]),

@@ -21,6 +21,7 @@ from benchmarks.peers.paligemma import PaliGemma
 from benchmarks.peers.registry import PEERS
 from benchmarks.peers.rows import log_likelihoods, prompt_rows, training_rows
 from benchmarks.peers.setups import SMOLLM2_CLIP, tiny
+from benchmarks.peers.summary import summary
 from benchmarks.peers.weights import fill
 from gitllm_plugin.errors import ConfigError, LostProcessError
 
@@ -161,7 +162,7 @@ def test_the_command_measures_all_and_writes_json_and_a_page(tmp_path, monkeypat
     command.run(parser.parse_args([name, "--tiny", "--output", str(tmp_path)]))
     found = json.loads((tmp_path / f"peers-{name}.json").read_text())
     assert len(found["train"]) == 4 and len(found["memory"]) == 2 and len(found["generate"]) == 3
-    assert found["rank"]["ranked_by_peer"] == 16
+    assert found["rank"]["ranked_by_peer"] == 8
     assert found["equality"]["pictures"] == (name == "paligemma")
     if name == "paligemma":
         assert all(case["equal_tokens"] == 1 for case in found["generate"])
@@ -169,6 +170,22 @@ def test_the_command_measures_all_and_writes_json_and_a_page(tmp_path, monkeypat
     text = (tmp_path / f"peers-{name}.md").read_text()
     for part in ("## Training", "## Peak memory", "## Answers", "Ranking 20 answers"):
         assert text.count(part) == 1
+    (row,) = summary(tmp_path).splitlines()[2:]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[0] == f"[{name}](../benchmarks/results/peers-{name}.md)" and all(
+        float(cell) >= 0 for cell in cells[1:]
+    )
+
+
+def test_the_page_has_the_table_of_all_that_was_measured():
+    assert summary() in Path("docs/benchmarks.md").read_text()
+
+
+def test_a_name_that_is_no_program_is_refused():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    with pytest.raises(SystemExit, match="'llama' is none of llava, paligemma, nanovlm"):
+        command.run(parser.parse_args(["llama"]))
 
 
 def test_another_loss_ends_the_comparison():
