@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.modeling.conversation import turns_of
 from gitllm_plugin.models.samples import Samples, prompts_of, shortenable_of, words_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def with_filled_prompts(samples: Samples, default: str, template: str | None = N
         The batch with a filled ``prompt`` a text, and which part of each may be shortened.
 
     Raises:
-        DataError: a template has places that the batch has nothing for, or braces that are no place.
+        DataError: a template has places that the batch has nothing for, or braces that are no place; or the texts
+            belong to conversations.
     """
     if "shortenable" in samples:
         return samples  # they are filled already, and what stands in them is no template
@@ -47,6 +49,11 @@ def with_filled_prompts(samples: Samples, default: str, template: str | None = N
     else:
         return samples
     if _are_texts(texts):
+        if any(turns_of(text) for text in texts):
+            raise DataError(
+                "the batch has questions within conversations, which have their prompts already, and a template for "
+                "prompts ('prompt' of the batch, or run.prompt): leave the template out"
+            )
         texts = words_of(texts)
     rows = [_values(each, samples, texts, row) for row, each in enumerate(templates)]
     filled = [_fill(each, values) for each, (values, _) in zip(templates, rows, strict=True)]
@@ -77,7 +84,9 @@ def with_context(samples: Samples, default: str) -> Samples:
     for key, form in forms:
         said = samples.get(key) or ""
         for row, text in enumerate([said] * len(prompts) if isinstance(said, str) else said):
-            front = form.replace(PLACE, text) if text else ""
+            if not text:
+                continue
+            front = form.replace(PLACE, text)
             prompts[row] = front + prompts[row]
             if (place := places[row]) is not None:
                 places[row] = slice(place.start + len(front), place.stop + len(front))
