@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ def measure(
     vocabulary = setup.text["vocab_size"]
     found: dict[str, Any] = {"peer": peer.title, "setup": setup.name, "dtype": setup.dtype, "notes": list(peer.notes)}
     with (
-        started(OURS, replace(setup, shuffle=1), libraries=("torch", "transformers", "peft")) as (ours, _),
+        started(OURS, setup, libraries=("torch", "transformers", "peft")) as (ours, _),
         started(peer.adapter, setup, place.python, place.source, peer.libraries) as (theirs, about),
     ):
         found |= {"libraries": about["libraries"], "ways": about["ways"]}
@@ -101,7 +101,7 @@ def peaks(peer: Peer, place: Place, setup: Setup, ways: Sequence[str], cases: Se
     """Measure one step of each case in processes of their own: GiB in all, and beyond weights and libraries."""
     found: list[dict[str, Any]] = [{"case": case.name, "ways": {}} for case in cases]
     programs = [
-        (started(OURS, replace(setup, shuffle=1), measures_memory=True), ("ours",)),
+        (started(OURS, setup, measures_memory=True), ("ours",)),
         (started(peer.adapter, setup, place.python, place.source, measures_memory=True), ways),
     ]
     for program, names in programs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from benchmarks.peers.adapter import Adapter
 from benchmarks.peers.cases import PAD, Case
 from benchmarks.peers.rows import pixels, prompt_rows, training_rows
 from benchmarks.peers.setups import Setup
+from gitllm_plugin.config.model import ProjectionKind
 from gitllm_plugin.modeling import BuildSettings, GitLLM, ImageEncoder, LoraSettings
 from gitllm_plugin.modeling.build import prepare
 from gitllm_plugin.modeling.lora import merge_lora
@@ -34,8 +35,9 @@ class Ours(Adapter):
         super().__init__(setup)
         text = AutoConfig.for_model(setup.text_type, **setup.text)
         encoder = ImageEncoder.from_config(CONFIG_MAPPING[setup.vision_type](**setup.vision), final_norm=True)
-        kind = cast(Literal["linear", "linear_norm"], setup.projection)
-        self.model: GitLLM = GitLLM(encoder, AutoModelForCausalLM.from_config(text), projection=kind)
+        kind = cast(ProjectionKind, "pixel_shuffle" if setup.shuffle > 1 else setup.projection)
+        decoder = AutoModelForCausalLM.from_config(text)
+        self.model: GitLLM = GitLLM(encoder, decoder, projection=kind, projection_factor=setup.shuffle)
         lora = LoraSettings(rank=setup.rank, alpha=setup.alpha, dropout=0.0)
         prepare(self.model, BuildSettings(trainable="proj+lora", lora=lora))
         self.draw()

@@ -83,7 +83,7 @@ PEERS = {
         notes=(
             _CAUSAL,
             _NO_LORA,
-            "Four patches are one image token, 49 in place of our 196: another, cheaper model.",
+            "Four patches are one image token, 49 of 196, here and there.",
             _PACKED,
         ),
         source=_NANOVLM,
