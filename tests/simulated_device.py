@@ -74,6 +74,14 @@ class _Backend:
         pass
 
     @staticmethod
+    def get_rng_state(device: Any = 0) -> torch.Tensor:
+        return torch.zeros(0, dtype=torch.uint8)  # the CPU's generator draws everything
+
+    @staticmethod
+    def set_rng_state(state: torch.Tensor, device: Any = 0) -> None:
+        pass
+
+    @staticmethod
     def get_amp_supported_dtype() -> list[torch.dtype]:
         return [torch.bfloat16]
 

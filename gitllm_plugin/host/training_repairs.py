@@ -202,7 +202,7 @@ def _remember_the_best(runner: Any, folder: Path, done: int) -> None:
         return
     import torch
 
-    kept = torch.load(best, map_location="cpu", mmap=True)
+    kept = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
     place = kept["iters"] if "iters" in kept else kept["epoch"]
     if place > done:
         return

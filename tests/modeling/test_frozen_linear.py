@@ -1,7 +1,6 @@
 """Products with frozen weights by oneDNN: torch's numbers, and torch's own path wherever something is different."""
 
 import copy
-import io
 
 import pytest
 import torch
@@ -118,15 +117,12 @@ def test_layers_stay_linear_layers_with_the_same_weights(calls):
     use_fast_products(module)
     assert type(module[0]) is FrozenLinear and isinstance(module[0], nn.Linear)
     assert list(module.state_dict()) == ["0.weight", "0.bias"]
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
     inputs = states(40, 256)
-    for other in (copy.deepcopy(module), torch.load(file, weights_only=False)):
-        assert torch.equal(other(inputs), module(inputs))
-        with torch.no_grad():
-            other[0].weight.zero_()
-    assert len(calls) == 4 and module[0].weight.abs().sum() > 0
+    other = copy.deepcopy(module)
+    assert torch.equal(other(inputs), module(inputs))
+    with torch.no_grad():
+        other[0].weight.zero_()
+    assert len(calls) == 2 and module[0].weight.abs().sum() > 0
 
 
 def test_nothing_is_changed_where_mkl_is_fast_or_layers_are_others(monkeypatch):

@@ -378,7 +378,7 @@ def test_a_prompt_is_a_text_that_travels(question):
 
 def test_questions_within_conversations_are_not_put_into_templates():
     text = Prompt("and now?", "and now?", [("what is it?", "a boat")])
-    samples = {"text_input": [text], "prompt": "Question: {}"}
+    samples = {"text_input": [text], "prompt": ["Question: {}"]}
     with pytest.raises(DataError, match="questions within conversations"):
         with_filled_prompts(samples, "")
     assert with_filled_prompts({"text_input": [text]}, "")["text_input"][0].turns == (("what is it?", "a boat"),)
