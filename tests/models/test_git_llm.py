@@ -142,7 +142,7 @@ def test_ranking_gives_the_answer_with_the_least_loss(loaded, rank_by, monkeypat
 
 def test_candidates_of_predict_class_stand_behind_the_filled_prompt(loaded):
     model, batch = loaded[0], samples(loaded)
-    asked = {"image": batch["image"], "prompt": [f"Is it {text}?" for text in batch["text_input"]]}
+    asked = {"image": batch["image"], "prompt": [f"Is it {text.question}?" for text in batch["text_input"]]}
     filled = model.predict_class({**batch, "prompt": "Is it {}?"}, ANSWERS)
     assert torch.equal(filled, model.predict_class(asked, ANSWERS))
 
