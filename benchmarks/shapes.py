@@ -9,34 +9,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from benchmarks.vision_sizes import TINY_VIT, VIT_B_16, VIT_L_14
 from gitllm_plugin.modeling import BuildSettings, GitLLM, ImageEncoder, LoraSettings
 from gitllm_plugin.modeling.build import prepare
 from gitllm_plugin.modeling.families import FAMILIES
-
-TINY_VIT = {
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
-VIT_B_16 = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-}
-VIT_L_14 = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-}
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.cases import Case
+from benchmarks.peers.cases import PAD, Case
 from benchmarks.peers.setups import Setup
-from benchmarks.peers.weights import Names, common_name, fill
+from benchmarks.peers.weights import common_name, fill
 
 LONGEST = "padded to the longest"
 AT_ONCE = 8
@@ -25,16 +26,22 @@ class Adapter(ABC):
         ways: in which it can train on the same texts; the first is the usual one.
         other_losses: those of them by which a text reads more than its image and itself.
         model: what is trained; set by the subclass.
-        names: from its parameters' names to the common ones.
+        renamed: patterns in its parameters' names, and what stands for them in the common ones.
     """
 
     ways: tuple[str, ...] = (LONGEST,)
     other_losses: tuple[str, ...] = ()
     model: nn.Module
-    names: Names
+    renamed: Sequence[tuple[str, str]] = ()
 
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
+
+    def names(self, name: str) -> str | Sequence[str]:
+        """Give the common name of a parameter, or of all that it holds."""
+        for pattern, replacement in self.renamed:
+            name = re.sub(pattern, replacement, name)
+        return name
 
     def draw(self) -> None:
         """Give every parameter its values; frozen ones then have ``setup``'s dtype."""
@@ -72,6 +79,23 @@ class Adapter(ABC):
     @abstractmethod
     def answers(self, case: Case) -> Callable[[], list[list[int]]]:
         """Prepare, and give what is timed: new tokens of every prompt, chosen greedily, as many as ``new_tokens``."""
+
+    def continued(self, inputs: Mapping[str, Any], case: Case) -> Callable[[], list[list[int]]]:
+        """Prepare :meth:`answers` of a model that has transformers' ``generate`` and gives the prompt again."""
+        read = inputs["input_ids"].shape[1]
+
+        def answer() -> list[list[int]]:
+            found = cast(Any, self.model).generate(
+                **inputs,
+                max_new_tokens=case.new_tokens,
+                min_new_tokens=case.new_tokens,
+                do_sample=False,
+                eos_token_id=None,
+                pad_token_id=PAD,
+            )
+            return found[:, read:].tolist()
+
+        return answer
 
     @abstractmethod
     def scores(self, case: Case) -> Callable[[], list[float]]:

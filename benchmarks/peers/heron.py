@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from benchmarks.peers.adapter import AT_ONCE, Adapter
-from benchmarks.peers.cases import PAD, Case
+from benchmarks.peers.cases import Case
 from benchmarks.peers.rows import Rows, answers_to, log_likelihoods, pixels, prompt_rows, training_rows
 from benchmarks.peers.setups import Setup
 
@@ -36,6 +35,8 @@ class Heron(Adapter):
     Attributes:
         pad_to: tokens that texts are padded to; 0: to the longest of a batch.
     """
+
+    renamed = _RENAMED
 
     pad_to = 0
 
@@ -60,13 +61,6 @@ class Heron(Adapter):
         self.draw()
         self.model.train()
 
-    @staticmethod
-    def names(name: str) -> str:
-        """Give the common name."""
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        return name
-
     def batch(self, case: Case, way: str, pictures: bool) -> Any:
         """Give a row for each text; its model puts the image in front by itself."""
         images = pixels(case, self.setup.image_size) if pictures else None
@@ -80,20 +74,7 @@ class Heron(Adapter):
     def answers(self, case: Case) -> Callable[[], list[list[int]]]:
         """Ask ``generate``."""
         inputs = _inputs(prompt_rows(case.texts, 0, pixels(case, self.setup.image_size)))
-        read = inputs["input_ids"].shape[1]
-
-        def answer() -> list[list[int]]:
-            found = self.model.generate(
-                **inputs,
-                max_new_tokens=case.new_tokens,
-                min_new_tokens=case.new_tokens,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=PAD,
-            )
-            return found[:, read:].tolist()
-
-        return answer
+        return self.continued(inputs, case)
 
     def scores(self, case: Case) -> Callable[[], list[float]]:
         """Read image, prompt and answer for every answer."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -44,6 +43,7 @@ _RENAMED = (
 class NanoVLM(Adapter):
     """Its encoder is frozen, as its own option does; LoRA is put into its decoder by PEFT: it has none."""
 
+    renamed = _RENAMED
     ways = (LONGEST, PACKED)
     other_losses = (PACKED,)
 
@@ -65,14 +65,12 @@ class NanoVLM(Adapter):
         self.draw()
         self.model.train()
 
-    @staticmethod
-    def names(name: str) -> str | Sequence[str]:
+    def names(self, name: str) -> str | Sequence[str]:
         """Give the common name, or the three of the encoder's one matrix for query, key and value."""
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        if ".qkv_proj." in name:
-            return [name.replace(".qkv_proj.", f".{part}_proj.") for part in "qkv"]
-        return name
+        common = super().names(name)
+        if isinstance(common, str) and ".qkv_proj." in common:
+            return [common.replace(".qkv_proj.", f".{part}_proj.") for part in "qkv"]
+        return common
 
     def batch(self, case: Case, way: str, pictures: bool) -> Any:
         """Collate by its classes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -29,6 +28,7 @@ _RENAMED = (
 class Ours(Adapter):
     """A GIT-LLM."""
 
+    renamed = _RENAMED
     ways = ("ours",)
 
     def __init__(self, setup: Setup) -> None:
@@ -42,13 +42,6 @@ class Ours(Adapter):
         prepare(self.model, BuildSettings(trainable="proj+lora", lora=lora))
         self.draw()
         self.model.train()
-
-    @staticmethod
-    def names(name: str) -> str:
-        """Give the common name."""
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        return name
 
     def batch(self, case: Case, way: str, pictures: bool) -> Any:
         """Give texts padded to the longest, and each image once."""

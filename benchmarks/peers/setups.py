@@ -6,22 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-_VIT_B_16 = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "image_size": 224,
-    "patch_size": 16,
-}
-_TINY_VIT = {
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "image_size": 32,
-    "patch_size": 8,
-}
+from benchmarks.vision_sizes import TINY_VIT, VIT_B_16
+
 _SMOLLM2 = {
     "vocab_size": 49152,
     "hidden_size": 576,
@@ -83,7 +69,7 @@ class Setup:
     text_type: str
     text: Mapping[str, Any]
     vision_type: str = "clip_vision_model"
-    vision: Mapping[str, Any] = field(default_factory=lambda: dict(_VIT_B_16))
+    vision: Mapping[str, Any] = field(default_factory=lambda: dict(VIT_B_16))
     projection: str = "linear_norm"
     rank: int = 8
     alpha: int = 16
@@ -114,4 +100,4 @@ OPT_350M_CLIP = Setup("OPT-350M, CLIP ViT-B/16", "opt", _OPT_350M)
 def tiny(setup: Setup) -> Setup:
     """Give the same in a few kilobytes."""
     text = {"llama": _TINY_LLAMA, "opt": _TINY_OPT}[setup.text_type]
-    return replace(setup, name=f"tiny {setup.text_type}", text=text, vision=dict(_TINY_VIT))
+    return replace(setup, name=f"tiny {setup.text_type}", text=text, vision=dict(TINY_VIT))

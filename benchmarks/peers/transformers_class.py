@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from benchmarks.peers.adapter import AT_ONCE, Adapter
-from benchmarks.peers.cases import PAD, Case
+from benchmarks.peers.cases import Case
 from benchmarks.peers.rows import Rows, answers_to, log_likelihoods, pixels, prompt_rows, training_rows
 from benchmarks.peers.setups import Setup
 
@@ -41,6 +40,8 @@ class TransformersAdapter(Adapter):
         model: a class of transformers' for images and text.
     """
 
+    renamed = _RENAMED
+
     def __init__(self, setup: Setup, model: Any) -> None:
         super().__init__(setup)
         lora = LoraConfig(
@@ -57,13 +58,6 @@ class TransformersAdapter(Adapter):
                 parameter.requires_grad = True
         self.draw()
         self.model.train()
-
-    @staticmethod
-    def names(name: str) -> str:
-        """Give the common name."""
-        for pattern, replacement in _RENAMED:
-            name = re.sub(pattern, replacement, name)
-        return name
 
     def inputs(self, rows: Rows) -> dict[str, Any]:
         """Give arguments of the class."""
@@ -85,20 +79,7 @@ class TransformersAdapter(Adapter):
     def answers(self, case: Case) -> Callable[[], list[list[int]]]:
         """Ask ``generate``."""
         inputs = self.inputs(prompt_rows(case.texts, self.setup.image_tokens, self._pixels(case)))
-        read = inputs["input_ids"].shape[1]
-
-        def answer() -> list[list[int]]:
-            found = self.model.generate(
-                **inputs,
-                max_new_tokens=case.new_tokens,
-                min_new_tokens=case.new_tokens,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=PAD,
-            )
-            return found[:, read:].tolist()
-
-        return answer
+        return self.continued(inputs, case)
 
     def scores(self, case: Case) -> Callable[[], list[float]]:
         """Read image, prompt and answer for every answer."""

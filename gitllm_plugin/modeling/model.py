@@ -115,7 +115,7 @@ class GitLLM(InFolder):
         Raises:
             ConfigError: the image encoder or the projection does not take images of this size.
         """
-        grid = self.image_encoder.grid_shape(height, width)
+        grid = self.image_encoder.grid_shape(height, width) if self.projection.merges else None
         return self.projection.num_tokens(self.image_encoder.num_tokens(height, width), grid)
 
     def grid_shape(self, height: int, width: int) -> tuple[int, int]:
@@ -129,7 +129,8 @@ class GitLLM(InFolder):
             ConfigError: naming both sizes.
         """
         self.image_encoder.check_size(height, width)
-        self.grid_shape(height, width)
+        if self.projection.merges:
+            self.grid_shape(height, width)
 
     def encode_images(self, pixel_values: Tensor, num_images: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Turn images into vectors of the language model's width.

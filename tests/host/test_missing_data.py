@@ -4,7 +4,6 @@ import json
 import os
 import shlex
 import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,10 +17,10 @@ from gitllm_plugin.cli.main import main
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.host.missing_data import DOWNLOAD, find_lacks
 from tests.benchmark_files import write_benchmarks
+from tests.git_main import CHECKOUT, run_with_git_main  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPT = REPOSITORY / "tests" / "host" / "scripts" / "of_lavis" / "train.py"
-CHECKOUT = os.environ.get("GITLLM_TEST_LAVIS_MAIN", "")
 NAMED = {
     "coco_caption",
     "coco_vqa",
@@ -282,8 +281,4 @@ def test_a_run_names_what_all_its_data_sets_lack(command, empty, asked, capsys, 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHECKOUT, reason="GITLLM_TEST_LAVIS_MAIN names no checkout of LAVIS's git main")
 def test_git_mains_data_sets_say_it_too():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([CHECKOUT, str(REPOSITORY)])}
-    environment.pop("GITLLM_TEST_LAVIS_MAIN")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", str(Path(__file__))]
-    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout
+    run_with_git_main(__file__)

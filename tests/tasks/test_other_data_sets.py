@@ -5,10 +5,7 @@ With the release of LAVIS; with its git main where ``GITLLM_TEST_LAVIS_MAIN`` na
 
 import io
 import json
-import os
 import random
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 
@@ -23,10 +20,9 @@ from lavis.common.registry import registry  # noqa: E402
 
 from gitllm_plugin.host import launch  # noqa: E402
 from tests.benchmark_files import write_benchmarks  # noqa: E402
+from tests.git_main import CHECKOUT, run_with_git_main  # noqa: E402
 from tests.m3it_files import COLORS, make_square  # noqa: E402
 
-CHECKOUT = os.environ.get("GITLLM_TEST_LAVIS_MAIN", "")
-REPOSITORY = Path(__file__).parents[2]
 COLOR_NAMES = sorted(COLORS)
 CLASSES = ("n01440764", "n01443537", "n01484850", "n01491361")
 
@@ -151,8 +147,4 @@ def test_shards_of_the_web(data, tmp_path, runner, text):
 @pytest.mark.slow
 @pytest.mark.skipif(not CHECKOUT, reason="GITLLM_TEST_LAVIS_MAIN names no checkout of LAVIS's git main")
 def test_the_same_with_git_main():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([CHECKOUT, str(REPOSITORY)])}
-    environment.pop("GITLLM_TEST_LAVIS_MAIN")
-    command = [sys.executable, "-m", "pytest", "-q", "-n0", str(Path(__file__))]
-    finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stdout
+    run_with_git_main(__file__)
