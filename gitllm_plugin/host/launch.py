@@ -3,7 +3,6 @@
 import argparse
 import ctypes
 import importlib
-import logging
 import os
 import random
 import runpy
@@ -21,7 +20,6 @@ from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.locate import prepare
 from gitllm_plugin.resources import find_config
-from gitllm_plugin.secret_values import HideSecrets
 from gitllm_plugin.tables import Block
 
 
@@ -284,18 +282,15 @@ def _which_weights(cfg_path: str | Path, options: Sequence[str], evaluating: boo
 
 def _build_runner(cfg: Any, build_model: Callable[[Any, Any], Any] | None = None):
     """Build the runner and all that it needs; ``build_model(task, cfg)`` builds the model in the place of the task."""
-    from lavis.common.logger import setup_logger
     from lavis.common.registry import registry
     from lavis.tasks import setup_task
 
     from gitllm_plugin.host.distributed import init_distributed_mode
+    from gitllm_plugin.host.log import set_up_log
 
     init_distributed_mode(cfg.run_cfg)
     _set_seeds(read(LaunchSettings, "run", cfg.run_cfg, closed=False).seed)
-    setup_logger()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(HideSecrets())
-    cfg.pretty_print()
+    set_up_log()
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
     model = task.build_model(cfg) if build_model is None else build_model(task, cfg)

@@ -5,9 +5,11 @@ import logging
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.progress import peak_memory
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.runners.length import Position
@@ -114,6 +116,19 @@ def evaluation_command(cfg_path: str, options: list[str], checkpoint: Path) -> s
     """Give the command that evaluates a run's weights; arguments as for :func:`resume_command`."""
     weights = ["model.load_finetuned=True", f"model.finetuned={checkpoint}"]
     return _command(["gitllm", "evaluate"], cfg_path, options, weights)
+
+
+def say_done(parts: RunParts, began: float) -> None:
+    """Say that the run is trained and tested, what that took, and how the model is asked.
+
+    Args:
+        parts: the run's.
+        began: when its training did, by :func:`time.monotonic`.
+    """
+    spent, memory = took(time.monotonic() - began), peak_memory() / 1e9
+    logging.info("Done in %s, with %.1f GB of memory at most. All is in %s", spent, memory, parts.folder)
+    if parts.config.config.model.get("arch") == "git_llm":
+        logging.info("Ask the model:\n  gitllm ask PICTURE 'QUESTION' --model %s", shlex.quote(str(parts.folder)))
 
 
 def took(seconds: float) -> str:
