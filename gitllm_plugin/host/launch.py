@@ -232,8 +232,10 @@ def write_features(
     from gitllm_plugin.common.lost_processes import lost_processes_explained
     from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
     from gitllm_plugin.datasets.features import encode_shards, features_folder
+    from gitllm_plugin.host.encoder_config import fill_from_encoder
     from gitllm_plugin.modeling import ImageEncoder
 
+    fill_from_encoder(cfg.config)
     node = cfg.datasets_cfg.get("m3it_wds")
     if node is None:
         raise ConfigError("features are made of shards: this configuration has no data set m3it_wds")
