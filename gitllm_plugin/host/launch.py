@@ -193,10 +193,18 @@ def build_model(cfg_path: str | Path, options: Sequence[str] = ()) -> tuple[Any,
 def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
     """Tabulate the parameters of the model that a configuration describes, by the names that ``trainable`` takes.
 
+    Args:
+        cfg_path: the configuration; or a run, as :func:`evaluate_run` takes it, whose own is meant.
+        options: overrides.
+
     Raises:
         ConfigError: the file, an option or a name in them is wrong; all such errors at once.
         HostError: LAVIS, or a library that it cannot do without, is missing.
     """
+    if not str(cfg_path).endswith((".yaml", ".yml")):
+        from gitllm_plugin.host.export import find_files
+
+        cfg_path = find_files(cfg_path)[1]
     _, _, model = build_model(cfg_path, options)
     from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
     from gitllm_plugin.models.image_text import ImageTextModel
