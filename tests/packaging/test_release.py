@@ -8,6 +8,7 @@ import yaml
 
 from gitllm_plugin import __version__
 from tests.docs.pages import REPOSITORY, links
+from tests.environments import OLDEST
 
 PAGES = ("CONTRIBUTING.md", "SECURITY.md")
 
@@ -49,3 +50,12 @@ def test_forms_of_issues_can_be_read(form: Path):
     if form.stem != "config":
         assert {"name", "description", "body"} <= content.keys()
         assert all(part["type"] in ("textarea", "input") and part["attributes"]["label"] for part in content["body"])
+
+
+def test_the_oldest_versions_that_are_tried_are_the_bounds():
+    bounds = dict(
+        re.findall(r'"([\w-]+)>=([\d.]+)",\n', (REPOSITORY / "setup.py").read_text().split("extras_require")[0])
+    )
+    assert bounds.keys() == OLDEST.keys()
+    for package, bound in bounds.items():
+        assert OLDEST[package].startswith(bound), package
