@@ -2,7 +2,7 @@
 
 import argparse
 
-from gitllm_plugin.cli.command import argument, command
+from gitllm_plugin.cli.command import JSON, argument, command
 
 
 @command(
@@ -34,6 +34,7 @@ def hook(args: argparse.Namespace) -> None:
     "say what this machine has, lacks, and which command helps",
     "Say what this machine has, lacks and which command helps. Exit status 1: it cannot run. Without LAVIS, trained "
     "models are used and none is trained.",
+    JSON,
     examples="""
         gitllm doctor
         gitllm doctor > report.txt; echo $?      0: ready, 1: something that every use needs is missing
@@ -45,7 +46,7 @@ def doctor(args: argparse.Namespace) -> int:
     from gitllm_plugin.tables import show
 
     found = examination.examine()
-    show(examination.describe(found))
+    show(examination.describe(found), args.json)
     return 0 if found.ok else 1
 
 
