@@ -22,11 +22,12 @@ HOST = argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 
 @command(
     "parameters",
     "list a model's parameters: shape, count, what is trained",
-    "Build the model of a configuration and list its parameters, layers of one shape together.",
+    "Build the model of a configuration, or of a run's folder, and list its parameters, layers of one shape together.",
     *CONFIG,
     examples="""
         gitllm parameters --cfg-path projects/git_llm/train/demo_easyvqa.yaml
-        gitllm parameters --cfg-path my.yaml --options model.trainable=proj+lora+vit
+        gitllm parameters my.yaml --options model.trainable=proj+lora+vit
+        gitllm parameters output/demo/train/latest
     """,
 )
 def parameters(args: argparse.Namespace) -> None:
@@ -111,12 +112,12 @@ def _export_to_llama_cpp(args: argparse.Namespace) -> None:
     "add a folder's LoRA adapter to its language model",
     "Add a folder's LoRA adapter to its language model: a plain model with the same answers, faster. The model must "
     "fit into memory: as it is stored, or in float32 where --dtype is another or weights of several dtypes are stored.",
-    argument("source", help="folder with an adapter"),
+    argument("source", help="folder with an adapter, or a training run"),
     argument("target", help="folder to make"),
     argument("--dtype", help="of what is written: float32, bfloat16 or float16; else as it was"),
     examples="""
         gitllm merge exported-folder merged-folder
-        gitllm export output/my-run merged-folder --merge      both steps at once, from a training run
+        gitllm merge output/my-run merged-folder      as `gitllm export output/my-run merged-folder --merge`
     """,
 )
 def merge(args: argparse.Namespace) -> None:
@@ -124,9 +125,14 @@ def merge(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_new_folder
 
     check_new_folder(args.target)
-    from gitllm_plugin.modeling.build import merge_folder
+    from gitllm_plugin.host.export import export_run, is_run
 
-    merge_folder(args.source, args.target, args.dtype)
+    if is_run(args.source):
+        export_run(args.source, args.target, merge=True, dtype=args.dtype)
+    else:
+        from gitllm_plugin.modeling.build import merge_folder
+
+        merge_folder(args.source, args.target, args.dtype)
     print(f"written: {args.target}")
 
 

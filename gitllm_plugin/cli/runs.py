@@ -1,6 +1,8 @@
 """The commands that train, evaluate and compare."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 from gitllm_plugin.cli.command import OneOf, argument, command
@@ -12,24 +14,29 @@ OPTIONS = argument(
     metavar="KEY=VALUE",
     help="override settings of the file, such as run.max_epoch=2 model.model_type=tiny_opt",
 )
-CONFIG = (
-    OneOf(
-        (
-            argument("cfg_path", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="YAML file"),
-            argument("--cfg-path", metavar="FILE", help="the same, as LAVIS's own scripts take it"),
-        ),
-        required=True,
-    ),
-    OPTIONS,
+_FILE = (
+    argument("cfg_path", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="YAML file"),
+    argument("--cfg-path", metavar="FILE", help="the same, as LAVIS's own scripts take it"),
 )
+CONFIG = (OneOf(_FILE, required=True), OPTIONS)
 """A configuration, with or without the name that it has for LAVIS's own scripts."""
+
+
+_DATA = argument(
+    "--data", metavar="TABLE", help="instead of a file: a table or a folder, as `gitllm m3it from-csv` takes it"
+)
 
 
 @command(
     "train",
-    "train as a configuration file says",
-    "Train as a configuration file says: LAVIS's train.py with the plugin in it.",
-    *CONFIG,
+    "train as a configuration file says, or on a table of pictures",
+    "Train as a configuration file says: LAVIS's train.py with the plugin in it. With --data the file is written "
+    "first: rows of the table, one picture in ten for validation, and settings by what the models say.",
+    OneOf((*_FILE, _DATA), required=True),
+    argument("--language-model", metavar="NAME", help="with --data: hub name or folder (default: the demonstration's)"),
+    argument("--image-encoder", metavar="NAME", help="the same"),
+    argument("--output", metavar="FOLDER", help="with --data: of rows, file and runs (default: output/TABLE's name)"),
+    OPTIONS,
     argument(
         "--dry-run",
         action="store_true",
@@ -39,17 +46,37 @@ CONFIG = (
         gitllm train projects/git_llm/train/demo_easyvqa.yaml
         gitllm train my.yaml --options run.device=cpu run.batch_size_train=8
         gitllm train my.yaml --dry-run
+        gitllm train --data mine.csv
+        gitllm train --data pictures/ --language-model Qwen/Qwen3-0.6B --image-encoder google/siglip2-base-patch16-224
         torchrun --nproc_per_node=2 -m gitllm_plugin train --cfg-path my.yaml
     """,
 )
 def train(args: argparse.Namespace) -> None:
     """Train, or say what would be trained."""
+    path = args.cfg_path if args.data is None else _write_config(args)
+    if args.data is None and (args.language_model or args.image_encoder or args.output):
+        args.parser.error(
+            "--language-model, --image-encoder and --output go with --data; a file is changed by --options"
+        )
     from gitllm_plugin.host import launch
 
     if args.dry_run:
-        print(launch.dry_run(args.cfg_path, args.options))
+        print(launch.dry_run(path, args.options))
     else:
-        launch.train(args.cfg_path, args.options)
+        launch.train(path, args.options)
+
+
+def _write_config(args: argparse.Namespace) -> Path:
+    """Write the configuration of --data, show it, and give its path."""
+    if "RANK" in os.environ:
+        args.parser.error("--data writes files: give it to one process, and what it writes to torchrun")
+    from gitllm_plugin.host.own_data import DEMO, write_config
+
+    models = (args.language_model or DEMO, args.image_encoder or DEMO)
+    written = write_config(args.data, *models, args.output, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    rows = ", ".join(f"{count:,} rows to {split}" for split, count in written.rows.items())
+    print("\n".join([f"written: {written.config}", *(f"  {line}" for line in written.choices), rows]), flush=True)
+    return written.config
 
 
 @command(

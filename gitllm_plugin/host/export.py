@@ -143,16 +143,26 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     return checkpoint, load_config(config)
 
 
+def is_run(path: str | Path) -> bool:
+    """Tell whether a path means a run, see :func:`find_files`."""
+    try:
+        return find_files(path) is not None
+    except ConfigError:
+        return False
+
+
 def find_files(run: str | Path) -> tuple[Path, Path]:
     """Find the checkpoint and the configuration of a run.
 
     Args:
-        run: its folder (the best weights, else the newest), the folder above (its latest run), or a checkpoint.
+        run: its folder or the configuration in it (the best weights, else the newest), the folder above (its latest
+            run), or a checkpoint.
 
     Raises:
         ConfigError: there is none.
     """
     run = Path(run).expanduser()
+    run = run.parent if run.name == CONFIG and run.is_file() else run
     latest = linked_run(run)
     checkpoint = weights_of(run) or (latest and weights_of(latest)) or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():

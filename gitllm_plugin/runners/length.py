@@ -72,6 +72,11 @@ class RunLength:
         total = min(by_epochs, int(max_iters or by_epochs))
         return cls(iters_per_epoch, int(max_epoch), total, int(run_cfg.get("accum_grad_iters", 1)))
 
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that are begun."""
+        return min(self.max_epoch, math.ceil(self.total_iters / self.iters_per_epoch))
+
     def steps_until(self, iters: int) -> int:
         """Count the optimizer steps of a run's first ``iters`` iterations."""
         # Batches are not accumulated across epochs: an epoch's last step may have fewer.

@@ -1,6 +1,5 @@
 """What a run is made of: each part is built once, from those before it."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -161,9 +160,7 @@ class RunParts:
         # LAVIS's own configurations say `amp: False` where they want float32.
         if name == "auto" and self.run_cfg.get("amp") is False:
             name = "fp32"
-        dtype = precision.resolve_precision(name, self.device)
-        logging.info("Computing on %s in %s.", self.device, dtype)
-        return dtype
+        return precision.resolve_precision(name, self.device)
 
     def autocast(self) -> AbstractContextManager:
         """Give the context of forward passes, in training and evaluation alike."""
@@ -229,12 +226,9 @@ class RunParts:
     def optimizer(self) -> torch.optim.AdamW:
         """Over the trained parameters."""
         run_cfg = self.run_cfg
-        optimizer = build_optimizer(
+        return build_optimizer(
             self.bare_model, float(run_cfg.init_lr), float(run_cfg.weight_decay), float(run_cfg.beta2)
         )
-        count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-        logging.info("Trainable parameters: %s", f"{count:,}")
-        return optimizer
 
     @cached_property
     def schedule(self) -> Schedule:

@@ -274,9 +274,8 @@ class Saving:
             StorageError: it cannot be written; those before it are whole.
         """
         content = self.state.gather(progress) | {"written": written_sizes(self.checkpoints.run_folder)}
-        path = ranks.from_first_rank(lambda: self.checkpoints.write(content, progress.best.steps))
+        ranks.from_first_rank(lambda: self.checkpoints.write(content, progress.best.steps))
         self.times.note_saved()
-        logging.info("Saved %s after %d steps.", path, progress.position.steps)
 
     def resume(self, path: Path, progress: TrainingProgress) -> None:
         """Go on from a checkpoint: put back the state, and take out of the run's folder what came after it.

@@ -27,6 +27,8 @@ from gitllm_plugin.tasks.scores import (
     catalog_category,
     catalog_metrics,
     describe,
+    one_line,
+    remarks_on,
     score_split,
     title_of,
     unique_by_id,
@@ -77,6 +79,7 @@ class M3ITTask(BaseTask):
         self.num_beams = settings.num_beams
         self.pictures = settings.pictures
         self.log_freq = settings.log_freq
+        self._told: set[str] = set()
         self.category_of = category_of
         self._dataset: Any = None
 
@@ -250,5 +253,11 @@ class M3ITTask(BaseTask):
             shown = choose_examples(self._dataset, examples, self.pictures)
             if shown:
                 write_picture_page(output / f"{split_name}_pictures.html", title, shown)
-        logging.info("%s", page)
-        logging.info("Predictions: %s", predictions)
+        if isinstance(epoch, int):
+            # Of each epoch of a training a line; its page lies in the folder.
+            logging.info("%s: %s", title, one_line(report, scores.get(LOSS)))
+            for remark in sorted(set(remarks_on(report)) - self._told):
+                self._told.add(remark)
+                logging.info("%s", remark)
+        else:
+            logging.info("%s\nPredictions: %s", page, predictions)
