@@ -8,7 +8,7 @@ from typing import Any
 
 from gitllm_plugin.hf.registration import watch_transformers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Every module whose import registers something with LAVIS, in the order of dependency.
 REGISTERED_MODULES = (
@@ -20,6 +20,7 @@ REGISTERED_MODULES = (
     "gitllm_plugin.datasets.builders.m3it_builder",
     "gitllm_plugin.datasets.builders.visdial_builder",
     "gitllm_plugin.tasks.m3it",
+    "gitllm_plugin.tasks.dpo",
     "gitllm_plugin.tasks.captioning",
     "gitllm_plugin.tasks.vqa",
     "gitllm_plugin.tasks.multimodal_classification",

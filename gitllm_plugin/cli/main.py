@@ -24,6 +24,7 @@ COMMANDS = (
     models.merge,
     models.convert_checkpoint,
     ask.ask,
+    ask.chat,
     ask.caption,
     ask.predict,
     ask.serve,
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         # transformers' bars too: where they are piped, each change of a bar would be a line.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    torchvision_repair.announce = torchvision_repair.note
+    torchvision_repair.announce = lambda fault: None  # `gitllm doctor` tells it
     return exit_status(lambda: _call(args))
 
 

@@ -3,11 +3,17 @@
 A wrong path is told before the seconds that torch and a model take to load: hence the order of imports and checks.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gitllm_plugin.cli.command import argument, command
+from gitllm_plugin.cli.command import JSON, argument, command
 from gitllm_plugin.cli.runs import CONFIG
+
+if TYPE_CHECKING:
+    from gitllm_plugin.tables import Block
 
 _DEMO_MODEL = "output/demo/train/latest"
 MODEL = argument(
@@ -22,11 +28,13 @@ HOST = argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 
 @command(
     "parameters",
     "list a model's parameters: shape, count, what is trained",
-    "Build the model of a configuration and list its parameters, layers of one shape together.",
+    "Build the model of a configuration, or of a run's folder, and list its parameters, layers of one shape together.",
     *CONFIG,
+    JSON,
     examples="""
         gitllm parameters --cfg-path projects/git_llm/train/demo_easyvqa.yaml
-        gitllm parameters --cfg-path my.yaml --options model.trainable=proj+lora+vit
+        gitllm parameters my.yaml --options model.trainable=proj+lora+vit
+        gitllm parameters output/demo/train/latest
     """,
 )
 def parameters(args: argparse.Namespace) -> None:
@@ -34,7 +42,7 @@ def parameters(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.launch import list_parameters
     from gitllm_plugin.tables import show
 
-    show(list_parameters(args.cfg_path, args.options))
+    show(list_parameters(args.cfg_path, args.options), args.json)
 
 
 @command(
@@ -111,12 +119,12 @@ def _export_to_llama_cpp(args: argparse.Namespace) -> None:
     "add a folder's LoRA adapter to its language model",
     "Add a folder's LoRA adapter to its language model: a plain model with the same answers, faster. The model must "
     "fit into memory: as it is stored, or in float32 where --dtype is another or weights of several dtypes are stored.",
-    argument("source", help="folder with an adapter"),
+    argument("source", help="folder with an adapter, or a training run"),
     argument("target", help="folder to make"),
     argument("--dtype", help="of what is written: float32, bfloat16 or float16; else as it was"),
     examples="""
         gitllm merge exported-folder merged-folder
-        gitllm export output/my-run merged-folder --merge      both steps at once, from a training run
+        gitllm merge output/my-run merged-folder      as `gitllm export output/my-run merged-folder --merge`
     """,
 )
 def merge(args: argparse.Namespace) -> None:
@@ -124,9 +132,14 @@ def merge(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_new_folder
 
     check_new_folder(args.target)
-    from gitllm_plugin.modeling.build import merge_folder
+    from gitllm_plugin.host.export import export_run, is_run
 
-    merge_folder(args.source, args.target, args.dtype)
+    if is_run(args.source):
+        export_run(args.source, args.target, merge=True, dtype=args.dtype)
+    else:
+        from gitllm_plugin.modeling.build import merge_folder
+
+        merge_folder(args.source, args.target, args.dtype)
     print(f"written: {args.target}")
 
 
@@ -197,6 +210,7 @@ def demo(args: argparse.Namespace) -> None:
     argument("--top-k", type=int, default=5, metavar="K", help="words a patch (default 5)"),
     argument("--limit", type=int, default=200, metavar="N", help="most pictures of --images (default 200)"),
     argument("--out", default="output/words", metavar="FOLDER", help="where to write (default output/words)"),
+    JSON,
     examples="""
         gitllm words cat.jpg                                          the demonstration's model
         gitllm words cat.jpg --model my-model --top-k 10
@@ -211,11 +225,13 @@ def words(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_writable
 
     check_writable(args.out)
-    files = _explain_one(args) if args.images is None else _explain_many(args)
-    print("\n".join(f"written: {file}" for file in files))
+    blocks, files = _explain_one(args) if args.images is None else _explain_many(args)
+    from gitllm_plugin.tables import show
+
+    show([*blocks, "\n".join(f"written: {file}" for file in files)], args.json)
 
 
-def _explain_one(args: argparse.Namespace) -> list[Path]:
+def _explain_one(args: argparse.Namespace) -> tuple[list[Block], list[Path]]:
     from gitllm_plugin.host.open_model import open_pipeline
     from gitllm_plugin.m3it.pictures import open_picture
 
@@ -224,20 +240,17 @@ def _explain_one(args: argparse.Namespace) -> list[Path]:
     from gitllm_plugin.words.run import explain_picture
 
     nearest, files = explain_picture(pipeline, picture, Path(args.image).stem, Path(args.out), args.top_k)
-    for measure in ("cosine", "dot"):
-        print(f"nearest by {measure}: " + ", ".join(f"{t.strip()} {n}" for t, n in nearest.counts(measure)[:10]))
-    return files
+    counts = {measure: nearest.counts(measure)[:10] for measure in ("cosine", "dot")}
+    told = [f"nearest by {name}: " + ", ".join(f"{t.strip()} {n}" for t, n in each) for name, each in counts.items()]
+    return ["\n".join(told)], files
 
 
-def _explain_many(args: argparse.Namespace) -> list[Path]:
+def _explain_many(args: argparse.Namespace) -> tuple[list[Block], list[Path]]:
     from gitllm_plugin.host.open_model import open_pipeline
     from gitllm_plugin.words.collection import check_collection
 
     check_collection(args.images)
     pipeline = open_pipeline(args.model, trained=not args.before_training)
-    from gitllm_plugin.tables import show
     from gitllm_plugin.words.run import explain_pictures
 
-    blocks, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
-    show(blocks)
-    return files
+    return explain_pictures(pipeline, args.images, Path(args.out), args.limit)

@@ -1,9 +1,13 @@
 """The commands that train, evaluate and compare."""
 
 import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
-from gitllm_plugin.cli.command import OneOf, argument, command
+from gitllm_plugin.cli.command import JSON, OneOf, argument, command
 
 OPTIONS = argument(
     "--options",
@@ -12,24 +16,29 @@ OPTIONS = argument(
     metavar="KEY=VALUE",
     help="override settings of the file, such as run.max_epoch=2 model.model_type=tiny_opt",
 )
-CONFIG = (
-    OneOf(
-        (
-            argument("cfg_path", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="YAML file"),
-            argument("--cfg-path", metavar="FILE", help="the same, as LAVIS's own scripts take it"),
-        ),
-        required=True,
-    ),
-    OPTIONS,
+_FILE = (
+    argument("cfg_path", nargs="?", default=argparse.SUPPRESS, metavar="FILE", help="YAML file"),
+    argument("--cfg-path", metavar="FILE", help="the same, as LAVIS's own scripts take it"),
 )
+CONFIG = (OneOf(_FILE, required=True), OPTIONS)
 """A configuration, with or without the name that it has for LAVIS's own scripts."""
+
+
+_DATA = argument(
+    "--data", metavar="TABLE", help="instead of a file: a table or a folder, as `gitllm m3it from-csv` takes it"
+)
 
 
 @command(
     "train",
-    "train as a configuration file says",
-    "Train as a configuration file says: LAVIS's train.py with the plugin in it.",
-    *CONFIG,
+    "train as a configuration file says, or on a table of pictures",
+    "Train as a configuration file says: LAVIS's train.py with the plugin in it. With --data the file is written "
+    "first: rows of the table, one picture in ten for validation, and settings by what the models say.",
+    OneOf((*_FILE, _DATA), required=True),
+    argument("--language-model", metavar="NAME", help="with --data: hub name or folder (default: the demonstration's)"),
+    argument("--image-encoder", metavar="NAME", help="the same"),
+    argument("--output", metavar="FOLDER", help="with --data: of rows, file and runs (default: output/TABLE's name)"),
+    OPTIONS,
     argument(
         "--dry-run",
         action="store_true",
@@ -39,17 +48,37 @@ CONFIG = (
         gitllm train projects/git_llm/train/demo_easyvqa.yaml
         gitllm train my.yaml --options run.device=cpu run.batch_size_train=8
         gitllm train my.yaml --dry-run
+        gitllm train --data mine.csv
+        gitllm train --data pictures/ --language-model Qwen/Qwen3-0.6B --image-encoder google/siglip2-base-patch16-224
         torchrun --nproc_per_node=2 -m gitllm_plugin train --cfg-path my.yaml
     """,
 )
 def train(args: argparse.Namespace) -> None:
     """Train, or say what would be trained."""
+    path = args.cfg_path if args.data is None else _write_config(args)
+    if args.data is None and (args.language_model or args.image_encoder or args.output):
+        args.parser.error(
+            "--language-model, --image-encoder and --output go with --data; a file is changed by --options"
+        )
     from gitllm_plugin.host import launch
 
     if args.dry_run:
-        print(launch.dry_run(args.cfg_path, args.options))
+        print(launch.dry_run(path, args.options))
     else:
-        launch.train(args.cfg_path, args.options)
+        launch.train(path, args.options)
+
+
+def _write_config(args: argparse.Namespace) -> Path:
+    """Write the configuration of --data, show it, and give its path."""
+    if "RANK" in os.environ:
+        args.parser.error("--data writes files: give it to one process, and what it writes to torchrun")
+    from gitllm_plugin.host.own_data import DEMO, write_config
+
+    models = (args.language_model or DEMO, args.image_encoder or DEMO)
+    written = write_config(args.data, *models, args.output, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    rows = ", ".join(f"{count:,} rows to {split}" for split, count in written.rows.items())
+    print("\n".join([f"written: {written.config}", *(f"  {line}" for line in written.choices), rows]), flush=True)
+    return written.config
 
 
 @command(
@@ -89,6 +118,7 @@ def evaluate(args: argparse.Namespace) -> None:
     "say what a key of a configuration means and may hold",
     "List the keys of configurations, with defaults, what they may hold, and what they mean.",
     argument("word", nargs="?", metavar="WORD", help="section, registered name or part of a key; without it, all"),
+    JSON,
     examples="""
         gitllm keys warmup          the keys that have it in their names
         gitllm keys run             what the runner and the tasks read
@@ -100,9 +130,11 @@ def keys(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.declarations import default_of, find_keys, meaning_of
     from gitllm_plugin.tables import Table, show
 
+    blocks = []
     for declaration, found in find_keys(args.word):
         rows = [(path, default_of(key), key.allowed, meaning_of(key)) for path, key in found]
-        show([declaration.title, Table(("key", "default", "allowed", "meaning"), rows)])
+        blocks += [declaration.title, Table(("key", "default", "allowed", "meaning"), rows)]
+    show(blocks, args.json)
 
 
 @command(
@@ -136,6 +168,7 @@ def run_script(args: argparse.Namespace) -> None:
         "--processes", type=int, metavar="N", help="how many train each run, one a GPU (default: the plan's, or 1)"
     ),
     argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"),
+    JSON,
     examples="""
         gitllm experiment projects/git_llm/experiments/demo_exp1.yaml
         gitllm experiment projects/git_llm/experiments/exp1.yaml --only proj proj_lora
@@ -156,7 +189,22 @@ def experiment(args: argparse.Namespace) -> None:
         for run in choose_runs(plan, args.only):
             print(show_command(train_command(plan, run)))
     else:
-        show(["", run_experiment(plan, args.only, args.fresh), f"report: {plan.output_dir / 'README.md'}"])
+        with _all_to_stderr() if args.json else nullcontext():
+            table = run_experiment(plan, args.only, args.fresh)
+        show(["", table, f"report: {plan.output_dir / 'README.md'}"], args.json)
+
+
+@contextmanager
+def _all_to_stderr() -> Iterator[None]:
+    """Let what this process and those that it starts print go to standard error, inside the block."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @command(

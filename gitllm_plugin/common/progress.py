@@ -12,70 +12,69 @@ from gitllm_plugin.common import ranks
 
 
 class Progress:
-    """Shows how far a loop is. A context manager; other ranks show nothing.
+    """Shows how far something is. A context manager that may be entered several times; other ranks show nothing.
 
     Args:
-        description: what is going on, such as ``epoch 1/3``.
+        description: what is going on, such as ``epoch 1/3``; may be changed between two entries.
         total: number of iterations, or None where it is not known.
         start: iterations already done.
         log_freq: iterations between two lines where there is no terminal.
+        at_end: whether a line is due at the end as well: not where a result follows.
     """
 
-    def __init__(self, description: str, total: int | None, start: int = 0, log_freq: int = 50):
+    def __init__(self, description: str, total: int | None, start: int = 0, log_freq: int = 50, at_end: bool = False):
         self.description = description
         self.total = total
         self.done = self.start = start
         self.log_freq = log_freq
+        self.at_end = at_end
         self.samples = 0
-        self.tokens = 0
-        self.began = time.monotonic()
+        self.began = self.entered = time.monotonic()
         self.enabled = ranks.rank() == 0
-        self.bar = None
-        if self.enabled and sys.stderr.isatty():
-            self.bar = tqdm(desc=description, total=total, initial=start, dynamic_ncols=True)
+        self.bar: tqdm | None = None
 
     def __enter__(self) -> "Progress":
-        """Give the bar, which is shown since it was made."""
+        """Begin to show it."""
+        self.samples, self.entered = 0, time.monotonic()
+        if self.enabled and sys.stderr.isatty():
+            form = "{l_bar}{bar}| {n_fmt}/{total_fmt}{postfix}"
+            self.bar = tqdm(
+                desc=self.description, total=self.total, initial=self.done, dynamic_ncols=True, bar_format=form
+            )
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Leave the bar as it is."""
         if self.bar is not None:
             self.bar.close()
+            self.bar = None
 
-    def update(self, iterations: int = 1, samples: int = 0, tokens: int = 0, **values: str) -> None:
-        """Count iterations, examples and supervised tokens, and show ``values`` beside them."""
+    def update(self, iterations: int = 1, samples: int = 0, **values: str) -> None:
+        """Count iterations and examples, and show ``values`` beside them."""
         self.done += iterations
         self.samples += samples
-        self.tokens += tokens
         if not self.enabled or (self.bar is None and not self._is_due(iterations)):
             return
-        values |= self._rates()
+        seconds = max(time.monotonic() - self.entered, 1e-9)
+        values |= {"samples/s": f"{self.samples / seconds:.1f}"}
+        if self.total is not None:
+            values["eta"] = self._time_left()
         if self.bar is not None:
             self.bar.set_postfix(values, refresh=False)
             self.bar.update(iterations)
         else:
-            logging.info(self._line(values))
-
-    def _rates(self) -> dict[str, str]:
-        seconds = max(time.monotonic() - self.began, 1e-9)
-        rates = {"samples/s": f"{self.samples / seconds:.1f}"}
-        if self.tokens:
-            rates["tokens/s"] = f"{self.tokens / seconds:.0f}"
-        return {**rates, "memory": f"{peak_memory() / 2**30:.1f}G"}
+            shown = "  ".join(f"{name} {value}" for name, value in values.items())
+            logging.info("%s [%d/%s]  %s", self.description, self.done, self.total or "?", shown)
 
     def _is_due(self, iterations: int) -> bool:
-        """Tell whether a line is due: every ``log_freq`` iterations and at the end."""
+        """Tell whether a line is due: every ``log_freq`` iterations."""
         crossed = self.done // self.log_freq > (self.done - iterations) // self.log_freq
-        return crossed or self.done == self.total
+        return crossed or (self.at_end and self.done == self.total)
 
-    def _line(self, values: dict[str, str]) -> str:
-        shown = "  ".join(f"{name}: {value}" for name, value in values.items())
-        line = f"{self.description}  [{self.done}/{self.total or '?'}]  {shown}"
-        if self.total is not None:
-            seconds = (time.monotonic() - self.began) / max(1, self.done - self.start)
-            line += f"  eta: {tqdm.format_interval(seconds * (self.total - self.done))}"
-        return line
+    def _time_left(self) -> str:
+        """Estimate what is left by what was done, with whatever came between two entries."""
+        pace = (time.monotonic() - self.began) / max(1, self.done - self.start)
+        return tqdm.format_interval(pace * ((self.total or 0) - self.done))
 
 
 def peak_memory() -> int:

@@ -58,7 +58,6 @@ def init_distributed_mode(args) -> None:
     args.distributed = place is not None
     args.rank, args.world_size, args.gpu = place or (0, 1, 0)
     if place is None:
-        print("Not using distributed mode")
         return
 
     on_cuda = str(args.get("device", "cuda")).partition(":")[0] != "cpu" and torch.cuda.is_available()

@@ -53,6 +53,7 @@ def export_run(
     exported = _Exported(
         model.model,
         model.text_encoder,
+        model.conversations,
         eval_processors(config),
         _without_paths(eval_processors(config, secrets=False)),
         cast(Any, OmegaConf.to_container(config)),
@@ -70,6 +71,7 @@ class _Exported:
 
     model: Any
     text_encoder: Any
+    conversations: bool
     processors: dict[str, Any]
     written_processors: dict[str, Any]
     config: dict[str, Any]
@@ -87,6 +89,7 @@ def _write_folder(run: _Exported, target: Path, merge: bool, with_base: bool) ->
         **run.written_processors,
         "loss_on": run.text_encoder.loss_on,
         "chat_template": run.text_encoder.chat_template is not None,
+        **({"conversations": True} if run.conversations else {}),
         # Not where it is, which is of this machine alone.
         "run": f"{run_folder_of(run.checkpoint).name}/{run.checkpoint.name}",
     }
@@ -143,16 +146,26 @@ def find_run(run: str | Path) -> tuple[Path, Any]:
     return checkpoint, load_config(config)
 
 
+def is_run(path: str | Path) -> bool:
+    """Tell whether a path means a run, see :func:`find_files`."""
+    try:
+        return find_files(path) is not None
+    except ConfigError:
+        return False
+
+
 def find_files(run: str | Path) -> tuple[Path, Path]:
     """Find the checkpoint and the configuration of a run.
 
     Args:
-        run: its folder (the best weights, else the newest), the folder above (its latest run), or a checkpoint.
+        run: its folder or the configuration in it (the best weights, else the newest), the folder above (its latest
+            run), or a checkpoint.
 
     Raises:
         ConfigError: there is none.
     """
     run = Path(run).expanduser()
+    run = run.parent if run.name == CONFIG and run.is_file() else run
     latest = linked_run(run)
     checkpoint = weights_of(run) or (latest and weights_of(latest)) or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():

@@ -3,7 +3,6 @@
 import argparse
 import ctypes
 import importlib
-import logging
 import os
 import random
 import runpy
@@ -21,7 +20,6 @@ from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.locate import prepare
 from gitllm_plugin.resources import find_config
-from gitllm_plugin.secret_values import HideSecrets
 from gitllm_plugin.tables import Block
 
 
@@ -195,10 +193,18 @@ def build_model(cfg_path: str | Path, options: Sequence[str] = ()) -> tuple[Any,
 def list_parameters(cfg_path: str | Path, options: Sequence[str] = ()) -> list[Block]:
     """Tabulate the parameters of the model that a configuration describes, by the names that ``trainable`` takes.
 
+    Args:
+        cfg_path: the configuration; or a run, as :func:`evaluate_run` takes it, whose own is meant.
+        options: overrides.
+
     Raises:
         ConfigError: the file, an option or a name in them is wrong; all such errors at once.
         HostError: LAVIS, or a library that it cannot do without, is missing.
     """
+    if not str(cfg_path).endswith((".yaml", ".yml")):
+        from gitllm_plugin.host.export import find_files
+
+        cfg_path = find_files(cfg_path)[1]
     _, _, model = build_model(cfg_path, options)
     from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
     from gitllm_plugin.models.image_text import ImageTextModel
@@ -234,8 +240,10 @@ def write_features(
     from gitllm_plugin.common.lost_processes import lost_processes_explained
     from gitllm_plugin.datasets.builders.m3it_builder import M3ITWdsBuilder
     from gitllm_plugin.datasets.features import encode_shards, features_folder
+    from gitllm_plugin.host.encoder_config import fill_from_encoder
     from gitllm_plugin.modeling import ImageEncoder
 
+    fill_from_encoder(cfg.config)
     node = cfg.datasets_cfg.get("m3it_wds")
     if node is None:
         raise ConfigError("features are made of shards: this configuration has no data set m3it_wds")
@@ -284,18 +292,15 @@ def _which_weights(cfg_path: str | Path, options: Sequence[str], evaluating: boo
 
 def _build_runner(cfg: Any, build_model: Callable[[Any, Any], Any] | None = None):
     """Build the runner and all that it needs; ``build_model(task, cfg)`` builds the model in the place of the task."""
-    from lavis.common.logger import setup_logger
     from lavis.common.registry import registry
     from lavis.tasks import setup_task
 
     from gitllm_plugin.host.distributed import init_distributed_mode
+    from gitllm_plugin.host.log import set_up_log
 
     init_distributed_mode(cfg.run_cfg)
     _set_seeds(read(LaunchSettings, "run", cfg.run_cfg, closed=False).seed)
-    setup_logger()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(HideSecrets())
-    cfg.pretty_print()
+    set_up_log()
     task = setup_task(cfg)
     datasets = task.build_datasets(cfg)
     model = task.build_model(cfg) if build_model is None else build_model(task, cfg)

@@ -142,6 +142,7 @@ def prepare() -> Host:
         print_no_secrets,
     )
     from gitllm_plugin.host.distributed import repair_metric_sync, replace_init_distributed_mode
+    from gitllm_plugin.host.encoder_config import take_sizes_of_encoder
     from gitllm_plugin.host.folder_config import take_processors_of_folder
     from gitllm_plugin.host.missing_data import refuse_unasked_downloads
     from gitllm_plugin.host.model_repairs import repair_models
@@ -158,6 +159,7 @@ def prepare() -> Host:
     take_processors_of_folder()
     repair_runners_and_builders()
     refuse_unasked_downloads()
+    take_sizes_of_encoder()
     repair_models()
     repair_single_models()
     repair_training()

@@ -9,6 +9,7 @@ from typing import Any, cast
 from PIL import Image
 from torch import Tensor
 
+from gitllm_plugin.inference.asking import Turns
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 
 _MOST_TOKENS = 7
@@ -38,18 +39,19 @@ def answer_attention(
     answer: str,
     instruction: str | None = None,
     decoding: Decoding | None = None,
+    turns: Turns = (),
 ) -> AnswerAttention:
     """Read it from one pass over pictures, prompt and answer.
 
     Args:
-        pipeline, pictures, question, instruction, decoding: that the answer was made with.
+        pipeline, pictures, question, instruction, decoding, turns: that the answer was made with.
         answer: the answer.
 
     Raises:
         DataError: image, prompt and answer do not fit; ConfigError: the decoder gives no attention weights.
     """
     pixels = pipeline.pixels(pictures)
-    text = pipeline.encode_answer(question, answer, instruction, pixels, decoding)
+    text = pipeline.encode_answer(question, answer, instruction, pixels, decoding, turns)
     # A token is predicted at the one before it; the last that is trained on is the end token.
     places = cast(Tensor, text.labels)[0].ne(-100).nonzero()[:-1, 0] - 1
     first = int(places[0]) if len(places) else text.input_ids.shape[1] - 1

@@ -41,10 +41,10 @@ class PictureSettings:
     """Hub name or folder of an image encoder: what its image processor does is the default of the other keys."""
 
     image_size: Annotated[int, Field(ge=1, le=8192), Says("a number of pixels such as 224, at most 8192")] | None = None
-    """Height and width in pixels; null for the encoder's, or 224."""
+    """Height and width in pixels; null for what ``encoder`` or ``model.image_encoder`` takes, or 224."""
 
     normalization: Annotated[str, OneOf(NORMALIZATIONS)] | None = None
-    """Mean and standard deviation by name; null for the encoder's, or ``clip``."""
+    """Mean and standard deviation by name; null for those of ``encoder`` or ``model.image_encoder``, or ``clip``."""
 
     mean: _Three | None = None
     """Of each channel, white is 1; with ``std``, in the place of ``normalization``."""

@@ -28,7 +28,7 @@ def evaluate_split(
         parts: of the run.
         task: LAVIS's task.
         split: one of the data sets' splits.
-        epoch: names the result files.
+        epoch: names the result files, by a number from 0, which people are told from 1.
         skip_reload: whether an ``epoch`` of ``best`` is only a name: the weights are those that were given.
         watchdog: watches, and is told of every batch.
 
@@ -37,7 +37,6 @@ def evaluate_split(
     """
     model = parts.bare_model
     model.eval()
-    logging.info("Evaluating on %s.", split)
     loader = watchdog.batches(parts.loaders[split], f"the evaluation on {split}")
     task.before_evaluation(model=model, dataset=parts.splits[split])
     # Layers compiled for training would be compiled again for every length of an answer.
@@ -47,8 +46,9 @@ def evaluate_split(
         results = task.evaluation(model, loader, cuda_enabled=parts.device.type == "cuda")
     if results is None:
         return None
+    named = epoch + 1 if isinstance(epoch, int) else epoch  # in files as in the log
     with storage_errors("a file of the evaluation"):
-        return task.after_evaluation(val_result=results, split_name=split, epoch=epoch, skip_reload=skip_reload)
+        return task.after_evaluation(val_result=results, split_name=split, epoch=named, skip_reload=skip_reload)
 
 
 def load_best(parts: RunParts, model: nn.Module) -> None:
@@ -60,7 +60,7 @@ def load_best(parts: RunParts, model: nn.Module) -> None:
     path = parts.checkpoints.best
     if path.is_file():
         load_trainable_state(model, read_checkpoint(path)["model"], str(path))
-        logging.info("Loaded %s.", path)
+        logging.info("Testing %s.", path)
     else:
         logging.info("There is no %s in this run's folder: evaluating the weights as they are.", path.name)
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import time
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +22,7 @@ from gitllm_plugin.curves.draw import draw_run
 from gitllm_plugin.errors import ConfigError, LostProcessError, StorageError
 from gitllm_plugin.runners import messages, parallel, records, settings
 from gitllm_plugin.runners.evaluating import evaluate_split, load_best, note_score, use_trained_weights
+from gitllm_plugin.runners.first_screen import first_screen
 from gitllm_plugin.runners.interrupts import Preempted, StopRequest
 from gitllm_plugin.runners.length import Position
 from gitllm_plugin.runners.loop import DataEndedError, NonFiniteLossError, Requests, TrainingLoop
@@ -155,7 +155,6 @@ class GitLLMRunner(RunnerBase):
             describe(self.output_dir, self.config.config, link, trained_parameters=trained)
 
         ranks.from_first_rank(write)
-        logging.info("Output: %s", self.output_dir)
 
     # ------------------------------------------------------------------ training
 
@@ -177,15 +176,15 @@ class GitLLMRunner(RunnerBase):
         """
         if self.evaluate_only:
             return self._evaluate_only()
-        began = time.monotonic()
         with self._until_stopped():
             with self.stop.at_once():
                 self._prepare_training()
             if self._is_done():
                 return messages.say_nothing_to_do(self.parts, self.position)
+            logging.info("%s", first_screen(self.parts, self.task))
             with self._watchdog:
                 self._train_and_test()
-            logging.info("Training time %s. Output: %s", messages.took(time.monotonic() - began), self.output_dir)
+            messages.say_done(self.parts, self._bar.began)
 
     def _train_and_test(self) -> None:
         self._validate_if_due()  # of a run that was stopped in its last evaluation
@@ -229,8 +228,7 @@ class GitLLMRunner(RunnerBase):
         elif self.resume_ckpt_path is not None:
             logging.info("run.resume_ckpt_path is auto and there is no run to resume: starting a new one.")
         self._describe_run(LATEST_RUN)
-        names = self.config.run_cfg.trackers if ranks.rank() == 0 else []
-        self.trackers = records.Trackers(names, self.output_dir, self.parts.plain_config)
+        self.trackers = records.Trackers(self.config.run_cfg.trackers, self.output_dir, self.parts.plain_config)
 
     def _is_done(self) -> bool:
         if self.progress.validation_due or not self.parts.length.is_finished(self.position):
@@ -265,11 +263,12 @@ class GitLLMRunner(RunnerBase):
         parts.model.train()
         requests = Requests(lambda: self.stop.requested, times.by_minutes, times.by_steps)
         try:
-            with self._watchdog, self._step_log(last_iter) as log:
+            self._bar.description = f"epoch {position.epoch + 1}/{parts.length.num_epochs}"
+            with self._watchdog, records.StepLog(self.output_dir, self.trackers, self._bar) as log:
                 for record in loop.run(parts.data, position, last_iter, requests):
                     if record.loss is not None:
                         self.progress.totals.add(record.loss, record.tokens, record.lr)
-                    log.add(record, position.epoch_iter - (position.iters - record.iter))
+                    log.add(record)
                     # Of steps that are read together, behind the last one.
                     due = record.step + 1 == position.steps and (loop.save_requested or times.by_steps(position.steps))
                     # A loop that ends with this step is saved behind it, with the epoch's end noted.
@@ -293,10 +292,10 @@ class GitLLMRunner(RunnerBase):
         self.log_stats(averages, "train")
         self.progress.validation_due = len(self.valid_splits) > 0
 
-    def _step_log(self, last_iter: int) -> records.StepLog:
-        title = f"epoch {self.position.epoch + 1}/{self.max_epoch}"
-        bar = Progress(title, last_iter, self.position.epoch_iter, self.log_freq)
-        return records.StepLog(records.steps_file(self.output_dir), self.trackers, bar)
+    @cached_property
+    def _bar(self) -> Progress:
+        """How far the run is; its time is measured from here on."""
+        return Progress("", self.parts.length.total_iters, self.position.iters, self.log_freq, at_end=True)
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -353,6 +352,7 @@ class GitLLMRunner(RunnerBase):
         self._check_splits(*self.test_splits)
         use_trained_weights(self.parts, skip_reload)
         self._describe_run(LATEST_EVALUATION)
+        logging.info("Evaluating on %s, into %s.", " and ".join(self.test_splits), self.output_dir)
         return self._test(cur_epoch, skip_reload)
 
     def _evaluate_only(self) -> None:

@@ -18,12 +18,14 @@ class Position:
         epoch_iter: iterations (batches) of this epoch that are done.
         iters: iterations of the whole run that are done.
         steps: optimizer steps of the whole run that are done.
+        conversations: whether a text so far had turns before it.
     """
 
     epoch: int = 0
     epoch_iter: int = 0
     iters: int = 0
     steps: int = 0
+    conversations: bool = False
 
     @property
     def last_epoch(self) -> int:
@@ -72,6 +74,11 @@ class RunLength:
         total = min(by_epochs, int(max_iters or by_epochs))
         return cls(iters_per_epoch, int(max_epoch), total, int(run_cfg.get("accum_grad_iters", 1)))
 
+    @property
+    def num_epochs(self) -> int:
+        """Epochs that are begun."""
+        return min(self.max_epoch, math.ceil(self.total_iters / self.iters_per_epoch))
+
     def steps_until(self, iters: int) -> int:
         """Count the optimizer steps of a run's first ``iters`` iterations."""
         # Batches are not accumulated across epochs: an epoch's last step may have fewer.
@@ -114,4 +121,5 @@ class RunLength:
                 # Half an epoch of other batches is no place in this one's order.
                 epoch_iter = 0
         iters = epoch * self.iters_per_epoch + epoch_iter
-        return Position(epoch=epoch, epoch_iter=epoch_iter, iters=iters, steps=self.steps_until(iters))
+        talks = bool(content.get("conversations"))
+        return Position(epoch, epoch_iter, iters, self.steps_until(iters), talks)

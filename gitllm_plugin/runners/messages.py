@@ -5,9 +5,11 @@ import logging
 import os
 import shlex
 import sys
+import time
 from pathlib import Path
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.progress import peak_memory
 from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.config.options import as_assignments
 from gitllm_plugin.runners.length import Position
@@ -65,20 +67,27 @@ def launch_command() -> list[str]:
 
     A program that is not given ``--cfg-path``, such as a notebook, gets ``gitllm train``.
     """
-    # Not sys.argv, which says nothing of `-m` and of the interpreter.
-    words = sys.orig_argv
-    end = next((i for i, word in enumerate(words) if word.partition("=")[0] in ("--cfg-path", "--options")), 0)
-    # Before the program come Python and its own arguments.
-    start = next((i for i in range(1, end) if _is_program(words[i])), None)
-    if start is None:
+    program = _program(sys.orig_argv)  # not sys.argv, which says nothing of `-m` and of the interpreter
+    if not program:
         return ["gitllm", "train"]
-    program = words[start:end]
     # torchrun starts each rank with a command of its own: repeating that would start a single one.
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return [*_torchrun(), *program]
     if program[0] == "-m" or program[0].endswith(".py"):
-        return [words[0], *program]
+        return [sys.orig_argv[0], *program]
     return [Path(program[0]).name, *program[1:]]
+
+
+def _program(words: list[str]) -> list[str]:
+    """Find what a command line runs, without Python before it and the configuration behind it."""
+    start = next((i for i in range(1, len(words)) if _is_program(words[i])), len(words))
+    told = next((i for i, word in enumerate(words) if word.partition("=")[0] in ("--cfg-path", "--options")), 0)
+    program = words[start:]
+    own = 2 if program[:2] == ["-m", "gitllm_plugin"] else 1 if program and Path(program[0]).stem == "gitllm" else 0
+    if not own:
+        return words[start:told]
+    # Behind it comes the command; `run` has a script behind it.
+    return program[: own + (2 if program[own : own + 1] == ["run"] else 1)]
 
 
 def _is_program(word: str) -> bool:
@@ -114,6 +123,19 @@ def evaluation_command(cfg_path: str, options: list[str], checkpoint: Path) -> s
     """Give the command that evaluates a run's weights; arguments as for :func:`resume_command`."""
     weights = ["model.load_finetuned=True", f"model.finetuned={checkpoint}"]
     return _command(["gitllm", "evaluate"], cfg_path, options, weights)
+
+
+def say_done(parts: RunParts, began: float) -> None:
+    """Say that the run is trained and tested, what that took, and how the model is asked.
+
+    Args:
+        parts: the run's.
+        began: when its training did, by :func:`time.monotonic`.
+    """
+    spent, memory = took(time.monotonic() - began), peak_memory() / 1e9
+    logging.info("Done in %s, with %.1f GB of memory at most. All is in %s", spent, memory, parts.folder)
+    if parts.config.config.model.get("arch") == "git_llm":
+        logging.info("Ask the model:\n  gitllm ask PICTURE 'QUESTION' --model %s", shlex.quote(str(parts.folder)))
 
 
 def took(seconds: float) -> str:

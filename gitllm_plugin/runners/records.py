@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class StepRecord:
         seconds: time from the end of the step before; of steps whose numbers were read together, their mean.
         skipped: the ids of the step's examples where its gradient could not be used and the weights were left as they
             were; None for all other steps.
+        logged: means over the step of what else the task computes; in the line under names of their own.
     """
 
     step: int
@@ -52,10 +53,12 @@ class StepRecord:
     tokens: int
     seconds: float
     skipped: list[str] | None = None
+    logged: dict[str, float | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the record as plain values, without ``skipped`` where nothing was."""
         values = asdict(self)
+        values |= values.pop("logged")
         if self.skipped is None:
             del values["skipped"]
         return values
@@ -94,13 +97,13 @@ class StepLog:
     """Shows and keeps the steps of an epoch: in a file, in trackers and on the terminal. A context manager.
 
     Args:
-        path: the file of the steps, None on other ranks than the first.
+        folder: the run's; the first rank's file of steps is in it.
         trackers: where numbers are sent to.
-        bar: the epoch's progress.
+        bar: the run's progress.
     """
 
-    def __init__(self, path: Path | None, trackers: "Trackers", bar: "Progress"):
-        self.file = None if path is None else RecordsFile(path)
+    def __init__(self, folder: Path, trackers: "Trackers", bar: "Progress"):
+        self.file = RecordsFile(folder / METRICS_FILE) if ranks.rank() == 0 else None
         self.trackers = trackers
         self.bar = bar
 
@@ -115,8 +118,8 @@ class StepLog:
         if self.file is not None:
             self.file.close()
 
-    def add(self, record: StepRecord, epoch_iter: int) -> None:
-        """Note a step, after which ``epoch_iter`` iterations of the epoch are done.
+    def add(self, record: StepRecord) -> None:
+        """Note a step.
 
         Raises:
             StorageError: the disk is full.
@@ -125,13 +128,7 @@ class StepLog:
         if self.file is not None:
             self.file.write(record.as_dict())
         loss = "skipped" if record.loss is None else f"{record.loss:.4f}"
-        iterations = epoch_iter - self.bar.done
-        self.bar.update(iterations, record.samples, record.tokens, loss=loss, lr=f"{record.lr:.2e}")
-
-
-def steps_file(folder: Path) -> Path | None:
-    """Give the file that this rank writes the steps of a run to; None on all ranks but the first."""
-    return folder / METRICS_FILE if ranks.rank() == 0 else None
+        self.bar.update(record.iter - self.bar.done, record.samples, loss=loss, lr=f"{record.lr:.1e}")
 
 
 def take_out_lost_steps(path: Path, epoch: int, step: int) -> None:
@@ -295,7 +292,7 @@ def _kept_records(folder: Path) -> list[tuple[int, str, dict[str, Any]]]:
 
 
 class Trackers:
-    """All that a run sends numbers to.
+    """All that the first rank of a run sends numbers to.
 
     Args:
         names: of :data:`TRACKERS`, each installed, which the declaration of ``run`` sees to; may be empty.
@@ -304,7 +301,7 @@ class Trackers:
     """
 
     def __init__(self, names: Sequence[str], folder: Path, config: Mapping[str, Any]):
-        self.trackers = [_OPEN[name](folder, config) for name in names]
+        self.trackers = [_OPEN[name](folder, config) for name in names if ranks.rank() == 0]
 
     def log(self, step: int, prefix: str, values: Mapping[str, Any]) -> None:
         """Send the numbers among ``values``, each as ``prefix/name``; ``step`` counts from 1."""

@@ -1,6 +1,5 @@
 """What a run is made of: each part is built once, from those before it."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
@@ -20,6 +19,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.protocols import (
     EndlessStream,
     ModelReadingData,
+    ModelReadingTask,
     SizedImagesModel,
     TokenCountingModel,
     check_offers,
@@ -42,7 +42,7 @@ from gitllm_plugin.runners.training_data import TrainingData, training_data
 
 
 def introduce(model: nn.Module, task: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """See what model, task and data offer, and let the data look at the model.
+    """See what model, task and data offer, and let task and data look at the model.
 
     Args:
         model: before it is moved, wrapped or spread.
@@ -55,6 +55,8 @@ def introduce(model: nn.Module, task: Any, datasets: Mapping[str, Mapping[str, A
     check_offers(model, "model")
     check_offers(getattr(model, "text_encoder", None), "text encoder")
     check_offers(task, "task")
+    if offers(task, ModelReadingTask):
+        task.use_model(model)
     for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
         check_offers(dataset, "data set", *(["stream"] if isinstance(dataset, IterableDataset) else []))
         # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.
@@ -161,9 +163,7 @@ class RunParts:
         # LAVIS's own configurations say `amp: False` where they want float32.
         if name == "auto" and self.run_cfg.get("amp") is False:
             name = "fp32"
-        dtype = precision.resolve_precision(name, self.device)
-        logging.info("Computing on %s in %s.", self.device, dtype)
-        return dtype
+        return precision.resolve_precision(name, self.device)
 
     def autocast(self) -> AbstractContextManager:
         """Give the context of forward passes, in training and evaluation alike."""
@@ -229,12 +229,9 @@ class RunParts:
     def optimizer(self) -> torch.optim.AdamW:
         """Over the trained parameters."""
         run_cfg = self.run_cfg
-        optimizer = build_optimizer(
+        return build_optimizer(
             self.bare_model, float(run_cfg.init_lr), float(run_cfg.weight_decay), float(run_cfg.beta2)
         )
-        count = sum(p.numel() for group in optimizer.param_groups for p in group["params"])
-        logging.info("Trainable parameters: %s", f"{count:,}")
-        return optimizer
 
     @cached_property
     def schedule(self) -> Schedule:

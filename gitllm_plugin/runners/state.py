@@ -15,6 +15,7 @@ and those of this runner:
     iters_per_epoch   how many iterations an epoch had
     iters             iterations done since the start of the run
     steps             optimizer steps done since the start of the run
+    conversations     whether a text so far had turns before it
     totals            sums over this epoch's steps, for LAVIS's log
     validated         whether ``epoch`` was also evaluated
     best              the best validation scores, best first, each with its epoch and steps
@@ -197,6 +198,7 @@ class TrainingState:
             "iters_per_epoch": self.length.iters_per_epoch,
             "iters": position.iters,
             "steps": position.steps,
+            "conversations": position.conversations,
             "totals": vars(progress.totals).copy(),
             "validated": not progress.validation_due,
             "best": [dict(entry) for entry in best.found],
@@ -274,9 +276,8 @@ class Saving:
             StorageError: it cannot be written; those before it are whole.
         """
         content = self.state.gather(progress) | {"written": written_sizes(self.checkpoints.run_folder)}
-        path = ranks.from_first_rank(lambda: self.checkpoints.write(content, progress.best.steps))
+        ranks.from_first_rank(lambda: self.checkpoints.write(content, progress.best.steps))
         self.times.note_saved()
-        logging.info("Saved %s after %d steps.", path, progress.position.steps)
 
     def resume(self, path: Path, progress: TrainingProgress) -> None:
         """Go on from a checkpoint: put back the state, and take out of the run's folder what came after it.

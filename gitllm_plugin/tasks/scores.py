@@ -162,16 +162,28 @@ def _merge(name: str, kind: str, rows: Sequence[Row]) -> Row:
 
 
 def title_of(split: str, epoch: int | str, skip_reload: bool) -> str:
-    """Name what was evaluated, for people: epochs count from 1, as in the progress of a training.
+    """Name what was evaluated.
 
     Args:
         split: its name.
-        epoch: LAVIS's: a number from 0, or ``best``, which an evaluation alone says too.
+        epoch: the runner's number, or ``best``, which an evaluation alone says too.
         skip_reload: whether the weights of the best epoch were not loaded.
     """
     if isinstance(epoch, int):
-        return f"{split}, after epoch {epoch + 1}"
+        return f"{split}, after epoch {epoch}"
     return split if skip_reload else f"{split}, {epoch} epoch"
+
+
+def remarks_on(report: SplitScores) -> list[str]:
+    """Write which scores are missing and why, and what a reader of others must know."""
+    missing = [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]
+    return missing + [f"{name}: {note}." for name, note in report.remarks.items()]
+
+
+def one_line(report: SplitScores, loss: float | None) -> str:
+    """Write what all examples score, in percent, and their loss."""
+    scores = [f"{name} {100 * value:.1f}" for name, value in report.rows[-1].scores.items()]
+    return ", ".join([*scores, *([] if loss is None else [f"loss {loss:.4f}"])])
 
 
 def describe(report: SplitScores, title: str, loss: float | None, skipped: int = 0) -> str:
@@ -182,8 +194,7 @@ def describe(report: SplitScores, title: str, loss: float | None, skipped: int =
         parts.append(f"{skipped:,} of {total:,} examples could not be used and were skipped; the log names them.")
     if loss is not None:
         parts.append(f"Loss per token: {loss:.4f}.")
-    parts += [f"{name} was not computed: {reason}." for name, reason in report.skipped.items()]
-    parts += [f"{name}: {note}." for name, note in report.remarks.items()]
+    parts += remarks_on(report)
     if report.tokenizer:
         parts.append(f"Captions were split into words by: {report.tokenizer}.")
     parts.append("Rows of several configurations are means, weighted by their examples. Scores are in percent.")

@@ -303,7 +303,7 @@ def test_a_model_spread_over_two_processes_takes_features(folder):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [*torchrun, "-m", "gitllm_plugin", "train", "--cfg-path", str(folder / "run.yaml"), "--options"]
     try:
-        for layer, message in ((-1, "Output: "), (-2, "another image encoder made than this model's")):
+        for layer, message in ((-1, "Done in "), (-2, "another image encoder made than this model's")):
             options = ["run.sharding=fsdp", f"model.vision_layer={layer}", f"run.output_dir={folder / 'spread'}"]
             done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=280)
             assert (done.returncode == 0) == (layer == -1) and message in done.stderr, done.stderr

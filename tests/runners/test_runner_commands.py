@@ -18,6 +18,10 @@ TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "LOCAL_WORLD_SIZE": "2"}
         ("py -W ignore -m gitllm_plugin train --options a=1 --cfg-path a.yaml", {}, "py -m gitllm_plugin train"),
         ("python /env/bin/gitllm run LAVIS/train.py --cfg-path=a.yaml", {}, "gitllm run LAVIS/train.py"),
         ("python train.py --cfg-path a.yaml", {}, "python train.py"),
+        ("python /env/bin/gitllm train a.yaml", {}, "gitllm train"),
+        ("python /env/bin/gitllm train a.yaml --options run.seed=1", {}, "gitllm train"),
+        ("py -m gitllm_plugin train --data mine.csv --output out", {}, "py -m gitllm_plugin train"),
+        ("python mine.py a.yaml", {}, "gitllm train"),
         ("python /env/bin/jupyter lab", {}, "gitllm train"),
         ("python -c pass --cfg-path a.yaml", {}, "gitllm train"),
         (

@@ -67,12 +67,43 @@ def test_devices(monkeypatch):
 
 
 def test_without_a_terminal_a_line_appears_now_and_then(caplog):
-    with caplog.at_level(logging.INFO), Progress("epoch 1/2", total=5, log_freq=2) as progress:
+    with caplog.at_level(logging.INFO), Progress("epoch 1/2", total=5, log_freq=2, at_end=True) as progress:
         for _ in range(5):
             progress.update(samples=4, loss="0.5")
     messages = [record.message for record in caplog.records]
-    assert [message.split("  ")[1] for message in messages] == ["[2/5]", "[4/5]", "[5/5]"]
-    assert "loss: 0.5" in messages[0] and "samples/s: " in messages[0] and messages[-1].endswith("eta: 00:00")
+    assert [message.split("  ")[0] for message in messages] == [f"epoch 1/2 [{done}/5]" for done in (2, 4, 5)]
+    assert "loss 0.5" in messages[0] and "samples/s " in messages[0] and messages[-1].endswith("eta 00:00")
+
+
+def test_what_is_left_is_told_of_the_whole_with_what_came_between(monkeypatch, caplog):
+    """Two epochs of four iterations, ten seconds each, with an evaluation of forty seconds between them."""
+    now = [1000.0]
+    monkeypatch.setattr("gitllm_plugin.common.progress.time.monotonic", lambda: now[0])
+    progress = Progress("epoch 1/2", total=8, log_freq=1, at_end=True)
+    with caplog.at_level(logging.INFO):
+        for epoch in (1, 2):
+            progress.description = f"epoch {epoch}/2"
+            with progress:
+                for _ in range(4):
+                    now[0] += 10.0
+                    progress.update(samples=20)
+            now[0] += 40.0
+    told = [message.replace("  ", " ").split(" ") for message in caplog.messages]
+    assert [(words[1], words[2], words[-1]) for words in told] == [
+        *(
+            ("1/2", f"[{done}/8]", f"0{left // 60}:{left % 60:02d}")
+            for done, left in ((1, 70), (2, 60), (3, 50), (4, 40))
+        ),
+        *(("2/2", f"[{done}/8]", f"00:{left:02d}") for done, left in ((5, 54), (6, 33), (7, 15), (8, 0))),
+    ]
+    assert all("samples/s 2.0" in message for message in caplog.messages)  # of the epoch, without the evaluation
+
+
+def test_where_a_result_follows_no_line_is_due_at_the_end(caplog):
+    with caplog.at_level(logging.INFO), Progress("evaluation", total=3, log_freq=50) as progress:
+        for _ in range(3):
+            progress.update(samples=4)
+    assert not caplog.records
 
 
 def test_on_a_terminal_there_is_a_bar(monkeypatch, caplog):

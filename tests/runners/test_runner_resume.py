@@ -1,7 +1,6 @@
 """Checkpoints within epochs: when they are written, which are kept, and that a resumed run is the same run."""
 
 import json
-import logging
 import os
 import random
 import signal
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 from tiny_run import RUN, TinyConfig, TinyData, TinyModel, build_runner
 
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.runners.checkpoints import SavingTimes
+from gitllm_plugin.runners.checkpoints import CheckpointFolder, SavingTimes
 from gitllm_plugin.runners.state import BestScores, random_state, restore_random_state, trainable_state
 
 NO_EVALUATION = {"valid_splits": [], "test_splits": []}
@@ -179,10 +178,12 @@ def test_checkpoints_by_minutes():
     assert not SavingTimes().by_minutes()
 
 
-def test_minutes_save_within_an_epoch(tmp_path, caplog):
-    with caplog.at_level(logging.INFO):
-        build_runner(tmp_path, max_epoch=1, save_every_minutes=0, **NO_EVALUATION).train()
-    assert [line for line in caplog.messages if line.startswith("Saved")][0].endswith("after 1 steps.")
+def test_minutes_save_within_an_epoch(tmp_path, monkeypatch):
+    written = []
+    write = CheckpointFolder.write
+    monkeypatch.setattr(CheckpointFolder, "write", lambda *args: (written.append(args[1]["steps"]), write(*args))[1])
+    build_runner(tmp_path, max_epoch=1, save_every_minutes=0, **NO_EVALUATION).train()
+    assert written[0] == 1
 
 
 @pytest.mark.parametrize("ending", ["host.123.partial", "123.writing"], ids=["now", "version 0.1.0"])

@@ -52,7 +52,7 @@ def test_the_folder_says_how_it_was_made(tmp_path):
     assert (tmp_path / "latest").resolve() == runner.output_dir
     assert sorted(path.name for path in (runner.output_dir / "result").iterdir()) == [
         "test_epochbest.jsonl",
-        "val_epoch0.jsonl",
+        "val_epoch1.jsonl",
     ]
 
 
@@ -211,7 +211,7 @@ def test_without_validation_it_still_saves_and_tests(tmp_path):
     runner = build_runner(tmp_path, max_epoch=1, valid_splits=[])
     runner.train()
     assert (runner.output_dir / "checkpoint_latest.pth").is_file()
-    assert (runner.output_dir / "result" / "test_epoch0.jsonl").is_file()
+    assert (runner.output_dir / "result" / "test_epoch1.jsonl").is_file()
 
 
 def test_evaluation_alone_gives_the_test_metrics(tmp_path):

@@ -1,7 +1,8 @@
 """The builder of M3IT for LAVIS, registered once for each source that M3IT is read from."""
 
 import logging
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from lavis.common.registry import registry
 from lavis.datasets.builders.base_dataset_builder import BaseDatasetBuilder, load_dataset_config
@@ -16,6 +17,9 @@ from gitllm_plugin.datasets.settings import M3ITInstructSettings, M3ITSettings, 
 from gitllm_plugin.datasets.sources import FilesSource, ShardsSource, Source, TreeSource
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.resources import config_path
+
+_MOST_CONFIGS = 5
+"""Of which the log gives the size."""
 
 
 class SourceBuilder(BaseDatasetBuilder):
@@ -56,7 +60,7 @@ class SourceBuilder(BaseDatasetBuilder):
         self.build_processors()
         datasets = {split: source.open(split, self.make_items(split)) for split in source.splits}
         for split, dataset in datasets.items():
-            logging.info("M3IT %s%s: %s", split, source.place, dataset.describe())
+            logging.info("M3IT %s%s: %s", split, source.place, _counted(dataset.describe()))
         return datasets
 
     def make_items(self, split: str) -> ItemMaker:
@@ -73,6 +77,15 @@ class SourceBuilder(BaseDatasetBuilder):
             known = ", ".join(sorted(registry.list_processors()))
             raise ConfigError(f"{cls.source.where}: processor {name!r} is unknown; the processors are: {known}")
         return processor_class.from_config(cfg)
+
+
+def _counted(described: Mapping[str, Any]) -> str:
+    """Write how much there is of a split, and of its largest configurations."""
+    counts = [f"{count:,} {what}" for what, count in described.items() if isinstance(count, int)]
+    configs = sorted(described["configs"].items(), key=lambda each: -each[1])
+    shown = [f"{name} {count:,}" for name, count in configs[:_MOST_CONFIGS]]
+    more = [f"{len(configs) - _MOST_CONFIGS} more"] if len(configs) > _MOST_CONFIGS else []
+    return f"{', '.join(counts)}; {', '.join(shown + more)}"
 
 
 @registry.register_builder("m3it")
