@@ -107,12 +107,13 @@ def test_the_classes_of_this_package_offer_what_is_theirs():
     from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
     from gitllm_plugin.modeling import TextEncoder
     from gitllm_plugin.models.git_llm import GitLLMForLavis
+    from gitllm_plugin.tasks.dpo import PreferenceTask
     from gitllm_plugin.tasks.m3it import M3ITTask
 
     def all_of(cls: type, kind: str) -> bool:
         return all(hasattr(cls, name) for protocol in PROTOCOLS[kind] for name in members(protocol))
 
-    assert all_of(GitLLMForLavis, "model") and all_of(M3ITTask, "task")
+    assert all_of(GitLLMForLavis, "model") and all_of(PreferenceTask, "task")
     assert all_of(M3ITShards, "stream")
     assert hasattr(TextEncoder, "prompts_and_answers")
     assert hasattr(M3ITDataset, "collater") and members(CountedData).keys() <= vars(M3ITDataset).keys()

@@ -51,7 +51,7 @@ VIA = {
     ("models", "modeling"): (4.75, 3),
     ("runners", "modeling"): (3.1, 3.35),
 }
-EVERYWHERE = ("common", "config", "errors", "resources", "secret_values", "tables")
+EVERYWHERE = ("common", "config", "errors", "members", "resources", "secret_values", "tables")
 KNOW_LAVIS = ("host", "runners", "tasks", "datasets", "models", "processors")
 
 COLUMN, ROW, WIDTH, HEIGHT, MARGIN = 172, 112, 158, 52, 30
