@@ -6,7 +6,7 @@ LAVIS  := salesforce-lavis==1.0.2
 
 .PHONY: demo test check docs bench install clean
 
-demo: install          ## train, evaluate and show GIT-LLM on real data, on a CPU
+demo: $(VENV)/demo     ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo
 
 test: install          ## all fast tests; a file's tests stay in one process
@@ -26,12 +26,16 @@ bench: install         ## training steps on a CPU beside the article's: half an 
 
 install: $(VENV)/installed
 
-# pip resumes from its cache after an interruption; the stamp is written only when all is there.
-$(VENV)/installed: setup.py constraints.txt
+# pip resumes from its cache after an interruption; a stamp is written only when all is there.
+$(VENV)/demo: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,eval,web,docs,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,web]'
 	$(BIN)/python -m pip install --no-deps $(LAVIS)
 	$(BIN)/gitllm doctor
+	touch $@
+
+$(VENV)/installed: $(VENV)/demo
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[host,demo,eval,web,docs,dev]'
 	touch $@
 
 clean:

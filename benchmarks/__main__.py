@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, features, gpu, llama_cpp, stock
+from benchmarks import cpu, decoding, features, gpu, llama_cpp, stock, tiles
 from benchmarks.peers import command as peers
 
 COMMANDS = {
@@ -13,6 +13,7 @@ COMMANDS = {
     "llama_cpp": llama_cpp,
     "peers": peers,
     "stock": stock,
+    "tiles": tiles,
 }
 
 

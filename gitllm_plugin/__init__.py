@@ -8,7 +8,7 @@ from typing import Any
 
 from gitllm_plugin.hf.registration import watch_transformers
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Every module whose import registers something with LAVIS, in the order of dependency.
 REGISTERED_MODULES = (

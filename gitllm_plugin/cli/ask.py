@@ -62,6 +62,45 @@ def ask(args: argparse.Namespace) -> None:
 
 
 @command(
+    "chat",
+    "ask a model several questions about a picture",
+    "Ask about a picture, or about several together, as many questions as there are lines: typed, or from a pipe. A "
+    "model that was trained on conversations reads each behind those before it and their answers, exactly as in "
+    "training; another one is asked each by itself. An empty line ends.",
+    argument("picture", nargs="+", metavar="PICTURE", help="a picture's file"),
+    *_ANSWERING,
+    argument("--json", action="store_true", help="print an object a line: question and answer"),
+    examples="""
+        gitllm chat cat.jpg --model my-model
+        printf 'what is it?\\nwhat color?\\n' | gitllm chat cat.jpg --model my-model --json
+    """,
+)
+def chat(args: argparse.Namespace) -> None:
+    """Answer lines of standard input."""
+    from gitllm_plugin.m3it.pictures import read_pixels
+
+    pictures = [read_pixels(name) for name in args.picture]
+    from gitllm_plugin.host.open_model import open_answering
+
+    engine, decoding, turns = open_answering(args.model), _decoding(args), ()
+    if not engine.conversations:
+        print("this model was trained on single questions: each is asked by itself", file=sys.stderr)
+    while question := _next_question():
+        before = turns if engine.conversations else ()
+        answer = engine.answer(pictures, question, args.instruction, decoding, before)
+        record = {"question": question, "answer": answer}
+        print(json.dumps(record, ensure_ascii=False) if args.json else answer, flush=True)
+        turns = (*turns, (question, answer))
+
+
+def _next_question() -> str:
+    """Read a line; where it is typed, behind a mark."""
+    if sys.stdin.isatty():
+        print("> ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip()
+
+
+@command(
     "caption",
     "describe pictures",
     "Describe pictures, in batches. A picture that cannot be read is told, and the others go on; the exit status is 1 "

@@ -1,6 +1,8 @@
 """The commands about this machine: what it lacks, LAVIS's own scripts on it, and its shell."""
 
 import argparse
+import subprocess
+import sys
 
 from gitllm_plugin.cli.command import argument, command
 
@@ -34,8 +36,11 @@ def hook(args: argparse.Namespace) -> None:
     "say what this machine has, lacks, and which command helps",
     "Say what this machine has, lacks and which command helps. Exit status 1: it cannot run. Without LAVIS, trained "
     "models are used and none is trained.",
+    argument("--fix", action="store_true", help="run the commands that mend it and install LAVIS; asks before each"),
+    argument("--yes", action="store_true", help="with --fix: do not ask"),
     examples="""
         gitllm doctor
+        gitllm doctor --fix
         gitllm doctor > report.txt; echo $?      0: ready, 1: something that every use needs is missing
     """,
 )
@@ -44,9 +49,21 @@ def doctor(args: argparse.Namespace) -> int:
     from gitllm_plugin.host import doctor as examination
     from gitllm_plugin.tables import show
 
+    if args.yes and not args.fix:
+        args.parser.error("--yes goes with --fix")
+    if args.fix and not args.yes and not sys.stdin.isatty():
+        args.parser.error("--fix asks, and nobody is at a terminal: give --yes too")
     found = examination.examine()
-    show(examination.describe(found))
-    return 0 if found.ok else 1
+    repairs = examination.repairs_of(found) if args.fix else []
+    if not repairs:
+        show(examination.describe(found))
+        return 0 if found.ok else 1
+    for repair in repairs:
+        print(repair, flush=True)
+        if args.yes or input("  run it? [y/N] ").strip().lower() in ("y", "yes"):
+            examination.repair(repair)
+    # What was installed is seen by a process that has not looked before.
+    return subprocess.run([sys.executable, "-m", "gitllm_plugin", "doctor"]).returncode
 
 
 @command(

@@ -24,6 +24,7 @@ COMMANDS = (
     models.merge,
     models.convert_checkpoint,
     ask.ask,
+    ask.chat,
     ask.caption,
     ask.predict,
     ask.serve,

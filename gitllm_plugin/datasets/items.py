@@ -13,7 +13,7 @@ from torch import Tensor
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.images import decode_image
-from gitllm_plugin.m3it.prompts import Prompt
+from gitllm_plugin.m3it.prompts import prompt_behind
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 
 _MOST_BROKEN = 10
@@ -84,15 +84,9 @@ class ItemMaker:
 
     def prompt_of(self, text: Text) -> str:
         """Make the prompt of a text; of a conversation it knows the turns before, of which the first is instructed."""
-        if not text.turns:
-            return self._prompt(text.question, text.instruction)
-        turns = [
-            (self._prompt(question, "" if number else text.instruction), answer)
-            for number, (question, answer) in enumerate(text.turns)
-        ]
-        return Prompt(self._prompt(text.question, ""), text.question.strip(), turns)
+        return prompt_behind(text.turns, text.question, text.instruction, self._prompt)
 
-    def _prompt(self, question: str, instruction: str) -> str:
+    def _prompt(self, question: str, instruction: str | None) -> str:
         if self._takes_two:
             return self.text_processor(question, instruction)
         return self.text_processor(" ".join(words for words in (instruction, question) if words))

@@ -1,8 +1,10 @@
-"""Conversations in transformers' form, as far as a model that answers one question about pictures has them::
+"""Conversations in transformers' form, as far as a model that reads pictures in front of all text has them::
 
 [
     {"role": "system", "content": [{"type": "text", "text": "Answer in one word."}]},      the instruction; optional
     {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "what color is it?"}]},
+    {"role": "assistant", "content": "red"},                       what was said before, of a model that learnt so
+    {"role": "user", "content": "and how large?"},
 ]
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.inference.asking import Question
-from gitllm_plugin.inference.messages import data_of, fetch, is_data, is_web, read_turn
+from gitllm_plugin.inference.messages import data_of, fetch, is_data, is_web, read_turn, turns_before
 from gitllm_plugin.m3it.pictures import Picture
 
 
@@ -23,24 +25,21 @@ def is_batch(conversation: Sequence[Any]) -> bool:
 
 
 def read_question(messages: Sequence[Mapping[str, Any]]) -> Question:
-    """Read what is asked: text and pictures of the user's message, and the system's as the instruction.
+    """Read what is asked: text of the user's last message, what was said before, all pictures, and the instruction.
 
     Raises:
-        DataError: another question or an answer is among the messages, a part is neither text nor picture, or a picture
-            of the web cannot be fetched.
+        DataError: user and assistant do not take turns, the user does not speak last, a picture stands elsewhere than
+            in the user's first message, a part is neither text nor picture, or a picture of the web cannot be fetched.
     """
     if not isinstance(messages, Sequence) or not all(isinstance(each, Mapping) for each in messages):
         raise DataError(f"a conversation is a list of messages with 'role' and 'content', not {messages!r:.80}")
-    said = [message for message in messages if message.get("role") != "system"]
-    if len(said) != 1 or said[0].get("role") != "user":
-        roles = ", ".join(str(message.get("role")) for message in said) or "none"
-        raise DataError(
-            f"a GIT-LLM answers one question of its user; these messages are of: {roles}. Give one message of the "
-            "role user, with its pictures and its question, and an instruction as one of the role system"
-        )
-    instruction = "\n".join(read_turn(message).text for message in messages if message.get("role") == "system")
-    asked = read_turn(said[0])
-    return Question(tuple(map(_loaded, asked.pictures)), asked.text, instruction or None)
+    read = [read_turn(message) for message in messages]
+    said = [turn for turn in read if turn.role != "system"]
+    before = turns_before(said)
+    if any(turn.pictures for turn in said[1:]):
+        raise DataError("pictures stand in front of a conversation: give all of them in the user's first message")
+    instruction = "\n".join(turn.text for turn in read if turn.role == "system")
+    return Question(tuple(map(_loaded, said[0].pictures)), said[-1].text, instruction or None, before)
 
 
 def _loaded(picture: Picture) -> Picture:

@@ -120,7 +120,8 @@ class GitLLMProcessor(ProcessorMixin):
 
         Args:
             images: of one text its picture, or a list of them in their order; of several texts a list of such.
-            text: whole prompts, as :meth:`apply_chat_template` gives them: no template is filled here.
+            text: whole prompts, as :meth:`apply_chat_template` gives them: no template is filled here. Of a
+                conversation, the very objects that it gave, which know what was said before.
             answers: of the texts, for a loss: behind each prompt, and marked by ``labels``.
             return_tensors: ``pt``, there is no other.
             padding: of texts of several lengths: in front of prompts, and behind answers.
@@ -164,7 +165,7 @@ class GitLLMProcessor(ProcessorMixin):
         """Fill the prompt template of training with what a conversation asks, see :mod:`gitllm_plugin.hf.messages`.
 
         Args:
-            conversation: messages of one question, or several such lists.
+            conversation: messages of one question and what was said before it, or several such lists.
             tokenize: whether inputs are made, with the pictures; else prompts are given.
             return_dict: with ``tokenize``: all inputs, and not ``input_ids`` alone.
             return_tensors, processor_kwargs: as for :meth:`__call__`.
@@ -175,7 +176,7 @@ class GitLLMProcessor(ProcessorMixin):
             DataError: the conversation asks for what the model has not. ConfigError: an argument is not known here.
         """
         from gitllm_plugin.hf.messages import is_batch, read_question
-        from gitllm_plugin.m3it.prompts import build_prompt
+        from gitllm_plugin.m3it.prompts import build_prompt, prompt_behind
 
         unknown = sorted(name for name in kwargs.keys() - _OF_CHAT if kwargs[name] is not None)
         if unknown or continue_final_message:
@@ -183,14 +184,12 @@ class GitLLMProcessor(ProcessorMixin):
             raise ConfigError(f"apply_chat_template of a GIT-LLM does not know {named}: its prompt is that of training")
         batch = is_batch(conversation)
         questions = [read_question(each) for each in (conversation if batch else [conversation])]
-        prompts = [
-            build_prompt(
-                self._template,
-                self._instruction if question.instruction is None else question.instruction,
-                question.text,
-            )
-            for question in questions
-        ]
+
+        def make(question: str, instruction: str | None) -> str:
+            return build_prompt(self._template, self._instruction if instruction is None else instruction, question)
+
+        # Prompts know what was said before: so they go on to __call__, which encodes it in front of them.
+        prompts = [prompt_behind(each.turns, each.text, each.instruction, make) for each in questions]
         if not tokenize:
             return prompts if batch else prompts[0]
         pictures = [list(question.pictures) for question in questions]

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -179,6 +180,26 @@ def _examine_hook(diagnosis: Diagnosis) -> None:
     state = f"installed ({hook.path})" if hook.installed else "not installed (gitllm hook install)"
     off = f", switched off by {import_hook.KILL_SWITCH}=0" if hook.switched_off else ""
     diagnosis.facts.append(("import hook", state + off))
+
+
+def repairs_of(diagnosis: Diagnosis) -> list[str]:
+    """List the commands of pip that make this machine able to train: what is wrong, LAVIS, and what that imports."""
+    commands = [command for _, command in diagnosis.problems if command.startswith("pip install ")]
+    if "lavis" in diagnosis.extras:
+        lacking = [REQUIREMENTS[module] for module in OF_LAVIS_ALONE if importlib.util.find_spec(module) is None]
+        commands += [INSTALL_COMMAND, *([f"pip install {' '.join(lacking)}"] if lacking else [])]
+    return list(dict.fromkeys(commands))
+
+
+def repair(command: str) -> None:
+    """Run a command of pip's for this interpreter.
+
+    Raises:
+        HostError: it fails; pip has said why.
+    """
+    words = [sys.executable, "-m", *shlex.split(command)]
+    if subprocess.run(words).returncode != 0:
+        raise HostError(f"this did not work, and what pip says above is why: {command}")
 
 
 def describe(diagnosis: Diagnosis) -> list[Block]:

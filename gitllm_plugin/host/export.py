@@ -53,6 +53,7 @@ def export_run(
     exported = _Exported(
         model.model,
         model.text_encoder,
+        model.conversations,
         eval_processors(config),
         _without_paths(eval_processors(config, secrets=False)),
         cast(Any, OmegaConf.to_container(config)),
@@ -70,6 +71,7 @@ class _Exported:
 
     model: Any
     text_encoder: Any
+    conversations: bool
     processors: dict[str, Any]
     written_processors: dict[str, Any]
     config: dict[str, Any]
@@ -87,6 +89,7 @@ def _write_folder(run: _Exported, target: Path, merge: bool, with_base: bool) ->
         **run.written_processors,
         "loss_on": run.text_encoder.loss_on,
         "chat_template": run.text_encoder.chat_template is not None,
+        **({"conversations": True} if run.conversations else {}),
         # Not where it is, which is of this machine alone.
         "run": f"{run_folder_of(run.checkpoint).name}/{run.checkpoint.name}",
     }

@@ -109,5 +109,6 @@ def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
         model=loaded.model.to(default_device()),
         text_encoder=loaded.text_encoder,
         transform=transform_of(nodes.get(PICTURES)),
+        conversations=loaded.conversations,
         **prompts_of(nodes.get(TEXTS)),
     )

@@ -168,7 +168,7 @@ def _length_for(rows: int) -> dict[str, int]:
     """Choose batches, and as many epochs as make some hundred steps of a small table."""
     import torch
 
-    batch_size = 8 if torch.cuda.is_available() else 4
+    batch_size = max(1, min(rows, 8 if torch.cuda.is_available() else 4))
     batches = max(1, ceil(rows / batch_size))
     epochs = min(_MOST_EPOCHS, max(_LEAST_EPOCHS, ceil(_LEAST_STEPS / batches)))
     return {"batch_size": batch_size, "epochs": epochs, "warmup": min(20, batches * epochs // 10)}

@@ -24,10 +24,12 @@ class RunModel:
     Attributes:
         model: in evaluation mode on the CPU.
         text_encoder: with the run's tokenizer, loss and conversation template.
+        conversations: whether it was trained on conversations.
     """
 
     model: GitLLM
     text_encoder: TextEncoder
+    conversations: bool = False
 
 
 def load_model_of_run(config: Any, checkpoint: Path | None) -> RunModel:
@@ -47,13 +49,16 @@ def load_model_of_run(config: Any, checkpoint: Path | None) -> RunModel:
     asked = {"load_finetuned": checkpoint is not None, "finetuned": str(checkpoint), "self_test": False}
     settings = read(GitLLMSettings, "model", cast(Any, OmegaConf.merge(config.model, asked)))
     model, text_encoder = build_with_texts(settings)
+    conversations = False
     if checkpoint is not None:
+        content = read_checkpoint(checkpoint)
+        conversations = bool(content.get("conversations"))
         # The run's model is a part of the class that LAVIS knows, by this name.
-        given = {name.removeprefix("model."): value for name, value in read_checkpoint(checkpoint)["model"].items()}
+        given = {name.removeprefix("model."): value for name, value in content["model"].items()}
         weights = without_known(model, trainable_state_dict(model).keys(), given)
         load_trainable_state_dict(model, weights, str(checkpoint))
         model.untrained.clear()
-    return RunModel(model, text_encoder)
+    return RunModel(model, text_encoder, conversations)
 
 
 def eval_processors(config: Any, secrets: bool = True) -> dict[str, Any]:

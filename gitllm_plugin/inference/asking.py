@@ -12,6 +12,9 @@ from PIL import Image
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.m3it.pictures import Picture
 
+Turns = tuple[tuple[str, str], ...]
+"""Questions and answers, one after another."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -65,11 +68,13 @@ class Question:
         pictures: of this question, in their order. The same path or object in several questions is the same picture.
         text: may be empty.
         instruction: in the place of the model's usual one.
+        turns: of a conversation, the questions and answers before this one, about the same pictures.
     """
 
     pictures: tuple[Picture, ...]
     text: str = ""
     instruction: str | None = None
+    turns: Turns = ()
 
     def same_pictures(self) -> tuple:
         """Give what questions about the same pictures have in common."""
@@ -83,9 +88,11 @@ class Answering(Protocol):
 
     Attributes:
         instruction: stands in a prompt where none is given; None: one for questions and one for no question.
+        conversations: whether the model was trained on conversations, so that questions may have turns before them.
     """
 
     instruction: str | None
+    conversations: bool
 
     @property
     def max_images(self) -> int:
@@ -98,6 +105,7 @@ class Answering(Protocol):
         question: str = "",
         instruction: str | None = None,
         decoding: Decoding | None = None,
+        turns: Turns = (),
     ) -> str:
         """Answer one question."""
         ...
@@ -112,6 +120,7 @@ class Answering(Protocol):
         question: str = "",
         instruction: str | None = None,
         decoding: Decoding | None = None,
+        turns: Turns = (),
     ) -> Iterator[str]:
         """Give the answer so far, each time that it has grown; who stops reading (``close()``) stops the model."""
         ...

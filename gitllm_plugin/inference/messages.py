@@ -54,6 +54,24 @@ def read_turn(message: Mapping[str, Any]) -> Turn:
     return Turn(str(message.get("role")), "\n".join(filter(None, texts)), tuple(pictures))
 
 
+def turns_before(messages: Sequence[Turn]) -> tuple[tuple[str, str], ...]:
+    """Give questions and answers before the last message, which is a question.
+
+    Raises:
+        DataError: user and assistant do not take turns, or the user does not speak last.
+    """
+    roles = [message.role for message in messages]
+    if roles != [*["user", "assistant"] * (len(messages) // 2), "user"]:
+        shown = ", ".join(roles[:8]) or "none"
+        raise DataError(
+            f"these messages are of: {shown}; a conversation has one of the role user and one of the role assistant in "
+            "turns, the user's first and last, and an instruction as one of the role system: join what one says at a "
+            "time"
+        )
+    texts = [message.text for message in messages]
+    return tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+
+
 def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     content = message.get("content")
     if isinstance(content, str):

@@ -17,12 +17,14 @@ from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStr
 from gitllm_plugin.common.device import default_device
 from gitllm_plugin.common.hub import local_folder
 from gitllm_plugin.errors import ConfigError, DataError
-from gitllm_plugin.inference.asking import Decoding, Question
+from gitllm_plugin.inference.asking import Decoding, Question, Turns
 from gitllm_plugin.m3it.pictures import Picture, as_pictures, read_pixels
-from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
+from gitllm_plugin.m3it.prompts import Prompt, build_prompt, check_template, find_shortenable, prompt_behind
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
+from gitllm_plugin.modeling.conversation import turns_of
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER, has_lora
 from gitllm_plugin.modeling.places import stack_images
+from gitllm_plugin.modeling.remembered import Remembered
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.transform_config import transform_of_folder
 
@@ -38,6 +40,7 @@ class Pipeline:
         template: of prompts, a name of :data:`gitllm_plugin.m3it.prompts.TEMPLATES`.
         instruction: stands in a prompt where none is given; None: one for questions and one for no question, see
             :func:`gitllm_plugin.m3it.prompts.default_instruction`.
+        conversations: whether it was trained on conversations. Turns that are given are read in any case.
     """
 
     model: GitLLM
@@ -45,6 +48,8 @@ class Pipeline:
     transform: ImageTransform
     template: str = "article"
     instruction: str | None = None
+    conversations: bool = False
+    remembered: Remembered = field(default_factory=Remembered, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +87,7 @@ class Pipeline:
                 conversation=family if settings.get("chat_template") else None,
             ),
             transform=transform_of_folder(folder / IMAGE_ENCODER, settings),
+            conversations=bool(settings.get("conversations")),
             **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
         )
 
@@ -160,9 +166,13 @@ class Pipeline:
             raise DataError(f"{given} pictures; this model takes 1 to {self.model.max_images}{more}")
         return pictures
 
-    def prompt(self, question: str, instruction: str | None = None) -> str:
+    def prompt(self, question: str, instruction: str | None = None, turns: Turns = ()) -> str:
         """Make the prompt of a question; an empty one asks for what the instruction says, by default a description."""
-        return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
+
+        def make(question: str, instruction: str | None) -> str:
+            return build_prompt(self.template, self.instruction if instruction is None else instruction, question)
+
+        return prompt_behind(turns, question, instruction, make)
 
     @contextmanager
     def exclusive(self) -> Iterator[GitLLM]:
@@ -176,6 +186,7 @@ class Pipeline:
         question: str = "",
         instruction: str | None = None,
         decoding: Decoding | None = None,
+        turns: Turns = (),
     ) -> str:
         """Answer one question.
 
@@ -185,11 +196,13 @@ class Pipeline:
             question: one; it may be empty.
             instruction: in the place of the model's usual one.
             decoding: how the answer is searched for; None: greedily.
+            turns: of a conversation, questions and answers before this one; the instruction stands in front of the
+                first. What the last call read of it is not read again.
 
         Raises:
             DataError: too many pictures, one that cannot be read, several questions, or a prompt that does not fit.
         """
-        return self.answers([Question(tuple(as_pictures(pictures)), question, instruction)], decoding)[0]
+        return self.answers([Question(tuple(as_pictures(pictures)), question, instruction, turns)], decoding)[0]
 
     def answers(self, questions: Sequence[Question], decoding: Decoding | None = None) -> list[str]:
         """Answer several questions in one batch; pictures that several of them ask about are read once.
@@ -212,7 +225,7 @@ class Pipeline:
         for places in by_count.values():
             inputs = self._inputs([questions[place] for place in places], decoding or Decoding())
             with self.exclusive() as model:
-                tokens = model.generate(**inputs)
+                tokens = self._generate(model, inputs, any(questions[place].turns for place in places))
             for place, answer in zip(places, self.text_encoder.decode(tokens), strict=True):
                 answers[place] = answer
         return answers
@@ -223,6 +236,7 @@ class Pipeline:
         question: str = "",
         instruction: str | None = None,
         decoding: Decoding | None = None,
+        turns: Turns = (),
     ) -> Iterator[str]:
         """Answer as :meth:`answer`, but give the answer so far, each time that it has grown. Beams have none so far.
 
@@ -234,15 +248,16 @@ class Pipeline:
         decoding = decoding or Decoding()
         if decoding.num_beams > 1:
             raise ConfigError("a search with beams gives its answer at the end: call answer, or num_beams=1")
-        inputs = self._inputs([Question(tuple(as_pictures(pictures)), question, instruction)], decoding)
+        inputs = self._inputs([Question(tuple(as_pictures(pictures)), question, instruction, turns)], decoding)
         streamer = _Answer(self.text_encoder)
         failure: list[BaseException] = []
         stop = _StopWhenAsked()
 
         def generate() -> None:
             try:
+                watched = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stop])}
                 with self.exclusive() as model:
-                    model.generate(**inputs, streamer=streamer, stopping_criteria=StoppingCriteriaList([stop]))
+                    self._generate(model, {**inputs, **watched}, bool(turns))
             except BaseException as error:  # noqa: BLE001 - raised again in the thread that waits
                 failure.append(error)
                 streamer.end()
@@ -268,11 +283,12 @@ class Pipeline:
         instruction: str | None = None,
         pixels: Tensor | None = None,
         decoding: Decoding | None = None,
+        turns: Turns = (),
     ) -> TextBatch:
         """Encode prompt and answer; labels mark the answer and the end token.
 
         Args:
-            question, instruction: as for :meth:`answer`.
+            question, instruction, turns: as for :meth:`answer`.
             answer: what was answered, or another text.
             pixels: of :meth:`pixels`, beside which the text is to fit: the prompt is shortened as for :meth:`answer`.
             decoding: as for :meth:`answer`.
@@ -280,13 +296,21 @@ class Pipeline:
         Raises:
             DataError: prompt and answer do not fit beside the pictures.
         """
-        prompt = self.prompt(question, instruction)
+        prompt = self.prompt(question, instruction, turns)
         place = find_shortenable(prompt, question)
         room = None if pixels is None else self.model.max_text_tokens(pixels)
         asked = self.text_encoder.shortened(prompt, place, _room_for_prompt(room, decoding or Decoding()))
+        asked = Prompt(asked, turns=turns_of(prompt))
         if place is not None:
             place = slice(place.start, place.stop - (len(prompt) - len(asked)))
         return self.text_encoder.prompts_and_answers([asked], [answer], [place], room)
+
+    def _generate(self, model: GitLLM, inputs: dict[str, Any], has_turns: bool) -> Tensor:
+        """Continue prompts; one of a conversation behind what was read of it."""
+        if len(inputs["input_ids"]) > 1 or not (has_turns or self.conversations):
+            return model.generate(**inputs)
+        given = {name: value for name, value in inputs.items() if name not in ("attention_mask", "image_index")}
+        return self.remembered.generate(model, **given)
 
     def _inputs(self, questions: Sequence[Question], decoding: Decoding) -> dict[str, Any]:
         """Make the arguments of ``generate`` for questions of one number of pictures."""
@@ -299,7 +323,7 @@ class Pipeline:
         groups = {question.same_pictures(): question.pictures for question in questions}
         pixels, num_images = self._batch([self.images(pictures) for pictures in groups.values()])
         numbers = {key: number for number, key in enumerate(groups)}
-        prompts = [self.prompt(question.text, question.instruction) for question in questions]
+        prompts = [self.prompt(question.text, question.instruction, question.turns) for question in questions]
         text = self.text_encoder.prompts(
             prompts,
             questions=[find_shortenable(p, q.text) for p, q in zip(prompts, questions, strict=True)],

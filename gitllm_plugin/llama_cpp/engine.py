@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from gitllm_plugin.errors import ConfigError, DataError
+from gitllm_plugin.inference.asking import Turns
 from gitllm_plugin.llama_cpp.decoder import LlamaCpp
 from gitllm_plugin.llama_cpp.folder import ENCODER, WEIGHTS, fit, greedy_tokens, read_description
 from gitllm_plugin.llama_cpp.library import usual_threads
@@ -37,11 +38,14 @@ class Engine:
 
     Attributes:
         about: the description of the folder; ``instruction``: see ``Answering``, a protocol of which this is one.
+        conversations: False: earlier turns are not read.
         decoder: the language model, for who calls neither :meth:`answer` nor :meth:`stream` meanwhile.
 
     Raises:
         ConfigError: not such a folder, or llama.cpp or onnxruntime is not installed.
     """
+
+    conversations = False
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         try:
@@ -63,27 +67,44 @@ class Engine:
         """Most pictures of one question."""
         return self.about["max_images"]
 
-    def answer(self, pictures: Any, question: str = "", instruction: str | None = None, decoding: Any = None) -> str:
+    def answer(
+        self,
+        pictures: Any,
+        question: str = "",
+        instruction: str | None = None,
+        decoding: Any = None,
+        turns: Turns = (),
+    ) -> str:
         """Answer one question: the last of what :meth:`stream` gives."""
-        return ["", *self.stream(pictures, question, instruction, decoding)][-1]
+        return ["", *self.stream(pictures, question, instruction, decoding, turns)][-1]
 
     def answers(self, questions: Sequence[Any], decoding: Any = None) -> list[str]:
         """Answer several ``Question``, one after another."""
-        return [self.answer(list(each.pictures), each.text, each.instruction, decoding) for each in questions]
+        return [
+            self.answer(list(each.pictures), each.text, each.instruction, decoding, each.turns) for each in questions
+        ]
 
     def stream(
-        self, pictures: Any, question: str = "", instruction: str | None = None, decoding: Any = None
+        self,
+        pictures: Any,
+        question: str = "",
+        instruction: str | None = None,
+        decoding: Any = None,
+        turns: Turns = (),
     ) -> Iterator[str]:
         """Answer one question greedily: gives the answer so far, each time that it has grown.
 
         Args:
             pictures: one or a list of several, see :data:`~gitllm_plugin.m3it.pictures.Picture`.
             question, instruction: as for ``Pipeline.answer``; they are not shortened.
+            turns: none: earlier turns of a conversation are not read here.
             decoding: None or a ``Decoding``, of which ``max_new_tokens`` and ``max_seconds`` may be other than usual.
 
         Raises:
             DataError: too many pictures, one that cannot be read, or a prompt that does not fit; ConfigError: decoding.
         """
+        if turns:
+            raise DataError(f"{len(turns)} turns before the question; llama.cpp is asked single questions here")
         most, pixels, ids = greedy_tokens(decoding), self.pixels(pictures), self.prompt_ids(question, instruction)
         room = self.about["context"] - len(pixels) * self.about["image_tokens"] - most + 1
         if len(ids) > room:

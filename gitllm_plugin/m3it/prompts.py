@@ -6,7 +6,7 @@ A prompt ends where the answer begins; the answer follows after one space.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,26 @@ def build_prompt(template: str, instruction: str | None, question: str) -> str:
     if instruction is None:
         instruction = default_instruction(question)
     return TEMPLATES[template].fill(instruction.strip(), question.strip())
+
+
+def prompt_behind(
+    turns: Sequence[tuple[str, str]],
+    question: str,
+    instruction: str | None,
+    make: Callable[[str, str | None], str],
+) -> str:
+    """Make the prompt of a question, which knows what was said before; the same in training and at inference.
+
+    Args:
+        turns: questions and answers before it.
+        question: what is asked now.
+        instruction: of the conversation: it stands in front of the first question alone; None: the maker's own.
+        make: makes a prompt of a question and an instruction.
+    """
+    if not turns:
+        return make(question, instruction)
+    before = [(make(asked, "" if number else instruction), answer) for number, (asked, answer) in enumerate(turns)]
+    return Prompt(make(question, ""), question.strip(), before)
 
 
 def find_shortenable(prompt: str, question: str | None = None) -> slice | None:

@@ -152,12 +152,13 @@ class RowReader:
             raise RowError("wrong_value", f"the instruction is {describe(instruction)}, expected text")
         if draft.complete is not None:
             instruction = draft.complete(instruction)
-        turns = tuple((_said(question), _said(answer)) for question, answer in draft.turns)
+        # As of a row of one question, the first may be empty: the instruction says it all.
+        turns = tuple((_said(asked, number == 0), _said(answer)) for number, (asked, answer) in enumerate(draft.turns))
         return Text(text_id, config, instruction, draft.question, answers, turns)
 
 
-def _said(words: Any) -> str:
-    if not isinstance(words, str) or not words.strip():
+def _said(words: Any, may_be_empty: bool = False) -> str:
+    if not isinstance(words, str) or not (words.strip() or may_be_empty):
         raise RowError("wrong_value", f"an earlier turn has {describe(words)}, expected text")
     return words
 

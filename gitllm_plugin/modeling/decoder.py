@@ -220,6 +220,7 @@ class Decoder:
         attention_mask: Tensor | None = None,
         *,
         image_index: Tensor | None = None,
+        cache: Cache | None = None,
         **generation_kwargs: Any,
     ) -> Any:
         """Continue prompts about images, through the language model's own ``generate``.
@@ -228,14 +229,19 @@ class Decoder:
             image_embeds, image_valid: as for :meth:`forward`.
             input_ids, attention_mask, image_index, **generation_kwargs: as for
                 :meth:`~gitllm_plugin.modeling.model.GitLLM.generate`, as is what it gives.
+            cache: of one row without padding, what was read of its beginning: the image at least.
 
         Raises:
             DataError: image and prompt are longer than the context.
         """
         image_valid, attention_mask, image_index = to_host(image_valid, attention_mask, image_index)
         text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
-        device, cache = image_embeds.device, None
-        if image_index is not None and self._can_share_prefill(image_index, image_valid, generation_kwargs):
+        device = image_embeds.device
+        if (
+            cache is None
+            and image_index is not None
+            and self._can_share_prefill(image_index, image_valid, generation_kwargs)
+        ):
             cache = self.prefill(image_embeds, image_valid)
             # `generate` repeats its inputs for beams and samples, but not a cache that it is given.
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)

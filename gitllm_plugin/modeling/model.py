@@ -334,18 +334,21 @@ class GitLLM(InFolder):
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
         return hidden_states(self.decoder, *images, input_ids, attention_mask, image_index, depth)
 
-    def attention_to_image(self, input_ids: Tensor, pixel_values: Tensor, last: int | None = None) -> Tensor:
+    def attention_to_image(
+        self, input_ids: Tensor, pixel_values: Tensor, last: int | None = None, num_images: Tensor | None = None
+    ) -> Tensor:
         """Measure how much tokens of a text attend to each image token: ``attention_map.py:attention_to_image``.
 
         Args:
             input_ids: long ``[1, T]`` without padding.
             pixel_values: ``[1, 3, H, W]`` or ``[1, F, 3, H, W]``.
             last: for how many of the last tokens; None: for all.
+            num_images: of pictures in tiles their places, as in :meth:`encode_images`.
 
         Returns:
             float32 ``[layers, last, F*P]`` on the CPU.
         """
-        return attention_to_image(self.decoder, *self.encode_images(pixel_values), input_ids, last)
+        return attention_to_image(self.decoder, *self.encode_images(pixel_values, num_images), input_ids, last)
 
     def _grid_of(self, pixel_values: Tensor) -> tuple[int, int] | None:
         # Where each feature is a token, features of images of any shape will do.

@@ -331,9 +331,10 @@ class TextEncoder:
         least = len(encode(without(prompt, place)))
         if least > max_tokens:
             with_answer, beside = (" but with its answer", "the image") if of_both else ("", "image and answer")
+            long = "what was said before, the instruction" if turns_of(prompt) else "the instruction"
             raise TooLongError(
                 f"a prompt leaves no room for its question: {least} tokens without it{with_answer}, "
-                f"{max(max_tokens, 0)} allowed beside {beside}; shorten the instruction or the answer "
+                f"{max(max_tokens, 0)} allowed beside {beside}; shorten {long} or the answer "
                 f"(the prompt begins {prompt[:60]!r})",
                 row,
                 least,

@@ -18,12 +18,14 @@ class Position:
         epoch_iter: iterations (batches) of this epoch that are done.
         iters: iterations of the whole run that are done.
         steps: optimizer steps of the whole run that are done.
+        conversations: whether a text so far had turns before it.
     """
 
     epoch: int = 0
     epoch_iter: int = 0
     iters: int = 0
     steps: int = 0
+    conversations: bool = False
 
     @property
     def last_epoch(self) -> int:
@@ -119,4 +121,5 @@ class RunLength:
                 # Half an epoch of other batches is no place in this one's order.
                 epoch_iter = 0
         iters = epoch * self.iters_per_epoch + epoch_iter
-        return Position(epoch=epoch, epoch_iter=epoch_iter, iters=iters, steps=self.steps_until(iters))
+        talks = bool(content.get("conversations"))
+        return Position(epoch, epoch_iter, iters, self.steps_until(iters), talks)

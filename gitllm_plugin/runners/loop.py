@@ -194,6 +194,9 @@ class TrainingLoop:
         for index, batch in enumerate(batches):
             self.at(f"step {position.steps + 1}, computing")
             data.note(batch)
+            # Of a batch, one says it for all: texts of conversations know what was said before.
+            texts = () if position.conversations else batch.get("text_input") or ()
+            position.conversations |= any(getattr(text, "turns", ()) for text in texts)
             samples = move_batch(batch, unwrap(self.model), self.device)
             # LAVIS's own models read their place in the run from the batch.
             samples |= {

@@ -15,6 +15,7 @@ and those of this runner:
     iters_per_epoch   how many iterations an epoch had
     iters             iterations done since the start of the run
     steps             optimizer steps done since the start of the run
+    conversations     whether a text so far had turns before it
     totals            sums over this epoch's steps, for LAVIS's log
     validated         whether ``epoch`` was also evaluated
     best              the best validation scores, best first, each with its epoch and steps
@@ -197,6 +198,7 @@ class TrainingState:
             "iters_per_epoch": self.length.iters_per_epoch,
             "iters": position.iters,
             "steps": position.steps,
+            "conversations": position.conversations,
             "totals": vars(progress.totals).copy(),
             "validated": not progress.validation_due,
             "best": [dict(entry) for entry in best.found],

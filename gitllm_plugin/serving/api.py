@@ -91,7 +91,7 @@ class _Endpoint:
         if asked.model not in ("", self.name):
             return _error(404, f"there is no model {asked.model!r:.100}; this server has {self.name!r}")
         try:
-            wanted = read_request(asked, self.limits, self.engine.max_images)
+            wanted = read_request(asked, self.limits, self.engine)
             async with self._decoding:
                 pixels = await run_in_threadpool(wanted.count_pixels, self.limits)
             # Not inside: who waits for room would keep from decoding those that need little, or are refused.

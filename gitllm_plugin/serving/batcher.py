@@ -160,7 +160,8 @@ class Batcher:
 
     def _grow(self, waiting: Waiting) -> str | DataError:
         question, answer = waiting.question, ""
-        stream = self.engine.stream(list(question.pictures), question.text, question.instruction, waiting.decoding)
+        asked = (list(question.pictures), question.text, question.instruction)
+        stream = self.engine.stream(*asked, waiting.decoding, question.turns)
         try:
             for answer in stream:
                 # Who asked has gone, or has waited long enough: what there is by then is the answer.

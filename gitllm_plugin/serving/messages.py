@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.asking import Decoding, Question
-from gitllm_plugin.inference.messages import Turn, data_of, is_data, read_turn
+from gitllm_plugin.inference.asking import Answering, Decoding, Question, Turns
+from gitllm_plugin.inference.messages import Turn, data_of, is_data, read_turn, turns_before
 from gitllm_plugin.m3it.images import check_header
 from gitllm_plugin.m3it.pictures import read_pixels
 
@@ -89,7 +89,7 @@ class Asked:
     """What a request asks, its pictures not looked at yet.
 
     Attributes:
-        text, instruction: see :class:`~gitllm_plugin.inference.asking.Question`.
+        text, instruction, turns: see :class:`~gitllm_plugin.inference.asking.Question`.
         pictures: their addresses.
         decoding: how the answer is searched for.
     """
@@ -98,6 +98,7 @@ class Asked:
     instruction: str | None
     pictures: tuple[str, ...]
     decoding: Decoding
+    turns: Turns = ()
 
     def count_pixels(self, limits: Limits) -> int:
         """Read how large the pictures are, decoding none.
@@ -122,21 +123,21 @@ class Asked:
             picture = read_pixels(_bytes_of(url, name, limits), name, pixels)
             pixels -= picture.shape[0] * picture.shape[1]
             pictures.append(picture)
-        return Question(tuple(pictures), self.text, self.instruction)
+        return Question(tuple(pictures), self.text, self.instruction, self.turns)
 
     def _named(self) -> list[tuple[str, str]]:
         return [(f"picture {number}", url) for number, url in enumerate(self.pictures, start=1)]
 
 
-def read_request(request: ChatRequest, limits: Limits, most_pictures: int) -> Asked:
+def read_request(request: ChatRequest, limits: Limits, engine: Answering) -> Asked:
     """Read what is asked: the user's last text, the system's as the instruction, and the conversation's pictures.
 
-    Earlier texts are not read: models are trained on single questions.
+    Earlier texts are read where the model was trained on conversations, from where on all pictures are seen.
 
     Args:
         request: a conversation.
         limits: what it may cost.
-        most_pictures: that the model takes; of the user's earlier messages the newest pictures are taken.
+        engine: the model; of the user's earlier messages as many of the newest pictures as it takes are seen.
 
     Raises:
         DataError: the user does not speak last, no picture, a text that is too long, or an answer that would be;
@@ -151,10 +152,12 @@ def read_request(request: ChatRequest, limits: Limits, most_pictures: int) -> As
         raise DataError("a message that is not the user's has a picture; send pictures in messages of the user")
     system = [turn.text for turn in turns if turn.role in ("system", "developer")]
     text, instruction = said[-1].text, "\n".join(system) or None
-    for what, given in (("question", text), ("instruction", instruction or "")):
+    urls, seen = _pictures_of(said, engine.max_images)
+    before = turns_before(seen) if engine.conversations else ()
+    earlier = "".join(words for turn in before for words in turn)
+    for what, given in (("question", text), ("instruction", instruction or ""), ("conversation before it", earlier)):
         if len(given) > limits.characters:
             raise DataError(f"the {what} has {len(given):,} characters; at most {limits.characters:,} are taken")
-    urls = _pictures_of([turn for turn in said if turn.role == "user"], most_pictures)
     if not urls:
         raise DataError(
             'no picture; send it as {"type": "image_url", "image_url": {"url": "data:image/png;base64,..."}}'
@@ -164,7 +167,7 @@ def read_request(request: ChatRequest, limits: Limits, most_pictures: int) -> As
         raise DataError(f"max_tokens is {new_tokens}; at most {limits.new_tokens} are given")
     decoding = Decoding(new_tokens, 1, request.temperature, request.top_p, max_seconds=limits.seconds)
     decoding.as_arguments()
-    return Asked(text, instruction, urls, decoding)
+    return Asked(text, instruction, urls, decoding, before)
 
 
 def _content(message: Message) -> Any:
@@ -173,14 +176,19 @@ def _content(message: Message) -> Any:
     return [part.model_dump() for part in message.content]
 
 
-def _pictures_of(turns: Sequence[Turn], most: int) -> tuple[str, ...]:
-    """Give the pictures of the last message, and in front those of as many earlier ones as the model takes."""
-    urls = turns[-1].pictures
-    for turn in reversed(turns[:-1]):
-        if len(turn.pictures) + len(urls) > most:
-            break
-        urls = turn.pictures + urls
-    return urls
+def _pictures_of(turns: Sequence[Turn], most: int) -> tuple[tuple[str, ...], Sequence[Turn]]:
+    """Give the pictures of the last message, and in front those of as many earlier ones as the model takes.
+
+    Gives the messages too from where on all pictures are among them: those before are about others.
+    """
+    urls, first = turns[-1].pictures, len(turns) - 1
+    while first and len(turns[first - 1].pictures) + len(urls) <= most:
+        first -= 1
+        urls = turns[first].pictures + urls
+    # What the assistant said of a picture that is left out is no beginning.
+    while turns[first].role == "assistant":
+        first += 1
+    return urls, turns[first:]
 
 
 def _bytes_of(url: str, name: str, limits: Limits) -> bytes:

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.inference.asking import Answering, Decoding
+from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.web.limits import MOST_FRAMES, MOST_PIXELS, check_pixels
 
@@ -52,14 +52,13 @@ def read_pictures(files: Sequence[str], most: int) -> list[Image.Image]:
     return pictures
 
 
-def answer(
-    engine: Answering, pictures: Sequence[Image.Image], question: str, instruction: str | None, decoding: Decoding
-) -> Iterator[str]:
+def answer(engine: Answering, pictures: Sequence[Image.Image], asked: Question, decoding: Decoding) -> Iterator[str]:
     """Give the answer so far, as often as it grows; a search with beams gives it once."""
+    given = (pictures, asked.text, asked.instruction, decoding, asked.turns)
     if decoding.num_beams > 1:
-        yield engine.answer(pictures, question, instruction, decoding)
+        yield engine.answer(*given)
     else:
-        yield from engine.stream(pictures, question, instruction, decoding)
+        yield from engine.stream(*given)
 
 
 def describe(engine: Answering, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from gitllm_plugin.inference.asking import Answering, Decoding
+from gitllm_plugin.inference.asking import Answering, Decoding, Question
 from gitllm_plugin.inference.attention import answer_attention, attention_figure
 from gitllm_plugin.inference.pipeline import Pipeline
 from gitllm_plugin.words.draw import words_figure
@@ -48,12 +48,14 @@ class Figures:
         return _as_html(figure, "The picture with the language model's nearest token written on each patch")
 
     def attention(
-        self, pictures: Sequence[Image.Image], question: str, instruction: str | None, answer: str, decoding: Decoding
+        self, pictures: Sequence[Image.Image], asked: Question, answer: str, decoding: Decoding
     ) -> str | None:
         """Draw what the answer attends to; None for an empty answer."""
         if not answer:
             return None
-        attention = answer_attention(self.pipeline, pictures, question, answer, instruction, decoding)
+        attention = answer_attention(
+            self.pipeline, pictures, asked.text, answer, asked.instruction, decoding, asked.turns
+        )
         figure = attention_figure([self.pipeline.seen(picture) for picture in pictures], attention)
         share = float(attention.maps.mean(0).sum())
         told = f"The picture with the attention of each token of the answer {answer!r}: {share:.0%} is on the picture"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gitllm_plugin.errors import DataError
 
 MOST_CHARACTERS = 20_000
-"""Of a question and of an instruction: more than is read of them, and few enough to be tokenized at once."""
+"""Of a question, of an instruction, and of what was said before: more than is read, and few enough for a tokenizer."""
 
 MOST_PIXELS = 50_000_000
 """Of a picture, and of all pictures of a question."""

@@ -21,7 +21,7 @@ _LOOK_EVERY, _DELETE_AFTER = 600, 3600
 """Seconds: how often uploads and figures are looked at, and at which age they are deleted."""
 
 _MOST_TURNS = 50
-"""Of a conversation, that are shown; the model reads none of them."""
+"""Of a conversation, that are shown; a model that was trained on conversations reads them, another reads none."""
 
 _AS_IT_IS = {"__type__": "update"}
 """What Gradio's ``skip`` gives: the component is left alone."""
@@ -145,7 +145,10 @@ class _Asking:
         )
         pictures = read_pictures(files, self.engine.max_images)
         earlier, said, begun = turns[-_MOST_TURNS + 1 :], "", False
-        for said in answer(self.engine, pictures, question, instruction, decoding):
+        before = tuple((turn.question, turn.answer) for turn in turns) if self.engine.conversations else ()
+        check_texts(conversation="".join(said for turn in before for said in turn))
+        asked = Question((), question, instruction, before)
+        for said in answer(self.engine, pictures, asked, decoding):
             now = [*earlier, Turn(question, said)]
             # The box is emptied once: the next question may be written while this one is answered.
             yield _messages(now, instruction), None, None, now, _AS_IT_IS if begun else ""
@@ -155,7 +158,7 @@ class _Asking:
         if self.figures is None:
             yield shown, None, None, now, _AS_IT_IS if begun else ""
             return
-        attention = self.figures.attention(pictures, question, instruction, said, decoding)
+        attention = self.figures.attention(pictures, asked, said, decoding)
         yield shown, attention, None, now, _AS_IT_IS if begun else ""
         yield shown, attention, self.figures.words(pictures), now, _AS_IT_IS
 

@@ -5,8 +5,13 @@ import json
 import orjson
 from PIL import Image
 
+from gitllm_plugin import Pipeline
+from gitllm_plugin.common.run_files import LATEST
+from gitllm_plugin.common.weights import read_checkpoint
 from gitllm_plugin.datasets.items import ItemMaker
 from gitllm_plugin.host import launch
+from gitllm_plugin.host.export import export_run
+from gitllm_plugin.host.open_model import open_pipeline
 from gitllm_plugin.m3it.from_table import convert_table
 from gitllm_plugin.m3it.group import Group, Text
 from gitllm_plugin.m3it.prompts import Prompt, build_prompt
@@ -37,10 +42,17 @@ def test_a_run_learns_of_conversations(tmp_path):
     (tmp_path / "chats.json").write_text(json.dumps(rows))
     convert_table(tmp_path / "chats.json", tmp_path / "chats")
     train = f"datasets.m3it.build_info.annotations.train.storage={tmp_path / 'chats' / 'train.jsonl'}"
-    counted = []
+    counted, alone = [], launch.train(config)
+    assert not open_pipeline(alone.output_dir).conversations
     for together in (1, "all"):
         runner = launch.train(config, [train, f"datasets.m3it.texts_per_image={together}"])
         lines = [orjson.loads(line) for line in (runner.output_dir / "metrics.jsonl").read_text().splitlines()]
         counted.append([sum(line[name] for line in lines) for name in ("samples", "tokens")])
+    # What it says of itself stays with it.
+    assert open_pipeline(runner.output_dir).conversations
+    export_run(runner.output_dir, tmp_path / "exported")
+    assert Pipeline.from_pretrained(tmp_path / "exported").conversations
+    position = runner.parts.length.continue_from(read_checkpoint(runner.output_dir / LATEST), streaming=False)
+    assert position.conversations
     # Six conversations of two answers each, whichever way they are dealt to batches.
     assert counted[0] == counted[1] and counted[0][0] == 12 and counted[0][1] > 24

@@ -22,7 +22,19 @@ from tests.m3it_files import make_square, write_m3it_jsonl
 from tests.m3it_shards import make_groups, write_shards
 from tests.small_run import TINY_LORA, write_small_run
 
-WRITES_NOTHING = {"m3it list", "keys", "parameters", "ask", "conform", "demo", "serve", "run", "doctor", "completion"}
+WRITES_NOTHING = {
+    "m3it list",
+    "keys",
+    "parameters",
+    "ask",
+    "chat",
+    "conform",
+    "demo",
+    "serve",
+    "run",
+    "doctor",
+    "completion",
+}
 """``demo`` keeps its examples in a temporary folder, and ``run`` starts a script that writes what it writes."""
 
 Files = dict[str, bytes]

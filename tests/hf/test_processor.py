@@ -130,6 +130,10 @@ def test_padding_stands_in_front_of_prompts_and_behind_answers(processor):
         ([*user(said("?")), {"role": "assistant", "content": "yes"}], "messages are of: user, assistant"),
         ([*user(said("?")), *user(said("and?"))], "messages are of: user, user"),
         ([{"role": "tool", "content": "x"}], "messages are of: tool"),
+        (
+            [*user(said("?")), {"role": "assistant", "content": "yes"}, *user({"type": "image", "image": TEAL})],
+            "pictures stand in front of a conversation",
+        ),
         (user({"type": "video", "video": "a.mp4"}), "a part of type 'video'"),
         (user({"type": "image"}), "has its picture as one of image, url, path, base64"),
         (user({"type": "image", "image": TEAL, "path": "a.png"}), "has its picture as one of"),

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 import torch
 
+from gitllm_plugin.cli.main import main
 from gitllm_plugin.common.device import CPU_PRECISION
 from gitllm_plugin.host import doctor
 from gitllm_plugin.runners.precision import resolve_precision
@@ -68,6 +69,69 @@ def test_without_lavis_a_trained_model_can_be_used(run_python):
     assert finished.returncode == 0, finished.stderr
     assert "ready to use a trained model; to train one, LAVIS is missing" in finished.stdout
     assert doctor.INSTALL_COMMAND in finished.stdout and finished.stdout.endswith("status 0\n")
+
+
+@pytest.fixture
+def mended(monkeypatch):
+    """What pip would be asked, in a machine that lacks some packages; nothing is installed."""
+    ran = []
+
+    class Done:
+        returncode, stderr = 0, ""
+
+    monkeypatch.setattr(doctor.subprocess, "run", lambda words, **how: ran.append(words[1:]) or Done)
+    return ran
+
+
+def lacking(monkeypatch, *absent):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in absent else find(name, *more))
+
+
+FIXES = {
+    "nothing": ((), []),
+    "LAVIS": (("lavis", "java"), [doctor.INSTALL_COMMAND]),
+    "LAVIS and what it imports": (
+        ("lavis", "einops", "pandas"),
+        [doctor.INSTALL_COMMAND, "pip install einops pandas"],
+    ),
+    "a library": (("peft",), ["pip install peft"]),
+}
+
+
+@pytest.mark.parametrize("case", FIXES)
+def test_fix_runs_what_would_be_told(case, host, monkeypatch, mended, capsys):
+    absent, commands = FIXES[case]
+    lacking(monkeypatch, *absent)
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    assert main(["doctor", "--fix", "--yes"]) == 0
+    asked = [words for words in mended if words[:2] == ["-m", "pip"]]
+    assert asked == [["-m", *command.split()] for command in commands]
+    assert (mended[-1:] == [["-m", "gitllm_plugin", "doctor"]]) == bool(commands)
+
+
+@pytest.mark.parametrize(("answer", "runs"), [("y", True), ("yes ", True), ("", False), ("n", False)])
+def test_fix_asks_before(answer, runs, host, monkeypatch, mended):
+    lacking(monkeypatch, "safetensors")
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: answer)
+    assert main(["doctor", "--fix"]) == 0
+    assert (["-m", "pip", "install", "safetensors"] in mended) == runs
+
+
+@pytest.mark.parametrize("options", [["--yes"], ["--fix"]], ids=["nothing to do", "nobody to ask"])
+def test_fix_needs_somebody_who_says_yes(options, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", *options])
+    assert ended.value.code == 2 and "--yes" in capsys.readouterr().err
+
+
+def test_a_command_that_fails_is_told(host, monkeypatch, capfd):
+    lacking(monkeypatch, "peft")
+    monkeypatch.setattr(doctor.sys, "executable", "/bin/false")
+    assert main(["doctor", "--fix", "--yes"]) == 2
+    assert "did not work" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("missing", ["peft", "safetensors", "transformers"])

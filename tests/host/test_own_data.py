@@ -79,6 +79,12 @@ def test_the_command_writes_shows_and_trains(tmp_path, capsys):
     assert main(["ask", str(tmp_path / "walls/teal.png"), "color?", "--model", str(run)]) == 0
 
 
+def test_a_table_smaller_than_a_batch_trains(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
+    (tmp_path / "a.csv").write_text("image,answer,split\none.png,dark,train\none.png,black,train\n")
+    assert main(["train", "--data", "a.csv", *TINY, "--options", "run.max_iters=2", "run.device=cpu"]) == 0
+
+
 def test_it_is_as_long_as_the_table_needs(tmp_path):
     (tmp_path / "walls").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "walls/one.png")

@@ -17,6 +17,13 @@ from gitllm_plugin.serving.messages import ChatRequest, Limits, read_request
 from tests.serving.kit import Served, data_uri, messages
 
 
+class Model:
+    """What requests are read for."""
+
+    def __init__(self, max_images, conversations=False):
+        self.max_images, self.conversations = max_images, conversations
+
+
 def asked(*turns):
     """Make messages of colors (a picture), ``say:`` (the assistant) and questions."""
     made = []
@@ -34,7 +41,7 @@ def asked(*turns):
 
 def read(turns, most_pictures=1, **limits):
     request = ChatRequest.model_validate({"messages": asked(*turns)})
-    wanted = read_request(request, Limits(**limits), most_pictures)
+    wanted = read_request(request, Limits(**limits), Model(most_pictures))
     pixels = wanted.count_pixels(Limits(**limits))
     question = wanted.question(Limits(**limits), pixels)
     assert pixels == sum(picture.shape[0] * picture.shape[1] for picture in question.pictures)
@@ -68,11 +75,48 @@ def test_pictures_that_are_not_looked_at_are_not_read():
     broken = asked("@red what?", "say:a car", "@blue and this?")
     broken[0]["content"][0]["image_url"]["url"] = "data:image/png;base64,aGVsbG8="
     request = ChatRequest.model_validate({"messages": broken})
-    assert read_request(request, Limits(), 1).question(Limits(), 40 * 30).text == "and this?"
+    assert read_request(request, Limits(), Model(1)).question(Limits(), 40 * 30).text == "and this?"
     with pytest.raises(DataError, match="picture 1"):
-        read_request(request, Limits(), 2).count_pixels(Limits())
+        read_request(request, Limits(), Model(2)).count_pixels(Limits())
     with pytest.raises(DataError, match="picture 2"):
         read(["@red what?", "@blue and this?"], 2, pixels=40 * 30 * 2 - 1)
+
+
+@pytest.mark.parametrize(
+    ("turns", "most", "before"),
+    [
+        (["@red what?"], 1, ()),
+        (["@red what?", "say:a car", "is it fast?"], 1, (("what?", "a car"),)),
+        (
+            ["@red what?", "say:a car", "and now?", "say:the same", "why?"],
+            1,
+            (("what?", "a car"), ("and now?", "the same")),
+        ),
+        # What was said of a picture that is not seen any more is not read.
+        (["@red what?", "say:a car", "@blue and this?"], 1, ()),
+        (["@red what?", "say:a car", "@blue and this?", "say:a bus", "why?"], 1, (("and this?", "a bus"),)),
+        (["@red what?", "say:a car", "@blue and this?"], 2, (("what?", "a car"),)),
+        (["hello", "say:hi", "@green what?"], 1, (("hello", "hi"),)),
+    ],
+)
+def test_a_model_of_conversations_reads_what_was_said(turns, most, before):
+    request = ChatRequest.model_validate({"messages": asked(*turns)})
+    assert read_request(request, Limits(), Model(most, conversations=True)).turns == before
+    assert read_request(request, Limits(), Model(most)).turns == ()
+
+
+@pytest.mark.parametrize(
+    ("turns", "told"),
+    [
+        (["@red what?", "and why?"], "these messages are of: user, user;"),
+        (["@red what?", "say:a", "say:b", "why?"], "of: user, assistant, assistant, user;"),
+        (["@red what?", f"say:{'long ' * 5000}", "why?"], "the conversation before it has 25,00"),
+    ],
+)
+def test_what_no_conversation_is(turns, told):
+    request = ChatRequest.model_validate({"messages": asked(*turns)})
+    with pytest.raises(DataError, match=told):
+        read_request(request, Limits(), Model(1, conversations=True))
 
 
 def test_a_conversation_with_openais_client(served, pipeline):
@@ -163,13 +207,13 @@ def test_what_is_no_picture_or_too_large(served, pictures):
 def test_without_a_folder_no_file_is_read(pictures):
     with pytest.raises(DataError, match="files only below the folder of --files"):
         request = ChatRequest.model_validate(named(f"file://{pictures}/green.png"))
-        read_request(request, Limits(), 1).count_pixels(Limits())
+        read_request(request, Limits(), Model(1)).count_pixels(Limits())
 
 
 def test_a_file_that_has_grown_since_it_was_counted_is_refused(tmp_path):
     limits = Limits(files=tmp_path)
     Image.new("RGB", (4, 3)).save(tmp_path / "a.png")
-    asked = read_request(ChatRequest.model_validate(named(f"file://{tmp_path}/a.png")), limits, 1)
+    asked = read_request(ChatRequest.model_validate(named(f"file://{tmp_path}/a.png")), limits, Model(1))
     pixels = asked.count_pixels(limits)
     assert pixels == 12 and len(asked.question(limits, pixels).pictures) == 1
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
@@ -188,7 +232,7 @@ def test_a_file_that_has_grown_since_it_was_counted_is_refused(tmp_path):
 def test_a_part_with_nothing_in_it_is_told(content, told):
     request = ChatRequest.model_validate({"messages": [{"role": "user", "content": content}]})
     with pytest.raises(DataError, match=told):
-        read_request(request, Limits(), 1)
+        read_request(request, Limits(), Model(1))
 
 
 # ---------------------------------------------------------------- who waits for whom
@@ -219,7 +263,7 @@ def test_a_stream_that_is_dropped_while_it_waits_frees_its_place():
     from tests.serving.test_endpoint import Slow
 
     class Stuck(Slow):
-        max_images = 1
+        max_images, conversations = 1, False
         stream = property(lambda self: pytest.fail("the dropped question was computed"))
 
         def is_cut(self, answer, decoding):
@@ -260,7 +304,7 @@ def test_a_stream_that_is_dropped_while_it_waits_frees_its_place():
 class Waits:
     """A model that answers when it is let."""
 
-    max_images = 1
+    max_images, conversations = 1, False
 
     def __init__(self):
         self.let = threading.Event()
