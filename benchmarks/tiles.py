@@ -14,7 +14,6 @@ from benchmarks.timing import in_turns
 from gitllm_plugin.modeling import BuildSettings, GitLLM, LoraSettings, build_git_llm, make_text_encoder
 from gitllm_plugin.modeling.places import stack_images
 from gitllm_plugin.processors.image_transform import ImageTransform
-from gitllm_plugin.processors.transform_config import transform_of_encoder
 
 _ANSWER = "a wide picture of waves in many colours"
 _SHAPES = ((600, 600), (640, 480), (480, 640), (900, 300))
@@ -45,7 +44,7 @@ def run(arguments: argparse.Namespace) -> None:
     model, tokenizer = build_git_llm(arguments.language_model, arguments.image_encoder, settings)
     text = make_text_encoder(model.language_model, tokenizer).prompts_and_answers(["what is it?"] * 4, [_ANSWER] * 4)
     size = arguments.image_size or model.image_encoder.image_size or 224
-    batches = {most: _images(arguments.image_encoder, size, most) for most in arguments.tiles}
+    batches = {most: _images(size, most) for most in arguments.tiles}
     model.train()
 
     def step(most: int) -> None:
@@ -67,10 +66,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"| {most} | {images:.2f} | {tokens:.0f} | {told} | {held / held_first:.2f} |")
 
 
-def _images(encoder: str, size: int, most: int) -> tuple[Tensor, Tensor]:
-    own = transform_of_encoder(encoder) if not encoder.startswith("tiny:") else None
-    mean, std = (own.mean, own.std) if own else ((0.5,) * 3, (0.5,) * 3)
-    transform = ImageTransform(size, mean, std, max_tiles=most)
+def _images(size: int, most: int) -> tuple[Tensor, Tensor]:
+    transform = ImageTransform(size, (0.5,) * 3, (0.5,) * 3, max_tiles=most)
     cut = [transform.tiles(_waves(*shape)) for shape in _SHAPES]
     places = [torch.nn.functional.pad(grid, (1, 0)) for _, grid in cut]
     pixels, stacked = stack_images([transform.normalize(tiles) for tiles, _ in cut], places)

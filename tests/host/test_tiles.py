@@ -99,13 +99,13 @@ def test_batches_of_equal_tokens_count_every_tile(tmp_path):
 
 def test_a_folder_answers_as_its_run_did(trained):
     runner, folder = trained
-    pipeline = Pipeline.from_pretrained(folder)
+    pipeline = Pipeline.from_pretrained(folder, "float32")
     assert pipeline.transform.max_tiles == 4 and pipeline.model.tile_marks
     pictures = [drawn(number)[1] for number in range(7)]
     questions = [Question((picture,), "what color is it?") for picture in pictures]
     together = pipeline.answers(questions, DECODING)
     assert together == [pipeline.answer(picture, "what color is it?", decoding=DECODING) for picture in pictures]
-    of_run = runner.model.eval()
+    of_run = runner.model.float().eval()
     processor = GitLLMImageEvalProcessor.from_config(TILES)
     images = [processor.transform.images([picture]) for picture in pictures]
     pixels, places = stack_images(*zip(*images, strict=True))
@@ -115,7 +115,7 @@ def test_a_folder_answers_as_its_run_did(trained):
 
 
 def test_transformers_processor_gives_what_the_pipeline_reads(trained):
-    pipeline, processor = Pipeline.from_pretrained(trained[1]), GitLLMProcessor.from_pretrained(trained[1])
+    pipeline, processor = Pipeline.from_pretrained(trained[1], "float32"), GitLLMProcessor.from_pretrained(trained[1])
     pictures = [drawn(number)[1] for number in range(5)]
     inputs = processor([[picture] for picture in pictures], ["what is it?"] * 5)
     images = [pipeline.images(picture) for picture in pictures]
@@ -124,7 +124,7 @@ def test_transformers_processor_gives_what_the_pipeline_reads(trained):
 
 
 def test_a_conversation_goes_on_behind_the_same_tiles(trained):
-    pipeline, fresh = Pipeline.from_pretrained(trained[1]), Pipeline.from_pretrained(trained[1])
+    pipeline, fresh = Pipeline.from_pretrained(trained[1], "float32"), Pipeline.from_pretrained(trained[1], "float32")
     turns = (("what color is it?", "red"),)
     reused = []
     for number in (1, 3, 3, 2):
@@ -139,7 +139,7 @@ def test_a_conversation_goes_on_behind_the_same_tiles(trained):
 @pytest.mark.parametrize("number", range(5))
 def test_a_map_shows_the_whole_picture(trained, number):
     """Each patch of a tile or thumbnail counts where its centre lies in the picture."""
-    pipeline, picture = Pipeline.from_pretrained(trained[1]), drawn(number)[1]
+    pipeline, picture = Pipeline.from_pretrained(trained[1], "float32"), drawn(number)[1]
     found = answer_attention(pipeline, [picture], "what color is it?", "red").maps[0]
     pixels, places = pipeline.images(picture)
     rows, columns = pipeline.model.grid_shape(32, 32)
@@ -201,4 +201,4 @@ def test_llama_cpp_refuses_a_model_of_tiles_by_name(trained, tmp_path):
     from gitllm_plugin.llama_cpp.export import write_llama_folder
 
     with pytest.raises(ConfigError, match=r"max_tiles=4\); for llama.cpp only models of whole pictures"):
-        write_llama_folder(Pipeline.from_pretrained(trained[1]), tmp_path / "llama")
+        write_llama_folder(Pipeline.from_pretrained(trained[1], "float32"), tmp_path / "llama")
