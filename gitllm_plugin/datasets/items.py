@@ -54,7 +54,7 @@ class ItemMaker:
             features [1, P, D] and [F, 1, P, D]; ``places``: of pictures in tiles, which are [F, 3, H, W], which tile
             each image is (:mod:`gitllm_plugin.modeling.places`), or None; ``image_mean`` and ``image_std`` (float [3])
             where the processor leaves pixels to be normalised; ``texts``: of each a mapping with the keys of
-            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`.
+            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`, and ``text_rejected`` where it has a worse answer.
 
         Raises:
             DataError: if an image is broken.
@@ -113,6 +113,7 @@ class ItemMaker:
             "config": text.config,
             "references": list(text.answers),
             "question": text.question,
+            **({} if text.rejected is None else {"text_rejected": text.rejected}),
         }
 
 
