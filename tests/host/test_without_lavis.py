@@ -12,7 +12,8 @@ from tests.small_run import TINY_LORA, write_small_run
 HIDDEN = ["lavis", *(name for name in OF_LAVIS_ALONE if name != "yaml")]  # which huggingface_hub imports too
 
 PROCESS = """
-import json, sys
+import io, json, sys
+sys.stdin = io.StringIO("what color?\\n")
 import gitllm_plugin.serving.server, gitllm_plugin.web.server
 from gitllm_plugin.cli.main import main
 served = []
@@ -21,6 +22,7 @@ gitllm_plugin.serving.server.serve = lambda engine, *rest: served.append(engine)
 model = sys.argv[1]
 commands = {
     "ask": ["ask", "teal.png", "what color?", "--model", model],
+    "chat": ["chat", "teal.png", "--model", model],
     "caption": ["caption", "pictures", "--model", model, "--out", "captions.csv"],
     "predict": ["predict", "--input", "rows.jsonl", "--output", "answers.jsonl", "--model", model],
     "words": ["words", "teal.png", "--model", model],
@@ -58,6 +60,7 @@ def test_a_model_is_used(form, models, run_python, tmp_path):
     (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "teal.png", "question": "what color?"}) + "\n")
     names = [
         "ask",
+        "chat",
         "caption",
         "predict",
         "words",
