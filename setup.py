@@ -73,6 +73,7 @@ setup(
         "lmms-eval": ["lmms-eval>=0.7.3"],
         "web": ["gradio>=6"],
         "serve": ["fastapi", "uvicorn"],
+        "datasets": ["datasets>=3.4"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "tracking": ["tensorboard", "wandb"],
         "dev": [
