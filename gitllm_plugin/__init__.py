@@ -20,6 +20,7 @@ REGISTERED_MODULES = (
     "gitllm_plugin.datasets.builders.m3it_builder",
     "gitllm_plugin.datasets.builders.visdial_builder",
     "gitllm_plugin.tasks.m3it",
+    "gitllm_plugin.tasks.dpo",
     "gitllm_plugin.tasks.captioning",
     "gitllm_plugin.tasks.vqa",
     "gitllm_plugin.tasks.multimodal_classification",

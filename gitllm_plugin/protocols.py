@@ -6,7 +6,6 @@ one method of a protocol offers all of it, which :func:`offers` sees to.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from torch import nn
 
 from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.members import has_member, listed, members
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,6 +128,17 @@ class HostReadingModel(Protocol):
 
     def host_keys(self) -> Sequence[str]:
         """Name these entries: they come to the model as lists of numbers, and all other tensors on the device."""
+        ...
+
+
+class PairModel(Protocol):
+    """A model that learns preferences: ``forward(samples, pairs=True)`` gives what this method does."""
+
+    def pair_log_likelihoods(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+        """Give ``chosen`` and ``rejected``, float ``[N]``, of the answers ``text_output`` and ``text_rejected``.
+
+        Each is the sum of the log-probabilities of an answer's tokens, ``num_supervised_tokens`` in all.
+        """
         ...
 
 
@@ -278,8 +289,17 @@ class CountingTask(Protocol):
     def train_outputs(self, model: nn.Module, samples: dict[str, Any]) -> Mapping[str, Any]:
         """Give ``loss``, a scalar, the mean over ``num_supervised_tokens``; in the place of LAVIS's ``train_step``.
 
-        A mean of tokens that weigh differently comes with ``supervised_weight``, the sum of their weights.
+        A mean of tokens that weigh differently comes with ``supervised_weight``, the sum of their weights; further
+        means by the same weights, scalars on the device that are to be logged, as a mapping ``logged``.
         """
+        ...
+
+
+class ModelReadingTask(Protocol):
+    """A task that has to know the model as it is before it is trained."""
+
+    def use_model(self, model: Any) -> None:
+        """Look at the model; called once, before it is moved, wrapped or spread, and before a run is resumed."""
         ...
 
 
@@ -311,6 +331,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         FingerprintedModel,
         SizedImagesModel,
         HostReadingModel,
+        PairModel,
         ClassNamingModel,
         TokenCountingModel,
     ),
@@ -326,7 +347,7 @@ PROTOCOLS: dict[str, tuple[type, ...]] = {
         NumberedStream,
         HostStream,
     ),
-    "task": (CountingTask, ReadingTask),
+    "task": (CountingTask, ModelReadingTask, ReadingTask),
 }
 """All protocols, by what they are about."""
 
@@ -347,13 +368,13 @@ def offers(thing: Any, protocol: type[Offered]) -> TypeIs[Offered]:
         ConfigError: it has some of it and not all; the message names the class, what it has and what is missing.
     """
     needed = members(protocol)
-    has = [name for name in needed if _has(thing, name, needed[name])]
+    has = [name for name in needed if has_member(thing, name, needed[name])]
     own = [name for name in has if name in vars(protocol)]
     if not own:
         return False
     if missing := [name for name in needed if name not in has]:
         raise ConfigError(
-            f"{type(thing).__name__} has {_listed(own, needed)}, but not {_listed(missing, needed)}: a "
+            f"{type(thing).__name__} has {listed(own, needed)}, but not {listed(missing, needed)}: a "
             f"{protocol.__name__} (gitllm_plugin.protocols) has all of them; add what is missing, or take the rest away"
         )
     return True
@@ -372,26 +393,3 @@ def check_offers(thing: Any, *kinds: str) -> None:
             # One member is no half of anything, and looking for it may compute a property.
             if len(members(protocol)) > 1:
                 offers(thing, protocol)
-
-
-def members(protocol: type) -> dict[str, bool]:
-    """Name what a protocol and those it extends ask for, and whether each is a method."""
-    found: dict[str, bool] = {}
-    for cls in reversed(protocol.__mro__):
-        if getattr(cls, "_is_protocol", False):
-            found |= {name: False for name in vars(cls).get("__annotations__", {})}
-            found |= {name: inspect.isfunction(value) for name, value in vars(cls).items() if name[0] != "_"}
-    return found
-
-
-def _has(thing: Any, name: str, is_method: bool) -> bool:
-    if not is_method:
-        return hasattr(thing, name)
-    method = getattr(thing, name, None)
-    # An object that can be called is as good as a method (transformers' data collators are such), but torch's modules
-    # can all be called, the lists of them as well.
-    return callable(method) and not isinstance(method, nn.Module)
-
-
-def _listed(names: list[str], is_method: Mapping[str, bool]) -> str:
-    return ", ".join(f"{name}()" if is_method[name] else name for name in names)

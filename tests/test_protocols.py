@@ -27,7 +27,7 @@ from gitllm_plugin.protocols import (
 
 prepare()
 
-PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[1] / "docs" / "adding.md"
 ALL = [protocol for protocols in PROTOCOLS.values() for protocol in protocols]
 
 
@@ -107,12 +107,13 @@ def test_the_classes_of_this_package_offer_what_is_theirs():
     from gitllm_plugin.datasets.datasets.m3it_shards import M3ITShards
     from gitllm_plugin.modeling import TextEncoder
     from gitllm_plugin.models.git_llm import GitLLMForLavis
+    from gitllm_plugin.tasks.dpo import PreferenceTask
     from gitllm_plugin.tasks.m3it import M3ITTask
 
     def all_of(cls: type, kind: str) -> bool:
         return all(hasattr(cls, name) for protocol in PROTOCOLS[kind] for name in members(protocol))
 
-    assert all_of(GitLLMForLavis, "model") and all_of(M3ITTask, "task")
+    assert all_of(GitLLMForLavis, "model") and all_of(PreferenceTask, "task")
     assert all_of(M3ITShards, "stream")
     assert hasattr(TextEncoder, "prompts_and_answers")
     assert hasattr(M3ITDataset, "collater") and members(CountedData).keys() <= vars(M3ITDataset).keys()
@@ -187,7 +188,7 @@ def test_the_page_has_every_protocol_as_the_code_says_it():
     page = PAGE.read_text(encoding="utf-8")
     needed = [(protocol, name) for protocol in ALL for name in members(protocol)]
     missing = [line for line in (row(*pair) for pair in needed) if line not in page]
-    assert not missing, "to be put into docs/extending.md:\n" + "\n".join(missing)
+    assert not missing, "to be put into docs/adding.md:\n" + "\n".join(missing)
     tables = re.findall(r"^\| (\w+) \| `(\w+)", page, re.MULTILINE)
     assert tables == [(protocol.__name__, name) for protocol, name in needed], "in this order, and no others"
 
@@ -195,7 +196,8 @@ def test_the_page_has_every_protocol_as_the_code_says_it():
 def test_the_code_of_the_page_trains_stops_and_goes_on(tmp_path):
     from tests.runners import tiny_run
 
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    own = PAGE.read_text(encoding="utf-8").partition("## Your own classes")[2]
+    blocks = re.findall(r"```python\n(.*?)```", own, re.DOTALL)
     defined: dict = {"__name__": "page"}
     for block in blocks:
         exec(block, defined)  # noqa: S102 - our own page

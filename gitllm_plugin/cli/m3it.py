@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gitllm_plugin.cli.command import Command, OneOf, argument, command
+from gitllm_plugin.cli.command import JSON, Command, OneOf, argument, command
 from gitllm_plugin.cli.runs import CONFIG, OPTIONS
 from gitllm_plugin.common.processes import usable_cpus
 
@@ -29,13 +29,14 @@ _TREE = (
     "the catalog: rows, metrics, forms, licences; and the presets",
     "List the configurations of M3IT: rows, metrics, forms, licences; and the presets.",
     argument("--preset", help="only what belongs to it"),
+    JSON,
 )
 def list_catalog(args: argparse.Namespace) -> None:
     """List the catalog."""
     from gitllm_plugin.m3it.report import describe_catalog
     from gitllm_plugin.tables import show
 
-    show(describe_catalog(args.preset))
+    show(describe_catalog(args.preset), args.json)
 
 
 @command(
@@ -52,6 +53,7 @@ def list_catalog(args: argparse.Namespace) -> None:
         "--cfg-path", metavar="FILE", help="of a training: also name texts that do not fit into its model's context"
     ),
     OPTIONS,
+    JSON,
     examples="""
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
         gitllm m3it check ~/M3IT --configs coco vqa-v2 --cfg-path my.yaml
@@ -82,7 +84,7 @@ def check(args: argparse.Namespace) -> int:
 
         report.add(find_long_texts(tree, args.cfg_path, args.options, default_index_folder()))
     # First, so that a report that cannot be written costs nobody what was found in hours.
-    show(describe_report(report))
+    show(describe_report(report), args.json)
     if args.report:
         write_report(report, Path(args.report).expanduser())
     return 0 if report.is_good else 1
@@ -102,6 +104,7 @@ def check(args: argparse.Namespace) -> int:
     argument("--seed", type=int, default=0, help="of the instruction that each text gets (default 0)"),
     argument("--allow-missing", action="store_true", help="go on without files that are not there"),
     argument("--part", metavar="I/N", help="make one of N shares; `gitllm m3it merge` joins them"),
+    JSON,
 )
 def shard(args: argparse.Namespace) -> None:
     """Make shards, or one share of them."""
@@ -124,12 +127,9 @@ def shard(args: argparse.Namespace) -> None:
         finished = make_shards(
             tree, out, settings, workers=_workers(args), share=share, on_start=bar.reset, on_progress=bar.update
         )
-    for missing in tree.missing:
-        print(f"without {missing}")
-    if share[1] > 1:
-        print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
-    else:
-        show(describe_shards(finished, out))
+    is_part = f"part {args.part} is done; when all are: gitllm m3it merge {args.out}"
+    found = [is_part] if share[1] > 1 else describe_shards(finished, out)
+    show([*(f"without {missing}" for missing in tree.missing), *found], args.json)
 
 
 @command(
@@ -137,6 +137,7 @@ def shard(args: argparse.Namespace) -> None:
     "finish shards that were made with --part",
     "Finish shards that were made with --part, once all parts are there.",
     argument("out", metavar="OUT", help="folder of the shards"),
+    JSON,
 )
 def merge(args: argparse.Namespace) -> None:
     """Join shares."""
@@ -145,7 +146,7 @@ def merge(args: argparse.Namespace) -> None:
     from gitllm_plugin.tables import show
 
     out = Path(args.out).expanduser()
-    show(describe_shards(merge(out), out))
+    show(describe_shards(merge(out), out), args.json)
 
 
 @command(

@@ -53,7 +53,7 @@ class ItemMaker:
             ``image``: what the processor makes, [3, H, W] of one image and [F, 3, H, W] of several, or None; of
             features [1, P, D] and [F, 1, P, D]; ``image_mean`` and ``image_std`` (float [3]) where the processor leaves
             pixels to be normalised; ``texts``: of each a mapping with the keys of
-            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`.
+            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`, and ``text_rejected`` where it has a worse answer.
 
         Raises:
             DataError: if an image is broken.
@@ -102,6 +102,7 @@ class ItemMaker:
             "config": text.config,
             "references": list(text.answers),
             "question": text.question,
+            **({} if text.rejected is None else {"text_rejected": text.rejected}),
         }
 
 

@@ -12,7 +12,7 @@ one function, :func:`plain`, reads most configurations.
 import random
 import string
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gitllm_plugin.m3it.problems import RowError
@@ -46,6 +46,7 @@ class Draft:
         instruction: the row's own; None where one is drawn from the configuration's.
         complete: changes the instruction, where something of the row belongs in it.
         turns: of a conversation, questions and answers before this one.
+        rejected: as the row has it: a text that the answer is preferred to, or None.
     """
 
     question: Any
@@ -53,6 +54,7 @@ class Draft:
     instruction: Any = None
     complete: Callable[[str], str] | None = None
     turns: tuple[tuple[Any, Any], ...] = ()
+    rejected: Any = None
 
 
 @dataclass(frozen=True)
@@ -298,6 +300,8 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
 
     A parquet conversion has ``image`` in the place of ``image_base64_str``, with the file's bytes or a mapping that
     has them. Of a conversation, ``turns`` holds what follows on the first question and answer; each turn is a text.
+    ``rejected`` is an answer that is worse than ``outputs``; in a conversation worse than its last one, which alone is
+    a text then.
     """
     # All that is missing at once: these are the rows that people write themselves.
     missing = [repr(key) for key in UNIFORM_KEYS if key not in row and not (key == UNIFORM_IMAGE and "image" in row)]
@@ -305,7 +309,10 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
         raise RowError("missing_key", f"missing {', '.join(missing)}; the row has {_list_keys(row)}")
     images = row[UNIFORM_IMAGE] if UNIFORM_IMAGE in row else row["image"]
     first = Draft(row["inputs"], row["outputs"], row["instruction"])
-    return Parsed(images, [first, *_later_turns(first, row.get("turns"))])
+    drafts = [first, *_later_turns(first, row.get("turns"))]
+    if row.get("rejected") is not None:
+        drafts = [replace(drafts[-1], rejected=row["rejected"])]
+    return Parsed(images, drafts)
 
 
 def _later_turns(first: Draft, turns: Any) -> list[Draft]:

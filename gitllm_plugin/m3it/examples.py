@@ -137,6 +137,7 @@ class IndexedExamples:
         for place in range(min(_SAMPLED, len(self))):
             (text,) = self[place * len(self) // min(_SAMPLED, len(self))].texts
             said = (text.instruction, text.question, text.answers, *([text.turns] if text.turns else []))
+            said += () if text.rejected is None else (text.rejected,)
             found.update(repr(said).encode())
         return f"{len(self)} texts {found.hexdigest()[:12]}"
 

@@ -25,6 +25,7 @@ class Text:
         question: the row's ``inputs``; empty where the instruction says it all, as in captioning.
         answers: the accepted answers, at least one. The first is the one that is trained on.
         turns: of a conversation, the questions and answers before this one, which have the instruction.
+        rejected: an answer that the first of ``answers`` is preferred to; None where there is none.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Text:
     question: str
     answers: tuple[str, ...]
     turns: tuple[tuple[str, str], ...] = ()
+    rejected: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def longest_text(texts: Iterable[Text]) -> int:
     """Return the bytes of the longest instruction, answer and turns together: what of a text cannot be shortened."""
     return max(
         len(text.instruction.encode())
-        + max(len(answer.encode()) for answer in text.answers)
+        + max(len(answer.encode()) for answer in (*text.answers, text.rejected or ""))
         + sum(_MARKS_BYTES + len(question.encode()) + len(answer.encode()) for question, answer in text.turns)
         for text in texts
     )
@@ -154,6 +156,6 @@ def join_groups(groups: Iterable[Group], window_bytes: int = WINDOW_BYTES) -> It
 def _text_bytes(group: Group) -> int:
     """Estimate what a group's texts take in memory."""
     return sum(
-        500 + len(text.question) + sum(map(len, text.answers)) + sum(map(len, sum(text.turns, ())))
+        500 + len(text.question) + sum(map(len, (*text.answers, text.rejected or "", *sum(text.turns, ()))))
         for text in group.texts
     )

@@ -8,8 +8,9 @@ The uniform schema, which every M3IT configuration has once it is loaded, is one
 
     {"instruction": str, "inputs": str, "image_base64_str": str | [str, ...], "outputs": str | [str, ...]}
 
-with three optional keys, ``id`` (str or int), ``config`` (str) and, for conversations, ``turns`` (a list of
-``[question, answer]`` that follow on ``inputs`` and ``outputs``). Other keys are ignored.
+with four optional keys, ``id`` (str or int), ``config`` (str), ``rejected`` (str, an answer that is worse) and, for
+conversations, ``turns`` (a list of ``[question, answer]`` that follow on ``inputs`` and ``outputs``). Other keys are
+ignored.
 """
 
 import hashlib
@@ -38,8 +39,8 @@ _CUT_FROM_BYTES = 2048
 ROW_SCHEMA = (
     'a row is one JSON object on one line: "instruction" (text), "inputs" (text, may be empty), '
     '"image_base64_str" (base64 text or a list of them), "outputs" (text, or a list of accepted answers), '
-    'and optionally "id" (text or integer), "config" (text) and "turns" (a list of [question, answer], the rest of a '
-    "conversation)"
+    'and optionally "id" (text or integer), "config" (text), "rejected" (a worse answer, text) and "turns" (a list of '
+    "[question, answer], the rest of a conversation)"
 )
 
 
@@ -154,7 +155,8 @@ class RowReader:
             instruction = draft.complete(instruction)
         # As of a row of one question, the first may be empty: the instruction says it all.
         turns = tuple((_said(asked, number == 0), _said(answer)) for number, (asked, answer) in enumerate(draft.turns))
-        return Text(text_id, config, instruction, draft.question, answers, turns)
+        rejected = _read_rejected(draft.rejected, answers)
+        return Text(text_id, config, instruction, draft.question, answers, turns, rejected)
 
 
 def _said(words: Any, may_be_empty: bool = False) -> str:
@@ -271,6 +273,20 @@ def _read_answers(answers: Any) -> tuple[str, ...]:
         if not isinstance(answer, str):
             raise RowError("wrong_value", f"an answer is {describe(answer)}, expected text or a list of texts")
     return tuple(answers)
+
+
+def _read_rejected(rejected: Any, answers: tuple[str, ...]) -> str | None:
+    if rejected is None:
+        return None
+    if not isinstance(rejected, str) or not rejected.strip():
+        raise RowError(
+            "wrong_value", f"'rejected' is {describe(rejected)}, expected a text that is worse than the answer"
+        )
+    if rejected.strip() in (answer.strip() for answer in answers):
+        raise RowError(
+            "wrong_value", f"'rejected' is {describe(rejected)}, which is an accepted answer: nothing to prefer"
+        )
+    return rejected
 
 
 def _own_id(row: Mapping[str, Any]) -> str:

@@ -271,11 +271,14 @@ def enable_gradient_checkpointing(model: GitLLM, on: bool = True) -> None:
                 f"gradient_checkpointing: {type(tower).__name__} of transformers has none; leave it out or do not "
                 "train that module"
             )
-        if not on:
-            tower.gradient_checkpointing_disable()
-            continue
-        # The older, reentrant kind gives no gradients where no input of a layer wants any, as with frozen embeddings.
-        tower.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers 5.20 knows the older of the two names alone; later ones warn of it.
+        name = "activation" if hasattr(tower, "activation_checkpointing_enable") else "gradient"
+        if on:
+            # The older, reentrant kind gives no gradients where no input of a layer wants any: with frozen embeddings.
+            kwargs = {f"{name}_checkpointing_kwargs": {"use_reentrant": False}}
+            getattr(tower, f"{name}_checkpointing_enable")(**kwargs)
+        else:
+            getattr(tower, f"{name}_checkpointing_disable")()
 
 
 def _load_language_model(

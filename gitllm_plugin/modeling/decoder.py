@@ -17,6 +17,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel
 from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import STREAM, PrefixRule, prefix_attention, use_streams
+from gitllm_plugin.modeling.beginnings import Beginnings
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.last_layer import compute_at, taken
@@ -162,12 +163,14 @@ class Decoder:
         text_valid: Tensor,
         image_index: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
+        beginnings: Beginnings | None = None,
     ) -> Layout:
         """Lay out a batch as this decoder reads it best, on the host.
 
         Args:
             image_valid, text_valid, image_index, prompt_lengths: see
                 :func:`~gitllm_plugin.modeling.layout.lay_out`.
+            beginnings: what texts have in common, which stands in streams once.
 
         Raises:
             DataError: image and text are longer than the context.
@@ -175,7 +178,7 @@ class Decoder:
         # Image rows that several texts share are not repeated, wherever the family can do without.
         if self.attention_path == "stream":
             ways = {"keeps_copies": self.is_checkpointed, "causal_images": self.attention == "causal"}
-            layout = lay_out_stream(image_valid, text_valid, image_index, **ways)
+            layout = lay_out_stream(image_valid, text_valid, image_index, beginnings=beginnings, **ways)
         else:
             share = image_index is not None and self.shares_images
             layout = self.rows(image_valid, text_valid, image_index, share_rows=share, prompt_lengths=prompt_lengths)

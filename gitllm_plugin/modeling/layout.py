@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling.attention import PrefixRule
+from gitllm_plugin.modeling.beginnings import Beginnings
 from gitllm_plugin.modeling.stream import Group, Stream
 from gitllm_plugin.modeling.transfer import to_device, to_host
 from gitllm_plugin.modeling.varlen import Pieces
@@ -45,6 +46,8 @@ class Layout:
         text_shape: N and T.
         longest_row, longest_text: most real tokens of an image with one of its texts, and of a text.
         rule: the attention rule of these rows.
+        borrowed_slots, borrowed_places: None, or long ``[b]``: real text tokens that stand in the slot of another text,
+            with which theirs begins alike.
     """
 
     attention_mask: Tensor
@@ -59,6 +62,8 @@ class Layout:
     longest_row: int
     longest_text: int
     rule: PrefixRule
+    borrowed_slots: Tensor | None = None
+    borrowed_places: Tensor | None = None
 
     def to(self, device: torch.device) -> Layout:
         """Give the layout on a device, sent in one copy that nobody waits for."""
@@ -74,9 +79,19 @@ class Layout:
 
     def text_of(self, rows: Tensor) -> Tensor:
         """Take the way back: ``rows [R, S, ...]`` -> ``[N, T, ...]`` in the caller's layout, zeros on padding."""
-        texts = rows.flatten(0, 1).index_select(0, self.text_slots)
+        slots, places = self.read_at()
+        texts = rows.flatten(0, 1).index_select(0, slots)
         out = rows.new_zeros(self.text_shape[0] * self.text_shape[1], *rows.shape[2:])
-        return out.index_copy(0, self.text_places, texts).unflatten(0, self.text_shape)
+        return out.index_copy(0, places, texts).unflatten(0, self.text_shape)
+
+    def read_at(self) -> tuple[Tensor, Tensor]:
+        """Give the slots and places of all real text tokens, borrowed ones too, of which several have one slot."""
+        if self.borrowed_slots is None or self.borrowed_places is None:
+            return self.text_slots, self.text_places
+        return (
+            torch.cat([self.text_slots, self.borrowed_slots]),
+            torch.cat([self.text_places, self.borrowed_places]),
+        )
 
     def image_of(self, rows: Tensor) -> Tensor:
         """Take ``rows [R, S, ...]`` at the n real image tokens: ``[n, ...]``."""
@@ -139,7 +154,7 @@ def lay_out(
 
 @dataclass(frozen=True)
 class _Places:
-    """The slots, counted through all rows, in which images and texts begin."""
+    """The slots, counted through all rows, in which images and texts begin; a text behind what it borrows."""
 
     images: Array
     texts: Array
@@ -181,18 +196,22 @@ def lay_out_stream(
     *,
     keeps_copies: bool = False,
     causal_images: bool = False,
+    beginnings: Beginnings | None = None,
 ) -> Layout:
     """Lay out a batch as one row that holds every image once and every text once, and no padding; on the host.
 
     Args:
         image_valid, text_valid, image_index: as for :func:`lay_out`.
+        beginnings: what texts have in common, each with one about its own image; it stands there once. None: nothing.
         keeps_copies, causal_images: see :class:`~gitllm_plugin.modeling.stream.Stream`.
 
     Returns:
         The layout, R = 1; its rule is a :class:`~gitllm_plugin.modeling.stream.Stream`.
     """
     images, texts, index = _numbers(image_valid, text_valid, image_index)
-    image_lengths, text_lengths = images.sum(1), texts.sum(1)
+    lends = beginnings or Beginnings.none(len(texts))
+    assert (index[lends.of] == index).all(), "texts about other images have nothing in common"
+    image_lengths, text_lengths = images.sum(1), texts.sum(1) - lends.tokens
     image_start, text_start = np.zeros_like(image_lengths), np.zeros_like(text_lengths)
     num_texts = np.bincount(index, minlength=len(images))
     # Without an image it makes no difference how many texts it has.
@@ -207,27 +226,29 @@ def lay_out_stream(
         # By image, because attention views a group as [images, texts of each].
         texts_of_kind = texts_of_kind[index[texts_of_kind].argsort(kind="stable")]
         lengths = text_lengths[texts_of_kind]
-        group = _group(int(kind[0]), len(of_kind), lengths)
-        image_start[of_kind] = end + group.image_length * np.arange(len(of_kind))
-        text_start[texts_of_kind] = end + group.image_tokens + lengths.cumsum() - lengths
+        image_start[of_kind] = end + int(kind[0]) * np.arange(len(of_kind))
+        first = end + int(kind[0]) * len(of_kind)
+        text_start[texts_of_kind] = first + lengths.cumsum() - lengths
+        lent = lends.tokens[texts_of_kind], text_start[lends.of[texts_of_kind]] - first
+        group = _group(int(kind[0]), len(of_kind), lengths, *lent)
         end += group.image_tokens + group.text_tokens
         groups.append(group)
     places = _Places(image_start, text_start)
-    pieces = _pieces(image_lengths, text_lengths, index, places)
+    pieces = _pieces(image_lengths, text_lengths, index, places, lends)
     stream = Stream(tuple(groups), pieces, keeps_copies, causal_images)
     rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=stream)
-    return _place(images, texts, np.arange(len(images)), index, places, (1, end), rule)
+    return _place(images, texts, np.arange(len(images)), index, places, (1, end), rule, beginnings)
 
 
-def _pieces(image_lengths: Array, text_lengths: Array, index: Array, places: _Places) -> Pieces:
+def _pieces(image_lengths: Array, text_lengths: Array, index: Array, places: _Places, lends: Beginnings) -> Pieces:
     """Say where images and texts stand, each given by its length and its first slot."""
     images = _runs(places.images, image_lengths)
     texts = _runs(places.texts, text_lengths)
-    firsts = np.stack([places.images[index], places.texts], 1).reshape(-1)
-    keys = _runs(firsts, np.stack([image_lengths[index], text_lengths], 1).reshape(-1))
+    firsts = np.stack([places.images[index], places.texts[lends.of], places.texts], 1).reshape(-1)
+    keys = _runs(firsts, np.stack([image_lengths[index], lends.tokens, text_lengths], 1).reshape(-1))
     order = np.empty(len(images) + len(texts), dtype=np.int64)
     order[np.concatenate([images, texts])] = np.arange(len(order))
-    key_lengths = image_lengths[index] + text_lengths
+    key_lengths = image_lengths[index] + lends.tokens + text_lengths
     starts = [
         torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
         for lengths in (image_lengths, text_lengths, key_lengths)
@@ -245,9 +266,22 @@ def _runs(firsts: Array, lengths: Array) -> Array:
     return begins + np.arange(len(begins))
 
 
-def _group(image_length: int, num_images: int, text_lengths: Array) -> Group:
-    longest = int(text_lengths.max(initial=0))
-    real = np.arange(longest) < text_lengths[:, None]
+def _group(image_length: int, num_images: int, text_lengths: Array, lent: Array, lender: Array) -> Group:
+    """Make a group of texts that have slots for ``text_lengths`` tokens, and begin with ``lent`` ones of a lender.
+
+    Args:
+        image_length, num_images: of its images.
+        text_lengths, lent: ``[texts]``.
+        lender: ``[texts]``, at which of the group's text tokens the one begins that each borrows from.
+    """
+    longest = int((lent + text_lengths).max(initial=0))
+    place = np.arange(longest)
+    is_lent = place < lent[:, None]
+    real = (place < (lent + text_lengths)[:, None]) & ~is_lent
+    borrowed = None
+    if is_lent.any():
+        sources = (lender[:, None] + place)[is_lent]
+        borrowed = torch.from_numpy(is_lent.reshape(-1).nonzero()[0]), torch.from_numpy(sources)
     return Group(
         image_length=image_length,
         image_tokens=num_images * image_length,
@@ -255,6 +289,7 @@ def _group(image_length: int, num_images: int, text_lengths: Array) -> Group:
         num_texts=len(text_lengths),
         text_length=longest,
         text_places=torch.from_numpy(real.reshape(-1).nonzero()[0]),
+        borrowed=borrowed,
     )
 
 
@@ -284,6 +319,7 @@ def _place(
     places: _Places,
     shape: tuple[int, int],
     rule: PrefixRule,
+    beginnings: Beginnings | None = None,
 ) -> Layout:
     """Put every token in its slot, counted from where its image or text begins.
 
@@ -294,6 +330,7 @@ def _place(
         places: where they begin.
         shape: rows and slots.
         rule: theirs.
+        beginnings: which tokens stand in the slots of other texts.
     """
     image_of, image_column = images[standing].nonzero()
     image_order = (images[standing].cumsum(1) - 1)[image_of, image_column]
@@ -302,6 +339,11 @@ def _place(
     text_of, text_column = texts.nonzero()
     text_order = (texts.cumsum(1) - 1)[text_of, text_column]
     text_slots = places.texts[text_of] + text_order
+    own = np.ones(len(text_of), bool)
+    if beginnings is not None:
+        own = text_order >= beginnings.tokens[text_of]
+        lender = places.texts[beginnings.of[text_of]] + text_order
+        text_slots = np.where(own, text_slots - beginnings.tokens[text_of], lender)
 
     image_lengths, text_lengths = images.sum(1), texts.sum(1)
     mask, positions, text_positions = np.zeros((3, shape[0] * shape[1]), dtype=np.int64)
@@ -311,13 +353,18 @@ def _place(
     text_positions[text_slots] = text_order
     numbers = (mask.reshape(shape), positions.reshape(shape), text_positions.reshape(shape))
     numbers += (image_slots, standing[image_of] * images.shape[1] + image_column)
-    numbers += (text_slots, text_of * texts.shape[1] + text_column, text_lengths)
+    text_places = text_of * texts.shape[1] + text_column
+    numbers += (text_slots[own], text_places[own], text_lengths)
+    borrowed = (None, None) if own.all() else (text_slots[~own], text_places[~own])
+    borrowed_slots, borrowed_places = (None if part is None else torch.from_numpy(part) for part in borrowed)
     return Layout(
         *map(torch.from_numpy, numbers),
         text_shape=(texts.shape[0], texts.shape[1]),
         longest_row=int(max((image_lengths[index] + text_lengths).max(initial=0), image_lengths.max(initial=0))),
         longest_text=int(text_lengths.max(initial=0)),
         rule=rule,
+        borrowed_slots=borrowed_slots,
+        borrowed_places=borrowed_places,
     )
 
 

@@ -19,6 +19,7 @@ from gitllm_plugin.modeling.frozen_linear import use_fast_products
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.loss import GitLLMOutput
 from gitllm_plugin.modeling.pixels import are_features
+from gitllm_plugin.modeling.preference import log_likelihoods
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
 from gitllm_plugin.modeling.vision import ImageEncoder
@@ -272,6 +273,27 @@ class GitLLM(InFolder):
         """
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
         return score_candidates(self.decoder, *images, input_ids, attention_mask, candidates, **kwargs)
+
+    def log_likelihoods(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        pixel_values: Tensor | None = None,
+        *,
+        labels: Tensor,
+        num_images: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """Sum the log-probabilities of each text's labels, ``[N]``: ``preference.py:log_likelihoods``.
+
+        Args:
+            input_ids, attention_mask, pixel_values, labels, num_images: as in :meth:`forward`.
+            **kwargs: further arguments of that function (``image_index``, ``like``).
+        """
+        if self.training and torch.is_grad_enabled():
+            self.untrained.clear()
+        images = self._image_or_nothing(input_ids, pixel_values, num_images)
+        return log_likelihoods(self.decoder, *images, input_ids, attention_mask, labels, **kwargs)
 
     def hidden_states(
         self,

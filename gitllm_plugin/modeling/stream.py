@@ -36,6 +36,8 @@ class Group:
         num_texts: how many texts.
         text_length: tokens of the longest one.
         text_places: long ``[text_tokens]``, where each stands in ``[num_texts, text_length]``, flattened.
+        borrowed: None, or two of long ``[b]``: where tokens stand that a text has in common with another one, which
+            alone has a slot for them; and which of ``text_tokens`` each of them is.
     """
 
     image_length: int
@@ -44,6 +46,7 @@ class Group:
     num_texts: int
     text_length: int
     text_places: Tensor
+    borrowed: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +167,9 @@ def _by_text(group: Group, states: Tensor) -> Tensor:
     # Padding comes last, where the causal rule hides it from real tokens; what it computes is not taken back.
     padded = states.new_zeros(group.num_texts * group.text_length, *states.shape[1:])
     padded = padded.index_copy_(0, group.text_places, states)
+    if group.borrowed is not None:
+        places, sources = group.borrowed
+        padded = padded.index_copy_(0, places, states.index_select(0, sources))
     return padded.unflatten(0, (group.num_texts, group.text_length)).transpose(1, 2)
 
 

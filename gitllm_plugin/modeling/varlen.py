@@ -37,7 +37,8 @@ class Pieces:
         image_slots, image_starts: the slots of all image tokens, image after image, long ``[n]``; and where each image
             begins among them, and the last ends, int32 ``[images + 1]``.
         text_slots, text_starts: the same of the texts, long ``[m]`` and int32 ``[N + 1]``.
-        key_slots, key_starts: of each text the slots of its image and then its own, long ``[k]``; int32 ``[N + 1]``.
+        key_slots, key_starts: of each text the slots of its image, those it shares with another text, and its own, long
+            ``[k]``; int32 ``[N + 1]``.
         order: long ``[n + m]``, where each slot of the stream is found behind one another in ``image_slots`` and
             ``text_slots``.
         longest_image, longest_text, longest_keys: tokens of the longest piece of each.

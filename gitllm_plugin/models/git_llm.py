@@ -23,7 +23,7 @@ from gitllm_plugin.modeling import (
 from gitllm_plugin.modeling.build import build_with_texts, enable_gradient_checkpointing
 from gitllm_plugin.modeling.description import DESCRIPTION, LORA, read_description
 from gitllm_plugin.modeling.lora import lora_merged
-from gitllm_plugin.models.image_text import ImageTextModel
+from gitllm_plugin.models.pairs import ReadsPairs
 from gitllm_plugin.processors.of_folder import TEXT, VIS, FolderProcessors
 from gitllm_plugin.resources import config_path
 
@@ -31,7 +31,7 @@ _TYPES = Path(config_path("models", "git_llm"))
 
 
 @registry.register_model("git_llm")
-class GitLLMForLavis(ImageTextModel):
+class GitLLMForLavis(ReadsPairs):
     """Image encoder + projection + causal LLM, behind the methods that LAVIS's runners and tasks call.
 
     Args:
@@ -39,7 +39,8 @@ class GitLLMForLavis(ImageTextModel):
         text_encoder: prompts and answers to ids and labels.
         lr_scale: factor on the learning rate per module of the model.
         weight_decay: of each part's matrices.
-        **settings: ``prompt``, ``rank_by`` and ``class_names`` of :class:`ImageTextModel`.
+        **settings: ``prompt``, ``rank_by`` and ``class_names`` of
+            :class:`~gitllm_plugin.models.image_text.ImageTextModel`.
     """
 
     PRETRAINED_MODEL_CONFIG_DICT = {file.stem: str(file) for file in sorted(_TYPES.glob("*.yaml"))}

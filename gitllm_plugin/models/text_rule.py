@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -129,6 +130,39 @@ class ReadsTexts:
             )
         self._count_truncated(text, samples)
         return text
+
+    def encode_pairs(self, samples: Samples, prompts: Sequence[str], answers: Sequence[str]) -> TextBatch:
+        """Encode two answers to each prompt, whose labels are the answers alone.
+
+        Args:
+            samples: a batch of N texts with images; its other entries are of the 2N.
+            prompts: 2N texts, of which the second half is the first again.
+            answers: 2N texts. A prompt that is too long is shortened alike for both of its own.
+
+        Raises:
+            TooLongError: see :meth:`encode_prompts`.
+        """
+        room = self._room_of_each(samples, len(prompts))
+
+        def encode() -> TextBatch:
+            with _naming(samples, len(prompts)):
+                return self._encoder_of_answers.prompts_and_answers(
+                    prompts, answers, questions=shortenable_of(samples, prompts), max_tokens=room
+                )
+
+        text = encode()
+        if text.truncated and room is not None:
+            lengths = cast(Tensor, text.labels).ge(0).sum(1)
+            longer = (lengths.roll(len(prompts) // 2) - lengths).clamp(min=0).tolist()
+            room = [each - more for each, more in zip(room, longer, strict=True)]
+            text = encode()
+        self._count_truncated(text, samples)
+        return text
+
+    @cached_property
+    def _encoder_of_answers(self) -> TextEncoder:
+        encoder = self.text_encoder
+        return encoder if encoder.loss_on == "answer" else replace(encoder, loss_on="answer")
 
     def count_tokens(self, samples: Samples) -> int:
         """Count the tokens of a batch as training reads them: those of each image once, and those of each text."""

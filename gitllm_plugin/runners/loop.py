@@ -5,7 +5,7 @@ import itertools
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
@@ -208,20 +208,19 @@ class TrainingLoop:
             seed_everything(self.seed, ranks.rank(), position.epoch, position.epoch_iter + index)
             # The sum over tokens and not their mean: what it is divided by is known at the step's end, over all ranks.
             with gradients_exchanged(self.model, index == len(batches) - 1):
-                loss, weight, tokens = self._forward(samples)
-                self.scaler.scale(loss * weight).backward()
-            window.add(loss, weight, tokens, samples)
+                outputs = self._forward(samples)
+                self.scaler.scale(outputs["loss"] * weight_of_loss(outputs)).backward()
+            window.add(outputs, samples)
         return window
 
-    def _forward(self, samples: dict[str, Any]) -> tuple[torch.Tensor, float, int]:
-        """Compute the mean loss of a batch; give also what it was divided by, and the number of its tokens."""
+    def _forward(self, samples: dict[str, Any]) -> Mapping[str, Any]:
+        """Compute the mean loss of a batch, and what it was divided by."""
         with self.autocast():
-            if not offers(self.task, CountingTask):
-                loss = self.task.train_step(model=self.model, samples=samples)
-                # LAVIS's git main gives what the loss is made of besides.
-                return loss[0] if isinstance(loss, tuple) else loss, 1.0, 1
-            outputs = self.task.train_outputs(model=self.model, samples=samples)
-        return outputs["loss"], weight_of_loss(outputs), int(outputs["num_supervised_tokens"])
+            if offers(self.task, CountingTask):
+                return self.task.train_outputs(model=self.model, samples=samples)
+            loss = self.task.train_step(model=self.model, samples=samples)
+        # LAVIS's git main gives what the loss is made of besides.
+        return {"loss": loss[0] if isinstance(loss, tuple) else loss, "num_supervised_tokens": 1}
 
     def _step(self, window: Window) -> torch.Tensor:
         """Turn the sum's gradient into the mean's, clip it, change the weights; gives the unclipped norm."""

@@ -3,7 +3,7 @@
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class StepRecord:
         seconds: time from the end of the step before; of steps whose numbers were read together, their mean.
         skipped: the ids of the step's examples where its gradient could not be used and the weights were left as they
             were; None for all other steps.
+        logged: means over the step of what else the task computes; in the line under names of their own.
     """
 
     step: int
@@ -52,10 +53,12 @@ class StepRecord:
     tokens: int
     seconds: float
     skipped: list[str] | None = None
+    logged: dict[str, float | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Give the record as plain values, without ``skipped`` where nothing was."""
         values = asdict(self)
+        values |= values.pop("logged")
         if self.skipped is None:
             del values["skipped"]
         return values

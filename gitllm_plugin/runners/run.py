@@ -19,6 +19,7 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.protocols import (
     EndlessStream,
     ModelReadingData,
+    ModelReadingTask,
     SizedImagesModel,
     TokenCountingModel,
     check_offers,
@@ -41,7 +42,7 @@ from gitllm_plugin.runners.training_data import TrainingData, training_data
 
 
 def introduce(model: nn.Module, task: Any, datasets: Mapping[str, Mapping[str, Any]]) -> None:
-    """See what model, task and data offer, and let the data look at the model.
+    """See what model, task and data offer, and let task and data look at the model.
 
     Args:
         model: before it is moved, wrapped or spread.
@@ -54,6 +55,8 @@ def introduce(model: nn.Module, task: Any, datasets: Mapping[str, Mapping[str, A
     check_offers(model, "model")
     check_offers(getattr(model, "text_encoder", None), "text encoder")
     check_offers(task, "task")
+    if offers(task, ModelReadingTask):
+        task.use_model(model)
     for dataset in [dataset for by_split in datasets.values() for dataset in by_split.values()]:
         check_offers(dataset, "data set", *(["stream"] if isinstance(dataset, IterableDataset) else []))
         # Before the model is moved, wrapped or spread: its fingerprint is made of whole weights.

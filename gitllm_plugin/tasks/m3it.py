@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,13 @@ class EvaluationResult:
         examples: one dict per example.
         loss_sum: sum of the loss over supervised tokens, each times its weight.
         loss_weight: sum of these weights; without weights the number of tokens.
+        logged: sums of what else the task computes, by the same weights.
     """
 
     examples: list[dict[str, Any]] = field(default_factory=list)
     loss_sum: float = 0.0
     loss_weight: float = 0.0
+    logged: dict[str, float] = field(default_factory=dict)
 
 
 @registry.register_task("m3it")
@@ -143,22 +146,36 @@ class M3ITTask(BaseTask):
             cuda_enabled: not used: batches go where the model is.
         """
         result = EvaluationResult()
-        loss_sum = torch.zeros((), dtype=torch.float64)
-        with inference(model), Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress:
+        sums: dict[str, torch.Tensor] = {}
+        with (
+            self.evaluating(model),
+            Progress("evaluation", num_batches(data_loader), log_freq=self.log_freq) as progress,
+        ):
             for samples in data_loader:
                 if not num_samples(samples):
                     continue  # nothing in it could be read
                 samples = move_batch(samples, model, model.device)
                 if self.valid_loss:
-                    outputs = model(samples)
+                    outputs = self.valid_outputs(model, samples)
                     weight = weight_of_loss(outputs)
                     # Added up where it is: reading it would wait for the device.
-                    loss_sum = outputs["loss"].double() * weight + loss_sum
+                    for name, value in {LOSS: outputs["loss"], **outputs.get("logged", {})}.items():
+                        sums[name] = value.double() * weight + sums.get(name, 0.0)
                     result.loss_weight += weight
                 result.examples += self.valid_step(model, samples)
                 progress.update(samples=num_samples(samples))
-        result.loss_sum = loss_sum.item()
+        if sums:
+            result.logged = dict(zip(sums, torch.stack([*sums.values()]).tolist(), strict=True))
+            result.loss_sum = result.logged.pop(LOSS)
         return result
+
+    def evaluating(self, model: Any) -> AbstractContextManager[None]:
+        """Give the context that a whole evaluation runs in."""
+        return inference(model)
+
+    def valid_outputs(self, model: Any, samples: dict[str, Any]) -> Mapping[str, Any]:
+        """Compute the loss of a batch of an evaluation, as :meth:`train_outputs` gives it."""
+        return model(samples)
 
     def after_evaluation(
         self,
@@ -202,6 +219,8 @@ class M3ITTask(BaseTask):
             if self.valid_loss:
                 weight = sum(part.loss_weight for part in parts)
                 scores[LOSS] = sum(part.loss_sum for part in parts) / weight if weight else math.nan
+                for name in dict.fromkeys(name for part in parts for name in part.logged):
+                    scores[name] = sum(part.logged.get(name, 0.0) for part in parts) / weight
             if skipped:
                 scores["num_skipped"] = skipped
             self._write(examples, report, scores, split_name, epoch, title_of(split_name, epoch, skip_reload))

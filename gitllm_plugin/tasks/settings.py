@@ -111,6 +111,20 @@ class M3ITTaskSettings(LogSettings):
 
 
 @node("run")
+class PreferenceSettings(M3ITTaskSettings):
+    """What the task ``git_llm_dpo`` reads."""
+
+    metrics: Annotated[_Metrics, Says("a list of names, a list for each configuration, or m3it")] = ()
+    """As of the task ``m3it``; none are computed by default, and the lowest loss chooses the best checkpoint."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How much it costs to leave the model that training began with."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """The share of pairs that are taken to be the wrong way round."""
+
+
+@node("run")
 class NoTaskSettings:
     """Of a task that reads nothing: a key that is not the runner's is wrong."""
 

@@ -101,6 +101,8 @@ class M3ITDataset(Dataset):
                 shown[f"before{mark}"] = " / ".join(f"{asked} {said}" for asked, said in text.turns)
             shown[f"question{mark}"] = text.question
             shown[f"answer{mark}"] = "; ".join(text.answers)
+            if text.rejected is not None:
+                shown[f"rejected{mark}"] = text.rejected
         pictures = [open_picture(image, place) for image in group.images] or [Image.new("RGB", (1, 1), "white")]
         return {**shown, "image": pictures if len(pictures) > 1 else pictures[0]}
 
@@ -165,7 +167,9 @@ class M3ITDataset(Dataset):
         for index in self.examples.longer_than(rule.bytes_that_fit):
             group = self.examples[index]
             text = group.texts[0]
-            fault = rule.fault(self._items.prompt_of(text), text.answers[0], text.question, len(group.images))
+            # Of two answers the longer one: which tasks read both is not known here.
+            answer = max(text.answers[0], text.rejected or "", key=len)
+            fault = rule.fault(self._items.prompt_of(text), answer, text.question, len(group.images))
             if fault:
                 path, _, line = self.examples.place_of(index).rpartition(":")
                 faults[index] = Problem(path, int(line), "too_long", f"example {text.id!r}: {fault}")

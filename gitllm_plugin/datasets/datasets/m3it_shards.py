@@ -347,7 +347,8 @@ class M3ITShards(DataPipeline):
 
     def _long_texts(self, rule: TextRule, group: Group, item: Item, images: int) -> Iterator[tuple[int, RowError]]:
         for number, text in enumerate(group.texts):
-            fault = rule.fault(self.items.prompt_of(text), text.answers[0], text.question, images)
+            answer = max(text.answers[0], text.rejected or "", key=len)
+            fault = rule.fault(self.items.prompt_of(text), answer, text.question, images)
             if fault:
                 yield number, RowError("too_long", fault, f"{item.shard.file}, record {item.record}, text {text.id!r}")
 

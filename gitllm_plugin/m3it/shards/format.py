@@ -13,9 +13,9 @@ last, so that a record that breaks off has none::
     {key}.json                      {"config", "images", "number", "split",
                                      "texts": [{"answers", "id", "instruction", "question"}, ...]}
 
-where a text within a conversation has ``turns`` too, ``images`` is how many there are and ``key`` is
-``{config}-{split}-{number:08d}``, without dots. A record without images has the JSON alone. Equal records give equal
-bytes: owner, time and mode of members are constant."""
+where a text within a conversation has ``turns`` too, and one with a worse answer ``rejected``; ``images`` is how many
+there are and ``key`` is ``{config}-{split}-{number:08d}``, without dots. A record without images has the JSON alone.
+Equal records give equal bytes: owner, time and mode of members are constant."""
 
 import io
 import re
@@ -45,6 +45,7 @@ _SIGNATURES = (
     (b"MM\0*", "tiff"),
 )
 _TEXT_KEYS = ("answers", "id", "instruction", "question")
+_MORE_KEYS = ("turns", "rejected")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 _BLOCK = tarfile.BLOCKSIZE
 _SMALLEST_TEXT = 52
@@ -205,7 +206,7 @@ def write_group(group: Group) -> list[tuple[str, bytes]]:
         "number": group.number,
         "images": len(group.images),
         "texts": [
-            {name: getattr(text, name) for name in (*_TEXT_KEYS, *(["turns"] if text.turns else []))}
+            {name: getattr(text, name) for name in (*_TEXT_KEYS, *(key for key in _MORE_KEYS if getattr(text, key)))}
             for text in group.texts
         ],
     }
@@ -284,7 +285,10 @@ def _read_text(item: Mapping[str, Any], config: str) -> Text:
     turns = tuple((question, answer) for question, answer in item.get("turns", ()))
     if not all(isinstance(said, str) for turn in turns for said in turn):
         raise TypeError("turns that are no texts")
-    return Text(words[0], config, words[1], words[2], tuple(answers), turns)
+    rejected = item.get("rejected")
+    if rejected is not None and not isinstance(rejected, str):
+        raise TypeError("a rejected answer that is no text")
+    return Text(words[0], config, words[1], words[2], tuple(answers), turns, rejected)
 
 
 def _parse_manifest(content: Any, place: str) -> Manifest:
