@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, features, gpu, llama_cpp, preferences, stock
+from benchmarks import cpu, decoding, features, gpu, llama_cpp, preferences, stock, tiles
 from benchmarks.peers import command as peers
 
 COMMANDS = {
@@ -14,6 +14,7 @@ COMMANDS = {
     "peers": peers,
     "preferences": preferences,
     "stock": stock,
+    "tiles": tiles,
 }
 
 

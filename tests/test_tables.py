@@ -43,7 +43,7 @@ def test_piped_output_is_plain(capsys):
     assert capsys.readouterr().out == f"first\n\n{TABLE}\n\nlast\n"
 
 
-@pytest.mark.parametrize("columns", [110, 200])
+@pytest.mark.parametrize("columns", [170, 200])
 def test_on_a_terminal_tables_are_drawn_and_no_cell_is_lost(columns):
     """In a real pseudo-terminal: a narrow one folds cells."""
     shown = _in_a_terminal([sys.executable, "-m", "gitllm_plugin", "m3it", "list", "--preset", "article_exp3"], columns)

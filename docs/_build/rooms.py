@@ -1,16 +1,21 @@
-"""Draw the package's rooms and which of them import which, from the code: ``python docs/_build/rooms.py``.
+"""The package's rooms from the code: which import which, drawn, and a line for each file: ``python docs/_build/rooms.py``.
 
 An arrow that follows from others is left out: where ``web`` uses ``words`` and ``words`` uses ``inference``, none leads
 from ``web`` to ``inference``. What all rooms use is a bar at the bottom.
 """
 
+import ast
+import re
 from html import escape
 from itertools import pairwise
 from pathlib import Path
 
 import grimp
 
-DRAWING = Path(__file__).parents[1] / "images" / "rooms.svg"
+DOCS = Path(__file__).parents[1]
+DRAWING = DOCS / "images" / "rooms.svg"
+PAGE = DOCS / "rooms.md"
+PACKAGE = DOCS.parent / "gitllm_plugin"
 
 # Column and row of each room's middle, and what it is for. A new room has to be given its place here.
 ROOMS = {
@@ -151,5 +156,39 @@ def _line(points: list[tuple[float, float]]) -> str:
     return f'<path d="{path}" fill="none" stroke="{LINE}" stroke-width="1.4" marker-end="url(#tip)"/>'
 
 
+def page() -> str:
+    """Make the page of all files: of each the first words of its docstring."""
+    lines = [
+        "<!-- Made by docs/_build/rooms.py of the files' docstrings; edit those. -->\n",
+        "# What each file owns\n",
+        "Paths are below `gitllm_plugin/`; the rooms stand in the [picture of the architecture](architecture.md).",
+    ]
+    files = [file.relative_to(PACKAGE) for file in PACKAGE.rglob("*.py")]
+    rooms = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    for room in ("", *rooms):
+        of_room = [file for file in files if (file.parts[0] if len(file.parts) > 1 else "") == room]
+        rows = [(file, _first_words(file)) for file in sorted(of_room, key=_order)]
+        own = "What all rooms use" if not room else f"`{room}`"
+        lines += [f"\n## {own}\n", "| file | owns |", "| --- | --- |"]
+        lines += [f"| `{file}` | {words} |" for file, words in rows if words]
+    return "\n".join(lines) + "\n"
+
+
+def _order(file: Path) -> tuple[bool, str]:
+    return file.name != "__init__.py", str(file)
+
+
+def _first_words(file: Path) -> str:
+    """Give the first sentence of a file's docstring, up to a colon or semicolon where that says enough."""
+    text = ast.get_docstring(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))) or ""
+    text = " ".join(text.partition("\n\n")[0].split()).replace("``", "`").replace("|", "\\|")
+    text = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"`\1`", text)
+    for end in (". ", ": ", "; "):
+        head = text.partition(end)[0]
+        text = head if len(head.split()) > 3 and head.count("`") % 2 == 0 else text
+    return text.rstrip(".:;")
+
+
 if __name__ == "__main__":
     DRAWING.write_text(drawing(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

@@ -135,6 +135,9 @@ def argument(*names: str, **options: Any) -> Argument:
     return Argument(names, options)
 
 
+JSON = argument("--json", action="store_true", help="print JSON, the tables as header and rows")
+
+
 def command(
     name: str, help: str, description: str, *arguments: Argument | OneOf, examples: str = ""
 ) -> Callable[[Call], Command]:

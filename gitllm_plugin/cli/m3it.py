@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from gitllm_plugin.cli.command import Command, OneOf, argument, command
+from gitllm_plugin.cli.command import JSON, Command, OneOf, argument, command
 from gitllm_plugin.cli.runs import CONFIG, OPTIONS
 from gitllm_plugin.common.processes import usable_cpus
 
@@ -29,13 +29,14 @@ _TREE = (
     "the catalog: rows, metrics, forms, licences; and the presets",
     "List the configurations of M3IT: rows, metrics, forms, licences; and the presets.",
     argument("--preset", help="only what belongs to it"),
+    JSON,
 )
 def list_catalog(args: argparse.Namespace) -> None:
     """List the catalog."""
     from gitllm_plugin.m3it.report import describe_catalog
     from gitllm_plugin.tables import show
 
-    show(describe_catalog(args.preset))
+    show(describe_catalog(args.preset), args.json)
 
 
 @command(
@@ -52,6 +53,7 @@ def list_catalog(args: argparse.Namespace) -> None:
         "--cfg-path", metavar="FILE", help="of a training: also name texts that do not fit into its model's context"
     ),
     OPTIONS,
+    JSON,
     examples="""
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
         gitllm m3it check ~/M3IT --configs coco vqa-v2 --cfg-path my.yaml
@@ -82,7 +84,7 @@ def check(args: argparse.Namespace) -> int:
 
         report.add(find_long_texts(tree, args.cfg_path, args.options, default_index_folder()))
     # First, so that a report that cannot be written costs nobody what was found in hours.
-    show(describe_report(report))
+    show(describe_report(report), args.json)
     if args.report:
         write_report(report, Path(args.report).expanduser())
     return 0 if report.is_good else 1
@@ -102,6 +104,7 @@ def check(args: argparse.Namespace) -> int:
     argument("--seed", type=int, default=0, help="of the instruction that each text gets (default 0)"),
     argument("--allow-missing", action="store_true", help="go on without files that are not there"),
     argument("--part", metavar="I/N", help="make one of N shares; `gitllm m3it merge` joins them"),
+    JSON,
 )
 def shard(args: argparse.Namespace) -> None:
     """Make shards, or one share of them."""
@@ -124,12 +127,9 @@ def shard(args: argparse.Namespace) -> None:
         finished = make_shards(
             tree, out, settings, workers=_workers(args), share=share, on_start=bar.reset, on_progress=bar.update
         )
-    for missing in tree.missing:
-        print(f"without {missing}")
-    if share[1] > 1:
-        print(f"part {args.part} is done; when all are: gitllm m3it merge {args.out}")
-    else:
-        show(describe_shards(finished, out))
+    is_part = f"part {args.part} is done; when all are: gitllm m3it merge {args.out}"
+    found = [is_part] if share[1] > 1 else describe_shards(finished, out)
+    show([*(f"without {missing}" for missing in tree.missing), *found], args.json)
 
 
 @command(
@@ -137,6 +137,7 @@ def shard(args: argparse.Namespace) -> None:
     "finish shards that were made with --part",
     "Finish shards that were made with --part, once all parts are there.",
     argument("out", metavar="OUT", help="folder of the shards"),
+    JSON,
 )
 def merge(args: argparse.Namespace) -> None:
     """Join shares."""
@@ -145,7 +146,7 @@ def merge(args: argparse.Namespace) -> None:
     from gitllm_plugin.tables import show
 
     out = Path(args.out).expanduser()
-    show(describe_shards(merge(out), out))
+    show(describe_shards(merge(out), out), args.json)
 
 
 @command(
@@ -170,6 +171,10 @@ def features(args: argparse.Namespace) -> None:
 
 
 _OUT = argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
+_TEXT_ONLY = argument("--allow-text-only", action="store_true", help="conversations without an image are rows too")
+_COLUMNS = argument(
+    "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
+)
 _HOW = (
     argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)"),
     argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)"),
@@ -189,9 +194,7 @@ _HOW = (
     "names of the folders that the pictures lie in.",
     argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
     _OUT,
-    argument(
-        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
-    ),
+    _COLUMNS,
     *_HOW,
     examples="""
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
@@ -214,6 +217,7 @@ def from_csv(args: argparse.Namespace) -> None:
     "before it. Rows with two ends (prompt, chosen, rejected) are for preferences, about their last answer alone.",
     argument("table", metavar="FILE", help="a file that ends in .json or .jsonl"),
     _OUT,
+    _TEXT_ONLY,
     *_HOW,
     examples="""
         gitllm m3it from-messages llava_instruct_80k.json my-data --images ~/coco/train2017 --val 0.01
@@ -227,8 +231,34 @@ def from_messages(args: argparse.Namespace) -> None:
     _convert(args, {})
 
 
+@command(
+    "from-dataset",
+    "turn a data set of the hub, by its files or its name, into rows",
+    "Turn a data set as the hub has it into M3IT's rows: parquet files, a folder that the library datasets saved, or "
+    "a name, which is streamed (pip install datasets). Columns as for from-csv, or conversations as for from-messages "
+    "(conversations, messages, or texts of user and assistant); images are files in the data itself. Texts are kept in "
+    "memory, pictures are not.",
+    argument("table", metavar="DATASET", help="a parquet file, a folder, or a name of the hub"),
+    _OUT,
+    argument("--split", metavar="NAME", help="read this one and deal it anew (default: each as it is called)"),
+    argument("--subset", metavar="NAME", help="of a data set that has several configurations"),
+    _COLUMNS,
+    _TEXT_ONLY,
+    *(each for each in _HOW if "--encoding" not in each.names),
+    examples="""
+        gitllm m3it from-dataset saved/ my-data --columns answer=caption
+        gitllm m3it from-dataset HuggingFaceM4/the_cauldron my-data --subset ai2d --split train --val 0.05
+    """,
+)
+def from_dataset(args: argparse.Namespace) -> None:
+    """Convert a data set."""
+    from gitllm_plugin.m3it.from_table import parse_columns
+
+    _convert(args, parse_columns(args.columns))
+
+
 def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
-    from gitllm_plugin.m3it.from_table import FromTable, convert_table
+    from gitllm_plugin.m3it.from_table import FromTable, convert_dataset, convert_table
 
     settings = FromTable(
         images=Path(args.images).expanduser() if args.images else None,
@@ -236,10 +266,14 @@ def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
         val=args.val,
         test=args.test,
         short_side=args.resize_short_side,
-        encoding=args.encoding,
+        encoding=vars(args).get("encoding"),
+        text_only=vars(args).get("allow_text_only", False),
+        split=vars(args).get("split"),
+        subset=vars(args).get("subset"),
     )
     out = Path(args.out).expanduser()
-    counts = convert_table(args.table, out, settings, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    convert = convert_dataset if "split" in args else convert_table
+    counts = convert(args.table, out, settings, tell=lambda note: print(f"note: {note}", file=sys.stderr))
     for split, rows in counts.items():
         print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
     if len(counts) > 1:
@@ -272,7 +306,7 @@ m3it = Command(
     "list, check and shard the M3IT data set; turn one's own pictures into its form",
     "List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
     "turn one's own pictures into M3IT's form.",
-    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages),
+    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages, from_dataset),
     examples="""
         gitllm m3it list --preset article_exp3
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json

@@ -4,7 +4,7 @@ import argparse
 import subprocess
 import sys
 
-from gitllm_plugin.cli.command import argument, command
+from gitllm_plugin.cli.command import JSON, argument, command
 
 
 @command(
@@ -38,6 +38,7 @@ def hook(args: argparse.Namespace) -> None:
     "models are used and none is trained.",
     argument("--fix", action="store_true", help="run the commands that mend it and install LAVIS; asks before each"),
     argument("--yes", action="store_true", help="with --fix: do not ask"),
+    JSON,
     examples="""
         gitllm doctor
         gitllm doctor --fix
@@ -56,7 +57,7 @@ def doctor(args: argparse.Namespace) -> int:
     found = examination.examine()
     repairs = examination.repairs_of(found) if args.fix else []
     if not repairs:
-        show(examination.describe(found))
+        show(examination.describe(found), args.json)
         return 0 if found.ok else 1
     for repair in repairs:
         print(repair, flush=True)

@@ -3,11 +3,17 @@
 A wrong path is told before the seconds that torch and a model take to load: hence the order of imports and checks.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from gitllm_plugin.cli.command import argument, command
+from gitllm_plugin.cli.command import JSON, argument, command
 from gitllm_plugin.cli.runs import CONFIG
+
+if TYPE_CHECKING:
+    from gitllm_plugin.tables import Block
 
 _DEMO_MODEL = "output/demo/train/latest"
 MODEL = argument(
@@ -24,6 +30,7 @@ HOST = argument("--host", default="127.0.0.1", metavar="ADDRESS", help="default 
     "list a model's parameters: shape, count, what is trained",
     "Build the model of a configuration, or of a run's folder, and list its parameters, layers of one shape together.",
     *CONFIG,
+    JSON,
     examples="""
         gitllm parameters --cfg-path projects/git_llm/train/demo_easyvqa.yaml
         gitllm parameters my.yaml --options model.trainable=proj+lora+vit
@@ -35,7 +42,7 @@ def parameters(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.launch import list_parameters
     from gitllm_plugin.tables import show
 
-    show(list_parameters(args.cfg_path, args.options))
+    show(list_parameters(args.cfg_path, args.options), args.json)
 
 
 @command(
@@ -203,6 +210,7 @@ def demo(args: argparse.Namespace) -> None:
     argument("--top-k", type=int, default=5, metavar="K", help="words a patch (default 5)"),
     argument("--limit", type=int, default=200, metavar="N", help="most pictures of --images (default 200)"),
     argument("--out", default="output/words", metavar="FOLDER", help="where to write (default output/words)"),
+    JSON,
     examples="""
         gitllm words cat.jpg                                          the demonstration's model
         gitllm words cat.jpg --model my-model --top-k 10
@@ -217,11 +225,13 @@ def words(args: argparse.Namespace) -> None:
     from gitllm_plugin.common.files import check_writable
 
     check_writable(args.out)
-    files = _explain_one(args) if args.images is None else _explain_many(args)
-    print("\n".join(f"written: {file}" for file in files))
+    blocks, files = _explain_one(args) if args.images is None else _explain_many(args)
+    from gitllm_plugin.tables import show
+
+    show([*blocks, "\n".join(f"written: {file}" for file in files)], args.json)
 
 
-def _explain_one(args: argparse.Namespace) -> list[Path]:
+def _explain_one(args: argparse.Namespace) -> tuple[list[Block], list[Path]]:
     from gitllm_plugin.host.open_model import open_pipeline
     from gitllm_plugin.m3it.pictures import open_picture
 
@@ -230,20 +240,17 @@ def _explain_one(args: argparse.Namespace) -> list[Path]:
     from gitllm_plugin.words.run import explain_picture
 
     nearest, files = explain_picture(pipeline, picture, Path(args.image).stem, Path(args.out), args.top_k)
-    for measure in ("cosine", "dot"):
-        print(f"nearest by {measure}: " + ", ".join(f"{t.strip()} {n}" for t, n in nearest.counts(measure)[:10]))
-    return files
+    counts = {measure: nearest.counts(measure)[:10] for measure in ("cosine", "dot")}
+    told = [f"nearest by {name}: " + ", ".join(f"{t.strip()} {n}" for t, n in each) for name, each in counts.items()]
+    return ["\n".join(told)], files
 
 
-def _explain_many(args: argparse.Namespace) -> list[Path]:
+def _explain_many(args: argparse.Namespace) -> tuple[list[Block], list[Path]]:
     from gitllm_plugin.host.open_model import open_pipeline
     from gitllm_plugin.words.collection import check_collection
 
     check_collection(args.images)
     pipeline = open_pipeline(args.model, trained=not args.before_training)
-    from gitllm_plugin.tables import show
     from gitllm_plugin.words.run import explain_pictures
 
-    blocks, files = explain_pictures(pipeline, args.images, Path(args.out), args.limit)
-    show(blocks)
-    return files
+    return explain_pictures(pipeline, args.images, Path(args.out), args.limit)

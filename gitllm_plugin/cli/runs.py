@@ -3,9 +3,11 @@
 import argparse
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
-from gitllm_plugin.cli.command import OneOf, argument, command
+from gitllm_plugin.cli.command import JSON, OneOf, argument, command
 
 OPTIONS = argument(
     "--options",
@@ -116,6 +118,7 @@ def evaluate(args: argparse.Namespace) -> None:
     "say what a key of a configuration means and may hold",
     "List the keys of configurations, with defaults, what they may hold, and what they mean.",
     argument("word", nargs="?", metavar="WORD", help="section, registered name or part of a key; without it, all"),
+    JSON,
     examples="""
         gitllm keys warmup          the keys that have it in their names
         gitllm keys run             what the runner and the tasks read
@@ -127,9 +130,11 @@ def keys(args: argparse.Namespace) -> None:
     from gitllm_plugin.host.declarations import default_of, find_keys, meaning_of
     from gitllm_plugin.tables import Table, show
 
+    blocks = []
     for declaration, found in find_keys(args.word):
         rows = [(path, default_of(key), key.allowed, meaning_of(key)) for path, key in found]
-        show([declaration.title, Table(("key", "default", "allowed", "meaning"), rows)])
+        blocks += [declaration.title, Table(("key", "default", "allowed", "meaning"), rows)]
+    show(blocks, args.json)
 
 
 @command(
@@ -163,6 +168,7 @@ def run_script(args: argparse.Namespace) -> None:
         "--processes", type=int, metavar="N", help="how many train each run, one a GPU (default: the plan's, or 1)"
     ),
     argument("--options", nargs="+", default=[], metavar="KEY=VALUE", help="overrides for every run"),
+    JSON,
     examples="""
         gitllm experiment projects/git_llm/experiments/demo_exp1.yaml
         gitllm experiment projects/git_llm/experiments/exp1.yaml --only proj proj_lora
@@ -183,7 +189,22 @@ def experiment(args: argparse.Namespace) -> None:
         for run in choose_runs(plan, args.only):
             print(show_command(train_command(plan, run)))
     else:
-        show(["", run_experiment(plan, args.only, args.fresh), f"report: {plan.output_dir / 'README.md'}"])
+        with _all_to_stderr() if args.json else nullcontext():
+            table = run_experiment(plan, args.only, args.fresh)
+        show(["", table, f"report: {plan.output_dir / 'README.md'}"], args.json)
+
+
+@contextmanager
+def _all_to_stderr() -> Iterator[None]:
+    """Let what this process and those that it starts print go to standard error, inside the block."""
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 @command(

@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch._guards import active_fake_mode
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.attention.bias import CausalBias
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -26,6 +27,7 @@ Place = Any
 
 _aten = torch.ops.aten
 _FACTORIES = {_aten.empty, _aten.empty_strided, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn}
+_DEVICE = torch.ops.prim.device.default
 _INDEXED = {_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default}
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -104,15 +106,21 @@ class Simulation(TorchDispatchMode):
             dtype: of all floating weights; None: each its own.
         """
         memo: dict[int, Any] = {id(each): each for each in shared}
+        parts = [each for each in memo.values() if isinstance(each, nn.Module)]
+        apart = {id(value) for part in parts for value in (*part.parameters(), *part.buffers())}
         with self.running():
-            for value in (*module.parameters(), *module.buffers()):
+            for value in (each for each in (*module.parameters(), *module.buffers()) if id(each) not in apart):
                 memo[id(value)] = self.fake(value, dtype)
                 self._note(memo[id(value)].untyped_storage())
             return copy.deepcopy(module, memo)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Compute for real what is made of real tensors, else without numbers."""
+        if func is _DEVICE:  # asked for by half of all calls
+            return func(*args)
         kwargs = kwargs or {}
+        if active_fake_mode() is not None:  # torch itself asks for a shape: what is made for it is never held
+            return func(*args, **kwargs)
         if any(not issubclass(kind, (FakeTensor, nn.Parameter)) and kind is not Tensor for kind in types):
             return NotImplemented  # DTensors come back as what they are made of
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -121,8 +129,8 @@ class Simulation(TorchDispatchMode):
         else:
             if func in _INDEXED:
                 args = (args[0], _by_numbers(args[1]), *args[2:])
-            with self._fake:
-                result = func(*args, **kwargs)
+            # As inside the mode, without entering it anew for each.
+            result = self._fake.__torch_dispatch__(func, types, args, kwargs)
             if not tensors and isinstance(result, Tensor) and (not result.is_floating_point() or result.numel() <= 1):
                 result = func(*args, **kwargs)
         for leaf in tree_leaves(result):

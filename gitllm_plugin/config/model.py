@@ -64,7 +64,8 @@ def is_there(path: str) -> bool:
 def missing_path(key: str, path: str) -> str | None:
     """Find whether a file or folder is not there, and say so; ``key`` begins with a dot, see :class:`Rule`."""
     if not is_there(path):
-        return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
+        made = f"; `gitllm export RUN {path}` makes one of a training run" if key.endswith(".folder") else ""
+        return f"{key} is {path}, which does not exist (looked from {Path.cwd()}){made}"
     return None
 
 
@@ -154,6 +155,9 @@ class BuildSettings:
         ),
     ] = 2
     """Patches in a row of those that become one token: an image has so many times its square fewer tokens."""
+
+    tile_marks: Annotated[bool, _WITHOUT_FOLDER] = False
+    """Learn embeddings of row and column of the tiles that a picture is cut into (``max_tiles`` of its processor)."""
 
     attention: Annotated[AttentionKind, _WITHOUT_FOLDER] = "git"
     """What the language model's image tokens see: ``git``: their whole image, no text; ``causal``: of their image what

@@ -18,6 +18,7 @@ from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.config_file import holds_a_mapping, load_config, resolve, unreadable, why
+from gitllm_plugin.host.data_addresses import where_from
 from gitllm_plugin.host.run_keys import check_keys_of_lavis
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import hide_secrets
@@ -54,7 +55,11 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     found = _check(given, evaluating, {"run.own_weights": own is not None})
     if found.faults:
         count = len(found.faults)
-        listed = "\n".join(f"  - {fault}" for fault in found.faults)
+        hints = [where_from(str(fault)) for fault in found.faults]
+        lines = [
+            f"  - {fault}" + (f"\n    {hint}" if hint else "") for fault, hint in zip(found.faults, hints, strict=True)
+        ]
+        listed = "\n".join(lines)
         raise ConfigError(f"{cfg_path}: {count} error{'s' if count > 1 else ''}\n{listed}")
     if os.environ.get("RANK", "0") == "0":  # torchrun's: every process checks, and one tells
         for note in found.notes:
@@ -72,6 +77,7 @@ def _check(given: Mapping[str, Any], evaluating: bool, besides: Mapping[str, Any
     of_run = _check_run(run, known) if run else Checked()
     known |= {f"run.{key}": value for key, value in of_run.values.items()}
     of_model = _check_model(model, known) if model else Checked()
+    of_model.faults += _check_tiles(model, datasets)
     sections = Checked(faults=[*_check_sections(given)])
     parts = (sections, of_model, of_datasets, of_run)
     return Checked(
@@ -180,6 +186,18 @@ def _check_model(model: Mapping, known: Mapping[str, Any]) -> Checked:
         found.faults += _but_of(("model.model_type",), checked.faults)
         found.notes += checked.notes
     return found
+
+
+def _check_tiles(model: Mapping, datasets: Mapping) -> Iterable[str]:
+    """Refuse pictures in tiles where another model than git_llm is to read them."""
+    for name, node in datasets.items():
+        for phase, pictures in _section(node, "vis_processor").items() if isinstance(node, Mapping) else ():
+            tiles = pictures.get("max_tiles") if isinstance(pictures, Mapping) else None
+            if isinstance(tiles, int) and tiles > 1 and model.get("arch") != "git_llm":
+                yield (
+                    f"datasets.{name}.vis_processor.{phase}.max_tiles is {tiles}, but model.arch is "
+                    f"{model.get('arch')!r}: pictures in tiles are read by git_llm alone; leave max_tiles out"
+                )
 
 
 def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:

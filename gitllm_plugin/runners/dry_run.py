@@ -30,7 +30,7 @@ from gitllm_plugin.runners.length import Position, RunLength
 from gitllm_plugin.runners.memory import Step, describe_peaks
 from gitllm_plugin.runners.saved_config import without_secrets
 from gitllm_plugin.secret_values import hide_secrets
-from gitllm_plugin.tables import as_text
+from gitllm_plugin.tables import as_text, terminal_width
 
 FIGURE = "first_batch.png"
 _MOST_TEXTS = 8
@@ -70,11 +70,12 @@ def dry_run(
         clipped=bool(run_cfg.max_grad_norm),
     )
     with encoded_texts(step.model) as encoded:
-        memory = as_text(describe_peaks(step, run_cfg.sharding))
+        memory = as_text(describe_peaks(step, run_cfg.sharding), terminal_width())
+    rows = parameter_rows(getattr(step.model, "model", step.model))
     tokenizer = encoder.tokenizer if encoder is not None and encoded else None
     sections = {
         "configuration": OmegaConf.to_yaml(OmegaConf.create(without_secrets(parts.config.config))).rstrip(),
-        "parameters": as_text(describe_parameters(parameter_rows(getattr(step.model, "model", step.model)))),
+        "parameters": as_text(describe_parameters(rows), terminal_width()),
         "first batch": f"{describe_texts(batch, encoded[0] if encoded else None, tokenizer)}\n{images}",
         "memory": memory,
         "time": describe_time(length, _time(parts, step, model, load_model)),

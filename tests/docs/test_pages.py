@@ -12,7 +12,6 @@ import pytest
 from tests.docs.pages import MARK, PAGES, REPOSITORY, anchors, links, name_of, runnable_snippets
 
 RUNNABLE = [page for page in PAGES if runnable_snippets(page)]
-ROOMS = ("common", "host", "m3it", "metrics", "modeling", "runners")
 LONG = {"docs/tutorial.md"}
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1500))
 PRELUDE = f'set -euo pipefail; gitllm() {{ "{sys.executable}" -W ignore -m gitllm_plugin "$@"; }}\n'
@@ -83,12 +82,12 @@ def test_what_a_page_says_stands_where_is_there(page):
     assert missing == []
 
 
-def test_every_file_has_its_owner_in_a_page():
-    """Small files of families, processors and the like stand for themselves."""
-    page = (REPOSITORY / "docs" / "rooms.md").read_text(encoding="utf-8")
-    files = [file for room in ROOMS for file in (REPOSITORY / "gitllm_plugin" / room).glob("*.py")]
-    named = [f"{file.parent.name}/{file.name}" for file in files if file.name != "__init__.py"]
-    assert [name for name in sorted(named) if f"`{name}`" not in page] == [], "docs/rooms.md does not name them"
+def test_every_file_says_in_its_docstring_what_it_owns():
+    made = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "rooms.py"))
+    page = made["page"]()
+    assert made["PAGE"].read_text(encoding="utf-8") == page, "run: python docs/_build/rooms.py"
+    files = {str(file.relative_to(REPOSITORY / "gitllm_plugin")) for file in (REPOSITORY / "gitllm_plugin").rglob("*.py")}
+    assert files == set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)), "a file has no docstring"
 
 
 def test_the_picture_of_the_rooms_is_drawn_from_the_code():

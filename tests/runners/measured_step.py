@@ -103,7 +103,7 @@ def main(family: str, dtype: str, trainable: str, checkpointed: str = "") -> Non
     """Print bytes measured and computed."""
     torch.set_num_threads(1)
     step = step_of(build(family, DTYPES[dtype], trainable, bool(checkpointed)), DTYPES[dtype])
-    print(measure(step), ddp_peaks(step)[1])
+    print(measure(step), ddp_peaks(step)[0][1])
 
 
 if __name__ == "__main__":

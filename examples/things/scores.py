@@ -1,0 +1,149 @@
+"""Asks a trained model what it was never shown, beside chance, the blind guess and other pictures."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from examples.easyvqa.controls import score_best_guesses
+from examples.easyvqa.data import Row, read_rows
+from examples.things.data import NAMES
+from examples.things.rows import TESTS, WHAT
+from gitllm_plugin.inference.asking import Decoding, Question
+from gitllm_plugin.inference.pipeline import Pipeline
+
+SCORES = "scores.json"
+RANKING = "new_thing"
+"""The test in which names are ranked; in the others answers are written and compared as a whole."""
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Score:
+    """A test's result; parts of 1.
+
+    Attributes:
+        test: of :data:`~examples.things.rows.TESTS`.
+        examples: how many.
+        right: answers that are the truth.
+        chance: of one of the possible answers at random.
+        blind: the best guess from the question alone, learnt from the training rows.
+        shuffled: right answers where each picture is another example's.
+    """
+
+    test: str
+    examples: int
+    right: float
+    chance: float
+    blind: float
+    shuffled: float
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A test's rows with their answers."""
+
+    row: Row
+    answer: str
+
+    @property
+    def right(self) -> bool:
+        """Whether it is the truth."""
+        return self.answer.strip().lower() == self.row["outputs"].lower()
+
+
+def score_tests(pipeline: Pipeline, rows: Path, output: Path) -> list[Score]:
+    """Score all tests; those that were scored before are read.
+
+    Args:
+        pipeline: the trained model.
+        rows: the folder of ``make_data``.
+        output: gets ``scores.json`` and each test's answers.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    scores = []
+    for test in TESTS:
+        path = output / f"{test}.json"
+        if not path.is_file():
+            found = read_rows(rows / "test" / f"{test}.jsonl")
+            score, answered = _score(pipeline, test, rows, found)
+            kept = [{**_without_picture(each.row), "answer": each.answer} for each in answered]
+            path.write_text(json.dumps({"score": asdict(score), "answers": kept}, indent=1), encoding="utf-8")
+        scores.append(Score(**json.loads(path.read_text(encoding="utf-8"))["score"]))
+        print(f"  {test}: {scores[-1].right:.1%} of {scores[-1].examples}", flush=True)
+    (output / SCORES).write_text(json.dumps([asdict(score) for score in scores], indent=1), encoding="utf-8")
+    return scores
+
+
+def _score(pipeline: Pipeline, test: str, folder: Path, rows: Sequence[Row]) -> tuple[Score, list[Answered]]:
+    shuffled = [{**row, "image_base64_str": other["image_base64_str"]} for row, other in _with_others(rows)]
+    names = json.loads((folder / NAMES).read_text(encoding="utf-8"))["names"]
+    if test == RANKING:
+        answered, controls = (rank(pipeline, each, names) for each in (rows, shuffled))
+        chance = blind = 1 / len(names)  # each name is asked for equally often, and none is in the training
+    else:
+        answered, controls = (ask(pipeline, each) for each in (rows, shuffled))
+        train = read_rows(folder / "train" / f"{test}.jsonl")
+        chance = 1 / len({row["outputs"] for row in train})
+        blind = score_best_guesses(map(_without_words, train), map(_without_words, rows))
+    right, by_chance = (sum(each.right for each in some) / len(some) for some in (answered, controls))
+    return Score(test, len(rows), right, chance, blind, by_chance), answered
+
+
+def ask(pipeline: Pipeline, rows: Sequence[Row]) -> list[Answered]:
+    """Let the model write an answer to each row."""
+    answered = []
+    for start in tqdm(range(0, len(rows), _BATCH), "answers", disable=None):
+        some = rows[start : start + _BATCH]
+        questions = [Question((base64.b64decode(row["image_base64_str"]),), row["inputs"], "") for row in some]
+        answers = pipeline.answers(questions, Decoding(max_new_tokens=16))
+        answered += [Answered(row, answer) for row, answer in zip(some, answers, strict=True)]
+    return answered
+
+
+def rank(pipeline: Pipeline, rows: Sequence[Row], names: Sequence[str]) -> list[Answered]:
+    """Let the model choose one of the names for each row: the likeliest, beside how likely it is of a white picture."""
+    blank = _log_likelihoods(pipeline, None, names)
+    answered = []
+    for row in tqdm(rows, "ranking", disable=None):
+        likely = _log_likelihoods(pipeline, row, names)
+        answered.append(Answered(row, names[int((likely - blank).argmax())]))
+    return answered
+
+
+def _log_likelihoods(pipeline: Pipeline, row: Row | None, names: Sequence[str]) -> torch.Tensor:
+    picture = Image.new("RGB", (128, 128), "white") if row is None else base64.b64decode(row["image_base64_str"])
+    prompt = pipeline.prompt(WHAT, "")
+    text = pipeline.text_encoder.prompts([prompt])
+    with pipeline.exclusive() as model:
+        scores = model.score_candidates(
+            text.input_ids,
+            text.attention_mask,
+            pipeline.pixels(picture),
+            candidates=pipeline.text_encoder.candidates([prompt], [list(names)]),
+        )
+    return scores.log_likelihood[0]
+
+
+def _with_others(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Give each row another one; rows about one thing stand together, so the other stands half the list away."""
+    half = len(rows) // 2
+    return list(zip(rows, [*rows[half:], *rows[:half]], strict=True))
+
+
+def _without_picture(row: Mapping[str, str]) -> Row:
+    return {key: value for key, value in row.items() if key != "image_base64_str"}
+
+
+def _without_words(row: Row) -> Row:
+    """Ask a yes/no question without the name, which new questions have anew."""
+    question = row["inputs"]
+    return {**row, "inputs": "is this a picture of?" if question.startswith("is this a picture of") else question}

@@ -1,0 +1,138 @@
+"""Rows about pictures of things: what is kept out stays out, and no question tells its answer."""
+
+import json
+import random
+import subprocess
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from examples.easyvqa.errors import DemoError
+from examples.things import data, rows, sources
+from examples.things.pictures import KINDS, read_emoji
+from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
+
+test_rows.__test__ = False
+STYLES = [source.folder for source in sources.EMOJI]
+DEEDS, TONES = ("cook", "pilot", "judge", "farmer"), ("light", "medium", "dark")
+GROUPS = list(KINDS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few() -> Iterator[None]:
+    """Fewer new things and fewer pictures of several than the example has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "NUM_NEW_THINGS", 10)
+        patch.setattr(rows, "NUM_COUNTED", 100)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven styles of small emoji in Iconify's form: 20 things of each group, and people."""
+    root = tmp_path_factory.mktemp("things")
+    groups: dict[str, list[str]] = defaultdict(list)
+    for group in GROUPS:
+        groups[group] = [f"{group.split()[0].lower()}x{chr(97 + n)}" for n in range(6)]
+    groups["Flags"] = ["flag-nowhere"]
+    people = [f"{gender}-{deed}-{tone}-skin-tone" for gender in ("man", "woman") for deed in DEEDS for tone in TONES]
+    groups["People & Body"] += people
+    names = [name for group in groups.values() for name in group]
+    for number, style in enumerate(STYLES):
+        folder = root / style / "package"
+        folder.mkdir(parents=True)
+        icons = {
+            name: {
+                "body": f'<circle cx="{4 + place % 5}" cy="8" r="{3 + number % 3}" fill="#{place * 977 % 4096:03x}"/>'
+            }
+            for place, name in enumerate(names)
+        }
+        (folder / "icons.json").write_text(json.dumps({"icons": icons, "width": 16, "height": 16}))
+        (folder / "metadata.json").write_text(json.dumps({"categories": groups}))
+    return root
+
+
+@pytest.fixture(scope="module")
+def parts(cache: Path):
+    return divide(read_emoji(cache), [])
+
+
+def test_what_is_kept_out_is_nowhere_in_the_training(parts) -> None:
+    assert len(parts.names) == rows.NUM_NEW_THINGS
+    trained = {drawing.name for drawing in parts.train}
+    words = {word for name in trained for word in name.split()}
+    assert not words & set(parts.names)
+    assert NEW_STYLE not in {drawing.style for drawing in parts.train}
+    assert {drawing.name for drawing in parts.new_renderings} <= trained
+    assert "flag nowhere" not in trained
+
+
+def test_a_new_combination_has_known_pairs(parts) -> None:
+    trained = {drawing.person for drawing in parts.train if drawing.person}
+    new = {drawing.person for drawing in parts.new_people}
+    assert new and not new & trained
+    for deed, gender, tone in new:
+        assert any(one[:2] == (deed, gender) for one in trained)
+        assert any((one[0], one[2]) == (deed, tone) for one in trained)
+        assert any(one[1:] == (gender, tone) for one in trained)
+
+
+@pytest.mark.parametrize("made", [train_rows, test_rows])
+def test_the_text_does_not_tell_the_answer(parts, made) -> None:
+    found = dict(made(parts))
+    yesno = [row for _, row in found["yesno"]]
+    answers = defaultdict(Counter)
+    for row in yesno:
+        answers[row["inputs"]][row["outputs"]] += 1
+    assert all(each["yes"] == each["no"] for each in answers.values())
+    counts = Counter(row["outputs"] for _, row in found["count"])
+    assert len(counts) == 5 and len(set(counts.values())) == 1
+    if made is test_rows:
+        assert set(found) == set(TESTS)
+        kinds = Counter(row["outputs"] for _, row in found["kind"])
+        assert len(set(kinds.values())) == 1
+        names = Counter(row["outputs"] for _, row in found["new_thing"])
+        assert set(names) == set(parts.names) and set(names.values()) == {2}
+
+
+def test_no_picture_is_asked_for_its_own_name_as_another(parts) -> None:
+    for drawing, row in dict(train_rows(parts))["yesno"]:
+        assert (row["inputs"] == f"is this a picture of {drawing.name}?") == (row["outputs"] == "yes")
+
+
+def test_rows_are_made_alike_whole_and_readable(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "fetch_sources", lambda cache: ["stamps cannot be had"])
+    for name in ("one", "two"):
+        data.make_data(cache, tmp_path / name)
+    first, second = (sorted((tmp_path / name).rglob("*.json*")) for name in ("one", "two"))
+    assert len(first) == 12 and [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert json.loads((tmp_path / "one" / data.NAMES).read_text())["missing"] == ["stamps cannot be had"]
+
+
+def test_without_emoji_it_says_which_packages_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "fetch_sources", lambda cache: [])
+    with pytest.raises(DemoError, match="@iconify-json/noto"):
+        data.make_data(tmp_path / "empty", tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_source_that_cannot_be_had_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(command: list[str], folder: Path) -> None:
+        raise subprocess.CalledProcessError(1, command, stderr="no network\nE: not reachable")
+
+    monkeypatch.setattr(sources, "_run", fail)
+    missing = sources.fetch_sources(tmp_path)
+    assert len(missing) == len(sources.SOURCES) and all("E: not reachable" in line for line in missing)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+    assert "left out" in capsys.readouterr().err
+
+
+def test_a_seed_of_its_own_changes_no_other_draw(parts) -> None:
+    random.seed(1)
+    first = [row for _, row in dict(train_rows(parts))["yesno"]]
+    random.seed(2)
+    assert [row for _, row in dict(train_rows(parts))["yesno"]] == first
