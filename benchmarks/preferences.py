@@ -19,7 +19,7 @@ from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.lora import LoraSettings, inject_lora
 from gitllm_plugin.modeling.preference import log_likelihoods
 
-SIZES = {
+SIZES: dict[str, Any] = {
     "hidden_size": 576,
     "intermediate_size": 1536,
     "num_attention_heads": 9,
