@@ -73,6 +73,7 @@ setup(
         "lmms-eval": ["lmms-eval>=0.7.3"],
         "web": ["gradio>=6"],
         "serve": ["fastapi", "uvicorn"],
+        "datasets": ["datasets>=3.4"],
         "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
         "tracking": ["tensorboard", "wandb"],
         "dev": [
@@ -112,6 +113,8 @@ setup(
         "Programming Language :: Python :: 3 :: Only",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Topic :: Scientific/Engineering :: Image Recognition",
         "Typing :: Typed",

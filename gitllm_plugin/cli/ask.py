@@ -158,11 +158,14 @@ def caption(args: argparse.Namespace) -> int:
 def predict(args: argparse.Namespace) -> int:
     """Answer rows."""
     from gitllm_plugin.common.checksums import sum_of_file
+    from gitllm_plugin.common.file_faults import check_readable
     from gitllm_plugin.inference.questions import count_rows, read_rows
 
     path = Path(args.input).expanduser()
     if args.input != "-" and not path.is_file():
         raise ConfigError(f"{path} {'is a folder' if path.is_dir() else 'does not exist'}; name a file of JSON lines")
+    if args.input != "-":
+        check_readable(path)
     with sys.stdin.buffer if args.input == "-" else open(path, "rb") as lines:
         is_file = lines is not sys.stdin.buffer
         return _run(

@@ -171,6 +171,10 @@ def features(args: argparse.Namespace) -> None:
 
 
 _OUT = argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
+_TEXT_ONLY = argument("--allow-text-only", action="store_true", help="conversations without an image are rows too")
+_COLUMNS = argument(
+    "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
+)
 _HOW = (
     argument("--images", metavar="FOLDER", help="that files are relative to (default: the table's)"),
     argument("--val", type=float, default=0.0, metavar="SHARE", help="of pictures, for validation (0)"),
@@ -184,14 +188,13 @@ _HOW = (
     "from-csv",
     "turn a table of picture files, questions and answers, or a folder of pictures, into rows",
     "Turn a table, or a folder of pictures, into M3IT's rows. Columns: image (a file) and answer; optionally "
-    "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b, or a list in "
+    "question, rejected (a worse answer, beside which answer may be called chosen), instruction, id and split (train, "
+    "val or test). Several files or answers in a cell: a|b, or a list in "
     "JSON and parquet. Of a folder, the answers are the .txt files beside the pictures or, if there are none, the "
     "names of the folders that the pictures lie in.",
     argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
     _OUT,
-    argument(
-        "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
-    ),
+    _COLUMNS,
     *_HOW,
     examples="""
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
@@ -211,9 +214,10 @@ def from_csv(args: argparse.Namespace) -> None:
     "turn conversations about pictures, in JSON, into rows",
     "Turn conversations about pictures into M3IT's rows, as LLaVA's and ShareGPT's files have them (conversations, "
     "from, value) or chat endpoints (messages, role, content). Each of the assistant's turns is learnt behind those "
-    "before it.",
+    "before it. Rows with two ends (prompt, chosen, rejected) are for preferences, about their last answer alone.",
     argument("table", metavar="FILE", help="a file that ends in .json or .jsonl"),
     _OUT,
+    _TEXT_ONLY,
     *_HOW,
     examples="""
         gitllm m3it from-messages llava_instruct_80k.json my-data --images ~/coco/train2017 --val 0.01
@@ -227,8 +231,34 @@ def from_messages(args: argparse.Namespace) -> None:
     _convert(args, {})
 
 
+@command(
+    "from-dataset",
+    "turn a data set of the hub, by its files or its name, into rows",
+    "Turn a data set as the hub has it into M3IT's rows: parquet files, a folder that the library datasets saved, or "
+    "a name, which is streamed (pip install datasets). Columns as for from-csv, or conversations as for from-messages "
+    "(conversations, messages, or texts of user and assistant); images are files in the data itself. Texts are kept in "
+    "memory, pictures are not.",
+    argument("table", metavar="DATASET", help="a parquet file, a folder, or a name of the hub"),
+    _OUT,
+    argument("--split", metavar="NAME", help="read this one and deal it anew (default: each as it is called)"),
+    argument("--subset", metavar="NAME", help="of a data set that has several configurations"),
+    _COLUMNS,
+    _TEXT_ONLY,
+    *(each for each in _HOW if "--encoding" not in each.names),
+    examples="""
+        gitllm m3it from-dataset saved/ my-data --columns answer=caption
+        gitllm m3it from-dataset HuggingFaceM4/the_cauldron my-data --subset ai2d --split train --val 0.05
+    """,
+)
+def from_dataset(args: argparse.Namespace) -> None:
+    """Convert a data set."""
+    from gitllm_plugin.m3it.from_table import parse_columns
+
+    _convert(args, parse_columns(args.columns))
+
+
 def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
-    from gitllm_plugin.m3it.from_table import FromTable, convert_table
+    from gitllm_plugin.m3it.from_table import FromTable, convert_dataset, convert_table
 
     settings = FromTable(
         images=Path(args.images).expanduser() if args.images else None,
@@ -236,10 +266,14 @@ def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
         val=args.val,
         test=args.test,
         short_side=args.resize_short_side,
-        encoding=args.encoding,
+        encoding=vars(args).get("encoding"),
+        text_only=vars(args).get("allow_text_only", False),
+        split=vars(args).get("split"),
+        subset=vars(args).get("subset"),
     )
     out = Path(args.out).expanduser()
-    counts = convert_table(args.table, out, settings, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    convert = convert_dataset if "split" in args else convert_table
+    counts = convert(args.table, out, settings, tell=lambda note: print(f"note: {note}", file=sys.stderr))
     for split, rows in counts.items():
         print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
     if len(counts) > 1:
@@ -272,7 +306,7 @@ m3it = Command(
     "list, check and shard the M3IT data set; turn one's own pictures into its form",
     "List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
     "turn one's own pictures into M3IT's form.",
-    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages),
+    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages, from_dataset),
     examples="""
         gitllm m3it list --preset article_exp3
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json

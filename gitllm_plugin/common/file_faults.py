@@ -50,6 +50,19 @@ def fault_of_file(path: Path) -> str | None:
     return None
 
 
+def check_readable(path: Path) -> None:
+    """Refuse a file of which not a byte can be read.
+
+    Raises:
+        ConfigError: the message names it.
+    """
+    try:
+        with path.open("rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
 def check_file(path: Path) -> None:
     """Refuse a file that :func:`fault_of_file` finds fault with.
 

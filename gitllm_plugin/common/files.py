@@ -194,7 +194,7 @@ def storage_errors(place: str, read_too: bool = False) -> Iterator[None]:
 
     Args:
         place: what is said to be written where the error names no file.
-        read_too: also those of a file or folder that may not be used, or is none, which may be one that is read.
+        read_too: also those of any file or folder that the error names, which may be one that is read.
 
     Raises:
         StorageError: the disk is full or read-only.
@@ -206,7 +206,7 @@ def storage_errors(place: str, read_too: bool = False) -> Iterator[None]:
             raise
         if error.errno in _OF_WRITING:
             raise storage_error(error.filename or place, error) from error
-        if read_too and error.filename and error.errno in _ADVICE:
+        if read_too and error.filename and error.strerror:
             raise StorageError(f"{error.filename} cannot be used: {error.strerror}") from error
         raise
 
@@ -249,6 +249,14 @@ def _hidden(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # the error that is under way says more
             _remove(hidden)
+
+
+@contextmanager
+def scratch_folder(beside: Path) -> Iterator[Path]:
+    """Give an empty folder beside a path for files of this process, removed at the end or, of a killed one, later."""
+    with _hidden(beside) as folder:
+        folder.mkdir()
+        yield folder
 
 
 @contextmanager

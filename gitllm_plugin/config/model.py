@@ -64,7 +64,8 @@ def is_there(path: str) -> bool:
 def missing_path(key: str, path: str) -> str | None:
     """Find whether a file or folder is not there, and say so; ``key`` begins with a dot, see :class:`Rule`."""
     if not is_there(path):
-        return f"{key} is {path}, which does not exist (looked from {Path.cwd()})"
+        made = f"; `gitllm export RUN {path}` makes one of a training run" if key.endswith(".folder") else ""
+        return f"{key} is {path}, which does not exist (looked from {Path.cwd()}){made}"
     return None
 
 

@@ -18,6 +18,7 @@ from gitllm_plugin.config.run import LaunchSettings
 from gitllm_plugin.datasets.settings import DataSetSettings
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host.config_file import holds_a_mapping, load_config, resolve, unreadable, why
+from gitllm_plugin.host.data_addresses import where_from
 from gitllm_plugin.host.run_keys import check_keys_of_lavis
 from gitllm_plugin.resources import find_config
 from gitllm_plugin.secret_values import hide_secrets
@@ -54,7 +55,11 @@ def check_config(cfg_path: str | Path, options: Sequence[str] = (), evaluating: 
     found = _check(given, evaluating, {"run.own_weights": own is not None})
     if found.faults:
         count = len(found.faults)
-        listed = "\n".join(f"  - {fault}" for fault in found.faults)
+        hints = [where_from(str(fault)) for fault in found.faults]
+        lines = [
+            f"  - {fault}" + (f"\n    {hint}" if hint else "") for fault, hint in zip(found.faults, hints, strict=True)
+        ]
+        listed = "\n".join(lines)
         raise ConfigError(f"{cfg_path}: {count} error{'s' if count > 1 else ''}\n{listed}")
     if os.environ.get("RANK", "0") == "0":  # torchrun's: every process checks, and one tells
         for note in found.notes:

@@ -3,6 +3,7 @@
 Of LAVIS's download scripts and data cards (git main); LAVIS itself names addresses of annotations alone.
 """
 
+import re
 import shlex
 from pathlib import Path
 
@@ -48,6 +49,15 @@ _SOURCES = {
     "didemo_videos.tar.gz | tar -xz --strip-components=1 --one-top-level={place}",
     "vatex": "https://eric-xw.github.io/vatex-website",
 }
+
+
+def where_from(error: str) -> str | None:
+    """Say how what a configuration lacks is got, by the error that says so; None where that is not known."""
+    if "gitllm/demo/" in error or "output/demo/" in error:
+        return "`make demo` in a checkout makes it"
+    data_set = re.match(r"datasets\.(\w+)\..* does not exist", error)
+    known = data_set and data_set[1] in _SOURCES
+    return f"it comes from {how_to_get_files(data_set[1], None)}" if data_set and known else None
 
 
 def how_to_get_files(name: str, place: Path | None) -> str:

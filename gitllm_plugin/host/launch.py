@@ -138,6 +138,10 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"there is no script '{path}'; give the path of a file such as LAVIS's train.py")
+    try:
+        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigError(f"{path} is no script of Python: {error}") from error
     # As Python does; `runpy` does not. Before LAVIS is imported: a checkout's script comes with its library.
     sys.path.insert(0, str(path.resolve().parent))
     importlib.invalidate_caches()

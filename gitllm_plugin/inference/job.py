@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -92,7 +93,7 @@ def run_job(
     if batch_size < 1:
         raise ConfigError(f"the batch size is {batch_size}; at least 1")
     outcome = Outcome()
-    settings = {"model": str(Path(model).expanduser().resolve()), "instruction": instruction, **asdict(decoding)}
+    settings = {"model": os.path.realpath(os.path.expanduser(model)), "instruction": instruction, **asdict(decoding)}
     with _open_journal(job, settings) as journal:
         done = 0 if journal is None else journal.done
         if journal is not None:

@@ -170,6 +170,11 @@ class ArrowFolder(_Table):
         """The number of rows."""
         return self._table.num_rows
 
+    @property
+    def schema_metadata(self) -> Mapping[bytes, bytes]:
+        """What is written beside its columns."""
+        return self._table.schema.metadata or {}
+
     def cut(self, target_bytes: int) -> list[tuple[int, int]]:
         """Cut it into slices of about so many bytes: first position, and the position behind the last one."""
         if not self.end:
@@ -220,6 +225,11 @@ class ParquetFile(_Table):
     def columns(self) -> list[str]:
         """The names of its columns, in order."""
         return self._file.schema_arrow.names
+
+    @property
+    def schema_metadata(self) -> Mapping[bytes, bytes]:
+        """What is written beside its columns."""
+        return self._file.schema_arrow.metadata or {}
 
     @cached_property
     def _group_starts(self) -> list[int]:

@@ -152,7 +152,10 @@ def find_tree(
     """
     root = Path(root).expanduser().absolute()
     if not root.is_dir():
-        raise DataError(f"there is no folder {root}. Name the folder that M3IT was downloaded to.")
+        raise DataError(
+            f"there is no folder {root}. Name the folder that M3IT was downloaded to; `hf download MMInstruction/M3IT "
+            f"--repo-type dataset --local-dir {shlex.quote(str(root))}` puts it there"
+        )
     found: list[SplitFiles] = []
     missing: list[str] = []
     above = root.parent if names is None else root
@@ -301,8 +304,11 @@ def _other_table(path: Path) -> str | None:
         return None
     if suffix in SPREADSHEETS:
         return f"{path} is a spreadsheet: save the sheet as CSV (UTF-8), and make rows of that: `gitllm m3it from-csv`"
-    with open(path, "rb") as file:
-        kind = kind_by_bytes(file.read(LONGEST_SIGNATURE))
+    try:
+        with open(path, "rb") as file:
+            kind = kind_by_bytes(file.read(LONGEST_SIGNATURE))
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror or error}"
     if kind:
         return f"{path} is no file of rows but {kind}"
     if suffix in DELIMITERS:

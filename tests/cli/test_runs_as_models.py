@@ -1,7 +1,6 @@
 """A run is taken wherever a model is: its folder, the one above, a checkpoint, its configuration, or an export."""
 
 import io
-import io
 import json
 
 import pytest
@@ -15,7 +14,6 @@ FORMS = ("folder", "folder above", "latest", "checkpoint", "configuration", "exp
 
 TAKES = {
     "ask": lambda model, out: ["ask", str(out / "cat.png"), "what is it?", "--model", model],
-    "chat": lambda model, out: ["chat", str(out / "cat.png"), "--model", model],
     "chat": lambda model, out: ["chat", str(out / "cat.png"), "--model", model],
     "caption": lambda model, out: ["caption", str(out / "cat.png"), "--model", model],
     "predict": lambda model, out: [
@@ -64,8 +62,7 @@ def test_it_is_taken(command, form, models, served, tmp_path, capsys, monkeypatc
         pytest.importorskip(package)
     Image.new("RGB", (40, 30), "teal").save(tmp_path / "cat.png")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "cat.png", "question": "what is it?"}) + "\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO("what is it?\n"))
-    monkeypatch.setattr("sys.stdin", io.StringIO("what is it?\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"what is it?\n")))
     assert main(TAKES[command](models[form], tmp_path)) == 0, capsys.readouterr().err
     if command in ("demo", "serve"):
         assert len(served) == 1

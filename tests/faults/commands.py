@@ -134,6 +134,18 @@ class Inputs:
         return path
 
     @cached_property
+    def parquet(self) -> Path:
+        """Conversations with their pictures in them, as the hub has them."""
+        import pyarrow
+        import pyarrow.parquet as parquet
+
+        pictures = [self.table.with_name(f"{number}.png").read_bytes() for number in range(40)]
+        rows = [{"images": [{"bytes": p}], "texts": [{"user": "what?", "assistant": "a square"}]} for p in pictures]
+        path = self._make("set") / "train.parquet"
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+
+    @cached_property
     def questions(self) -> Path:
         """Rows about the table's pictures."""
         rows = [{"image": f"{number}.png", "question": f"what is in picture {number}?"} for number in range(14)]
@@ -291,6 +303,11 @@ WRITING = (
     Writing(
         "m3it from-messages",
         lambda inputs, out: ["m3it", "from-messages", str(inputs.conversations), str(out), "--val", "0.2"],
+        replaces=True,
+    ),
+    Writing(
+        "m3it from-dataset",
+        lambda inputs, out: ["m3it", "from-dataset", str(inputs.parquet), str(out), "--val", "0.2"],
         replaces=True,
     ),
     Writing(

@@ -8,8 +8,9 @@ from gitllm_plugin.m3it.from_table.records import Record
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.rows import describe
 
-KEYS = ("conversations", "messages")
-"""Under which a row has its turns; in ``from`` and ``value``, or in ``role`` and ``content``."""
+KEYS = ("conversations", "messages", "texts")
+"""Under which a row has its turns: in ``from`` and ``value``, in ``role`` and ``content``, or in pairs of ``user`` and
+``assistant``, as the data sets of the Cauldron have them."""
 
 _ROLES = {
     "human": "user",
@@ -18,6 +19,7 @@ _ROLES = {
     "assistant": "assistant",
     "system": "system",
 }
+_PAIR = ("user", "assistant")
 _IMAGE_KEYS = ("image", "images")
 _READ = (*KEYS, *_IMAGE_KEYS, "id", "split", "instruction")
 _PLACE = re.compile(r"\s*<image>\s*")
@@ -26,7 +28,11 @@ _PLACE = re.compile(r"\s*<image>\s*")
 
 def is_conversation(entry: Mapping[str, Any]) -> bool:
     """Tell whether a row is a conversation and no question with its answer."""
-    return any(isinstance(entry.get(key), list) for key in KEYS)
+    return any(isinstance(entry.get(key), list) and _are_turns(key, entry[key]) for key in KEYS)
+
+
+def _are_turns(key: str, turns: Sequence[Any]) -> bool:
+    return key != "texts" or all(isinstance(turn, Mapping) and {*_PAIR} <= turn.keys() for turn in turns)
 
 
 def unread_keys(entry: Mapping[str, Any]) -> list[str]:
@@ -45,8 +51,11 @@ def read_conversation(entry: Mapping[str, Any], number: int, place: str) -> Reco
     Raises:
         RowError: user and assistant do not take turns, or images stand elsewhere than in the first question.
     """
-    key = next(key for key in KEYS if isinstance(entry.get(key), list))
-    said, images, marks = _read_turns(entry[key], key, place)
+    key = next(key for key in KEYS if isinstance(entry.get(key), list) and _are_turns(key, entry[key]))
+    turns = entry[key]
+    if key == "texts":
+        turns = [{"role": role, "content": turn[role]} for turn in turns for role in _PAIR]
+    said, images, marks = _read_turns(turns, key, place)
     system = " ".join(text for role, text in said if role == "system")
     talk = [(role, text) for role, text in said if role != "system"]
     roles = [role for role, _ in talk]
@@ -64,8 +73,6 @@ def read_conversation(entry: Mapping[str, Any], number: int, place: str) -> Reco
     shown = listed or images
     if marks and marks != len(shown):
         raise RowError("wrong_value", f"the text has {marks} times <image>, and the row {len(shown)} images", place)
-    if not shown:
-        raise RowError("no_image", "the conversation has no image ('image', 'images' or in a turn); remove it", place)
     turns = [[talk[n][1], talk[n + 1][1]] for n in range(0, len(talk), 2)]
     cells = {
         "image": shown,
@@ -121,8 +128,9 @@ def _read_content(content: Any, where: str, place: str) -> tuple[str, list[Any]]
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
-        elif kind == "image" and any(isinstance(part.get(key), str) for key in ("image", "path")):
-            images.append(part.get("image") or part["path"])
+        elif kind == "image" and any(part.get(key) for key in ("image", "path", "bytes")):
+            # In a table of Arrow all parts have all keys, those of others being null.
+            images.append(part.get("image") or (part if part.get("bytes") else part["path"]))
         elif kind == "image":
             texts.append("<image>")
         else:

@@ -1,9 +1,11 @@
 """From a table to files of uniform rows: all of it, or what is wrong with it."""
 
+import hashlib
 import os
+import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,13 @@ from typing import Any
 
 import orjson
 
-from gitllm_plugin.common.files import atomic_file, check_writable
+from gitllm_plugin.common.files import atomic_file, check_writable, scratch_folder
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.from_table.cells import read_list, read_text
+from gitllm_plugin.m3it.from_table.hub_sets import read_dataset
 from gitllm_plugin.m3it.from_table.pictures import Pictures
 from gitllm_plugin.m3it.from_table.reading import read_records
-from gitllm_plugin.m3it.from_table.records import Record
+from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.from_table.settings import SPLITS, FromTable
 from gitllm_plugin.m3it.from_table.splits import Dealer, Shown
 from gitllm_plugin.m3it.problems import KINDS, RowError
@@ -63,7 +66,49 @@ def convert_table(
     check_writable(output)
     folder = table if table.is_dir() else settings.images or table.parent
     pictures = Pictures(folder, settings.short_side)
-    rows, problems = _read(table, settings, pictures, tell)
+    # orjson refuses names of files that are no UTF-8.
+    config = (table.resolve().name if table.is_dir() else table.stem).encode("utf-8", "replace").decode() or "table"
+    records = read_records(table, settings, pictures.is_picture, tell)
+    return _convert(str(table), config, records, pictures, output, settings, tell)
+
+
+def convert_dataset(
+    name: str, output: str | Path, settings: FromTable | None = None, tell: Tell | None = None
+) -> dict[str, int]:
+    """Do the same with a data set of the hub, see :func:`gitllm_plugin.m3it.from_table.hub_sets.read_dataset`.
+
+    Rows are read one by one. Texts are kept in memory; pictures that are in the data itself are kept in a folder of the
+    output's until the end.
+
+    Args:
+        name: a folder or file on this machine, or a data set's name on the hub.
+        output, settings, tell: as for :func:`convert_table`.
+
+    Raises:
+        ConfigError: the library ``datasets`` is needed and not installed, or settings do not go together.
+        DataError, StorageError: as :func:`convert_table`.
+    """
+    settings = settings or FromTable()
+    tell = tell or _warn
+    output, local = Path(output).expanduser(), Path(name).expanduser()
+    check_writable(output)
+    folder = settings.images or (local if local.is_dir() else local.parent)
+    with scratch_folder(output / "pictures") as scratch:
+        pictures = Pictures(folder, settings.short_side, scratch)
+        config = re.sub(r"[^\w.-]+", "-", local.stem if local.is_file() else name.rstrip("/").split("/")[-1])
+        return _convert(name, config, read_dataset(name, settings, tell), pictures, output, settings, tell)
+
+
+def _convert(
+    table: str,
+    config: str,
+    records: Iterable[Read],
+    pictures: Pictures,
+    output: Path,
+    settings: FromTable,
+    tell: Tell,
+) -> dict[str, int]:
+    rows, problems = _read(config, records, pictures, settings.text_only)
     dealer = Dealer([row.shown for row in rows], settings)
     splits = []
     for row in rows:
@@ -75,8 +120,10 @@ def convert_table(
         _write(table, output, rows, splits, pictures, problems)
     else:
         raise DataError(f"{table} has no rows")
-    for note in (*dealer.describe(splits), *_repeated(rows), *_left(output, splits)):
+    for note in (*dealer.describe(splits), *_repeated(rows), *_unpaired(rows), *_left(output, splits)):
         tell(note)
+    if alone := sum(not row.paths for row in rows):
+        tell(f"rows without an image: {alone:,}; training takes them with allow_text_only: true")
     counts = Counter(splits)
     return {split: counts[split] for split in SPLITS if counts[split]}
 
@@ -90,18 +137,18 @@ class _Row:
     shown: Shown
 
 
-def _read(table: Path, settings: FromTable, pictures: Pictures, tell: Tell) -> tuple[list[_Row], list[RowError]]:
-    # orjson refuses names of files that are no UTF-8.
-    config = (table.resolve().name if table.is_dir() else table.stem).encode("utf-8", "replace").decode() or "table"
+def _read(
+    config: str, records: Iterable[Read], pictures: Pictures, text_only: bool
+) -> tuple[list[_Row], list[RowError]]:
     rows: list[_Row] = []
     problems: list[RowError] = []
     place_of_id: dict[str, str] = {}
-    for read in read_records(table, settings, pictures.is_picture, tell):
+    for read in records:
         if isinstance(read, RowError):
             problems.append(read)
             continue
         try:
-            row = _read_row(read, config, pictures)
+            row = _read_row(read, config, pictures, text_only)
             row_id = row.content["id"]
             if row_id in place_of_id:
                 raise RowError("duplicate_id", f"the id {row_id!r} is that of {place_of_id[row_id]} too", read.place)
@@ -112,18 +159,16 @@ def _read(table: Path, settings: FromTable, pictures: Pictures, tell: Tell) -> t
     return rows, problems
 
 
-def _read_row(record: Record, config: str, pictures: Pictures) -> _Row:
+def _read_row(record: Record, config: str, pictures: Pictures, text_only: bool) -> _Row:
     place = record.place
     text = {
         column: read_text(record.cells.get(column), column, place)
-        for column in ("question", "instruction", "id", "split")
+        for column in ("question", "rejected", "instruction", "id", "split")
     }
-    names = read_list(record.cells["image"], "image", place, record.divided)
+    paths = _paths(record, pictures, text_only)
     answers = read_list(record.cells["answer"], "answer", place, record.divided)
     if text["split"] not in ("", *SPLITS):
         raise RowError("wrong_value", f"the split is {text['split']!r}, expected one of {', '.join(SPLITS)}", place)
-    paths = [pictures.find(name, place) for name in names]
-    each, whole = pictures.digest(paths, place)
     content = {
         "id": text["id"] or read_text(record.name, "id", place),
         "config": config,
@@ -132,13 +177,37 @@ def _read_row(record: Record, config: str, pictures: Pictures) -> _Row:
         "image_base64_str": "",  # comes when it is written
         "outputs": answers[0] if len(answers) == 1 else answers,
     }
+    if text["rejected"]:
+        if text["rejected"] in answers:
+            raise RowError("wrong_value", f"the rejected answer is the right one, {text['rejected']!r}", place)
+        content["rejected"] = text["rejected"]
     if turns := record.cells.get("turns"):
         content["turns"] = [[read_text(said, "turns", place) for said in turn] for turn in turns]
+    # Without pictures, rows of the same words are dealt together.
+    words = [hashlib.sha256(orjson.dumps({**content, "id": ""})).digest()]
+    each, whole = pictures.digest(paths, place) if paths else (words, words[0])
     return _Row(content, paths, Shown(each, whole, text["split"], place))
 
 
+def _paths(record: Record, pictures: Pictures, text_only: bool) -> list[Path]:
+    cell, place = record.cells["image"], record.place
+    if cell == [] and "turns" in record.cells:
+        if text_only:
+            return []
+        raise RowError(
+            "no_image",
+            "the conversation has no image ('image', 'images' or in a turn); remove it, or give --allow-text-only and "
+            "train with allow_text_only: true",
+            place,
+        )
+    kept = [pictures.kept(each, place) for each in (cell if isinstance(cell, list) else [cell])]
+    if kept and None not in kept:
+        return [path for path in kept if path is not None]
+    return [pictures.find(name, place) for name in read_list(cell, "image", place, record.divided)]
+
+
 def _write(
-    table: Path,
+    table: str,
     output: Path,
     rows: Sequence[_Row],
     splits: Sequence[str],
@@ -168,7 +237,7 @@ def _write(
             os.fsync(file.fileno())
 
 
-def _raise_if_any(table: Path, problems: Sequence[RowError]) -> None:
+def _raise_if_any(table: str, problems: Sequence[RowError]) -> None:
     if not problems:
         return
     listed = "\n  ".join(str(problem) for problem in problems[:_MAX_REPORTED])
@@ -187,11 +256,19 @@ def _repeated(rows: Sequence[_Row]) -> list[str]:
     repeated = []
     for row in rows:
         content = row.content
-        said = str((content["outputs"], content.get("turns")))
+        said = str((content["outputs"], content.get("turns"), content.get("rejected")))
         key = (row.shown.whole, content["instruction"], content["inputs"], said)
         if first.setdefault(key, row.shown.place) != row.shown.place:
             repeated.append(f"{row.shown.place} is {first[key]} again")
     return [f"rows that stand twice, and are kept: {len(repeated):,}, the first: {repeated[0]}"] if repeated else []
+
+
+def _unpaired(rows: Sequence[_Row]) -> list[str]:
+    alone = [row.shown.place for row in rows if "rejected" not in row.content]
+    if not alone or len(alone) == len(rows):
+        return []
+    many = f"{len(alone):,}, the first: {alone[0]}"
+    return [f"rows without a rejected answer, which preferences cannot be learnt from: {many}"]
 
 
 def _left(output: Path, splits: Sequence[str]) -> list[str]:

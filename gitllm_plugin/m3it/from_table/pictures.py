@@ -2,14 +2,16 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pybase64
 
 from gitllm_plugin.m3it.images import SUFFIXES, prepare_image
 from gitllm_plugin.m3it.problems import RowError
+from gitllm_plugin.m3it.rows import describe
 
 # Also of kinds that are not decoded: a table that names one has to be told so, not read as if it named none.
 _ENDINGS = (*SUFFIXES, ".heic", ".tga", ".ico")
@@ -29,10 +31,11 @@ class Pictures:
     Args:
         folder: that names are relative to.
         short_side: see :class:`gitllm_plugin.m3it.from_table.settings.FromTable`.
+        scratch: where pictures that are in the data itself are kept, each once; None: such are refused.
     """
 
-    def __init__(self, folder: Path, short_side: int | None):
-        self._folder, self._short_side = folder, short_side
+    def __init__(self, folder: Path, short_side: int | None, scratch: Path | None = None):
+        self._folder, self._short_side, self._scratch = folder, short_side, scratch
         self._digests: dict[Path, bytes] = {}
         self._prepare = lru_cache(maxsize=_KEPT)(self._prepare_once)
 
@@ -52,6 +55,29 @@ class Pictures:
                 return other
         found = "it is a folder" if _is_folder(path) else _why_not(path)
         raise RowError("no_image", f"{_shown(str(path))} cannot be read ({found})", place)
+
+    def kept(self, cell: Any, place: str) -> Path | None:
+        """Keep a picture that is in a cell itself: bytes, or a mapping of the library ``datasets`` with them.
+
+        Returns:
+            Its file; None: the cell holds no picture, but perhaps a name.
+
+        Raises:
+            RowError: the mapping holds none.
+        """
+        if self._scratch is None or not isinstance(cell, (bytes, Mapping)):
+            return None
+        content = cell.get("bytes") if isinstance(cell, Mapping) else cell
+        if content is None and isinstance(cell, Mapping) and isinstance(cell.get("path"), str):
+            return self.find(cell["path"], place)
+        if not isinstance(content, bytes) or not content:
+            raise RowError("no_image", f"the image is {describe(cell)}, expected its bytes or a file's name", place)
+        digest = hashlib.sha256(content)
+        path = self._scratch / digest.hexdigest()
+        if path not in self._digests:
+            path.write_bytes(content)
+            self._digests[path] = digest.digest()
+        return path
 
     def is_picture(self, name: str) -> bool:
         """Tell whether a text is likely to name a picture."""

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from gitllm_plugin.errors import ConfigError
 
-COLUMNS = ("image", "question", "answer", "instruction", "id", "split")
+COLUMNS = ("image", "question", "answer", "rejected", "instruction", "id", "split")
 """What a table may have. `image` and `answer` are needed; the rest may be missing or empty."""
+
+ALSO = {"answer": "chosen"}
+"""What a column may be called besides: of two answers the better one."""
 
 NEEDED = ("image", "answer")
 LISTS = ("image", "answer")
@@ -27,6 +30,9 @@ class FromTable:
         test: the same for the test split.
         short_side: make pictures smaller whose shorter side is longer, in pixels; None: keep the files as they are.
         encoding: of the text, as Python names it; None: UTF-8, or what a byte order mark says.
+        text_only: whether conversations without an image are rows.
+        split: of a data set of the hub, the one that is read; None: all, each to the split of its name.
+        subset: of a data set of the hub, which of its configurations.
 
     Raises:
         ConfigError: one of them cannot be.
@@ -38,6 +44,9 @@ class FromTable:
     test: float = 0.0
     short_side: int | None = None
     encoding: str | None = None
+    text_only: bool = False
+    split: str | None = None
+    subset: str | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.columns or {}) - set(COLUMNS))
