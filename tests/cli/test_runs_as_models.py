@@ -1,7 +1,6 @@
 """A run is taken wherever a model is: its folder, the one above, a checkpoint, its configuration, or an export."""
 
 import io
-import io
 import json
 
 import pytest
@@ -15,7 +14,6 @@ FORMS = ("folder", "folder above", "latest", "checkpoint", "configuration", "exp
 
 TAKES = {
     "ask": lambda model, out: ["ask", str(out / "cat.png"), "what is it?", "--model", model],
-    "chat": lambda model, out: ["chat", str(out / "cat.png"), "--model", model],
     "chat": lambda model, out: ["chat", str(out / "cat.png"), "--model", model],
     "caption": lambda model, out: ["caption", str(out / "cat.png"), "--model", model],
     "predict": lambda model, out: [

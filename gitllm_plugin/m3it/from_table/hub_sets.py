@@ -131,13 +131,13 @@ def _of_parquet(path: Path, root: Path) -> _Part:
     # The file's own name says it, or that of a folder on the way to it.
     found = [_SPLIT_OF_NAME.search(part.lower()) for part in reversed(path.relative_to(root).parts)]
     split = next((match[1] for match in found if match), "")
-    rows = (row.content for row in file.rows(0, file.end, 1))
-    return _Part(split, str(path), rows, _classes_of(file.schema_metadata))  # type: ignore[arg-type]
+    rows = (row.content for row in file.rows(0, file.end, 1) if isinstance(row.content, Mapping))
+    return _Part(split, str(path), rows, _classes_of(file.schema_metadata))
 
 
 def _of_saved(folder: Path, split: str) -> _Part:
     table = ArrowFolder(folder)
-    rows = (row.content for row in table.rows(0, table.end, 1))
+    rows = (row.content for row in table.rows(0, table.end, 1) if isinstance(row.content, Mapping))
     return _Part(split, str(folder), rows, _classes_of(table.schema_metadata))
 
 
