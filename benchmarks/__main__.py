@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, features, gpu, llama_cpp, stock
+from benchmarks import cpu, decoding, features, gpu, llama_cpp, preferences, stock, tiles
 from benchmarks.peers import command as peers
 
 COMMANDS = {
@@ -12,7 +12,9 @@ COMMANDS = {
     "gpu": gpu,
     "llama_cpp": llama_cpp,
     "peers": peers,
+    "preferences": preferences,
     "stock": stock,
+    "tiles": tiles,
 }
 
 

@@ -22,12 +22,17 @@ def with_rejected(path: Path) -> None:
 
 
 def write_preference_run(folder: Path, model: dict[str, Any] | None = None, **changes: Any) -> Path:
-    """Write data and configuration of a run; arguments as for `write_small_run`."""
+    """Write data and configuration of a run; arguments as for `write_small_run`.
+
+    23 pairs about 12 pictures: batches of as many pictures do not have as many pairs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     run = {"task": "git_llm_dpo", "allow_untrained": True, "beta": 0.5, "test_splits": [], **changes}
     path = write_small_run(folder, {**TINY_LORA, **(model or {})}, **run)
     for split in ("train", "val", "test"):
         with_rejected(folder / f"{split}.jsonl")
+    rows = (folder / "train.jsonl").read_text().splitlines(keepends=True)
+    (folder / "train.jsonl").write_text("".join(rows[:-1]))
     config = OmegaConf.load(path)
     del config.run["max_len"]
     OmegaConf.save(config, path)

@@ -188,7 +188,8 @@ _HOW = (
     "from-csv",
     "turn a table of picture files, questions and answers, or a folder of pictures, into rows",
     "Turn a table, or a folder of pictures, into M3IT's rows. Columns: image (a file) and answer; optionally "
-    "question, instruction, id and split (train, val or test). Several files or answers in a cell: a|b, or a list in "
+    "question, rejected (a worse answer, beside which answer may be called chosen), instruction, id and split (train, "
+    "val or test). Several files or answers in a cell: a|b, or a list in "
     "JSON and parquet. Of a folder, the answers are the .txt files beside the pictures or, if there are none, the "
     "names of the folders that the pictures lie in.",
     argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
@@ -213,7 +214,7 @@ def from_csv(args: argparse.Namespace) -> None:
     "turn conversations about pictures, in JSON, into rows",
     "Turn conversations about pictures into M3IT's rows, as LLaVA's and ShareGPT's files have them (conversations, "
     "from, value) or chat endpoints (messages, role, content). Each of the assistant's turns is learnt behind those "
-    "before it.",
+    "before it. Rows with two ends (prompt, chosen, rejected) are for preferences, about their last answer alone.",
     argument("table", metavar="FILE", help="a file that ends in .json or .jsonl"),
     _OUT,
     _TEXT_ONLY,

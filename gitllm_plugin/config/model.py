@@ -156,6 +156,9 @@ class BuildSettings:
     ] = 2
     """Patches in a row of those that become one token: an image has so many times its square fewer tokens."""
 
+    tile_marks: Annotated[bool, _WITHOUT_FOLDER] = False
+    """Learn embeddings of row and column of the tiles that a picture is cut into (``max_tiles`` of its processor)."""
+
     attention: Annotated[AttentionKind, _WITHOUT_FOLDER] = "git"
     """What the language model's image tokens see: ``git``: their whole image, no text; ``causal``: of their image what
     stands before them, as in LLaVA; ``prompt``: image and prompt, which sees all of both too, as in PaliGemma."""

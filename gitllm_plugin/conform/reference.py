@@ -30,13 +30,18 @@ class Reference:
         max_images: most images of a question.
 
     Raises:
-        ConfigError: no such folder, or a model that reads by another rule than GIT's.
+        ConfigError: no such folder, or a model that reads by another rule than GIT's, or pictures in tiles.
     """
 
     def __init__(self, model: str | Path | Pipeline) -> None:
         pipeline = model if isinstance(model, Pipeline) else Pipeline.from_pretrained(model, "float32", "cpu")
         if (attention := pipeline.model.decoder.attention) != "git":
             raise ConfigError(f"the model reads by model.attention={attention}, and what is asked here is GIT's rule")
+        if pipeline.transform.max_tiles > 1:
+            raise ConfigError(
+                f"the model reads pictures in tiles (max_tiles={pipeline.transform.max_tiles}), and what is asked here "
+                "are whole ones"
+            )
         self.asking = Asking(pipeline)
         self.max_images = pipeline.model.max_images
         self._pipeline = pipeline

@@ -25,12 +25,18 @@ def describe_processor(processor: Any) -> str:
     """Say what the pixels of an image file depend on.
 
     Raises:
-        ConfigError: it is not one of this package's, or draws at random, so that an image has no one set of features.
+        ConfigError: it is not one of this package's, or draws at random, so that an image has no one set of features;
+            or it cuts pictures into tiles.
     """
     if not isinstance(processor, PictureProcessor) or processor.transform.is_random:
         raise ConfigError(
             "features of images are made once, so the image processor has to be git_llm_image_eval, or "
             "git_llm_image_train without random_resized_crop and horizontal_flip"
+        )
+    if processor.transform.max_tiles > 1:
+        raise ConfigError(
+            f"max_tiles is {processor.transform.max_tiles}: features are kept of whole pictures, not of tiles; leave "
+            "max_tiles out of vis_processor, or features out of datasets.m3it_wds.build_info"
         )
     return f"{processor.transform}, scaled_decode={processor.scaled_decode}"
 

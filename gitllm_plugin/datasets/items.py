@@ -51,31 +51,36 @@ class ItemMaker:
 
         Returns:
             ``image``: what the processor makes, [3, H, W] of one image and [F, 3, H, W] of several, or None; of
-            features [1, P, D] and [F, 1, P, D]; ``image_mean`` and ``image_std`` (float [3]) where the processor leaves
-            pixels to be normalised; ``texts``: of each a mapping with the keys of
+            features [1, P, D] and [F, 1, P, D]; ``places``: of pictures in tiles, which are [F, 3, H, W], which tile
+            each image is (:mod:`gitllm_plugin.modeling.places`), or None; ``image_mean`` and ``image_std`` (float [3])
+            where the processor leaves pixels to be normalised; ``texts``: of each a mapping with the keys of
             :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`, and ``text_rejected`` where it has a worse answer.
 
         Raises:
             DataError: if an image is broken.
         """
         # As images of one channel, so that they travel the way that pixels do; only the image encoder tells them apart.
+        places = None
         if features is not None and len(features):
             image = features[:, None] if len(features) > 1 else features
         else:
-            image = self._load(group.images, place, seed) if group.images else None
+            image, places = self._load(group.images, place, seed) if group.images else (None, None)
         return {
             "image": image,
+            "places": places,
             "image_mean": self._mean,
             "image_std": self._std,
             "texts": [self._make_text(text) for text in group.texts],
         }
 
-    def _load(self, images: Sequence[bytes], place: str, seed: int | None) -> Tensor:
+    def _load(self, images: Sequence[bytes], place: str, seed: int | None) -> tuple[Tensor, Tensor | None]:
         if isinstance(self.vis_processor, PictureProcessor):
-            return self.vis_processor.load(images, place, seed)
+            if self.vis_processor.transform.max_tiles > 1:
+                return self.vis_processor.load_tiles(images, place, seed)
+            return self.vis_processor.load(images, place, seed), None
         with _drawing_from(seed):
             pixels = [self.vis_processor(decode_image(image, place)) for image in images]
-        return pixels[0] if len(pixels) == 1 else torch.stack(pixels)
+        return pixels[0] if len(pixels) == 1 else torch.stack(pixels), None
 
     def prompt_of(self, text: Text) -> str:
         """Make the prompt of a text; of a conversation it knows the turns before, of which the first is instructed."""
@@ -89,10 +94,16 @@ class ItemMaker:
     def example_image(self, image: bytes, place: str) -> Tensor:
         """Make the pixels of one image file, of the size that all have, float or uint8 [3, H, W].
 
+        Of pictures in tiles [F, 3, H, W], as many as there may be of one.
+
         Raises:
             DataError: if it is broken.
         """
-        return self._load([image], place, seed=0)
+        pixels, places = self._load([image], place, seed=0)
+        if places is None:
+            return pixels
+        transform = self.vis_processor.transform
+        return pixels[:1].expand(transform.max_tiles + transform.thumbnail, -1, -1, -1)
 
     def _make_text(self, text: Text) -> dict[str, Any]:
         return {

@@ -20,6 +20,7 @@ class GitLLMConfig(PreTrainedConfig):
         attention: see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
         vision_layer: of the encoder, counted from the end.
         max_images: most pictures of one text.
+        tile_marks: whether tiles of a picture have marks of their row and column.
         end_tokens: ids with which the language model's own configurations end a text.
     """
 
@@ -32,6 +33,7 @@ class GitLLMConfig(PreTrainedConfig):
     attention: str = "git"
     vision_layer: int = -1
     max_images: int = 1
+    tile_marks: bool = False
     end_tokens: list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:

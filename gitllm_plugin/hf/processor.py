@@ -74,7 +74,7 @@ class GitLLMProcessor(ProcessorMixin):
             ConfigError: no such folder, or without tokenizer or image processor; or an argument is not known here.
         """
         from gitllm_plugin.modeling.description import IMAGE_ENCODER
-        from gitllm_plugin.processors.transform_config import transform_of_encoder
+        from gitllm_plugin.processors.transform_config import transform_of_folder
 
         hub = {name: value for name in _HUB if (value := kwargs.pop(name, None)) is not None}
         unknown = sorted(name for name in kwargs.keys() - _OF_LOADING if kwargs[name] is not None)
@@ -85,7 +85,7 @@ class GitLLMProcessor(ProcessorMixin):
         encoder = str(folder / IMAGE_ENCODER)
         from transformers import AutoImageProcessor
 
-        transform = transform_of_encoder(encoder)
+        transform = transform_of_folder(Path(encoder), recipe.settings)
         return cls(AutoImageProcessor.from_pretrained(encoder), tokenizer, transform, recipe)
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
@@ -128,7 +128,7 @@ class GitLLMProcessor(ProcessorMixin):
 
         Returns:
             ``input_ids``, ``attention_mask``, ``pixel_values``, with answers ``labels``, and ``num_images`` where texts
-            have different numbers of pictures.
+            have different numbers of pictures, or pictures are in tiles (:mod:`gitllm_plugin.modeling.places`).
 
         Raises:
             DataError: no picture, too many, one that cannot be read, or not as many as texts.
@@ -211,21 +211,17 @@ class GitLLMProcessor(ProcessorMixin):
 
     def _pixels(self, pictures: Sequence[Any]) -> dict[str, Tensor]:
         from gitllm_plugin.m3it.pictures import as_pictures
+        from gitllm_plugin.modeling.places import stack_images
 
         most = self._recipe.config.get("max_images", 1)
         groups = [list(as_pictures([] if of_text is None else of_text)) for of_text in pictures]
         if wrong := [len(group) for group in groups if not 1 <= len(group) <= most]:
             raise DataError(f"{wrong[0]} pictures of a text; this model takes 1 to {most}")
-        longest = max(map(len, groups))
-        rows = [torch.stack([self._transform(picture) for picture in group]) for group in groups]
-        if most == 1:
-            return {"pixel_values": torch.cat(rows)}
-        padded = [torch.cat([row, row.new_zeros(longest - len(row), *row.shape[1:])]) for row in rows]
-        counts = torch.tensor([len(group) for group in groups])
-        return {
-            "pixel_values": torch.stack(padded),
-            **({} if int(counts.min()) == longest else {"num_images": counts}),
-        }
+        pixels, num_images = stack_images(*zip(*map(self._transform.images, groups), strict=True))
+        assert pixels is not None, "each text has a picture"
+        if most == 1 and num_images is None:
+            pixels = pixels[:, 0]
+        return {"pixel_values": pixels, **({} if num_images is None else {"num_images": num_images})}
 
 
 def _read(folder: Path) -> tuple[Any, Recipe]:

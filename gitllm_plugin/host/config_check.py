@@ -77,6 +77,7 @@ def _check(given: Mapping[str, Any], evaluating: bool, besides: Mapping[str, Any
     of_run = _check_run(run, known) if run else Checked()
     known |= {f"run.{key}": value for key, value in of_run.values.items()}
     of_model = _check_model(model, known) if model else Checked()
+    of_model.faults += _check_tiles(model, datasets)
     sections = Checked(faults=[*_check_sections(given)])
     parts = (sections, of_model, of_datasets, of_run)
     return Checked(
@@ -185,6 +186,18 @@ def _check_model(model: Mapping, known: Mapping[str, Any]) -> Checked:
         found.faults += _but_of(("model.model_type",), checked.faults)
         found.notes += checked.notes
     return found
+
+
+def _check_tiles(model: Mapping, datasets: Mapping) -> Iterable[str]:
+    """Refuse pictures in tiles where another model than git_llm is to read them."""
+    for name, node in datasets.items():
+        for phase, pictures in _section(node, "vis_processor").items() if isinstance(node, Mapping) else ():
+            tiles = pictures.get("max_tiles") if isinstance(pictures, Mapping) else None
+            if isinstance(tiles, int) and tiles > 1 and model.get("arch") != "git_llm":
+                yield (
+                    f"datasets.{name}.vis_processor.{phase}.max_tiles is {tiles}, but model.arch is "
+                    f"{model.get('arch')!r}: pictures in tiles are read by git_llm alone; leave max_tiles out"
+                )
 
 
 def _check_datasets(datasets: Mapping, known: Mapping[str, Any]) -> Checked:

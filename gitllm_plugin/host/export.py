@@ -115,6 +115,11 @@ def _write_stock(run: _Exported, target: Path) -> None:
     pictures = _preprocessor_config(run.processors.get("vis_processor"))
     if pictures is None:
         raise ConfigError("the run's vis_processor is none of git_llm_image_eval, which transformers has no form of")
+    if (tiles := run.processors["vis_processor"].get("max_tiles") or 1) > 1:
+        raise ConfigError(
+            f"the run reads pictures in tiles (max_tiles={tiles}), and transformers' own class whole ones: train "
+            "without max_tiles, or export for gitllm_plugin"
+        )
     with new_folder(target) as partial:
         save_stock(run.model, partial)
         tokenizer = run.text_encoder.tokenizer

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +26,7 @@ class AnswerAttention:
     Attributes:
         tokens: T tokens of the answer, as they stand in it.
         maps: float32 ``[T, F, rows, columns]``: how much of its attention the position that predicts a token gives
-            to each patch, averaged over heads and layers.
+            to each patch, averaged over heads and layers; of a picture in tiles to each part of it, by all its images.
     """
 
     tokens: list[str]
@@ -50,19 +51,37 @@ def answer_attention(
     Raises:
         DataError: image, prompt and answer do not fit; ConfigError: the decoder gives no attention weights.
     """
-    pixels = pipeline.pixels(pictures)
+    pixels, places = pipeline.images(pictures)
+    if places is not None:
+        pixels, places = pixels[None], places[None]
     text = pipeline.encode_answer(question, answer, instruction, pixels, decoding, turns)
     # A token is predicted at the one before it; the last that is trained on is the end token.
-    places = cast(Tensor, text.labels)[0].ne(-100).nonzero()[:-1, 0] - 1
-    first = int(places[0]) if len(places) else text.input_ids.shape[1] - 1
+    before = cast(Tensor, text.labels)[0].ne(-100).nonzero()[:-1, 0] - 1
+    first = int(before[0]) if len(before) else text.input_ids.shape[1] - 1
     ids = text.input_ids.to(pipeline.device)
     with pipeline.exclusive() as model:
-        weights = model.attention_to_image(ids, pixels, last=ids.shape[1] - first).mean(0)  # [last, F*P]
+        weights = model.attention_to_image(ids, pixels, ids.shape[1] - first, places).mean(0)  # [last, F*P]
     rows, columns = pipeline.model.grid_shape(*pixels.shape[-2:])
-    patches = weights.unflatten(1, (len(pictures), -1))[:, :, -rows * columns :].unflatten(2, (rows, columns))
+    images = pixels.shape[1] if pixels.ndim == 5 else 1
+    patches = weights.unflatten(1, (images, -1))[:, :, -rows * columns :].unflatten(2, (rows, columns))
     tokenizer = cast(Any, pipeline.text_encoder.tokenizer)
-    tokens = [tokenizer.decode([token]) for token in text.input_ids[0, places + 1].tolist()]
-    return AnswerAttention(tokens, patches[places - first])
+    tokens = [tokenizer.decode([token]) for token in text.input_ids[0, before + 1].tolist()]
+    maps = patches[before - first]
+    return AnswerAttention(tokens, maps if places is None else _of_pictures(maps, places[0]))
+
+
+def _of_pictures(maps: Tensor, places: Tensor) -> Tensor:
+    """Put maps of tiles and thumbnails ``[T, F, rows, columns]`` together: one a picture, of as many parts."""
+    rows, columns = maps.shape[2:]
+    whole = []
+    for picture in range(int(places[:, 0].max()) + 1):
+        own, grid = maps[:, places[:, 0] == picture], places[places[:, 0] == picture, 1:]
+        found, (down, across) = own[:, grid[:, 0] == 0].sum(1), grid.amax(0).tolist()
+        if down:
+            tiles = own[:, grid[:, 0] > 0].unflatten(1, (down, across)).transpose(2, 3).flatten(3).flatten(1, 2)
+            found = found + tiles.unflatten(2, (columns, across)).unflatten(1, (rows, down)).sum((2, 4))
+        whole.append(found)
+    return torch.stack(whole, 1)
 
 
 def attention_figure(pictures: Sequence[Image.Image], attention: AnswerAttention) -> Any:

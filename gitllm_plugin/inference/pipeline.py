@@ -23,9 +23,10 @@ from gitllm_plugin.m3it.prompts import Prompt, build_prompt, check_template, fin
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
 from gitllm_plugin.modeling.conversation import turns_of
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER, has_lora
+from gitllm_plugin.modeling.places import stack_images
 from gitllm_plugin.modeling.remembered import Remembered
 from gitllm_plugin.processors.image_transform import ImageTransform
-from gitllm_plugin.processors.transform_config import transform_of_encoder
+from gitllm_plugin.processors.transform_config import transform_of_folder
 
 
 @dataclass
@@ -85,7 +86,7 @@ class Pipeline:
                 loaded.tokenizer,
                 conversation=family if settings.get("chat_template") else None,
             ),
-            transform=transform_of_encoder(str(folder / IMAGE_ENCODER)),
+            transform=transform_of_folder(folder / IMAGE_ENCODER, settings),
             conversations=bool(settings.get("conversations")),
             **{name: prompts[name] for name in ("template", "instruction") if name in prompts},
         )
@@ -128,19 +129,42 @@ class Pipeline:
     def pixels(self, pictures: Picture | Sequence[Picture]) -> Tensor:
         """Turn one question's pictures into pixels: ``[1, 3, H, W]``, or ``[1, F, 3, H, W]`` for a model of several.
 
+        Each is given as a whole, also where the model reads it in tiles, see :meth:`images`.
+
         Args:
             pictures: one (see :data:`~gitllm_plugin.m3it.pictures.Picture`), or a list of several in their order.
 
         Raises:
             DataError: no picture, more than the model takes, or one that cannot be read.
         """
+        pixels = torch.stack([self.transform(picture) for picture in self._checked(pictures)]).to(self.device)
+        return pixels[None] if self.model.max_images > 1 else pixels
+
+    def images(self, pictures: Picture | Sequence[Picture]) -> tuple[Tensor, Tensor | None]:
+        """Make what the model reads of one question's pictures.
+
+        Args:
+            pictures: as for :meth:`pixels`.
+
+        Returns:
+            What :meth:`pixels` gives and None; or of a model that reads tiles all images ``[F, 3, H, W]`` and their
+            places, long ``[F, 3]``, see :mod:`gitllm_plugin.modeling.places`.
+
+        Raises:
+            DataError: as :meth:`pixels`.
+        """
+        if self.transform.max_tiles == 1:
+            return self.pixels(pictures), None
+        pixels, places = self.transform.images(self._checked(pictures))
+        return pixels.to(self.device), places
+
+    def _checked(self, pictures: Picture | Sequence[Picture]) -> Sequence[Picture]:
         pictures = as_pictures(pictures)
         if not 1 <= len(pictures) <= self.model.max_images:
             given = len(pictures)
             more = f"; ask about each apart, or train a model with model.max_images: {given}" if pictures else ""
             raise DataError(f"{given} pictures; this model takes 1 to {self.model.max_images}{more}")
-        pixels = torch.stack([self.transform(picture) for picture in pictures]).to(self.device)
-        return pixels[None] if self.model.max_images > 1 else pixels
+        return pictures
 
     def prompt(self, question: str, instruction: str | None = None, turns: Turns = ()) -> str:
         """Make the prompt of a question; an empty one asks for what the instruction says, by default a description."""
@@ -297,7 +321,7 @@ class Pipeline:
                     "of its own: [pipeline.answer(picture, question) for question in questions]"
                 )
         groups = {question.same_pictures(): question.pictures for question in questions}
-        pixels = torch.cat([self.pixels(pictures) for pictures in groups.values()])
+        pixels, num_images = self._batch([self.images(pictures) for pictures in groups.values()])
         numbers = {key: number for number, key in enumerate(groups)}
         prompts = [self.prompt(question.text, question.instruction, question.turns) for question in questions]
         text = self.text_encoder.prompts(
@@ -308,12 +332,20 @@ class Pipeline:
         index = [numbers[question.same_pictures()] for question in questions]
         return {
             "pixel_values": pixels,
+            "num_images": num_images,
             "image_index": torch.tensor(index) if len(groups) < len(questions) else None,
             "input_ids": text.input_ids.to(self.device),
             "attention_mask": text.attention_mask.to(self.device),
             **decoding.as_arguments(),
             **self.text_encoder.special_tokens,
         }
+
+    def _batch(self, images: Sequence[tuple[Tensor, Tensor | None]]) -> tuple[Tensor, Tensor | None]:
+        """Put what :meth:`images` gives of several questions with equally many pictures together."""
+        if self.transform.max_tiles == 1:
+            return torch.cat([pixels for pixels, _ in images]), None
+        pixels, places = stack_images(*zip(*images, strict=True))
+        return cast(Tensor, pixels), places
 
 
 class _Answer(TextIteratorStreamer):

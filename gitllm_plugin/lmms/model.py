@@ -21,6 +21,7 @@ from gitllm_plugin.m3it.images import SUFFIXES
 from gitllm_plugin.m3it.pictures import read_pixels
 from gitllm_plugin.m3it.prompts import build_prompt, check_template, find_shortenable
 from gitllm_plugin.modeling import TextBatch
+from gitllm_plugin.modeling.places import stack_images
 from gitllm_plugin.modeling.ranking import CandidateScores
 
 _IMAGE_TAG = "<image>"  # stands in the prompts of many tasks; the image has its own place here
@@ -208,16 +209,11 @@ class GitLLMForLmmsEval(lmms):
         return text, pixels, num_images
 
     def _pixels(self, pictures: Sequence[Sequence[np.ndarray]]) -> tuple[Tensor | None, Tensor | None]:
-        counts = [len(row) for row in pictures]
-        if not any(counts):
+        images = [self.transform.images(row) if row else (None, None) for row in pictures]
+        pixels, num_images = stack_images(*zip(*images, strict=True))
+        if pixels is None:
             return None, None
-        size = self.transform.image_size
-        pixels = torch.zeros(len(pictures), max(counts), 3, size, size)
-        for place, row in enumerate(pictures):
-            for frame, picture in enumerate(row):
-                pixels[place, frame] = self.transform(picture)
-        dtype = next(self.model.image_encoder.parameters()).dtype
-        return pixels.to(self.device, dtype), torch.tensor(counts, device=self.device)
+        return pixels.to(self.device, self.model.image_encoder.dtype), num_images
 
 
 def _as_picture(visual: Any, task: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from gitllm_plugin.config import changed
 from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, loss_fault
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.description import read_description
+from gitllm_plugin.modeling.description import MADE_OF, read_description
 from gitllm_plugin.modeling.families import FAMILIES, Family
 from gitllm_plugin.modeling.folder import (
     BASES,
@@ -70,7 +70,7 @@ def build_git_llm(
     frozen_dtype = resolve_dtype(settings.dtype)
     decoder, tokenizer, family = _load_language_model(language_model, frozen_dtype, settings)
     encoder = _load_image_encoder(image_encoder, frozen_dtype, settings)
-    made = {name: getattr(settings, name) for name in ("max_images", "projection", "projection_factor", "attention")}
+    made = {name: getattr(settings, name) for name in MADE_OF}
     model = GitLLM(encoder, decoder, family=family, **made)
     model.sources = {"language_model": language_model, "image_encoder": image_encoder}
     return prepare(model, settings), tokenizer

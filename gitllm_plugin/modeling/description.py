@@ -17,7 +17,9 @@ DESCRIPTION = "git_llm.json"
 TRANSFORMERS_CONFIG = "config.json"
 LANGUAGE_MODEL, IMAGE_ENCODER, LORA = "language_model", "image_encoder", "adapter"
 FORMAT = 1
-_SAID = ("projection", "projection_factor", "attention", "vision_layer", "max_images")
+MADE_OF = ("max_images", "tile_marks", "projection", "projection_factor", "attention")
+"""What a model is made of besides its parts, by its arguments."""
+_SAID = ("projection", "projection_factor", "attention", "vision_layer", "max_images", "tile_marks")
 _DESCRIBED = {
     LANGUAGE_MODEL: str,
     IMAGE_ENCODER: str,
@@ -59,6 +61,8 @@ def read_description(folder: Path) -> dict[str, Any]:
         kind = description.setdefault(key, usual)
         if kind not in get_args(kinds):
             raise ConfigError(f"{path}: {key} is {kind!r:.40}; it may be {' or '.join(get_args(kinds))}")
+    if type(marks := description.setdefault("tile_marks", False)) is not bool:
+        raise ConfigError(f"{path}: tile_marks is {marks!r:.40}; it may be true or false")
     factor = description.setdefault("projection_factor", 1)
     if type(factor) is not int or not 1 <= factor <= MOST_MERGED:
         raise ConfigError(f"{path}: projection_factor is {factor!r:.40}; it may be 1 to {MOST_MERGED}")

@@ -39,6 +39,7 @@ from gitllm_plugin.modeling.description import (
     IMAGE_ENCODER,
     LANGUAGE_MODEL,
     LORA,
+    MADE_OF,
     TRANSFORMERS_CONFIG,
     place_of,
     read_description,
@@ -80,8 +81,8 @@ class InFolder(nn.Module):
     untrained: set[str]
 
     @property
-    def max_images(self) -> int:
-        """Most images of one text."""
+    def made_of(self) -> dict[str, Any]:
+        """Arguments of the class besides its parts."""
         raise NotImplementedError
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
@@ -149,10 +150,7 @@ def save_folder(
             "format": FORMAT,
             **places,
             "vision_layer": model.image_encoder.layer,
-            "max_images": model.max_images,
-            "projection": model.projection.kind,
-            "projection_factor": model.projection.factor,
-            "attention": model.decoder.attention,
+            **model.made_of,
             LORA: has_lora(model),
             "fingerprint": fingerprint(model.language_model),
             "settings": dict(settings or {}),
@@ -234,7 +232,7 @@ def _read(folder: Path, model_class: type[_Model], dtype: str, self_test: bool) 
     tokenizer = _load_tokenizer(folder, name)
     decoder = load_model(name, "language model", AutoModelForCausalLM, dtype=frozen)
     check_fingerprint(decoder, description["fingerprint"], folder, name)
-    made = {key: description[key] for key in ("max_images", "projection", "projection_factor", "attention")}
+    made = {key: description[key] for key in MADE_OF}
     final_norm = not KINDS[description["projection"]].has_norm
     encoder = ImageEncoder.from_pretrained(
         encoder_name, layer=_layer_to_cut(description), final_norm=final_norm, dtype=frozen

@@ -19,9 +19,11 @@ from gitllm_plugin.modeling.frozen_linear import use_fast_products
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.loss import GitLLMOutput
 from gitllm_plugin.modeling.pixels import are_features
+from gitllm_plugin.modeling.places import MOST_TILES, places_of
 from gitllm_plugin.modeling.preference import log_likelihoods
 from gitllm_plugin.modeling.projection import Projection
 from gitllm_plugin.modeling.ranking import Candidates, CandidateScores, score_candidates
+from gitllm_plugin.modeling.transfer import to_device, to_host
 from gitllm_plugin.modeling.vision import ImageEncoder
 
 
@@ -36,6 +38,8 @@ class GitLLM(InFolder):
             without a place (``[U, 3, H, W]``) gets none.
         family: facts about the language model, see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
         attention: see :class:`~gitllm_plugin.modeling.decoder.Decoder`.
+        tile_marks: whether tiles of a picture have learned embeddings of their row and column, zero at the start, added
+            as those of places are; a whole picture has one of its own.
         projection, projection_factor: kind and factor, see :class:`~gitllm_plugin.modeling.projection.Projection`.
 
     Attributes:
@@ -57,6 +61,7 @@ class GitLLM(InFolder):
         projection: ProjectionKind = "linear_norm",
         projection_factor: int = 2,
         attention: AttentionKind = "git",
+        tile_marks: bool = False,
     ) -> None:
         super().__init__()
         self.sources: dict[str, str] = {}
@@ -76,6 +81,9 @@ class GitLLM(InFolder):
         self.temporal_embedding = (
             nn.Parameter(torch.zeros(max_images, 1, image_encoder.vision_dim)) if max_images > 1 else None
         )
+        self.tile_embedding = (
+            nn.Parameter(torch.zeros(2, MOST_TILES + 1, 1, image_encoder.vision_dim)) if tile_marks else None
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; with another language model goes a decoder of it, by the same family where it is one."""
@@ -87,8 +95,24 @@ class GitLLM(InFolder):
 
     @property
     def max_images(self) -> int:
-        """Most images of one text."""
+        """Most images of one text; a picture in tiles counts as one."""
         return 1 if self.temporal_embedding is None else self.temporal_embedding.shape[0]
+
+    @property
+    def tile_marks(self) -> bool:
+        """Whether tiles have marks of their row and column."""
+        return self.tile_embedding is not None
+
+    @property
+    def made_of(self) -> dict[str, Any]:
+        """Arguments of this class besides its parts."""
+        return {
+            "max_images": self.max_images,
+            "tile_marks": self.tile_marks,
+            "projection": self.projection.kind,
+            "projection_factor": self.projection.factor,
+            "attention": self.decoder.attention,
+        }
 
     def max_text_tokens(self, pixel_values: Tensor | None) -> int | None:
         """Give the most tokens of a text behind images of this shape, answer included; None where nothing limits it.
@@ -139,7 +163,9 @@ class GitLLM(InFolder):
         Args:
             pixel_values: ``[U, 3, H, W]``, or ``[U, F, 3, H, W]`` for images that have places; features that were
                 computed before as images of one channel, see :mod:`~gitllm_plugin.modeling.pixels`.
-            num_images: long ``[U]``, how many of the F images of each entry are real; None: all. Best on the host.
+            num_images: long ``[U]``, how many of the F images of each entry are real; None: all. Of pictures in tiles
+                which tile each image is, long ``[U, F, 3]``, see :mod:`~gitllm_plugin.modeling.places`. Best on the
+                host.
 
         Returns:
             ``image_embeds [U, F*P, llm_dim]``, and ``image_valid``, bool ``[U, F*P]``, on the host or where
@@ -152,23 +178,39 @@ class GitLLM(InFolder):
         if not have_places:
             pixel_values = pixel_values[:, None]
         entries, frames = pixel_values.shape[:2]
-        if frames > self.max_images:
+        in_tiles = num_images is not None and num_images.ndim == 3
+        places = places_of(to_host(num_images)[0] if in_tiles else num_images, entries, frames)
+        pictures = int(places[:, :, 0].max()) + 1 if in_tiles else frames
+        if pictures > self.max_images:
             raise DataError(
-                f"{frames} images (or frames) for one text, but this model was built for {self.max_images}: "
-                f"set model.max_images to {frames} or more, or give fewer"
+                f"{pictures} images (or frames) for one text, but this model was built for {self.max_images}: "
+                f"set model.max_images to {pictures} or more, or give fewer"
             )
-        features = self.image_encoder(pixel_values.flatten(0, 1))
-        features = features.unflatten(0, (entries, frames))
+        images, valid = pixel_values.flatten(0, 1), places[:, :, 0] >= 0
+        places, real = places.flatten(0, 1), None
+        # What fills a batch up is not encoded; what is known on a device alone would have to be waited for.
+        if valid.device.type == "cpu" and valid.any() and not valid.all():
+            real = valid.flatten().nonzero()[:, 0]
+            places, real = to_device((places[real], real), images.device)
+            images = images[real]
+        features = self._marked(self.image_encoder(images), places, have_places)
+        image_embeds = self.projection(features, self._grid_of(images))
+        tokens = image_embeds.shape[1]
+        if real is not None:
+            filled = image_embeds.new_zeros(entries * frames, *image_embeds.shape[1:])
+            image_embeds = filled.index_copy(0, real, image_embeds)
+        return image_embeds.view(entries, frames * tokens, -1), valid.repeat_interleave(tokens, 1)
+
+    def _marked(self, features: Tensor, places: Tensor, have_places: bool) -> Tensor:
+        """Add to features ``[n, P, vision_dim]`` what says where their images stand, by places ``[n, 3]``."""
+        places = to_device(places.clamp(min=0), features.device)
         # An image without a place is a picture of its own and no frame of a video.
         if have_places and self.temporal_embedding is not None:
-            features = features + self.temporal_embedding[:frames].to(features.dtype)
-        image_embeds = self.projection(features, self._grid_of(pixel_values))
-        tokens = image_embeds.shape[2]
-        image_embeds = image_embeds.flatten(1, 2)
-        if num_images is None:
-            return image_embeds, torch.ones(entries, frames * tokens, dtype=torch.bool)
-        frame = torch.arange(frames * tokens, device=num_images.device) // tokens
-        return image_embeds, frame[None, :] < num_images[:, None]
+            features = features + self.temporal_embedding[places[:, 0]].to(features.dtype)
+        if self.tile_embedding is not None:
+            marks = self.tile_embedding[0][places[:, 1]] + self.tile_embedding[1][places[:, 2]]
+            features = features + marks.to(features.dtype)
+        return features
 
     def forward(
         self,
@@ -314,18 +356,21 @@ class GitLLM(InFolder):
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
         return hidden_states(self.decoder, *images, input_ids, attention_mask, image_index, depth)
 
-    def attention_to_image(self, input_ids: Tensor, pixel_values: Tensor, last: int | None = None) -> Tensor:
+    def attention_to_image(
+        self, input_ids: Tensor, pixel_values: Tensor, last: int | None = None, num_images: Tensor | None = None
+    ) -> Tensor:
         """Measure how much tokens of a text attend to each image token: ``attention_map.py:attention_to_image``.
 
         Args:
             input_ids: long ``[1, T]`` without padding.
             pixel_values: ``[1, 3, H, W]`` or ``[1, F, 3, H, W]``.
             last: for how many of the last tokens; None: for all.
+            num_images: of pictures in tiles their places, as in :meth:`encode_images`.
 
         Returns:
             float32 ``[layers, last, F*P]`` on the CPU.
         """
-        return attention_to_image(self.decoder, *self.encode_images(pixel_values), input_ids, last)
+        return attention_to_image(self.decoder, *self.encode_images(pixel_values, num_images), input_ids, last)
 
     def _grid_of(self, pixel_values: Tensor) -> tuple[int, int] | None:
         # Where each feature is a token, features of images of any shape will do.

@@ -28,14 +28,14 @@ class _Read:
 
     Attributes:
         weights: state of the model's weights then.
-        pixels: ``[1, 3, H, W]`` or ``[1, F, 3, H, W]``.
+        images: pixels ``[1, 3, H, W]`` or ``[1, F, 3, H, W]``, and their places where they are in tiles.
         embeds, valid: what :meth:`GitLLM.encode_images` made of them.
         ids: of the tokens behind the image that are in the cache.
         cache: of one row.
     """
 
     weights: int
-    pixels: Tensor
+    images: tuple[Tensor, Tensor | None]
     embeds: Tensor
     valid: Tensor
     ids: list[int]
@@ -54,7 +54,9 @@ class Remembered:
         self.num_reused = 0
 
     @torch.no_grad()
-    def generate(self, model: GitLLM, pixel_values: Tensor, input_ids: Tensor, **kwargs: Any) -> Tensor:
+    def generate(
+        self, model: GitLLM, pixel_values: Tensor, input_ids: Tensor, num_images: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         """Continue one prompt as ``model.generate`` does.
 
         Where states of image or text see what stands behind them, or the language model keeps no whole rows, all is
@@ -64,6 +66,8 @@ class Remembered:
             model: which one it is may change from call to call.
             pixel_values: ``[1, 3, H, W]`` or ``[1, F, 3, H, W]``.
             input_ids: long ``[1, T]`` without padding.
+            num_images: of pictures in tiles their places, long ``[1, F, 3]``, see
+                :mod:`~gitllm_plugin.modeling.places`.
             **kwargs: of transformers' ``generate``.
 
         Returns:
@@ -71,14 +75,14 @@ class Remembered:
         """
         # Whatever ends this early leaves nothing that was half read.
         last, self._last, self.num_reused = self._last, None, 0
-        decoder, weights = model.decoder, _state_of(model)
-        if last is None or last.weights != weights or not _is_same(last.pixels, pixel_values):
+        decoder, weights, images = model.decoder, _state_of(model), (pixel_values, num_images)
+        if last is None or last.weights != weights or not all(map(_is_same, last.images, images)):
             if not decoder.shares_images or decoder.sliding_window is not None or _searches(model, kwargs):
-                return model.generate(input_ids, None, pixel_values, **kwargs)
-            embeds, valid = model.encode_images(pixel_values)
-            last = _Read(weights, pixel_values, embeds, valid, [], decoder.prefill(embeds, valid))
+                return model.generate(input_ids, None, pixel_values, num_images=num_images, **kwargs)
+            embeds, valid = model.encode_images(*images)
+            last = _Read(weights, images, embeds, valid, [], decoder.prefill(embeds, valid))
         if _searches(model, kwargs) or any(type(layer) is not DynamicLayer for layer in last.cache.layers):
-            return model.generate(input_ids, None, pixel_values, **kwargs)
+            return model.generate(input_ids, None, pixel_values, num_images=num_images, **kwargs)
         ids: list[int] = input_ids[0].tolist()
         # The last token of a prompt is always read: the next one is predicted there.
         self.num_reused = len(commonprefix([last.ids, ids[:-1]]))
@@ -91,7 +95,9 @@ class Remembered:
         return tokens
 
 
-def _is_same(pixels: Tensor, others: Tensor) -> bool:
+def _is_same(pixels: Tensor | None, others: Tensor | None) -> bool:
+    if pixels is None or others is None:
+        return pixels is others
     return pixels.shape == others.shape and pixels.dtype == others.dtype and torch.equal(pixels, others)
 
 

@@ -73,6 +73,8 @@ def check_stock(model: GitLLM) -> None:
         raise _refusal(
             f"it reads up to {model.max_images} images, with temporal embeddings: train with model.max_images=1"
         )
+    if model.tile_marks:
+        raise _refusal("it has marks of tiles: train with model.tile_marks=false")
     kind, positions = decoder.config.model_type, model.decoder.positions
     if positions == "text":
         raise _refusal(

@@ -21,7 +21,7 @@ from gitllm_plugin.errors import ConfigError
 
 #: Module -> does it hold this parameter? Names are dotted names below GitLLM.
 _BY_NAME: dict[str, Callable[[str], bool]] = {
-    "proj": lambda name: name.startswith(("projection.", "temporal_embedding")),
+    "proj": lambda name: name.startswith(("projection.", "temporal_embedding", "tile_embedding")),
     "lora": lambda name: ".lora_" in name,
     "llm": lambda name: name.startswith("language_model.") and ".lora_" not in name,
     "vit": lambda name: name.startswith("image_encoder."),

@@ -9,6 +9,7 @@ from typing import Any, cast
 from lavis.common.registry import registry
 
 from gitllm_plugin.config.model import GitSettings
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import make_text_encoder
 from gitllm_plugin.modeling.git import Git, load_git
 from gitllm_plugin.models.image_text import ImageTextModel
@@ -39,6 +40,12 @@ class GitForLavis(ImageTextModel):
         model = cls(git, make_text_encoder(git.causal_lm, tokenizer), **cls.answer_settings(settings))
         model.load_finetuned(settings)
         return model
+
+    def _images(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+        images = super()._images(samples)
+        if images["num_images"] is not None and images["num_images"].ndim == 3:
+            raise ConfigError("plain GIT reads no pictures in tiles: leave max_tiles out of vis_processor")
+        return images
 
     def check_image_size(self, height: int, width: int) -> None:
         """See :class:`~gitllm_plugin.protocols.SizedImagesModel`."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
 from gitllm_plugin.modeling import TextBatch, TextEncoder
 from gitllm_plugin.modeling.fitting import TooLongError
+from gitllm_plugin.modeling.places import counts_of
 from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of, with_one_answer_each, words_of
 
 _TOKENS_OF_A_BYTE = 2
@@ -94,7 +95,8 @@ class ReadsTexts:
         """Give the rule for texts beside such images; None where the context has no end.
 
         Args:
-            image: of an item, ``[3, H, W]`` or ``[F, 3, H, W]``, or features in its place; None for none.
+            image: one of an item, ``[3, H, W]``, or features in its place; of pictures in tiles ``[F, 3, H, W]``, as
+                many as there may be of one; None for none.
             answers: whether answers are read too, as a loss does.
             new_tokens: how many may be generated.
         """
@@ -103,8 +105,8 @@ class ReadsTexts:
             return None
         tokens = 0
         if image is not None:
-            frame = image if image.ndim == 3 else image[0]
-            tokens = room - self.model.max_text_tokens(frame[None])
+            images = image[None] if image.ndim == 3 else image
+            tokens = (room - self.model.max_text_tokens(images[:1])) * len(images)
         most = self.model.max_images if self._rows_are_padded else 0
         return ContextRule(self.text_encoder, room, tokens, most, answers, new_tokens)
 
@@ -179,7 +181,7 @@ class ReadsTexts:
         if pixels is None:
             return read
         frames = len(pixels) * (pixels.shape[1] if pixels.ndim == 5 else 1)
-        images = int(samples["num_images"].sum()) if "num_images" in samples else frames
+        images = int(counts_of(samples["num_images"]).sum()) if "num_images" in samples else frames
         return read + images * self.model.tokens_of_image(pixels)
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
@@ -206,7 +208,7 @@ class ReadsTexts:
         frames = pixels.shape[1] if pixels.ndim == 5 else 1
         of_an_image = (whole - least) // frames
         index = torch.as_tensor(samples["image_index"]).tolist() if "image_index" in samples else range(count)
-        images = torch.as_tensor(samples["num_images"]).tolist()
+        images = counts_of(torch.as_tensor(samples["num_images"])).tolist()
         return [whole - of_an_image * images[row] for row in index]
 
     def _count_truncated(self, text: TextBatch, samples: Samples) -> None:

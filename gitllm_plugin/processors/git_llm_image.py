@@ -3,6 +3,7 @@
 from lavis.common.registry import registry
 from torch import Tensor
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.m3it.pictures import Picture
 from gitllm_plugin.processors.picture_processor import PictureProcessor
 from gitllm_plugin.processors.settings import RandomPictureSettings
@@ -20,7 +21,13 @@ class GitLLMImageEvalProcessor(PictureProcessor):
 
         Raises:
             DataError: see :func:`~gitllm_plugin.m3it.pictures.read_pixels`.
+            ConfigError: pictures are cut into tiles, of which LAVIS's data sets cannot stack different numbers.
         """
+        if self.transform.max_tiles > 1:
+            raise ConfigError(
+                f"max_tiles is {self.transform.max_tiles}: pictures in tiles are read by this package's data sets "
+                "(m3it, m3it_instruct, m3it_wds); others take one image of each"
+            )
         return self.transform(item)
 
 

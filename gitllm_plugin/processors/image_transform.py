@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gitllm_plugin.m3it.pictures import Picture, read_pixels
 from gitllm_plugin.modeling.pixels import normalize_pixels
+from gitllm_plugin.processors.tiles import best_grid, cut, in_tiles
 
 NORMALIZATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     # mean and standard deviation of red, green and blue, where white is 1
@@ -48,6 +49,8 @@ class ImageTransform:
         horizontal_flip: whether to mirror every second picture, at random.
         round_centre: with ``shortest_edge``, where half a pixel is too much: False cuts less away on top and on the
             left, as transformers does; True rounds it to an even number, as torchvision does, and timm with it.
+        max_tiles: 1, or into how many tiles :meth:`tiles` cuts a picture, at most.
+        thumbnail: whether the whole picture, squashed, stands behind its tiles.
     """
 
     image_size: int
@@ -59,18 +62,24 @@ class ImageTransform:
     crop_scale: tuple[float, float] | None = None
     horizontal_flip: bool = False
     round_centre: bool = False
+    max_tiles: int = 1
+    thumbnail: bool = True
 
     def __repr__(self) -> str:
         """Say what it does; stored features are known by these words, so that they change with the pixels alone."""
-        told = [field.name for field in fields(self) if field.name != "round_centre" or self.round_centre]
+        unsaid = set() if self.round_centre else {"round_centre"}
+        unsaid |= set() if self.max_tiles > 1 else {"max_tiles", "thumbnail"}
+        told = [field.name for field in fields(self) if field.name not in unsaid]
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in told)})"
 
     @property
     def least_side(self) -> int:
         """The shortest side of a picture that loses nothing to this transform by being small."""
+        # A picture of any shape may have all its tiles one beside the other.
+        side = self.image_size * self.max_tiles
         if self.crop_scale is not None:
-            return math.ceil(self.image_size / math.sqrt(self.crop_scale[0]))
-        return self.shortest_edge or self.image_size
+            return math.ceil(side / math.sqrt(self.crop_scale[0]))
+        return self.shortest_edge or side
 
     @property
     def is_random(self) -> bool:
@@ -91,6 +100,21 @@ class ImageTransform:
         """
         return self.normalize(self.fit(read_pixels(image)))
 
+    def images(self, pictures: Sequence[Picture]) -> tuple[Tensor, Tensor | None]:
+        """Make what a model reads of the pictures of one text, at least one.
+
+        Returns:
+            float32 ``[F, 3, image_size, image_size]``, and of pictures in tiles their places, long ``[F, 3]``, see
+            :mod:`gitllm_plugin.modeling.places`.
+
+        Raises:
+            DataError: see :func:`~gitllm_plugin.m3it.pictures.read_pixels`.
+        """
+        if self.max_tiles == 1:
+            return torch.stack([self(picture) for picture in pictures]), None
+        tiles, places = in_tiles([self.tiles(read_pixels(picture)) for picture in pictures])
+        return self.normalize(tiles), places
+
     def fit(self, picture: np.ndarray) -> Tensor:
         """Cut and resize, with the pixels of Pillow within one grey level; random as in :meth:`__call__`.
 
@@ -101,15 +125,33 @@ class ImageTransform:
             uint8 ``[3, image_size, image_size]``.
         """
         size = (self.image_size, self.image_size)
-        if self.crop_scale is not None:
-            pixels = self._resize(_crop_at_random(picture, self.crop_scale), size)
-        elif self.resize == "squash":
-            pixels = self._resize(picture, size)
+        if self.crop_scale is not None or self.resize == "squash":
+            pixels = self._resize(self._cropped(picture), size)
         else:
             pixels = self._resize_and_cut(picture)
-        if self.horizontal_flip and torch.rand(()) < 0.5:
-            pixels = pixels.flip(-1)
-        return pixels.contiguous()
+        return (pixels.flip(-1) if self._flips() else pixels).contiguous()
+
+    def tiles(self, picture: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Squash into the nearest grid of at most ``max_tiles``, and cut; random as in :meth:`__call__`.
+
+        Args:
+            picture: uint8 ``[height, width, 3]``.
+
+        Returns:
+            The images, uint8 ``[T, 3, image_size, image_size]``: the tiles row by row, and behind several the whole
+            picture, with ``thumbnail``. And their rows and columns, long ``[T, 2]``, counted from 1, 0 for the whole.
+        """
+        side, picture = self.image_size, self._cropped(picture)
+        rows, columns = best_grid(*picture.shape[:2], side, self.max_tiles)
+        if self._flips():
+            picture = np.ascontiguousarray(picture[:, ::-1])  # the whole picture, and not each tile
+        tiles, places = cut(self._resize(picture, (rows * side, columns * side)), side)
+        if rows * columns == 1:
+            return tiles, torch.zeros_like(places)
+        if not self.thumbnail:
+            return tiles, places
+        whole = self._resize(picture, (side, side))
+        return torch.cat([tiles, whole[None]]), torch.nn.functional.pad(places, (0, 0, 0, 1))
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalise uint8 ``[..., 3, H, W]`` to float32 of the same shape."""
@@ -134,6 +176,12 @@ class ImageTransform:
             "image_std": list(self.std),
             **({ROUND_CENTRE: True} if self.round_centre else {}),
         }
+
+    def _cropped(self, picture: np.ndarray) -> np.ndarray:
+        return picture if self.crop_scale is None else _crop_at_random(picture, self.crop_scale)
+
+    def _flips(self) -> bool:
+        return self.horizontal_flip and bool(torch.rand(()) < 0.5)
 
     def _resize(self, picture: np.ndarray, size: tuple[int, int]) -> Tensor:
         """uint8 [height, width, 3] to uint8 [3, *size]."""

@@ -121,6 +121,8 @@ def _told(kind: str, settings: Any) -> dict[str, Any]:
         "mean and std": normalization,
         "resize": transform.resize,
         "resampling": transform.resampling,
+        "max_tiles": transform.max_tiles,
+        "thumbnail": transform.thumbnail if transform.max_tiles > 1 else None,
     }
     # Training cuts out at random what it squashes.
     if getattr(settings, "random_resized_crop", None):

@@ -1,8 +1,8 @@
 """What all image and video processors of this package share."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from gitllm_plugin.config import read
 from gitllm_plugin.m3it.images import decode_pixels
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.processors.settings import PictureSettings
+from gitllm_plugin.processors.tiles import in_tiles
 from gitllm_plugin.processors.transform_config import make_transform
+
+_Made = TypeVar("_Made")
 
 
 class PictureProcessor(BaseProcessor):
@@ -50,19 +53,36 @@ class PictureProcessor(BaseProcessor):
         Raises:
             DataError: a file is broken or too large.
         """
-        least_side = self.transform.least_side if self.scaled_decode else 0
-        pixels = self.fit_alike((decode_pixels(image, place, least_side=least_side) for image in images), seed)
+        pixels = self.fit_alike(self._decoded(images, place), seed)
         return pixels[0] if len(pixels) == 1 else torch.stack(pixels)
+
+    def load_tiles(self, images: Sequence[bytes], place: str, seed: int | None = None) -> tuple[Tensor, Tensor]:
+        """Do as :meth:`load`, with each picture in tiles.
+
+        Returns:
+            uint8 ``[F, 3, image_size, image_size]``, all tiles of one picture and then of the next, and their places,
+            long ``[F, 3]``, see :mod:`gitllm_plugin.modeling.places`.
+        """
+        return in_tiles(self._alike(self.transform.tiles, self._decoded(images, place), seed))
 
     def fit_alike(self, pictures: Iterable[np.ndarray], seed: int | None = None) -> list[Tensor]:
         """Do as :meth:`load`, of decoded pictures, uint8 ``[height, width, 3]`` each, to uint8 ``[3, H, W]`` each."""
+        return self._alike(self.transform.fit, pictures, seed)
+
+    def _decoded(self, images: Sequence[bytes], place: str) -> Iterator[np.ndarray]:
+        least_side = self.transform.least_side if self.scaled_decode else 0
+        return (decode_pixels(image, place, least_side=least_side) for image in images)
+
+    def _alike(
+        self, make: Callable[[np.ndarray], _Made], pictures: Iterable[np.ndarray], seed: int | None
+    ) -> list[_Made]:
         if self.transform.is_random and seed is None:
             seed = int(torch.randint(2**62, ()))
-        pixels = []
+        made = []
         for picture in pictures:
             with _drawing_from(seed if self.transform.is_random else None):
-                pixels.append(self.transform.fit(picture))
-        return pixels
+                made.append(make(picture))
+        return made
 
     @classmethod
     def from_config(cls, cfg: Mapping[str, Any] | None = None) -> "PictureProcessor":

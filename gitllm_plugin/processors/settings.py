@@ -5,8 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from gitllm_plugin.config import OneOf, Rule, Says, node, unexpected
+from gitllm_plugin.config import OneOf, ReadIf, Rule, Says, node, unexpected
 from gitllm_plugin.m3it.prompts import TEMPLATES
+from gitllm_plugin.modeling.places import MOST_TILES
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS
 
 _Three = tuple[float, float, float]
@@ -28,6 +29,12 @@ def _normalization_faults(normalization: str | None, mean: Any, std: Any) -> Ite
             f".mean is {list(mean or ())} and std is {list(std or ())}, expected three numbers each, std above 0 "
             "(white is 1)"
         )
+
+
+def _tiles_fault(max_tiles: int, resize: str | None) -> str | None:
+    if max_tiles > 1 and resize == "shortest_edge":
+        return ".max_tiles shows the whole picture, and resize=shortest_edge cuts of it: remove one of them"
+    return None
 
 
 @node("vis_processor")
@@ -59,10 +66,21 @@ class PictureSettings:
     resampling: Literal["bicubic", "bilinear", "lanczos"] | None = None
     """How pixels are interpolated; null for the encoder's, or ``bicubic``."""
 
+    max_tiles: Annotated[int, Field(ge=1, le=MOST_TILES), Says(f"1 to {MOST_TILES} tiles")] = 1
+    """Cut a picture into at most so many tiles of ``image_size``, in the grid nearest to its shape; 1 for none."""
+
+    thumbnail: Annotated[
+        bool, ReadIf(("max_tiles",), lambda max_tiles: max_tiles > 1, "where a picture is cut into tiles (max_tiles)")
+    ] = True
+    """With ``max_tiles``, give the whole picture behind its tiles."""
+
     scaled_decode: bool = False
     """Decode JPEG files at the smallest size that is large enough."""
 
-    RULES = (Rule(("normalization", "mean", "std"), _normalization_faults),)
+    RULES = (
+        Rule(("normalization", "mean", "std"), _normalization_faults),
+        Rule(("max_tiles", "resize"), _tiles_fault),
+    )
 
 
 def _crop_fault(crop: tuple[float, float] | None, resize: str | None) -> str | None:
@@ -97,6 +115,15 @@ class VideoSettings(PictureSettings):
 
     num_frames: Annotated[int, Field(ge=1, le=1024), Says("1 to 1024 frames")] = 8
     """Frames of a video, evenly spread."""
+
+    RULES = (
+        Rule(
+            ("max_tiles",),
+            lambda tiles: (
+                ".max_tiles cuts pictures; frames of videos are one image each: remove it" if tiles > 1 else None
+            ),
+        ),
+    )
 
 
 @node("vis_processor")

@@ -1,11 +1,13 @@
 """What an image processor does, read from its configuration or from the image encoder's own."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from gitllm_plugin.config import read
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.processors.image_transform import NORMALIZATIONS, RESAMPLINGS, ROUND_CENTRE, ImageTransform
 from gitllm_plugin.processors.settings import PictureSettings
@@ -23,7 +25,8 @@ def make_transform(settings: PictureSettings) -> ImageTransform:
     """
     given = read_encoder(settings.encoder) if settings.encoder else {}
     size = settings.image_size or given.get("image_size", 224)
-    resize = settings.resize or given.get("resize", "squash")
+    # Of a picture in tiles nothing is cut away.
+    resize = "squash" if settings.max_tiles > 1 else settings.resize or given.get("resize", "squash")
     own_size = size == given.get("image_size") and resize == given.get("resize")
     if settings.mean is not None and settings.std is not None:
         mean, std = settings.mean, settings.std
@@ -42,7 +45,24 @@ def make_transform(settings: PictureSettings) -> ImageTransform:
         crop_scale=getattr(settings, "random_resized_crop", None),
         horizontal_flip=getattr(settings, "horizontal_flip", False),
         round_centre=given.get("round_centre", False),
+        max_tiles=settings.max_tiles,
+        thumbnail=settings.thumbnail,
     )
+
+
+def transform_of_folder(encoder: Path, settings: Mapping[str, Any]) -> ImageTransform:
+    """Make the transform of an exported folder.
+
+    Args:
+        encoder: its ``image_encoder``, which has the image processor.
+        settings: what the folder keeps of the run; of its ``vis_processor`` into how many tiles pictures are cut.
+
+    Raises:
+        ConfigError: see :func:`read_encoder`.
+    """
+    pictures = settings.get("vis_processor") or {}
+    said = {key: pictures[key] for key in ("max_tiles", "thumbnail") if key in pictures}
+    return make_transform(read(PictureSettings, "vis_processor", {"encoder": str(encoder), **said}))
 
 
 def transform_of_encoder(name: str) -> ImageTransform:

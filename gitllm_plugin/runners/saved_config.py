@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -45,7 +46,9 @@ def secret_keys(node: Any) -> set[str]:
 @contextmanager
 def _named(resolver: Callable[..., Any], name: str, usual: Callable[..., Any]) -> Iterator[None]:
     """Let a resolver of OmegaConf's be another inside the block."""
-    register: Any = getattr(OmegaConf, "register_resolver", None) or OmegaConf.register_new_resolver  # since 2.4
+    register: Any = OmegaConf.register_resolver
+    if "replace" not in signature(register).parameters:  # before 2.4 another, older function had the name
+        register = OmegaConf.register_new_resolver
     register(name, resolver, replace=True)
     try:
         yield

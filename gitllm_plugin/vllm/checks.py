@@ -27,6 +27,11 @@ def check_folder(folder: Path) -> None:
             f"{folder} was trained with model.attention={description['attention']}, which vLLM is not told of here: "
             "a model with model.attention=git is needed"
         )
+    if (tiles := (description["settings"].get("vis_processor") or {}).get("max_tiles", 1)) > 1:
+        raise ConfigError(
+            f"{folder} reads pictures in tiles (max_tiles={tiles}), which see each other; in vLLM each image sees "
+            "itself alone: a model without max_tiles is needed"
+        )
     if description["max_images"] > 1:
         raise ConfigError(
             f"{folder} reads up to {description['max_images']} pictures, which see each other; in vLLM each sees "

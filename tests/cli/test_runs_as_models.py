@@ -62,7 +62,7 @@ def test_it_is_taken(command, form, models, served, tmp_path, capsys, monkeypatc
         pytest.importorskip(package)
     Image.new("RGB", (40, 30), "teal").save(tmp_path / "cat.png")
     (tmp_path / "rows.jsonl").write_text(json.dumps({"image": "cat.png", "question": "what is it?"}) + "\n")
-    monkeypatch.setattr("sys.stdin", io.StringIO("what is it?\n"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"what is it?\n")))
     assert main(TAKES[command](models[form], tmp_path)) == 0, capsys.readouterr().err
     if command in ("demo", "serve"):
         assert len(served) == 1

@@ -1,16 +1,20 @@
 """Experiments: plans, what is run and what is not run again, and the page; real runs of a tiny model."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
 from gitllm_plugin.cli.main import main
+from gitllm_plugin.curves.read import RunCurves
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.experiments.plan import choose_runs, read_plan
+from gitllm_plugin.experiments.report import confidence, mean_curves
 from gitllm_plugin.host.export import find_run
 from tests.small_run import write_small_run
 
@@ -53,6 +57,56 @@ def test_a_run_whose_options_changed_is_run_again_and_others_are_not(tmp_path):
     assert "Not run yet: proj+lora." in (tmp_path / "experiment" / "README.md").read_text()
     assert main(["experiment", str(plan), "--only", "proj", "--options", "run.seed=2"]) == 0
     assert len(list((tmp_path / "experiment" / "proj").glob("2*"))) == 2
+
+
+def test_seeds_give_means_with_intervals_and_new_ones_are_run_alone(tmp_path, capfd):
+    plan = write_plan(tmp_path, "proj", "proj+lora", seeds=[1, 2])
+    assert main(["experiment", str(plan)]) == 0
+    folder = tmp_path / "experiment"
+    results = json.loads((folder / "results.json").read_text())
+    assert [r["name"] for r in results] == ["proj, seed 1", "proj+lora, seed 1", "proj, seed 2", "proj+lora, seed 2"]
+    first, second = (result["validation_loss"] for result in results if result["group"] == "proj")
+    assert first != second
+    # With two values, t is the tangent of 0.475 pi, and the standard error half their distance.
+    reach = math.tan(0.475 * math.pi) * abs(first - second) / 2
+    page = (folder / "README.md").read_text()
+    assert f"{(first + second) / 2:.4f} ± {reach:.4f}" in page and "95% confidence" in page and "## Each run" in page
+    capfd.readouterr()
+    assert main(["experiment", str(write_plan(tmp_path, "proj", "proj+lora", seeds=[1, 2, 5])), "--only", "proj"]) == 0
+    assert capfd.readouterr().out.count("already done") == 2
+    assert len(json.loads((folder / "results.json").read_text())) == 5
+
+
+@pytest.mark.parametrize("values", [[0.25, 0.75], [1.0, 2.0, 4.0], [-0.4, 0.1, 0.2, 0.9, 1.3], list(range(10))])
+def test_an_interval_is_student_s(values):
+    stats = pytest.importorskip("scipy.stats")
+    mean, reach = confidence(values)
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert np.allclose((mean, reach), ((low + high) / 2, (high - low) / 2), rtol=3e-4)
+
+
+def test_curves_of_several_seeds_become_their_mean_where_all_have_it():
+    runs = [
+        RunCurves(
+            "a", [{"step": n, "loss": loss} for n, loss in enumerate(losses)], [{"split": "val", "step": 2, **val}]
+        )
+        for losses, val in (([1.0, 2.0, 3.0], {"loss": 1.0}), ([3.0, 4.0], {"loss": 2.0}))
+    ]
+    mean = mean_curves("both", runs)
+    assert [(entry["step"], entry["loss"]) for entry in mean.steps] == [(0, 2.0), (1, 3.0)]
+    assert [entry["loss"] for entry in mean.evaluations_of("val")] == [1.5]
+
+
+@pytest.mark.parametrize("seeds", [3, [1], [1, 1], [1, -2], [1, True], ["a", "b"], [0.5, 1], list(range(11)), []])
+def test_seeds_that_are_none_are_refused(tmp_path, capsys, seeds):
+    assert main(["experiment", str(write_plan(tmp_path, "proj", seeds=seeds))]) == 2
+    assert "expected 2 to 10 different whole numbers, as [1, 2, 3]" in capsys.readouterr().err
+
+
+def test_a_seed_is_said_in_one_place(tmp_path, capsys):
+    plan = write_plan(tmp_path, "proj", seeds=[1, 2], options=["run.seed=4"])
+    assert main(["experiment", str(plan)]) == 2
+    assert "run proj has an option run.seed, and the experiment has seeds" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_does_not_stop_the_others_and_is_named(tmp_path, capfd):

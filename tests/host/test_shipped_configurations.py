@@ -17,12 +17,13 @@ from gitllm_plugin.m3it.catalog import get_preset
 from tests.benchmark_files import write_benchmarks
 from tests.m3it_files import write_m3it_jsonl
 from tests.m3it_tree import write_entry
+from tests.preference_run import with_rejected
 
 ROOT = Path(__file__).parents[2]
 PROJECTS = ROOT / "projects" / "git_llm"
 SCRIPTS = {"train": "train.py", "eval": "evaluate.py"}
 # One of each kind; the others take a minute together.
-QUICK = ("train/exp1_proj", "eval/vqav2")
+QUICK = ("train/exp1_proj", "train/dpo_pairs", "eval/vqav2")
 NEEDS_CAPTION_METRICS = ("coco_caption", "nocaps", "flickr30k")
 CONFIGS = [
     pytest.param(path, id=name, marks=() if name in QUICK else pytest.mark.slow)
@@ -74,6 +75,8 @@ def here(data, tmp_path, monkeypatch):
         write_m3it_jsonl(demo / f"{place}.jsonl", rows=6, config=f"part_{number}")
     for split in ("train", "val", "test"):
         write_m3it_jsonl(tmp_path / "data" / "stamps" / f"{split}.jsonl", rows=6)
+        write_m3it_jsonl(tmp_path / "data" / "pairs" / f"{split}.jsonl", rows=6)
+        with_rejected(tmp_path / "data" / "pairs" / f"{split}.jsonl")
     return tmp_path
 
 

@@ -13,7 +13,7 @@ HIDDEN = ["lavis", *(name for name in OF_LAVIS_ALONE if name != "yaml")]  # whic
 
 PROCESS = """
 import io, json, sys
-sys.stdin = io.StringIO("what color?\\n")
+sys.stdin = io.TextIOWrapper(io.BytesIO(b"what color?\\n"))
 import gitllm_plugin.serving.server, gitllm_plugin.web.server
 from gitllm_plugin.cli.main import main
 served = []
@@ -38,11 +38,12 @@ commands = {
 given = {name: main(command) for name, command in commands.items() if name in sys.argv[2:]}
 print("\\n" + json.dumps({"status": given, "served": len(served), "lavis": "lavis" in sys.modules}))
 """
+pytestmark = pytest.mark.timeout(1000)  # a dozen commands in a process, however busy the machine
 OF_RUNS = ("export", "plot")
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory, cpu_precision):
+def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config = write_small_run(folder, TINY_LORA, max_epoch=1)
     assert main(["train", str(config)]) == 0
@@ -73,7 +74,7 @@ def test_a_model_is_used(form, models, run_python, tmp_path):
     ]
     names += OF_RUNS if form == "run" else ()
     code = f"import sys; sys.argv = ['', {str(models[form])!r}, *{names}]\n{PROCESS}"
-    done = run_python(code, hidden=HIDDEN, cwd=tmp_path)
+    done = run_python(code, hidden=HIDDEN, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout.splitlines()[-1])
     assert told == {
@@ -92,6 +93,6 @@ def test_training_and_evaluating_say_that_lavis_is_needed(command, run_python, t
     Image.new("RGB", (40, 30), "teal").save(tmp_path / "teal.png")
     models = ["--language-model", "tiny:llama", "--image-encoder", "tiny:clip"] if "--data" in command else []
     code = f"import sys\nfrom gitllm_plugin.cli.main import main\nsys.exit(main({command + models}))"
-    done = run_python(code, hidden=HIDDEN, cwd=tmp_path)
+    done = run_python(code, hidden=HIDDEN, cwd=tmp_path, timeout=900)
     assert done.returncode == 2 and "pip install --no-deps salesforce-lavis==1.0.2" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr

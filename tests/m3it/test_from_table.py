@@ -218,7 +218,7 @@ def test_the_command(folder, capsys):
     out, err = capsys.readouterr()
     counts = [len((folder / "out" / f"{split}.jsonl").read_text().splitlines()) for split in ("train", "val")]
     assert sum(counts) == 40 and out.splitlines()[-1] == "all: 40 rows"
-    read = "image, question, answer, instruction, id, split"
+    read = "image, question, answer, rejected, instruction, id, split"
     assert err == f"note: {folder / 'mine.csv'}: columns that are not read: 'source'; read are {read}\n"
 
 

@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 from gitllm_plugin.config import nearest
 from gitllm_plugin.errors import DataError
-from gitllm_plugin.m3it.from_table.settings import COLUMNS, NEEDED
+from gitllm_plugin.m3it.from_table.settings import ALSO, COLUMNS, NEEDED
 from gitllm_plugin.m3it.problems import RowError
 
 _LIKE_ENOUGH = 0.85  # "qestion", "answers"; not "question_id"
@@ -79,7 +79,10 @@ class ColumnFinder:
         # A name that was given chooses one of `File` and `file`; else they are one name, twice.
         if column in self._given and exact:
             return exact
-        return [index for index, name in enumerate(header) if _plain(name) == _plain(wanted)]
+        found = [index for index, name in enumerate(header) if _plain(name) == _plain(wanted)]
+        if not found and column in ALSO and column not in self._given:
+            found = [index for index, name in enumerate(header) if _plain(name) == ALSO[column]]
+        return found
 
     def _find(self, header: Sequence[str], place: str) -> tuple[dict[str, int], list[str]]:
         positions = {column: self._positions(header, column) for column in COLUMNS}

@@ -120,7 +120,7 @@ def _convert(
         _write(table, output, rows, splits, pictures, problems)
     else:
         raise DataError(f"{table} has no rows")
-    for note in (*dealer.describe(splits), *_repeated(rows), *_left(output, splits)):
+    for note in (*dealer.describe(splits), *_repeated(rows), *_unpaired(rows), *_left(output, splits)):
         tell(note)
     if alone := sum(not row.paths for row in rows):
         tell(f"rows without an image: {alone:,}; training takes them with allow_text_only: true")
@@ -163,7 +163,7 @@ def _read_row(record: Record, config: str, pictures: Pictures, text_only: bool) 
     place = record.place
     text = {
         column: read_text(record.cells.get(column), column, place)
-        for column in ("question", "instruction", "id", "split")
+        for column in ("question", "rejected", "instruction", "id", "split")
     }
     paths = _paths(record, pictures, text_only)
     answers = read_list(record.cells["answer"], "answer", place, record.divided)
@@ -177,6 +177,10 @@ def _read_row(record: Record, config: str, pictures: Pictures, text_only: bool) 
         "image_base64_str": "",  # comes when it is written
         "outputs": answers[0] if len(answers) == 1 else answers,
     }
+    if text["rejected"]:
+        if text["rejected"] in answers:
+            raise RowError("wrong_value", f"the rejected answer is the right one, {text['rejected']!r}", place)
+        content["rejected"] = text["rejected"]
     if turns := record.cells.get("turns"):
         content["turns"] = [[read_text(said, "turns", place) for said in turn] for turn in turns]
     # Without pictures, rows of the same words are dealt together.
@@ -252,11 +256,19 @@ def _repeated(rows: Sequence[_Row]) -> list[str]:
     repeated = []
     for row in rows:
         content = row.content
-        said = str((content["outputs"], content.get("turns")))
+        said = str((content["outputs"], content.get("turns"), content.get("rejected")))
         key = (row.shown.whole, content["instruction"], content["inputs"], said)
         if first.setdefault(key, row.shown.place) != row.shown.place:
             repeated.append(f"{row.shown.place} is {first[key]} again")
     return [f"rows that stand twice, and are kept: {len(repeated):,}, the first: {repeated[0]}"] if repeated else []
+
+
+def _unpaired(rows: Sequence[_Row]) -> list[str]:
+    alone = [row.shown.place for row in rows if "rejected" not in row.content]
+    if not alone or len(alone) == len(rows):
+        return []
+    many = f"{len(alone):,}, the first: {alone[0]}"
+    return [f"rows without a rejected answer, which preferences cannot be learnt from: {many}"]
 
 
 def _left(output: Path, splits: Sequence[str]) -> list[str]:

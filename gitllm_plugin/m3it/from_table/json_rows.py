@@ -9,6 +9,7 @@ from typing import Any
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
 from gitllm_plugin.m3it.from_table.conversations import is_conversation, read_conversation, unread_keys
+from gitllm_plugin.m3it.from_table.preferences import is_preference, read_preference, unread_of_preference
 from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.problems import RowError
 
@@ -44,8 +45,11 @@ def _parse_whole(path: Path, text: str) -> list[Any] | None:
 def _record(entry: Any, number: int, place: str, finder: ColumnFinder) -> Read:
     if not isinstance(entry, dict):
         return RowError("json", f"a JSON {type(entry).__name__} where an object is expected", place)
-    if is_conversation(entry):
+    if is_conversation(entry) or is_preference(entry):
         try:
+            if is_preference(entry):
+                finder.pass_over(unread_of_preference(entry))
+                return read_preference(entry, number, place)
             finder.pass_over(unread_keys(entry))
             return read_conversation(entry, number, place)
         except RowError as error:

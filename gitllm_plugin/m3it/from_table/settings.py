@@ -6,8 +6,11 @@ from pathlib import Path
 
 from gitllm_plugin.errors import ConfigError
 
-COLUMNS = ("image", "question", "answer", "instruction", "id", "split")
+COLUMNS = ("image", "question", "answer", "rejected", "instruction", "id", "split")
 """What a table may have. `image` and `answer` are needed; the rest may be missing or empty."""
+
+ALSO = {"answer": "chosen"}
+"""What a column may be called besides: of two answers the better one."""
 
 NEEDED = ("image", "answer")
 LISTS = ("image", "answer")
