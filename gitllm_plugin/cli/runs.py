@@ -63,7 +63,8 @@ def train(args: argparse.Namespace) -> None:
     from gitllm_plugin.host import launch
 
     if args.dry_run:
-        print(launch.dry_run(path, args.options))
+        if described := launch.dry_run(path, args.options):
+            print(described)
     else:
         launch.train(path, args.options)
 

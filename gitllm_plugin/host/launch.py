@@ -51,7 +51,8 @@ def train(cfg_path: str | Path, options: Sequence[str] = ()):
 def dry_run(cfg_path: str | Path, options: Sequence[str] = ()) -> str:
     """Describe a training without doing it: configuration, parameters, first batch, memory and time.
 
-    The only file written is a figure of the first batch's images, below ``run.output_dir`` in ``dry_run``.
+    Of several ranks the first describes its own batch, and the others give "". The only file written is a figure of
+    the first batch's images, below ``run.output_dir`` in ``dry_run``.
 
     Raises:
         ConfigError: as ``train``, or another runner than ``git_llm``.

@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor, nn
 
+from gitllm_plugin.common import ranks
 from gitllm_plugin.common.device import free_memory
 from gitllm_plugin.common.files import atomic_path
 from gitllm_plugin.common.loading import move_batch, num_samples
@@ -44,7 +45,7 @@ def dry_run(
     load_model: Callable[[], nn.Module] | None = None,
     leave_group: Callable[[], None] = lambda: None,
 ) -> str:
-    """Describe a training: configuration, parameters, first batch, memory and time.
+    """Describe a training: configuration, parameters, first batch, memory and time; "" on all ranks but the first.
 
     Args:
         runner: a ``git_llm`` runner, whose data is read from.
@@ -56,9 +57,11 @@ def dry_run(
     run_cfg, length = parts.run_cfg, parts.length
     parts.check_splits([*run_cfg.train_splits, *run_cfg.valid_splits, *run_cfg.test_splits], task)
     batch = next(iter(parts.data.batches(Position())))
-    figure = parts.folder / FIGURE
-    images = f"images: {figure}" if draw_images(batch, figure) else "the batch has no images"
+    is_first = ranks.rank() == 0
     leave_group()
+    if not is_first:
+        return ""
+    images = _draw(batch, parts.folder / FIGURE)
     dtype = torch.float32 if parts.dtype == torch.float32 else None  # see `precision.compute_in_float32`
     encoder = getattr(model, "text_encoder", None)
     step = Step(
@@ -81,6 +84,16 @@ def dry_run(
         "time": describe_time(length, _time(parts, step, model, load_model)),
     }
     return hide_secrets("\n\n".join(f"== {title}\n{text}" for title, text in sections.items()))
+
+
+def _draw(batch: Mapping[str, Any], figure: Path) -> str:
+    if batch.get("image") is None:
+        return "the batch has no images"
+    return (
+        f"images: {figure}"
+        if draw_images(batch, figure)
+        else "images: not as pictures (features), so they are not drawn"
+    )
 
 
 def _loss_of(task: Any, model: nn.Module, samples: dict[str, Any]) -> Tensor:

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 
 from gitllm_plugin.host.locate import prepare
@@ -88,7 +89,8 @@ def measure(step: Step) -> int:
     one()
     held = [*model.parameters(), *model.buffers(), step.samples["image"]]
     held += [value for state in optimizer.state.values() for value in state.values()]
-    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in held}
+    here = [value.to_local() if isinstance(value, DTensor) else value for value in held]
+    storages = {value.untyped_storage().data_ptr(): value.untyped_storage().nbytes() for value in here}
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as records:
         one()
     now = most = sum(storages.values())

@@ -1,14 +1,22 @@
 """A training described before it is started."""
 
+import subprocess
+import sys
+
+import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from tiny_run import build_runner
 from torch import nn
 
 from gitllm_plugin.cli.main import main
+from gitllm_plugin.modeling import load_folder
 from gitllm_plugin.runners.dry_run import describe_time, dry_run, measure_seconds
 from gitllm_plugin.runners.length import RunLength
-from tests.small_run import write_small_run
+from tests.m3it_shards import make_groups, write_shards
+from tests.small_run import ENVIRONMENT, write_small_run
+from tests.tiny_folder import write_tiny_folder
 
 
 def test_everything_is_said_and_nothing_trained(tmp_path, capsys):
@@ -44,7 +52,7 @@ def test_another_runner_is_refused(tmp_path, capsys):
 def test_other_models_show_their_texts(tmp_path):
     runner = build_runner(tmp_path)
     described = dry_run(runner, runner.parts.bare_model)
-    assert "'prompt 6' ['" in described and "the batch has no images" in described
+    assert "'prompt 6' ['" in described and "images: not as pictures" in described
     assert "FSDP2 " in described and "checkpointing" not in described.partition("== memory")[2].partition("In it")[0]
 
 
@@ -60,3 +68,42 @@ def test_time():
         RunLength(iters_per_epoch=1, max_epoch=1, total_iters=1, accum_grad_iters=1), "it is too large"
     )
     assert "1 batches in all" in text and text.endswith("How long a batch takes was not measured: it is too large.")
+
+
+def test_of_two_processes_one_describes(tmp_path):
+    config = write_small_run(tmp_path)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, "-m", "gitllm_plugin", "train", "--cfg-path", str(config), "--dry-run"]
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("== memory") == 1
+    assert "2 epochs of 1 batches" in done.stdout  # 12 pictures, 4 a batch, by two
+    assert len(list(tmp_path.rglob("first_batch.png"))) == 1
+
+
+def test_features_in_the_place_of_images(tmp_path, capsys):
+    write_shards(tmp_path / "shards", make_groups(tmp_path / "rows.jsonl", "a", "train", rows=24, texts_per_image=2))
+    size, data = {"image_size": 32}, {"shards": str(tmp_path / "shards")}
+    small = OmegaConf.load(write_small_run(tmp_path, valid_splits=[], test_splits=[], max_iters=2, max_epoch=1))
+    datasets = {"m3it_wds": {"build_info": data, "vis_processor": {"train": size, "eval": size}}}
+    config = {"model": small.model, "datasets": datasets, "run": small.run}
+    path = tmp_path / "features.yaml"
+    OmegaConf.save(OmegaConf.create(config), path)
+    assert main(["m3it", "features", "--cfg-path", str(path)]) == 0
+    capsys.readouterr()
+    options = ["--options", "datasets.m3it_wds.build_info.features=true"]
+    assert main(["train", "--cfg-path", str(path), "--dry-run", *options]) == 0
+    out = capsys.readouterr().out
+    assert "4 images; what is learnt" in out and "images: not as pictures (features), so they are not drawn" in out
+    assert "FSDP2, checkpointing" in out and "a batch takes" in out
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mpt"])
+def test_an_exported_folder_is_described_as_a_model_by_names(tmp_path, capsys, family):
+    folder = write_tiny_folder(tmp_path / "model", f"tiny:{family}")
+    config = write_small_run(tmp_path, {"model_type": f"tiny_{family}", "folder": str(folder)}, max_epoch=1)
+    assert main(["train", "--cfg-path", str(config), "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    count = sum(parameter.numel() for parameter in load_folder(folder).model.parameters())
+    assert f"of {count:,} parameters are trained" in out
+    assert "FSDP2, checkpointing" in out and "a batch takes" in out

@@ -46,6 +46,20 @@ def test_the_peak_is_that_of_a_measured_step(family, precision, trainable, check
     assert computed == pytest.approx(measured, rel=0.02)  # what kernels take for themselves is not computed
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointed", ["", "checkpointed"])
+@pytest.mark.parametrize(("family", "trainable"), [("llama", "all"), ("llama", "proj+lora"), ("opt", "all")])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_peak_is_that_of_ranks_that_a_model_was_spread_over(count, family, trainable, checkpointed):
+    words = [word for word in (family, "bf16", trainable, checkpointed) if word]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
+    command = [*torchrun, str(Path(measured_step.__file__).with_name("measured_ranks.py")), *words]
+    out = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=True).stdout
+    measured, computed = map(int, out.split("\n")[-2].split())
+    assert measured > 20e6
+    assert computed == pytest.approx(measured, rel=0.05)
+
+
 def small_step(family: str = "llama", trainable: str = "proj+lora", layers: int = 7) -> Step:
     dtype = torch.bfloat16
     model = measured_step.build(family, dtype, trainable, checkpointed=False)

@@ -3,13 +3,18 @@
 import itertools
 import json
 import random
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 from torch.utils.data import Dataset, IterableDataset
 
 import gitllm_plugin
@@ -23,7 +28,7 @@ from gitllm_plugin.runners.loaders import LoaderSettings
 from gitllm_plugin.runners.token_batches import EndlessItems, TokenBudget, TokenData, fill
 from gitllm_plugin.runners.training_data import TrainingData, training_data
 from tests.m3it_shards import make_groups, write_shards
-from tests.small_run import TINY_LORA, write_small_run
+from tests.small_run import ENVIRONMENT, TINY_LORA, write_small_run
 
 START = Position()
 
@@ -348,3 +353,23 @@ def test_a_run_that_was_stopped_goes_on_as_the_run_that_was_not(tmp_path, kind):
     assert lines_of(parts) == expected[:4]
     launch.train(config, [*options, f"run.output_dir={parts}", "run.resume_ckpt_path=auto"])
     assert lines_of(parts) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [("step", 5), ("stepped", 7), ("unlinked", 2)])
+def test_a_run_that_was_killed_goes_on_as_the_run_that_was_not(tmp_path, place):
+    """SIGKILL before a step, behind a step's record, and in the middle of naming a checkpoint."""
+    config = write_small_run(tmp_path, TINY_LORA, lr_sched="constant", save_every_steps=2)
+    keys = ["run.tokens_per_batch=260", "run.max_epoch=3", "run.valid_splits=[]", "run.test_splits=[]"]
+    script = str(Path(__file__).with_name("killed_run.py"))
+    outputs = [tmp_path / "whole", tmp_path / "killed"]
+    launch.train(config, [*keys, f"run.output_dir={outputs[0]}"])
+    keys += [f"run.output_dir={outputs[1]}", "run.resume_ckpt_path=auto"]
+    command = [sys.executable, script, place[0], str(place[1]), "train", "--cfg-path", str(config), "--options", *keys]
+    killed = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    launch.train(config, keys)
+    assert lines_of(outputs[1]) == lines_of(outputs[0])
+    weights = [load_file(output / "latest" / "checkpoint_latest.safetensors") for output in outputs]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
