@@ -86,7 +86,9 @@ def test_every_file_says_in_its_docstring_what_it_owns():
     made = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "rooms.py"))
     page = made["page"]()
     assert made["PAGE"].read_text(encoding="utf-8") == page, "run: python docs/_build/rooms.py"
-    files = {str(file.relative_to(REPOSITORY / "gitllm_plugin")) for file in (REPOSITORY / "gitllm_plugin").rglob("*.py")}
+    files = {
+        str(file.relative_to(REPOSITORY / "gitllm_plugin")) for file in (REPOSITORY / "gitllm_plugin").rglob("*.py")
+    }
     assert files == set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)), "a file has no docstring"
 
 

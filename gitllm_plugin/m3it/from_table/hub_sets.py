@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import orjson
 
 from gitllm_plugin.errors import ConfigError, DataError, GitLLMError
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
-from gitllm_plugin.m3it.from_table.conversations import is_conversation, read_conversation, unread_keys
-from gitllm_plugin.m3it.from_table.records import Read, Record
+from gitllm_plugin.m3it.from_table.json_rows import read_entry
+from gitllm_plugin.m3it.from_table.records import Read
 from gitllm_plugin.m3it.from_table.settings import FromTable
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.table_kinds import PARQUET
@@ -79,17 +79,11 @@ def read_dataset(name: str, settings: FromTable, tell: Callable[[str], None]) ->
 def _record(
     row: Mapping[str, Any], number: int, place: str, finder: ColumnFinder, part: _Part, split: str | None
 ) -> Read:
-    row = {key: value for key, value in row.items() if key != "split" or split is None}
-    try:
-        if is_conversation(row):
-            finder.pass_over(unread_keys(row))
-            return read_conversation({**row, **({"split": split} if split else {})}, number, place)
-        keys = list(row)
-        found = finder.find(keys, place)
-    except RowError as error:
-        return RowError(error.kind, error.message, place)
-    cells = {column: _named(row[keys[index]], part.classes.get(keys[index])) for column, index in found.items()}
-    return Record(str(number), place, {**cells, **({"split": split} if split else {})})
+    named = {key: _named(value, part.classes.get(key)) for key, value in row.items() if not (split and key == "split")}
+    read = read_entry(named, number, place, finder)
+    if split is None or isinstance(read, RowError):
+        return read
+    return replace(read, cells={**read.cells, "split": split})
 
 
 def _named(value: Any, classes: list[str] | None) -> Any:
@@ -131,13 +125,13 @@ def _of_parquet(path: Path, root: Path) -> _Part:
     # The file's own name says it, or that of a folder on the way to it.
     found = [_SPLIT_OF_NAME.search(part.lower()) for part in reversed(path.relative_to(root).parts)]
     split = next((match[1] for match in found if match), "")
-    rows = (row.content for row in file.rows(0, file.end, 1))
-    return _Part(split, str(path), rows, _classes_of(file.schema_metadata))  # type: ignore[arg-type]
+    rows = (row.content for row in file.rows(0, file.end, 1) if isinstance(row.content, Mapping))
+    return _Part(split, str(path), rows, _classes_of(file.schema_metadata))
 
 
 def _of_saved(folder: Path, split: str) -> _Part:
     table = ArrowFolder(folder)
-    rows = (row.content for row in table.rows(0, table.end, 1))
+    rows = (row.content for row in table.rows(0, table.end, 1) if isinstance(row.content, Mapping))
     return _Part(split, str(folder), rows, _classes_of(table.schema_metadata))
 
 

@@ -18,7 +18,7 @@ def read_json(path: Path, text: str, finder: ColumnFinder) -> Iterator[Read]:
     """Read a file of JSON lines or, if its ending is ``.json``, of one list too."""
     if path.suffix.lower() == ".json" and (whole := _parse_whole(path, text)) is not None:
         for number, entry in enumerate(whole, start=1):
-            yield _record(entry, number, f"{path}: row {number}", finder)
+            yield read_entry(entry, number, f"{path}: row {number}", finder)
         return
     # Not str.splitlines(), to which some characters within a text are line breaks.
     for line, content in enumerate(io.StringIO(text, newline=""), start=1):
@@ -26,7 +26,7 @@ def read_json(path: Path, text: str, finder: ColumnFinder) -> Iterator[Read]:
             continue
         place = f"{path}:{line}"
         try:
-            yield _record(_parse(content), line, place, finder)
+            yield read_entry(_parse(content), line, place, finder)
         except ValueError as error:
             yield RowError("json", f"not JSON ({error})", place)
 
@@ -42,7 +42,8 @@ def _parse_whole(path: Path, text: str) -> list[Any] | None:
     return whole if isinstance(whole, list) else [whole]
 
 
-def _record(entry: Any, number: int, place: str, finder: ColumnFinder) -> Read:
+def read_entry(entry: Any, number: int, place: str, finder: ColumnFinder) -> Read:
+    """Read a row, whatever it is: a conversation, a preference, or a question with its answer."""
     if not isinstance(entry, dict):
         return RowError("json", f"a JSON {type(entry).__name__} where an object is expected", place)
     if is_conversation(entry) or is_preference(entry):
