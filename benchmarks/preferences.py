@@ -1,6 +1,6 @@
 """Two answers to one prompt read together, and in a pass each: the time of a step's forward and backward pass.
 
-``python -m benchmarks preferences --language-model FOLDER``
+``python -m benchmarks preferences``
 """
 
 from __future__ import annotations
@@ -10,15 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import results
 from benchmarks.timing import in_turns, ratio
 from gitllm_plugin.modeling.decoder import Decoder
-from gitllm_plugin.modeling.families import resolve_family
+from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.lora import LoraSettings, inject_lora
 from gitllm_plugin.modeling.preference import log_likelihoods
 
+SIZES: dict[str, Any] = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 8192,
+}
+"""Those of SmolLM2-135M's layers."""
 SHAPES = {"49 image tokens": 49, "196 image tokens": 196, "256 image tokens": 256}
 PROMPT, CHOSEN, REJECTED = 40, 12, 16
 """Tokens of a prompt and of the answers to it."""
@@ -26,8 +34,8 @@ PROMPT, CHOSEN, REJECTED = 40, 12, 16
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``python -m benchmarks preferences``."""
-    parser.add_argument("--language-model", required=True, metavar="FOLDER", help="for its shapes; weights are random")
-    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=results.FOLDER)
 
@@ -36,17 +44,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Measure in float32 on one thread, write both files, print the page."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    config = AutoConfig.from_pretrained(arguments.language_model)
-    found: dict[str, Any] = {"where": results.surroundings(), "language_model": config.model_type}
-    found["shapes"] = measure(config, arguments.pairs, arguments.rounds)
+    found: dict[str, Any] = {"where": results.surroundings(), "layers": arguments.layers}
+    found["shapes"] = measure(arguments.layers, arguments.pairs, arguments.rounds)
     path = results.write("preferences", found, page(found), arguments.output)
     print(path.read_text())
 
 
-def measure(config: Any, pairs: int, rounds: int) -> dict[str, Any]:
+def measure(layers: int, pairs: int, rounds: int) -> dict[str, Any]:
     """Give tokens that go through the layers, seconds of the processor, and their ratio, for each shape."""
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).requires_grad_(False)
-    family = resolve_family(config)
+    config = LlamaConfig(num_hidden_layers=layers, **SIZES)
+    model, family = LlamaForCausalLM(config).requires_grad_(False), FAMILIES["llama"]
     inject_lora(model, LoraSettings(dropout=0.0), family.lora_targets)
     decoder, found = Decoder(model.train(), family), {}
     for name, size in SHAPES.items():
@@ -94,7 +101,7 @@ def page(found: dict[str, Any]) -> str:
     head = ["a pair behind", "tokens together", "in two passes", "s together", "s in two passes", "share"]
     return (
         results.heading("Two answers read together", found["where"])
-        + f"\nForward and backward pass of the language model ({found['language_model']}, LoRA, float32, one thread), "
-        f"seconds of the processor; prompts of {PROMPT} tokens, answers of {CHOSEN} and {REJECTED}. Share: median, "
-        "least and most of the rounds.\n\n" + results.table(head, rows)
+        + f"\nForward and backward pass of a language model ({found['layers']} layers of SmolLM2-135M's sizes, LoRA, "
+        f"float32, one thread), seconds of the processor; prompts of {PROMPT} tokens, answers of {CHOSEN} and "
+        f"{REJECTED}. Share: median, least and most of the rounds.\n\n" + results.table(head, rows)
     )

@@ -89,6 +89,11 @@ def set_trainable(model: nn.Module, trainable: str | Sequence[str]) -> None:
         # A step of 1e-4 on a bfloat16 weight is mostly rounded away.
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
+    for module in model.modules():
+        # Batch statistics are computed with the weights beside them, and an average moves by less than bfloat16 shows.
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
+            for buffer in module.buffers(recurse=False):
+                buffer.data = buffer.data.float() if buffer.is_floating_point() else buffer.data
     _report_tied(model, selected)
 
 

@@ -168,8 +168,12 @@ class ImageEncoder(nn.Module):
         return not any(parameter.requires_grad for parameter in self.tower.parameters())
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Set the mode; a frozen tower stays in evaluation: its batch statistics and dropout belong to the features."""
-        return super().train(mode and not self.frozen)
+        """Set the mode; a frozen tower stays in evaluation, and batch statistics, which no checkpoint has, do."""
+        super().train(mode and not self.frozen)
+        for module in self.modules():
+            if hasattr(module, "running_mean"):
+                module.eval()
+        return self
 
     def num_tokens(self, height: int, width: int) -> int:
         """Count the tokens of an image of this size; the tower is asked once.

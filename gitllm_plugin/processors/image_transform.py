@@ -142,7 +142,8 @@ class ImageTransform:
             picture, with ``thumbnail``. And their rows and columns, long ``[T, 2]``, counted from 1, 0 for the whole.
         """
         side, picture = self.image_size, self._cropped(picture)
-        rows, columns = best_grid(*picture.shape[:2], side, self.max_tiles)
+        height, width = picture.shape[:2]
+        rows, columns = best_grid(height, width, side, self.max_tiles)
         if self._flips():
             picture = np.ascontiguousarray(picture[:, ::-1])  # the whole picture, and not each tile
         tiles, places = cut(self._resize(picture, (rows * side, columns * side)), side)

@@ -74,16 +74,17 @@ class PreferenceTask(M3ITTask):
         random = model.untrained() if offers(model, DrawnModel) else []
         if random and not self._takes_untrained:
             raise ConfigError(
-                f"run.task is git_llm_dpo, which goes on from a trained model, but of this one {', '.join(random)} is "
-                "random: name one by model.folder, or a run's checkpoint by model.finetuned with "
+                "run.task is git_llm_dpo, which goes on from a trained model; of this one are random: "
+                f"{', '.join(random)}. Name one by model.folder, or a run's checkpoint by model.finetuned with "
                 "model.load_finetuned: true (run.allow_untrained: true lets it be)"
             )
         stop_dropout(cast(Any, model))
-        self._model, self._reference = model, Reference(cast(Any, model))
+        # What is drawn at random is the first rank's, as in the model that they share from here on.
+        self._model, self._reference = model, ranks.broadcast_object(Reference(cast(Any, model)))
 
     def train_outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
         """Compute ``loss``, the mean over pairs, with ``supervised_weight``, their number, and ``logged``."""
-        if self._reference is not None and not self._is_checked:
+        if _bare(model) is self._model and not self._is_checked:
             self._check_reference()
         return self._outputs(model, samples)
 
@@ -97,10 +98,11 @@ class PreferenceTask(M3ITTask):
 
     def _outputs(self, model: Any, samples: dict[str, Any]) -> dict[str, Any]:
         _check_pairs(samples)
-        if self._reference is None:
-            self.use_model(model)
-        assert self._reference is not None
-        reference = self._reference.ask(self._model, samples, pairs=True)
+        bare = _bare(model)
+        # A copy of the model, of which a run's memory and time are foretold, has not been trained.
+        reference = self._reference if bare is self._model else Reference(bare)
+        assert reference is not None
+        reference = reference.ask(bare, samples, pairs=True)
         policy = model(samples, pairs=True)
         loss, numbers = preference_loss(_pairs(policy), _pairs(reference), self.beta, self.label_smoothing)
         return {
@@ -146,6 +148,11 @@ def _check_pairs(samples: Mapping[str, Any]) -> None:
             f"example {names[missing[0]]!r} has no rejected answer, and {len(missing)} of {len(rejected)} texts in its "
             "batch have none; give each row a 'rejected' beside its 'outputs', or train with run.task: m3it"
         )
+
+
+def _bare(model: Any) -> Any:
+    """Give the model that ranks exchange gradients of."""
+    return getattr(model, "module", model)
 
 
 def _pairs(found: Mapping[str, Any]) -> Pairs:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks import cpu, decoding, features, gpu
+from benchmarks import cpu, decoding, features, gpu, preferences
 from benchmarks.batches import random_batch
 from benchmarks.equality import assert_equal, largest_differences
 from benchmarks.flops import linear_gflop
@@ -121,3 +121,14 @@ def test_gpu_benchmark_without_a_gpu_says_so(tmp_path, monkeypatch):
     gpu.add_arguments(parser)
     with pytest.raises(SystemExit, match="torch finds no GPU; --dry-run goes through all steps"):
         gpu.run(parser.parse_args([]))
+
+
+def test_pairs_read_together_have_fewer_tokens(tmp_path):
+    parser = argparse.ArgumentParser()
+    preferences.add_arguments(parser)
+    given = ["--layers", "1", "--pairs", "1", "--rounds", "1", "--output", str(tmp_path)]
+    preferences.run(parser.parse_args(given))
+    found = json.loads((tmp_path / "preferences.json").read_text())["shapes"]
+    for together, apart in (shape["tokens"] for shape in found.values()):
+        assert together <= 0.6 * apart
+    assert "| 256 image tokens" in (tmp_path / "preferences.md").read_text()

@@ -9,7 +9,12 @@ from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling import GitLLM, LoraSettings, build_git_llm, set_trainable
 from gitllm_plugin.modeling.families import FAMILIES
 from gitllm_plugin.modeling.parameters import describe_parameters, parameter_rows
-from gitllm_plugin.modeling.trainable import parameter_groups, trainable_state_dict, untie_head
+from gitllm_plugin.modeling.trainable import (
+    load_trainable_state_dict,
+    parameter_groups,
+    trainable_state_dict,
+    untie_head,
+)
 from gitllm_plugin.tables import as_text
 from tests.modeling.batches import pixels
 
@@ -161,6 +166,33 @@ def test_four_bits_are_refused_without_a_gpu():
         pytest.skip("there is a GPU")
     with pytest.raises(ConfigError, match="load_in_4bit needs a CUDA GPU"):
         build(load_in_4bit=True)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_trained_encoder_keeps_its_batch_statistics(dtype):
+    """They are in no checkpoint of what is trained: were they to move, a model that is loaded would be another."""
+    model, _ = build_git_llm("tiny:llama", "tiny:timm", trainable="proj+vit", dtype=dtype)
+    before = {name: buffer.clone() for name, buffer in model.image_encoder.named_buffers()}
+    assert any("running_mean" in name for name in before)
+    assert {buffer.dtype for buffer in before.values() if buffer.is_floating_point()} == {torch.float32}
+    images, ids = torch.randn(2, 3, 64, 64), torch.arange(3, 3 + 2 * 9).view(2, 9)
+    model.train()
+    with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+        loss = model(ids, None, images, ids).loss
+    loss.backward()
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.image_encoder.named_buffers())
+    assert any(parameter.grad.any() for parameter in model.image_encoder.parameters() if parameter.grad is not None)
+    # What is saved is all that a fresh model needs to become this one.
+    with torch.no_grad():
+        for parameter in model.image_encoder.parameters():
+            parameter.mul_(1.1)
+    fresh, _ = build_git_llm("tiny:llama", "tiny:timm", trainable="proj+vit", dtype=dtype)
+    fresh.image_encoder.tower.load_state_dict(
+        {**fresh.image_encoder.tower.state_dict(), **dict(model.image_encoder.tower.named_buffers())}
+    )
+    load_trainable_state_dict(fresh, trainable_state_dict(model))
+    first, second = (each.eval().encode_images(images)[0] for each in (model, fresh))
+    assert torch.equal(first, second)
 
 
 @pytest.mark.parametrize("parts", ["proj+lora", "all"])

@@ -6,12 +6,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from lavis.common.registry import registry
 
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.host import launch
 from gitllm_plugin.tasks.dpo import PreferenceTask
 from tests.preference_run import write_preference_run
+from tests.runners.test_no_stops_in_training import CPU, make_loop, pinned, run
+from tests.simulated_device import DEVICE, NAME, on_device, simulated_device
 from tests.small_run import ENVIRONMENT
+from tests.split_batches import make_model
 
 LOGGED = {
     "rewards/chosen",
@@ -110,7 +115,7 @@ def test_it_goes_on_from_an_exported_model_and_from_a_checkpoint(tmp_path):
     first, _ = train(write_preference_run(tmp_path, max_epoch=1))
     export_run(str(first), str(tmp_path / "model"))
     ways = {
-        "folder": ({"folder": str(tmp_path / "model"), "model_type": None, "trainable": "proj+lora"}, []),
+        "folder": ({"folder": str(tmp_path / "model"), "trainable": "proj+lora"}, []),
         "checkpoint": ({}, ["model.load_finetuned=true", f"model.finetuned={first}/checkpoint_latest.pth"]),
     }
     for name, (model, options) in ways.items():
@@ -129,7 +134,13 @@ def without_rejected(folder):
 @pytest.mark.parametrize(
     ("changes", "options", "spoil", "error", "message"),
     [
-        ({"allow_untrained": False}, [], None, ConfigError, "of this one proj is random: name one by model.folder"),
+        (
+            {"allow_untrained": False},
+            [],
+            None,
+            ConfigError,
+            r"are random: lora, proj\. Name one by model.folder",
+        ),
         ({}, ["run.sharding=fsdp"], None, ConfigError, "run.sharding is 'fsdp'"),
         ({}, ["run.beta=0"], None, ConfigError, "run.beta is 0"),
         ({}, ["run.label_smoothing=0.5"], None, ConfigError, "run.label_smoothing is 0.5"),
@@ -155,3 +166,46 @@ def test_answers_are_generated_and_scored_too(tmp_path):
     folder, _ = train(path, "run.max_len=3")
     (found,) = lines(folder, "evaluations.jsonl")
     assert found.keys() >= LOGGED | {"exact_match", "loss"} and found["agg_metrics"] == found["exact_match"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_steps_wait_for_the_device_where_their_numbers_are_read_alone(precision, tmp_path, monkeypatch):
+    """The reference is asked on the device too; the numbers are those of the CPU."""
+    monkeypatch.setitem(registry.mapping["paths"], "output_dir", str(tmp_path))
+
+    def records(device, name):
+        model = make_model("tiny_llama", tmp_path)
+        task = PreferenceTask()
+        model.model.untrained.clear()
+        task.use_model(model)
+        if device is not CPU:
+            on_device(model)
+        context = lambda: torch.autocast(name, dtype=torch.bfloat16, enabled=precision == "bf16")  # noqa: E731
+        loop = make_loop(model, device, read_every=2, autocast=context)
+        loop.task = task
+        batches = [{**each, "text_rejected": [f"{text} never" for text in each["text_output"]]} for each in pairs]
+        return list(run(loop, map(pinned, batches) if device is not CPU else batches))
+
+    pairs = [
+        {"image": torch.randn(2, 3, 32, 32), "text_input": ["is it?", "who?", "why?"], "text_output": ["no", "I", "it"]}
+        | {"image_index": torch.tensor([0, 1, 1])}
+        for _ in range(4)
+    ]
+    expected = records(CPU, "cpu")
+    with simulated_device() as stops:
+        found = records(DEVICE, NAME)
+    assert [(stop.what, stop.file.rpartition("/")[2]) for stop in stops] == [("copy to the host", "unread.py")]
+    for record, on_cpu in zip(found, expected, strict=True):
+        exact = precision == "fp32"
+        assert record.loss == pytest.approx(on_cpu.loss, rel=1e-4 if exact else 0.05)
+        assert record.logged["rewards/margins"] == pytest.approx(
+            on_cpu.logged["rewards/margins"], abs=1e-4 if exact else 0.1
+        )
+
+
+def test_a_dry_run_foretells_it(tmp_path, capsys):
+    from gitllm_plugin.cli.main import main
+
+    path = write_preference_run(tmp_path)
+    assert main(["train", "--cfg-path", str(path), "--dry-run"]) == 0
+    assert "== memory" in capsys.readouterr().out
