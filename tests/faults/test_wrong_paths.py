@@ -329,8 +329,15 @@ PATHS = [
     ),
 ]
 NO_PATHS = {"keys", "m3it list", "hook", "doctor", "completion"}
+FAST = {"missing", "garbage", "a file", "a folder"}
+"""The others are tested with the slow ones."""
 CASES = [
-    pytest.param(each, kind, id=f"{each.command} {each.argument} {each.name}: {kind}".replace(" ", "-"))
+    pytest.param(
+        each,
+        kind,
+        marks=[] if kind in FAST else pytest.mark.slow,
+        id=f"{each.command} {each.argument} {each.name}: {kind}".replace(" ", "-"),
+    )
     for each in PATHS
     for kind in each.bad
     if kind not in each.fine
@@ -402,6 +409,7 @@ GETS = ("curl", "hf download", "gitllm m3it", "make demo", "https://", "git clon
 """What is said of how data comes, by the beginning of a command or an address."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", SHIPPED, ids=lambda path: path.stem)
 def test_a_configuration_without_its_data_says_what_to_get_and_where_it_goes(
     config, good, tmp_path, capfd, monkeypatch
