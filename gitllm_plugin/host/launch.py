@@ -1,4 +1,4 @@
-"""LAVIS's main sequence, as in its ``train.py`` and ``evaluate.py``, and its scripts run unmodified."""
+"""LAVIS's main sequence, as in its scripts for training and evaluation, and its scripts run unmodified."""
 
 import argparse
 import ctypes
