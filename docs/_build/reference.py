@@ -27,20 +27,20 @@ def configuration() -> str:
     page = [
         _MADE,
         "# Configuration\n",
-        "Every key that the classes of this package read, as they declare it; any other key is an error, but in `run` beside a",
-        "runner or task of LAVIS's, which do not say what they read. Null (`null`) stands for the default where a key allows",
-        "nothing else by it. Numbers may be written as text, as in `1e-3`. A default \"of the type's file\" is that of",
-        "the data set's file in `configs/datasets`.",
-        "[Training and evaluating](running.md) explains how the sections hang together.\n",
+        "Every key that the classes of this package read; any other is an error, but in `run` beside a runner or task of",
+        "LAVIS's. `null` stands for the default where a key allows nothing else by it. A default \"of the type's file\" is that",
+        "of `configs/datasets`. A key that an earlier table has is named with it. [How the sections hang",
+        "together](running.md).\n",
     ]
+    seen: dict[str, str] = {}
     for each in declarations():
         title = ", ".join(f"`{name}`" for name in each.names)
-        page += [f"## `{each.section}`: {each.kind} {title}\n", *_tables(each.settings)]
+        page += [f"## `{each.section}`: {each.kind} {title}\n", *_tables(each.settings, each.names[0], seen)]
     return "\n".join(page)
 
 
-def _tables(settings: type) -> list[str]:
-    """Make a table of a node's keys, and below it those of the nodes inside."""
+def _tables(settings: type, owner: str, seen: dict[str, str]) -> list[str]:
+    """Make a table of a node's keys, and below it those of the nodes inside; a row that stood before is named alone."""
     from gitllm_plugin.config import describe
     from gitllm_plugin.host.declarations import default_of, meaning_of
 
@@ -51,10 +51,15 @@ def _tables(settings: type) -> list[str]:
     if not keys:
         return ["No keys of its own.\n"]
     rows = [f"| `{key.name}` | {_as_code(key, default_of(key))} | {_in_table(key.allowed)} | {_in_table(meaning_of(key))} |" for key in keys]
-    tables = ["| key | default | allowed | |", "| --- | --- | --- | --- |", *rows, ""]
+    new = [row for row in rows if row not in seen]
+    tables = ["| key | default | allowed | |", "| --- | --- | --- | --- |", *new, ""] if new else []
+    for before in dict.fromkeys(seen[row] for row in rows if row in seen):
+        names = ", ".join(f"`{key.name}`" for key, row in zip(keys, rows, strict=True) if seen.get(row) == before)
+        tables.append(f"As for `{before}`: {names}.\n")
+    seen.update({row: owner for row in new})
     for key in keys:
         if key.nested is not None:
-            tables += [f"### `{key.nested.WHERE}`\n", *_tables(key.nested)]
+            tables += [f"### `{key.nested.WHERE}`\n", *_tables(key.nested, key.nested.WHERE, seen)]
     return tables
 
 
@@ -78,9 +83,14 @@ def commands() -> str:
         rows = [_row(action) for action in parser._actions if _is_shown(action)]
         page += ["| argument | |", "| --- | --- |", *rows, ""] if rows else []
         if parser.epilog:
-            page.append(f"```text\n{parser.epilog.strip()}\n```\n")
+            page.append(f"```text\n{_few_examples(parser.epilog)}\n```\n")
     page.append(f"## Exit status\n\n```text\n{build_parser().epilog.partition('exit status:')[2].strip(chr(10))}\n```\n")
     return "\n".join(page)
+
+
+def _few_examples(epilog: str) -> str:
+    """Give the first three lines of examples; `--help` has all."""
+    return "\n".join(line.removeprefix("  ") for line in epilog.strip().splitlines()[1:4])
 
 
 def _subparsers(parser: argparse.ArgumentParser, prefix: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
