@@ -345,7 +345,7 @@ class GitLLMRunner(RunnerBase):
             ConfigError: there is no split to evaluate on.
         """
         if not self.test_splits and not (self.evaluate_only and self.valid_splits):
-            raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
+            raise ConfigError("There is nothing to evaluate on: run.test_splits is empty; give some, such as [val]")
         self._check_splits(*self.test_splits)
         use_trained_weights(self.parts, skip_reload)
         self._describe_run(LATEST_EVALUATION)
