@@ -25,13 +25,7 @@ NEW_THING_KINDS = ("animal or plant", "food or drink", "object", "place or vehic
 NEW_COMBINATIONS = 0.15
 """The share of combinations of deed, gender and skin tone that are never trained on; each pair of the three is."""
 
-UNNAMED = ("person", "sign")
-"""Kinds that are not asked for a name: a few words of Unicode for one person, or for an arrow."""
-
-KIND_EVERY, YESNO_EVERY = 2, 4
-"""Every which picture is also asked for its kind, and yes/no questions: a name says more."""
-
-MOST, NUM_COUNTED = 5, 1_500  # things to count, and pictures of several
+MOST, NUM_COUNTED = 5, 2_000  # things to count, and pictures of several
 WHAT, KIND, WHO, COUNT = "what is this?", "what kind of thing is this?", "who is this?", "how many are there?"
 TESTS = ("thing", "new_thing", "kind", "yesno", "person", "count")
 Row = dict[str, str]
@@ -155,18 +149,17 @@ def train_rows(parts: Parts) -> Iterator[tuple[str, list[tuple[Drawing | Image.I
     things = [drawing for drawing in drawings if drawing.person is None]
     people = [drawing for drawing in drawings if drawing.person is not None]
     with_kind = [drawing for drawing in things if drawing.kind]
-    yield "thing", [(drawing, row(WHAT, drawing.name)) for drawing in things if drawing.kind not in UNNAMED]
-    yield "kind", [(drawing, row(KIND, drawing.kind)) for drawing in with_kind[::KIND_EVERY] if drawing.kind]
+    yield "thing", [(drawing, row(WHAT, drawing.name)) for drawing in things]
+    yield "kind", [(drawing, row(KIND, drawing.kind)) for drawing in with_kind if drawing.kind]
     yield "person", [(drawing, row(WHO, say_person(drawing))) for drawing in people]
-    yield "yesno", yesno_rows([drawing for drawing in with_kind if drawing.kind not in UNNAMED][::YESNO_EVERY], rng)
+    yield "yesno", yesno_rows(with_kind, rng)
     yield "count", count_rows(with_kind, NUM_COUNTED, rng)
 
 
 def test_rows(parts: Parts) -> Iterator[tuple[str, list[tuple[Drawing | Image.Image, Row]]]]:
     """Give the rows of each test of :data:`TESTS`."""
     rng = random.Random(SEED + 1)
-    named = [drawing for drawing in parts.new_renderings if drawing.kind not in UNNAMED]
-    things = rng.sample(named, min(500, len(named)))
+    things = rng.sample(parts.new_renderings, min(500, len(parts.new_renderings)))
     yield "thing", [(drawing, row(WHAT, drawing.name)) for drawing in things]
     # Two pictures of each.
     by_name: dict[str, list[Drawing]] = defaultdict(list)

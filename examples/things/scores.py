@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tqdm import tqdm
 from examples.easyvqa.controls import score_best_guesses
 from examples.easyvqa.data import Row, read_rows
 from examples.things.data import NAMES
-from examples.things.rows import TESTS, WHAT
+from examples.things.rows import SEED, TESTS, WHAT
 from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.inference.pipeline import Pipeline
 
@@ -134,9 +135,8 @@ def _log_likelihoods(pipeline: Pipeline, row: Row | None, names: Sequence[str]) 
 
 
 def _with_others(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
-    """Give each row another one; rows about one thing stand together, so the other stands half the list away."""
-    half = len(rows) // 2
-    return list(zip(rows, [*rows[half:], *rows[:half]], strict=True))
+    """Give each row a random one: that it may have the same answer is part of the control."""
+    return list(zip(rows, random.Random(SEED).sample(rows, len(rows)), strict=True))
 
 
 def _without_picture(row: Mapping[str, str]) -> Row:

@@ -85,6 +85,8 @@ class GitLLMRunner(RunnerBase):
     model = _part("model", "Repairs: is None where it already is on the device, and gives DDP device ids on a CPU.")
     optimizer = _part("optimizer", "Repairs: rates cannot differ by parameter; letters within names decide on decay.")
     lr_scheduler = _part("schedule", "Repairs: the rate changes per epoch only; LAVIS's own schedulers keep working.")
+    dataloaders = _part("loaders", "Repairs: loaders for evaluation need CUDA; distributed, they repeat examples.")
+    valid_splits = _part("valid_splits", "Repairs: where there are none, a line of the log says so at every look.")
     train_loader = _part("data", "Repairs: streams need a length, mixtures a runner of their own; none is resumed.")
 
     @property
@@ -95,11 +97,6 @@ class GitLLMRunner(RunnerBase):
     def unwrap_dist_model(self, model: torch.nn.Module) -> torch.nn.Module:
         """Give the model itself. Repairs: a model that is not wrapped is unwrapped all the same."""
         return parallel.unwrap(model)
-
-    @property
-    def dataloaders(self) -> dict[str, Any]:
-        """Repairs: loaders for evaluation need CUDA, and repeat examples in distributed runs."""
-        return self.parts.loaders
 
     def _check_splits(self, *names: str) -> None:
         self.parts.check_splits(names, self.task)
@@ -348,7 +345,7 @@ class GitLLMRunner(RunnerBase):
             ConfigError: there is no split to evaluate on.
         """
         if not self.test_splits and not (self.evaluate_only and self.valid_splits):
-            raise ConfigError("There is nothing to evaluate on: run.test_splits is empty")
+            raise ConfigError("There is nothing to evaluate on: run.test_splits is empty; give some, such as [val]")
         self._check_splits(*self.test_splits)
         use_trained_weights(self.parts, skip_reload)
         self._describe_run(LATEST_EVALUATION)

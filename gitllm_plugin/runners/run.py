@@ -284,6 +284,11 @@ class RunParts:
 
     # ------------------------------------------------------------------ what is evaluated on
 
+    @property
+    def valid_splits(self) -> Sequence[str]:
+        """What is evaluated after an epoch."""
+        return self.run_cfg.valid_splits
+
     @cached_property
     def splits(self) -> dict[str, Any]:
         """The data set of each split, the first where several have it.

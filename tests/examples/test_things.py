@@ -11,8 +11,10 @@ import pytest
 
 from examples.easyvqa.errors import DemoError
 from examples.things import data, rows, sources
+from examples.things.page import table
 from examples.things.pictures import KINDS, read_emoji
 from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
+from examples.things.scores import Score
 
 test_rows.__test__ = False
 STYLES = [source.folder for source in sources.EMOJI]
@@ -136,3 +138,9 @@ def test_a_seed_of_its_own_changes_no_other_draw(parts) -> None:
     first = [row for _, row in dict(train_rows(parts))["yesno"]]
     random.seed(2)
     assert [row for _, row in dict(train_rows(parts))["yesno"]] == first
+
+
+def test_the_page_says_what_was_measured() -> None:
+    repository = Path(__file__).parents[2]
+    measured = json.loads((repository / "benchmarks/results/things.json").read_text(encoding="utf-8"))["scores"]
+    assert table([Score(**score) for score in measured]).rstrip() in (repository / "docs/things.md").read_text("utf-8")

@@ -63,6 +63,11 @@ def test_no_line_stands_twice_and_epochs_are_counted_as_in_the_names_of_files(tm
     assert messages[-1].startswith("Done in ") and str(runner.output_dir) in messages[-1]
 
 
+def test_no_line_stands_twice_where_nothing_is_evaluated(tmp_path, caplog):
+    messages = messages_of(caplog, build_runner(tmp_path, max_epoch=3, log_freq=100, valid_splits=[], test_splits=[]))
+    assert len(messages) == len(set(messages)) and not any("No validation" in message for message in messages)
+
+
 def test_a_line_has_its_time_the_day_once_and_a_level_where_it_is_no_note():
     lines = ShortLines()
 
