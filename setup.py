@@ -74,7 +74,7 @@ setup(
         "web": ["gradio>=6"],
         "serve": ["fastapi", "uvicorn"],
         "datasets": ["datasets>=3.4"],
-        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5"],
+        "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.5", "mkdocstrings[python]>=1.0"],
         "tracking": ["tensorboard", "wandb"],
         "dev": [
             *LLAMA_CPP,

@@ -1,4 +1,4 @@
-"""A hook of MkDocs: links to files of the repository, which the site does not have, become plain text.
+"""A hook of MkDocs: links to files of the repository, which the site does not have, become plain text; Sphinx's roles code.
 
 A link to a file that does not exist is an error, as any broken link is.
 """
@@ -25,3 +25,11 @@ def on_page_markdown(markdown, page, config, files):
         return match[1]
 
     return _LINK.sub(replace, markdown)
+
+
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):<code>~?([^<]+)</code>")
+
+
+def on_page_content(html, page, config, files):
+    """Called by MkDocs for each page that is rendered: a docstring's :class:`~a.b.C` becomes `C`."""
+    return _ROLE.sub(lambda match: f"<code>{match[1].rpartition('.')[2]}</code>", html)

@@ -13,6 +13,11 @@ _LINK = re.compile(r"\]\(([^)\s]+)\)|(?:src|href)=\"([^\"]+)\"")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
+# Pages and tables that are made of the code, or compared with it, row by row.
+MADE_PAGES = ("docs/configuration.md", "docs/commands.md", "docs/rooms.md")
+_MADE_TABLE = re.compile(r"<!-- (\w+): .*?-->.*?<!-- end of \1 -->", re.DOTALL)
+
+
 @dataclass(frozen=True)
 class Snippet:
     """A fenced block."""
@@ -41,3 +46,9 @@ def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and MkDocs make them."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in _HEADING.findall(text)}
+
+
+def count_words(page: Path) -> int:
+    """Count words that people wrote: no blocks of code, no tables that are made, no strokes of tables."""
+    text = _FENCE.sub("", _MADE_TABLE.sub("", page.read_text(encoding="utf-8")))
+    return sum(any(letter.isalnum() for letter in word) for word in text.split())

@@ -1,6 +1,7 @@
 """The documentation is true: links lead somewhere, snippets run, references are what the code says."""
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -9,7 +10,18 @@ import sys
 
 import pytest
 
-from tests.docs.pages import MARK, PAGES, REPOSITORY, anchors, links, name_of, runnable_snippets
+from tests.docs.notebook import run_cells
+from tests.docs.pages import (
+    MADE_PAGES,
+    MARK,
+    PAGES,
+    REPOSITORY,
+    anchors,
+    count_words,
+    links,
+    name_of,
+    runnable_snippets,
+)
 
 RUNNABLE = [page for page in PAGES if runnable_snippets(page)]
 LONG = {"docs/tutorial.md"}
@@ -109,8 +121,28 @@ def test_every_family_is_in_the_table_of_models():
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs the extra `docs`")
     pytest.importorskip("material", reason="the site needs the extra `docs`")
+    pytest.importorskip("mkdocstrings", reason="the site needs the extra `docs`")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     finished = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     assert (tmp_path / "site" / "configuration" / "index.html").is_file()
+    reference = (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    assert "from_pretrained" in reference and ":class:" not in reference
+
+
+def test_the_pages_stay_short():
+    """All that people wrote in README and docs, beside the cards."""
+    words = {name_of(page): count_words(page) for page in PAGES if page.parent.name != "cards"}
+    written = {name: number for name, number in words.items() if name not in MADE_PAGES}
+    assert written["README.md"] <= 500 and written["docs/first_hour.md"] <= 700
+    assert sum(written.values()) <= 18_000, sorted(written.items(), key=lambda each: -each[1])[:8]
+
+
+def test_the_notebook_runs_and_says_what_it_printed(tmp_path):
+    """Its models are random, so what it prints is the same each time."""
+    path = REPOSITORY / "examples" / "first_steps.ipynb"
+    printed = run_cells(path, tmp_path)
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    written = ["".join(text for output in cell["outputs"] for text in output["text"]) for cell in cells]
+    assert printed == written, "run: python -m tests.docs.notebook examples/first_steps.ipynb"

@@ -1,0 +1,124 @@
+"""Numbers that stand in the pages are those of the results' files, as the pages round them."""
+
+import json
+import re
+
+import pytest
+
+from tests.docs.pages import REPOSITORY
+
+RESULTS = REPOSITORY / "benchmarks" / "results"
+
+
+def result(name):
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def page(name):
+    """A page without bold type and with single blanks, so that rows compare."""
+    text = (REPOSITORY / name).read_text(encoding="utf-8").replace("**", "")
+    return re.sub(r"[ \n]+", " ", text)
+
+
+def first(spread):
+    """The median of '1.41 (1.27 to 1.45)'."""
+    return float(spread.split()[0])
+
+
+def of_speed():
+    one, five = result("cpu-opt-350m")["cases"]
+    ways = ("article, padded to 128", "article, padded to 512")
+    plain, several = ([first(case["ways"][way]["ours_is_faster"]) for way in ways] for case in (one, five))
+    share = first(one["ways"]["ours, features of images given"]["ours_is_faster"])
+    yield "| one text an image | {:.2f} | {:.2f} |".format(*plain)
+    yield "| one text an image, features in the place of images | {:.2f} | {:.2f} |".format(*(x / share for x in plain))
+    yield "| five texts an image | {:.2f} | {:.1f} |".format(*several)
+    for name, case in zip(
+        ("four images, one text each", "one image, five texts"), result("cpu-opt-350m")["memory"], strict=True
+    ):
+        cells = [case["ways"][way] for way in (*ways, "ours")]
+        yield f"| {name} | " + " | ".join(f"{c['peak_gib']:.2f} ({c['above_weights_gib']:.2f})" for c in cells) + " |"
+    gflop = [one["ways"][way]["linear_gflop"] for way in ("article, padded to 128", "ours")]
+    yield "{:.0f} GFLOP in linear layers there, {:.0f} here ({:.2f} times)".format(*gflop, gflop[0] / gflop[1])
+
+
+def of_features():
+    found = result("features-opt-350m")
+    for name, title in (
+        ("read", "reading"),
+        ("read and encode", "reading and encoding"),
+        ("training step", "the whole training step"),
+    ):
+        times = found[name]["times_as_fast"]["median"]
+        yield re.compile(rf"\| {title} \| [\d.,]+ \| [\d.,]+ \| {times:,.{_digits(times)}f} \|")
+
+
+def _digits(times):
+    return 0 if times > 100 else 1 if times > 2 else 2
+
+
+def of_llama_cpp():
+    for name, way in result("llama_cpp")["ways"].items():
+        yield re.compile(rf"\| [^|]*{re.escape(name.split(', ')[-1])}[^|]* \| {way['equal']} \| {way['ms']:.0f} \| ")
+
+
+def of_the_demonstration(form):
+    found = result("demo")
+    for config, score in found["scores"].items():
+        yield form(config, score, found)
+
+
+def in_the_readme(config, score, found):
+    name = {"caption": "captions", "open": "open questions", "yesno": "yes/no questions"}[config]
+    right, guess = score["right"] / score["examples"], found["blind_guess"][config]
+    return re.compile(rf"\| {name}[^|]* \| {score['examples']:,} \| {right:.1%} \| {guess:.1%} \|")
+
+
+def in_the_gallery(config, score, found):
+    return re.compile(rf"\| {score['examples']:,} \| {score['right']:,} \|")
+
+
+def of_peers():
+    for name in ("heron", "llava", "nanovlm"):
+        found = result(f"peers-{name}")
+        way = list(found["ways"])[-1]
+        one, five = (case["ways"][way]["ours_is_faster"]["median"] for case in found["train"][:2])
+        yield re.compile(rf"{one:.1f} \({five:.1f}\)")
+
+
+PLACES = [
+    ("docs/benchmarks.md", of_speed),
+    ("docs/benchmarks.md", of_features),
+    ("docs/llama_cpp.md", of_llama_cpp),
+    ("README.md", lambda: of_the_demonstration(in_the_readme)),
+    ("docs/gallery.md", lambda: of_the_demonstration(in_the_gallery)),
+    ("README.md", of_peers),
+]
+
+
+@pytest.mark.parametrize(("name", "rows"), PLACES, ids=lambda each: each if isinstance(each, str) else "")
+def test_numbers_are_those_of_the_results(name, rows):
+    text = page(name)
+    wanted = list(rows())
+    missing = [str(row) for row in wanted if not (row.search(text) if isinstance(row, re.Pattern) else row in text)]
+    assert wanted and missing == []
+
+
+def test_another_number_is_found():
+    """The comparison itself: of three rows that are changed by a digit none is in the page."""
+    text = page("docs/benchmarks.md")
+    rows = [row for row in of_speed() if row.startswith("| ")]
+    changed = [re.sub(r"\d(?= \|$|\) \|$)", lambda m: str((int(m[0]) + 1) % 10), row) for row in rows]
+    assert len(changed) >= 3
+    assert [row for row in changed if row in text] == []
+
+
+def test_answers_that_are_wrong_add_up():
+    found = result("demo")
+    score = found["scores"]
+    wrong = {config: each["examples"] - each["right"] for config, each in score.items()}
+    text = page("docs/gallery.md")
+    for config, name in (("caption", "captions"), ("open", "open"), ("yesno", "yesno")):
+        kinds = {kind: number for kind, number in found["wrong"].items() if kind.startswith(name)}
+        assert sum(kinds.values()) == wrong[config]
+        assert all(f"{number} " in text for number in kinds.values())
