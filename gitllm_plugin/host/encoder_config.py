@@ -21,7 +21,8 @@ def take_sizes_of_encoder(found: Any) -> Any:
     @functools.wraps(found)
     def build_datasets(self: Any, cfg: Any) -> Any:
         # A run's own configuration says all, or means what was usual when it was trained.
-        if weights_of_own_config(getattr(getattr(cfg, "args", None), "cfg_path", ""), []) is None:
+        own = weights_of_own_config(getattr(getattr(cfg, "args", None), "cfg_path", ""), [])
+        if own is None and hasattr(cfg, "config"):
             fill_from_encoder(cfg.config)
         return found(self, cfg)
 

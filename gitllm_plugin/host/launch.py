@@ -1,6 +1,7 @@
 """LAVIS's main sequence, as in its scripts for training and evaluation, and its scripts run unmodified."""
 
 import argparse
+import ast
 import ctypes
 import importlib
 import os
@@ -140,7 +141,7 @@ def run_script(path: str | Path, argv: Sequence[str] = ()) -> None:
     if not path.is_file():
         raise ConfigError(f"there is no script '{path}'; give the path of a file such as LAVIS's train.py")
     try:
-        compile(path.read_bytes(), str(path), "exec", dont_inherit=True)
+        ast.parse(path.read_bytes(), str(path))
     except (OSError, SyntaxError, ValueError) as error:
         raise ConfigError(f"{path} is no script of Python: {error}") from error
     # As Python does; `runpy` does not. Before LAVIS is imported: a checkout's script comes with its library.

@@ -189,7 +189,7 @@ class GitLLM(InFolder):
         images, valid = pixel_values.flatten(0, 1), places[:, :, 0] >= 0
         places, real = places.flatten(0, 1), None
         # What fills a batch up is not encoded; what is known on a device alone would have to be waited for.
-        if valid.device.type == "cpu" and valid.any() and not valid.all():
+        if valid.device.type == "cpu" and not torch.compiler.is_compiling() and valid.any() and not valid.all():
             real = valid.flatten().nonzero()[:, 0]
             places, real = to_device((places[real], real), images.device)
             images = images[real]

@@ -12,14 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
+
+from tests.faults.server import forking
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Of the process that looks after semaphores: killed children leave theirs.
 os.environ.setdefault("PYTHONWARNINGS", "ignore::UserWarning:multiprocessing.resource_tracker")
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.faults.preloaded"])
 
 _EVENTS = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.chmod")
 SECONDS = 240.0
@@ -54,9 +53,9 @@ class Child:
     """
 
     def __init__(self, argv: Sequence[str], orders: Orders):
-        self._events = _CONTEXT.RawValue("i", 0)
-        self._reader, writer = _CONTEXT.Pipe(duplex=False)
-        self._process = _CONTEXT.Process(target=_run, args=(list(argv), orders, self._events, writer))
+        self._events = forking().RawValue("i", 0)
+        self._reader, writer = forking().Pipe(duplex=False)
+        self._process = forking().Process(target=_run, args=(list(argv), orders, self._events, writer))
         self._began = time.monotonic()
         self._process.start()
         writer.close()

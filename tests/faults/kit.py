@@ -20,15 +20,11 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from gitllm_plugin.errors import GitLLMError
-
-# Children that have torch and all else from the start, as those of ``children.py``.
-_CONTEXT = get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["tests.faults.preloaded"])
+from tests.faults.server import forking
 
 SECONDS = 20  # for one input of a few kilobytes on a machine with other work
 MORE_MEMORY = 500 * 2**20
@@ -186,7 +182,7 @@ def _watch(name: str, first: int, count: int, folder: Path) -> list[tuple[int, s
     """Run a child until it ends; where it crashed or hung, the input that it had begun is the finding."""
     log, errors = folder / "log", folder / "errors"
     log.write_bytes(b"")
-    process = _CONTEXT.Process(target=_child, args=(name, first, count, folder, log, errors))
+    process = forking().Process(target=_child, args=(name, first, count, folder, log, errors))
     process.start()
     size, since = 0, time.monotonic()
     while process.exitcode is None:

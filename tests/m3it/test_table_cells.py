@@ -139,7 +139,7 @@ def test_columns_that_nothing_reads_are_named(folder):
     found = Converted(folder, "t.csv", ",image,answer,author,question_id\n0,p.png,x,me,7\n")
     assert found.texts == [("", "x")]
     unread = "columns that are not read: one without a name, 'author', 'question_id'"
-    read = "image, question, answer, instruction, id, split"
+    read = "image, question, answer, rejected, instruction, id, split"
     assert found.notes == [f"{folder / 't.csv'}: {unread}; read are {read}"]
     rows = [{"image": "p.png", "answer": "x"}, {"image": "q.png", "answer": "y", "scores": [1, {"a": 2}]}]
     assert "'scores'" in Converted(folder, "t.jsonl", "\n".join(map(json.dumps, rows))).notes[0]
