@@ -1,4 +1,4 @@
-"""A notebook's code without Jupyter: `python -m tests.docs.notebook FILE` runs it and writes its printed outputs into it."""
+"""A notebook's code without Jupyter: `python -m tests.docs.notebook FILE` runs it and writes what it prints into it."""
 
 import contextlib
 import io
