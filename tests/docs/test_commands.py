@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from gitllm_plugin.cli.main import build_parser
 from tests.docs.commands import NOT_RUN, arguments, unmarked_lines, why_not_run
@@ -49,14 +50,23 @@ def workspace(tmp_path_factory):
     for name in ("output/demo/train", *OTHER_NAMES[1:]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).symlink_to(trained)
-    shutil.copy(trained / "latest" / "config.yaml", folder / "my.yaml")
+    configuration = yaml.safe_load((trained / "latest" / "config.yaml").read_text(encoding="utf-8"))
+    weights = {"load_finetuned": True, "finetuned": str(trained / "latest" / "checkpoint_best.pth")}
+    configuration["model"].update(weights)
+    (folder / "my.yaml").write_text(yaml.safe_dump(configuration), encoding="utf-8")
     import skimage
 
     photographs = Path(skimage.__file__).parent / "data"
     (folder / "pictures").mkdir()
-    for name, given in (("chelsea", "cat.jpg"), ("coffee", "shape.png"), ("horse", "pictures/horse.png")):
+    for name, given in (
+        ("chelsea", "cat.jpg"),
+        ("coffee", "shape.png"),
+        ("horse", "pictures/horse.png"),
+        ("coffee", "pictures/cup.png"),
+    ):
         shutil.copy(photographs / f"{name}.png", folder / given)
     (folder / "pictures" / "horse.txt").write_text("A horse.", encoding="utf-8")
+    (folder / "pictures" / "cup.txt").write_text("A cup.", encoding="utf-8")
     (folder / "data" / "test").mkdir()
     shutil.copy(folder / "data" / "stamps" / "test.jsonl", folder / "data" / "test" / "test.jsonl")
     (folder / "rows.jsonl").write_text('{"image": "cat.jpg", "question": "what is it?"}\n', encoding="utf-8")

@@ -24,7 +24,7 @@ from tests.docs.pages import (
 )
 
 RUNNABLE = [page for page in PAGES if runnable_snippets(page)]
-LONG = {"docs/tutorial.md"}
+LONG = {"docs/tutorial.md", "docs/questions.md"}
 SLOW = (pytest.mark.slow, pytest.mark.timeout(1500))
 PRELUDE = f'set -euo pipefail; gitllm() {{ "{sys.executable}" -W ignore -m gitllm_plugin "$@"; }}\n'
 
@@ -104,9 +104,10 @@ def test_every_file_says_in_its_docstring_what_it_owns():
     assert files == set(re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)), "a file has no docstring"
 
 
-def test_the_picture_of_the_rooms_is_drawn_from_the_code():
-    drawn = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "rooms.py"))
-    assert drawn["DRAWING"].read_text(encoding="utf-8") == drawn["drawing"](), "run: python docs/_build/rooms.py"
+@pytest.mark.parametrize("name", ["rooms", "model"])
+def test_pictures_are_drawn_from_the_code(name):
+    drawn = runpy.run_path(str(REPOSITORY / "docs" / "_build" / f"{name}.py"))
+    assert drawn["DRAWING"].read_text(encoding="utf-8") == drawn["drawing"](), f"run: python docs/_build/{name}.py"
 
 
 def test_every_family_is_in_the_table_of_models():
@@ -139,6 +140,7 @@ def test_the_pages_stay_short():
     assert sum(written.values()) <= 18_000, sorted(written.items(), key=lambda each: -each[1])[:8]
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_and_says_what_it_printed(tmp_path):
     """Its models are random, so what it prints is the same each time."""
     path = REPOSITORY / "examples" / "first_steps.ipynb"

@@ -231,7 +231,7 @@ def test_every_training_says_its_command_and_passes_the_check(config, monkeypatc
     try:
         check_config(config)
     except ConfigError as error:  # data and models are the user's
-        not_here = ("storage: Cannot find", "no such file", "which does not exist")
+        not_here = ("storage: Cannot find", "no such file", "no file matches", "which does not exist")
         assert all(any(words in line for words in not_here) for line in str(error).splitlines()[1:])
 
 
