@@ -1,14 +1,33 @@
 """Run the demonstration's commands, with its cache folder in their environment."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.paths import CACHE_VARIABLE, Cache
 from gitllm_plugin.common import processes
 from gitllm_plugin.common.processes import show_command
+from gitllm_plugin.errors import GitLLMError
 from gitllm_plugin.experiments.commands import explain_end
 
-__all__ = ["run_module", "show_command"]
+__all__ = ["exit_status", "run_module", "show_command"]
+
+
+def exit_status(steps: Callable[[], None]) -> int:
+    """Run steps that can be gone on with.
+
+    Returns:
+        0 done, 1 after an error that was printed, 130 interrupted.
+    """
+    try:
+        steps()
+    except GitLLMError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
 
 
 def run_module(arguments: Sequence[str], cache: Cache) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from examples.easyvqa.commands import run_module, show_command
+from examples.easyvqa.commands import exit_status, run_module, show_command
 from examples.easyvqa.data import convert, count_rows
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.packages import EASY_VQA, PACKAGES, fetch_packages
@@ -21,7 +21,6 @@ from examples.easyvqa.training import (
     train,
     train_command,
 )
-from gitllm_plugin.errors import GitLLMError
 from gitllm_plugin.experiments.record import StepRecord
 
 NUM_STEPS = 6
@@ -43,15 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--fresh", action="store_true", help="make the data, train and evaluate again")
     fresh = parser.parse_args(argv).fresh
-    try:
-        run_demo(Cache.from_environment(), OUTPUT, fresh)
-    except GitLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: run_demo(Cache.from_environment(), OUTPUT, fresh))
 
 
 def run_demo(cache: Cache, output: Path, fresh: bool = False) -> None:

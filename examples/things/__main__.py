@@ -7,12 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from examples.easyvqa.commands import run_module
+from examples.easyvqa.commands import exit_status, run_module
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.paths import Cache
 from examples.easyvqa.runs import newest_run
 from gitllm_plugin.common.run_files import LATEST_RUN
-from gitllm_plugin.errors import GitLLMError
 
 CONFIG = Path("projects/git_llm/train/things.yaml")
 OUTPUT = Path("output/things")
@@ -32,15 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--data-only", action="store_true", help="fetch pictures and make rows, and end there")
     arguments = parser.parse_args(argv)
-    try:
-        run(Cache.from_environment(), OUTPUT, arguments.data_only)
-    except GitLLMError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return exit_status(lambda: run(Cache.from_environment(), OUTPUT, arguments.data_only))
 
 
 def run(cache: Cache, output: Path, data_only: bool = False) -> None:
