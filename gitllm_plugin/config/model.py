@@ -23,6 +23,9 @@ WAYS_TO_NAME_WEIGHTS = (
 Module = Literal["proj", "lora", "llm", "vit", "all", "head"]
 ProjectionKind = Literal["linear_norm", "linear", "mlp", "pixel_shuffle", "pool"]
 AttentionKind = Literal["git", "causal", "prompt"]
+ImagePlaces = Literal["front", "text"]
+IMAGE_MARK = "<image>"
+"""Where a picture stands in a text, of models of ``image_places: text``."""
 MERGING = ("pixel_shuffle", "pool")
 """Projections that make one token of several patches."""
 MOST_MERGED = 8
@@ -294,6 +297,10 @@ class GitLLMSettings(BuildSettings, ImageTextSettings):
     instruction: str | None = None
     """In the place of ``prompt``: an instruction without a question, put into the folder's prompt template, or the
     article's."""
+
+    image_places: Annotated[ImagePlaces | None, DefaultIs("the folder's, or front")] = None
+    """``front``: pictures stand in front of all text, and ``<image>`` in it is text; ``text``: where a prompt says
+    ``<image>``, its pictures stand there, in their order; in front where it does not say so."""
 
     loss_on: Literal["answer", "all"] = "answer"
     """``answer``: answer and end token are trained on; ``all``: every text token, as in the article."""

@@ -122,15 +122,15 @@ class GitLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         num_images: Tensor | None = None,
         image_index: Tensor | None = None,
+        image_marks: Tensor | None = None,
     ) -> CausalLMOutput:
         """Score texts about pictures, see :meth:`gitllm_plugin.modeling.model.GitLLM.forward`.
 
         Returns:
             ``loss`` (with labels) and ``logits [N, T, V]`` at the text's positions.
         """
-        found = self.model(
-            input_ids, attention_mask, pixel_values, labels, num_images=num_images, image_index=image_index
-        )
+        where = {"num_images": num_images, "image_index": image_index, "image_marks": image_marks}
+        found = self.model(input_ids, attention_mask, pixel_values, labels, **where)
         return CausalLMOutput(loss=found.loss, logits=found.logits)
 
     @torch.no_grad()
@@ -141,13 +141,14 @@ class GitLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values: Tensor | None = None,
         num_images: Tensor | None = None,
         image_index: Tensor | None = None,
+        image_marks: Tensor | None = None,
         generation_config: GenerationConfig | None = None,
         **kwargs: Any,
     ) -> Any:
         """Continue prompts about pictures, see :meth:`gitllm_plugin.modeling.model.GitLLM.generate`.
 
         Args:
-            input_ids, attention_mask, pixel_values, num_images, image_index: of the processor.
+            input_ids, attention_mask, pixel_values, num_images, image_index, image_marks: of the processor.
             generation_config: in the place of the model's own.
             **kwargs: :data:`SETTINGS` of it by name, and ``streamer``, ``stopping_criteria``, ``logits_processor``.
 
@@ -161,9 +162,8 @@ class GitLLMForConditionalGeneration(PreTrainedModel, GenerationMixin):
         settings = _settings_of(generation_config or self.generation_config)
         _refuse(kwargs, SETTINGS | OBJECTS, "generate", ", ".join(sorted(SETTINGS | OBJECTS)))
         settings |= {name: value for name, value in kwargs.items() if value is not None}
-        found = self.model.generate(
-            input_ids, attention_mask, pixel_values, num_images=num_images, image_index=image_index, **settings
-        )
+        where = {"num_images": num_images, "image_index": image_index, "image_marks": image_marks}
+        found = self.model.generate(input_ids, attention_mask, pixel_values, **where, **settings)
         new = found if isinstance(found, Tensor) else found.sequences
         both = torch.cat([input_ids.repeat_interleave(len(new) // len(input_ids), dim=0), new], dim=1)
         if isinstance(found, Tensor):

@@ -127,8 +127,9 @@ class GitLLMProcessor(ProcessorMixin):
             padding: of texts of several lengths: in front of prompts, and behind answers.
 
         Returns:
-            ``input_ids``, ``attention_mask``, ``pixel_values``, with answers ``labels``, and ``num_images`` where texts
-            have different numbers of pictures, or pictures are in tiles (:mod:`gitllm_plugin.modeling.places`).
+            ``input_ids``, ``attention_mask``, ``pixel_values``, with answers ``labels``, ``num_images`` where texts
+            have different numbers of pictures, or pictures are in tiles (:mod:`gitllm_plugin.modeling.places`), and
+            ``image_marks`` where texts say where their pictures stand (:mod:`gitllm_plugin.modeling.marks`).
 
         Raises:
             DataError: no picture, too many, one that cannot be read, or not as many as texts.
@@ -145,12 +146,18 @@ class GitLLMProcessor(ProcessorMixin):
         if not texts or not isinstance(pictures, (list, tuple)) or len(pictures) != len(texts):
             count = len(pictures) if isinstance(pictures, (list, tuple)) else "no list of"
             raise DataError(f"{len(texts)} texts and {count} pictures; give a list with the pictures of each text")
+        from gitllm_plugin.m3it.pictures import as_pictures
+        from gitllm_plugin.modeling.marks import place_pictures
+
         if answers is None:
-            inputs = _padded_in_front(self._text_encoder.prompts(texts))
+            batch = self._text_encoder.prompts(texts)
+            inputs = _padded_in_front(batch)
         else:
             batch = self._text_encoder.prompts_and_answers(texts, list(answers))
             inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
-        return BatchFeature({**inputs, **self._pixels(pictures)})
+        groups = [list(as_pictures([] if of_text is None else of_text)) for of_text in pictures]
+        marks = place_pictures(batch.marks, list(map(len, groups))) if batch.marks else None
+        return BatchFeature({**inputs, **self._pixels(groups), **({} if marks is None else {"image_marks": marks})})
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -207,14 +214,12 @@ class GitLLMProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         """Name what :meth:`__call__` makes."""
-        return ["input_ids", "attention_mask", "pixel_values", "num_images"]
+        return ["input_ids", "attention_mask", "pixel_values", "num_images", "image_marks"]
 
-    def _pixels(self, pictures: Sequence[Any]) -> dict[str, Tensor]:
-        from gitllm_plugin.m3it.pictures import as_pictures
+    def _pixels(self, groups: Sequence[Sequence[Any]]) -> dict[str, Tensor]:
         from gitllm_plugin.modeling.places import stack_images
 
         most = self._recipe.config.get("max_images", 1)
-        groups = [list(as_pictures([] if of_text is None else of_text)) for of_text in pictures]
         if wrong := [len(group) for group in groups if not 1 <= len(group) <= most]:
             raise DataError(f"{wrong[0]} pictures of a text; this model takes 1 to {most}")
         pixels, num_images = stack_images(*zip(*map(self._transform.images, groups), strict=True))
@@ -277,6 +282,7 @@ def _text_encoder(tokenizer: Any, recipe: Recipe) -> TextEncoder:
         tokenizer,
         conversation=resolve_family(config, self_test=False) if recipe.settings.get("chat_template") else None,
         loss_on=recipe.settings.get("loss_on", "answer"),
+        image_places=recipe.settings.get("image_places", "front"),
     )
 
 

@@ -90,6 +90,7 @@ def _write_folder(run: _Exported, target: Path, merge: bool, with_base: bool) ->
         "loss_on": run.text_encoder.loss_on,
         "chat_template": run.text_encoder.chat_template is not None,
         **({"conversations": True} if run.conversations else {}),
+        **({} if run.text_encoder.image_places == "front" else {"image_places": run.text_encoder.image_places}),
         # Not where it is, which is of this machine alone.
         "run": f"{run_folder_of(run.checkpoint).name}/{run.checkpoint.name}",
     }
@@ -119,6 +120,11 @@ def _write_stock(run: _Exported, target: Path) -> None:
         raise ConfigError(
             f"the run reads pictures in tiles (max_tiles={tiles}), and transformers' own class whole ones: train "
             "without max_tiles, or export for gitllm_plugin"
+        )
+    if run.text_encoder.image_places != "front":
+        raise ConfigError(
+            "the run's texts say where their pictures stand (model.image_places=text), and transformers' own class "
+            "reads them in front: export for gitllm_plugin, or train with model.image_places=front"
         )
     with new_folder(target) as partial:
         save_stock(run.model, partial)

@@ -68,6 +68,8 @@ def _of_model(own: Any, given: Any) -> Iterator[str]:
     kept = bool(own.settings.get("chat_template"))
     if chat is not None and bool(chat) != kept:
         yield f"model.chat_template is {str(bool(chat)).lower()}, and {str(kept).lower()} in the folder"
+    if (places := model.get("image_places")) not in (None, there := own.settings.get("image_places") or "front"):
+        yield f"model.image_places is {places}, and {there} in the folder"
     if model.get("prompt") and (said := own.prompt_difference(str(model.prompt))):
         yield said
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.inference.asking import Turns
 from gitllm_plugin.inference.pipeline import Decoding, Pipeline
 
@@ -55,6 +56,8 @@ def answer_attention(
     if places is not None:
         pixels, places = pixels[None], places[None]
     text = pipeline.encode_answer(question, answer, instruction, pixels, decoding, turns)
+    if text.marks:
+        raise ConfigError("there is no figure of a question with <image> in its text: ask with pictures in front of it")
     # A token is predicted at the one before it; the last that is trained on is the end token.
     before = cast(Tensor, text.labels)[0].ne(-100).nonzero()[:-1, 0] - 1
     first = int(before[0]) if len(before) else text.input_ids.shape[1] - 1

@@ -23,6 +23,7 @@ from gitllm_plugin.m3it.prompts import Prompt, build_prompt, check_template, fin
 from gitllm_plugin.modeling import GitLLM, TextBatch, TextEncoder, load_folder, make_text_encoder
 from gitllm_plugin.modeling.conversation import turns_of
 from gitllm_plugin.modeling.folder import IMAGE_ENCODER, has_lora
+from gitllm_plugin.modeling.marks import place_pictures
 from gitllm_plugin.modeling.places import stack_images
 from gitllm_plugin.modeling.remembered import Remembered
 from gitllm_plugin.processors.image_transform import ImageTransform
@@ -85,6 +86,7 @@ class Pipeline:
                 loaded.model.language_model,
                 loaded.tokenizer,
                 conversation=family if settings.get("chat_template") else None,
+                image_places=settings.get("image_places", "front"),
             ),
             transform=transform_of_folder(folder / IMAGE_ENCODER, settings),
             conversations=bool(settings.get("conversations")),
@@ -99,6 +101,11 @@ class Pipeline:
     def max_images(self) -> int:
         """Most pictures of one question."""
         return self.model.max_images
+
+    @property
+    def places_pictures(self) -> bool:
+        """Whether ``<image>`` in a question, or in one before it, is where its next picture stands."""
+        return self.text_encoder.image_places == "text"
 
     def is_cut(self, answer: str, decoding: Decoding) -> bool:
         """Tell whether an answer ended because it had as many tokens as it may have."""
@@ -307,7 +314,8 @@ class Pipeline:
 
     def _generate(self, model: GitLLM, inputs: dict[str, Any], has_turns: bool) -> Tensor:
         """Continue prompts; one of a conversation behind what was read of it."""
-        if len(inputs["input_ids"]) > 1 or not (has_turns or self.conversations):
+        # What is remembered begins with the pictures.
+        if len(inputs["input_ids"]) > 1 or not (has_turns or self.conversations) or "image_marks" in inputs:
             return model.generate(**inputs)
         given = {name: value for name, value in inputs.items() if name not in ("attention_mask", "image_index")}
         return self.remembered.generate(model, **given)
@@ -330,7 +338,10 @@ class Pipeline:
             max_tokens=_room_for_prompt(self.model.max_text_tokens(pixels), decoding),
         )
         index = [numbers[question.same_pictures()] for question in questions]
+        counts = [len(question.pictures) for question in questions]
+        marks = place_pictures(text.marks or [()] * len(counts), counts) if self.places_pictures else None
         return {
+            **({} if marks is None else {"image_marks": marks}),
             "pixel_values": pixels,
             "num_images": num_images,
             "image_index": torch.tensor(index) if len(groups) < len(questions) else None,

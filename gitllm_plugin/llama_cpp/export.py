@@ -62,6 +62,11 @@ def write_llama_folder(pipeline: Pipeline, target: str | Path, quantize: str | N
             f"this model was trained with model.attention={model.decoder.attention}; for llama.cpp only models of "
             "model.attention=git are written"
         )
+    if encoder.image_places != "front":
+        raise ConfigError(
+            "this model's texts say where their pictures stand (model.image_places=text); for llama.cpp only models of "
+            "model.image_places=front are written"
+        )
     if pipeline.transform.max_tiles > 1:
         raise ConfigError(
             f"this model reads pictures in tiles (max_tiles={pipeline.transform.max_tiles}); for llama.cpp only models "

@@ -47,6 +47,7 @@ class Draft:
         complete: changes the instruction, where something of the row belongs in it.
         turns: of a conversation, questions and answers before this one.
         rejected: as the row has it: a text that the answer is preferred to, or None.
+        images: see :class:`~gitllm_plugin.m3it.group.Text`.
     """
 
     question: Any
@@ -55,6 +56,7 @@ class Draft:
     complete: Callable[[str], str] | None = None
     turns: tuple[tuple[Any, Any], ...] = ()
     rejected: Any = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
         raise RowError("missing_key", f"missing {', '.join(missing)}; the row has {_list_keys(row)}")
     images = row[UNIFORM_IMAGE] if UNIFORM_IMAGE in row else row["image"]
     first = Draft(row["inputs"], row["outputs"], row["instruction"])
-    drafts = [first, *_later_turns(first, row.get("turns"))]
+    drafts = shown_so_far([first, *_later_turns(first, row.get("turns"))])
     if row.get("rejected") is not None:
         drafts = [replace(drafts[-1], rejected=row["rejected"])]
     return Parsed(images, drafts)

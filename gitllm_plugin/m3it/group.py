@@ -26,6 +26,8 @@ class Text:
         answers: the accepted answers, at least one. The first is the one that is trained on.
         turns: of a conversation, the questions and answers before this one, which have the instruction.
         rejected: an answer that the first of ``answers`` is preferred to; None where there is none.
+        images: how many of the row's images, the first ones, stand in its words and those before it, where a
+            conversation shows others later; None: all, wherever they stand.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Text:
     answers: tuple[str, ...]
     turns: tuple[tuple[str, str], ...] = ()
     rejected: str | None = None
+    images: int | None = None
 
 
 @dataclass(frozen=True)

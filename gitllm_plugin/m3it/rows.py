@@ -156,7 +156,7 @@ class RowReader:
         # As of a row of one question, the first may be empty: the instruction says it all.
         turns = tuple((_said(asked, number == 0), _said(answer)) for number, (asked, answer) in enumerate(draft.turns))
         rejected = _read_rejected(draft.rejected, answers)
-        return Text(text_id, config, instruction, draft.question, answers, turns, rejected)
+        return Text(text_id, config, instruction, draft.question, answers, turns, rejected, draft.images)
 
 
 def _said(words: Any, may_be_empty: bool = False) -> str:

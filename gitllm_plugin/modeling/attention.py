@@ -51,7 +51,8 @@ class PrefixRule:
     Attributes:
         prefix_end: LongTensor ``[R]``, for rows of one image and one text: in row ``r`` the slots before
             ``prefix_end[r]`` are seen by all (or padding, which the 2-D attention mask removes): GIT's image; image and
-            prompt; or nothing, where images are causal.
+            prompt; or nothing, where images are causal. Or ``[R, S]``: slot ``q`` sees all before ``prefix_end[r, q]``,
+            besides what stands in front of it: GIT's images where they stand between texts.
         shared: None, or for rows of several texts and images the numbers of each slot's text (-1 on image slots)
             and image, two LongTensors ``[R, S]``; ``prefix_end`` is not read then.
         stream: None, or for one row without padding who attends to whom in it, in the place of any mask.
@@ -69,7 +70,7 @@ class PrefixRule:
         repeats = batch_size // self.prefix_end.shape[0]
         if repeats == 1 or self.shared is not None:
             return self
-        return PrefixRule(self.prefix_end.repeat_interleave(repeats))
+        return PrefixRule(self.prefix_end.repeat_interleave(repeats, dim=0))
 
     def apply(self, causal: Callable) -> Callable:
         """OR GIT's prefix to ``causal`` (a mask function of transformers), within one text and image."""
@@ -78,7 +79,7 @@ class PrefixRule:
         prefix_end = self.prefix_end
 
         def key_is_image(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-            return key < prefix_end[batch]
+            return key < (prefix_end[batch] if prefix_end.ndim == 1 else prefix_end[batch, query])
 
         return or_masks(causal, key_is_image)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from gitllm_plugin.config import changed
-from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, loss_fault
+from gitllm_plugin.config.model import BuildSettings, GitLLMSettings, ImagePlaces, loss_fault
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.description import MADE_OF, read_description
 from gitllm_plugin.modeling.families import FAMILIES, Family
@@ -114,11 +114,12 @@ def build_with_texts(settings: GitLLMSettings) -> tuple[GitLLM, TextEncoder]:
     Raises:
         ConfigError: see :func:`build_git_llm`, :func:`build_from_folder` and :func:`make_text_encoder`.
     """
-    chat = settings.chat_template
+    chat, places = settings.chat_template, settings.image_places
     if settings.folder is not None:
         model, tokenizer = build_from_folder(settings.folder, settings)
-        if chat is None:
-            chat = read_description(Path(settings.folder).expanduser())["settings"].get("chat_template")
+        own = read_description(Path(settings.folder).expanduser())["settings"]
+        chat = own.get("chat_template") if chat is None else chat
+        places = places or own.get("image_places")
     else:
         names = cast(str, settings.language_model), cast(str, settings.image_encoder)
         model, tokenizer = build_git_llm(*names, settings)
@@ -129,6 +130,7 @@ def build_with_texts(settings: GitLLMSettings) -> tuple[GitLLM, TextEncoder]:
         tokenizer,
         conversation=model.decoder.family if chat else None,
         loss_on=settings.loss_on,
+        image_places=places or "front",
     )
     return model, text_encoder
 
@@ -231,6 +233,7 @@ def make_text_encoder(
     *,
     conversation: Family | None = None,
     loss_on: Literal["answer", "all"] = "answer",
+    image_places: ImagePlaces = "front",
 ) -> TextEncoder:
     """Make what turns texts into a language model's ids; every way to a model takes this one.
 
@@ -239,7 +242,7 @@ def make_text_encoder(
         tokenizer: the language model's own.
         conversation: its family, where prompts are the user's turns in a conversation, see
             :func:`find_chat_template`; None: they are not.
-        loss_on: see :class:`~gitllm_plugin.modeling.tokens.TextEncoder`.
+        loss_on, image_places: see :class:`~gitllm_plugin.modeling.tokens.TextEncoder`.
 
     Raises:
         ConfigError: there is no end token, or no conversation template.
@@ -247,6 +250,7 @@ def make_text_encoder(
     return TextEncoder(
         tokenizer,
         loss_on=loss_on,
+        image_places=image_places,
         chat_template=None if conversation is None else find_chat_template(tokenizer, conversation),
         end_tokens=tuple(end_tokens(language_model)),
     )

@@ -11,8 +11,9 @@ from typing import Any, cast
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from gitllm_plugin.config.model import IMAGE_MARK
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.plain_text import Pieces
+from gitllm_plugin.modeling.plain_text import IMAGE, Pieces
 
 _QUESTION, _ANSWER = "QUESTION", "ANSWERTEXT"
 
@@ -52,31 +53,39 @@ class Conversation:
     template: str
     special: Mapping[str, int]
 
-    def ask(self, question: str, turns: Turns = ()) -> Pieces:
+    def ask(self, question: str, turns: Turns = (), shows_pictures: bool = False) -> Pieces:
         """Write the user's turn and the beginning of the assistant's.
 
         Args:
             question: what the user says.
             turns: what was said before.
+            shows_pictures: whether ``<image>`` in what the user says is a picture.
 
         Raises:
             ConfigError: the template cannot be used.
         """
         hidden: dict[str, str] = {}
+        taken: list[str] = []
+
+        def free() -> str:
+            used = {*question, *self.template, *taken, *(c for turn in turns for said in turn for c in said)}
+            taken.append(next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used))
+            return taken[-1]
+
+        picture = free() if shows_pictures else None
+
+        def show(said: str) -> str:
+            return said if picture is None else said.replace(IMAGE_MARK, picture)
 
         def hide(found: re.Match[str]) -> str:
             if found[0] not in hidden:
-                used = {
-                    *question,
-                    *self.template,
-                    *hidden.values(),
-                    *(c for turn in turns for said in turn for c in said),
-                }
-                hidden[found[0]] = next(c for c in map(chr, range(0xE000, 0xF8FF)) if c not in used)
+                hidden[found[0]] = free()
             return hidden[found[0]]
 
-        asked = self._pattern.sub(hide, question)
-        before = [(self._pattern.sub(hide, user), self._pattern.sub(hide, assistant)) for user, assistant in turns]
+        asked = self._pattern.sub(hide, show(question))
+        before = [
+            (self._pattern.sub(hide, show(user)), self._pattern.sub(hide, assistant)) for user, assistant in turns
+        ]
         pieces: list[str | int] = []
         for place, piece in enumerate(self._pattern.split(render(self.tokenizer, self.template, asked, turns=before))):
             if place % 2:
@@ -84,13 +93,24 @@ class Conversation:
                 continue
             for written, character in hidden.items():
                 piece = piece.replace(character, written)
-            if piece:
-                pieces.append(piece)
+            pieces += with_pictures(piece, picture)
         return tuple(pieces)
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         return _any_of(self.special)
+
+
+def with_pictures(text: str, mark: str | None) -> Pieces:
+    """Cut a text at its pictures; nothing is left of an empty one.
+
+    Args:
+        text: what was written.
+        mark: what stands for a picture; None: nothing.
+    """
+    parts = [text] if mark is None else text.split(mark)
+    pieces = [piece for part in parts for piece in (part, IMAGE)][:-1]
+    return tuple(piece for piece in pieces if piece != "")
 
 
 def render(

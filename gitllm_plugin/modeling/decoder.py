@@ -19,11 +19,13 @@ from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.modeling.attention import STREAM, PrefixRule, prefix_attention, use_streams
 from gitllm_plugin.modeling.beginnings import Beginnings
 from gitllm_plugin.modeling.contiguous import give_contiguous_input
-from gitllm_plugin.modeling.families import FAMILIES, Family
+from gitllm_plugin.modeling.families import Family, family_in_table
 from gitllm_plugin.modeling.last_layer import compute_at, taken
-from gitllm_plugin.modeling.layout import Layout, lay_out, lay_out_stream
+from gitllm_plugin.modeling.layout import Layout, lay_out
 from gitllm_plugin.modeling.learned_positions import image_behind_positions
 from gitllm_plugin.modeling.loss import GitLLMOutput, Targets, mean_loss, prompt_lengths_of, targets_of
+from gitllm_plugin.modeling.marks import Marks
+from gitllm_plugin.modeling.stream_layout import lay_out_stream
 from gitllm_plugin.modeling.transfer import to_device, to_host
 
 
@@ -56,7 +58,7 @@ class Decoder:
     ) -> None:
         self.language_model = language_model
         self.attention: AttentionKind = attention
-        self.family = family or _family_in_table(language_model.config.model_type)
+        self.family = family or family_in_table(language_model.config.model_type)
         self.positions = self.family.positions_of(language_model.config)
         if self.family.prepare is not None:
             self.family.prepare()
@@ -133,6 +135,7 @@ class Decoder:
         image_index: Tensor | None = None,
         weights: Tensor | None = None,
         logits: Literal["all", "none"] = "all",
+        marks: Marks | None = None,
     ) -> GitLLMOutput:
         """Score texts about images.
 
@@ -141,6 +144,7 @@ class Decoder:
             image_valid: bool ``[U, P]``, which of them are real; best on the host, as all that says who stands where.
             input_ids, attention_mask, labels, image_index, weights, logits: as for
                 :meth:`~gitllm_plugin.modeling.model.GitLLM.forward`.
+            marks: where in their texts images stand; None: in front.
 
         Raises:
             DataError: image and text are longer than the context.
@@ -152,7 +156,7 @@ class Decoder:
         if labels is not None and labels.shape != input_ids.shape:
             raise ConfigError(f"labels have shape {tuple(labels.shape)}, input_ids {tuple(input_ids.shape)}")
         prompt_lengths = None if labels is None else prompt_lengths_of(labels, text_valid)
-        layout = self.lay_out(image_valid, text_valid, image_index, prompt_lengths)
+        layout = self.lay_out(image_valid, text_valid, image_index, prompt_lengths, marks=marks)
         targets = None if labels is None else targets_of(labels, weights, layout)
         layout, targets, input_ids = to_device((layout, targets, input_ids), image_embeds.device)
         return self.score(image_embeds, input_ids, layout, targets, logits)
@@ -164,11 +168,12 @@ class Decoder:
         image_index: Tensor | None = None,
         prompt_lengths: Tensor | None = None,
         beginnings: Beginnings | None = None,
+        marks: Marks | None = None,
     ) -> Layout:
         """Lay out a batch as this decoder reads it best, on the host.
 
         Args:
-            image_valid, text_valid, image_index, prompt_lengths: see
+            image_valid, text_valid, image_index, prompt_lengths, marks: see
                 :func:`~gitllm_plugin.modeling.layout.lay_out`.
             beginnings: what texts have in common, which stands in streams once.
 
@@ -176,12 +181,13 @@ class Decoder:
             DataError: image and text are longer than the context.
         """
         # Image rows that several texts share are not repeated, wherever the family can do without.
-        if self.attention_path == "stream":
-            ways = {"keeps_copies": self.is_checkpointed, "causal_images": self.attention == "causal"}
+        if self.attention_path == "stream" and marks is None:
+            ways: dict[str, Any] = {"keeps_copies": self.is_checkpointed, "causal_images": self.attention == "causal"}
             layout = lay_out_stream(image_valid, text_valid, image_index, beginnings=beginnings, **ways)
         else:
-            share = image_index is not None and self.shares_images
-            layout = self.rows(image_valid, text_valid, image_index, share_rows=share, prompt_lengths=prompt_lengths)
+            ways = {"prompt_lengths": prompt_lengths, "marks": marks}
+            share = image_index is not None and self.shares_images and marks is None
+            layout = self.rows(image_valid, text_valid, image_index, share_rows=share, **ways)
         self.check_fits(layout)
         return layout
 
@@ -208,7 +214,7 @@ class Decoder:
         """
         with self.head_on(targets.slots if targets is not None and logits == "none" else None):
             out = self.read(layout, image_embeds, input_ids, use_cache=False).logits
-        text_logits = layout.text_of(out) if logits == "all" else None
+        text_logits = layout.logits_of(out) if logits == "all" else None
         if targets is None:
             return GitLLMOutput(logits=text_logits)
         scored = out if logits == "none" else taken(out, targets.slots)
@@ -223,6 +229,7 @@ class Decoder:
         attention_mask: Tensor | None = None,
         *,
         image_index: Tensor | None = None,
+        marks: Marks | None = None,
         cache: Cache | None = None,
         **generation_kwargs: Any,
     ) -> Any:
@@ -232,6 +239,7 @@ class Decoder:
             image_embeds, image_valid: as for :meth:`forward`.
             input_ids, attention_mask, image_index, **generation_kwargs: as for
                 :meth:`~gitllm_plugin.modeling.model.GitLLM.generate`, as is what it gives.
+            marks: as for :meth:`forward`.
             cache: of one row without padding, what was read of its beginning: the image at least.
 
         Raises:
@@ -242,6 +250,7 @@ class Decoder:
         device = image_embeds.device
         if (
             cache is None
+            and marks is None
             and image_index is not None
             and self._can_share_prefill(image_index, image_valid, generation_kwargs)
         ):
@@ -250,7 +259,7 @@ class Decoder:
             repeats = max(generation_kwargs.get("num_beams") or 1, generation_kwargs.get("num_return_sequences") or 1)
             cache.batch_select_indices(to_device(image_index.repeat_interleave(repeats), device))
         align = "right" if cache is None else "blocks"
-        layout = self.rows(image_valid, text_valid, image_index, align=align)
+        layout = self.rows(image_valid, text_valid, image_index, align=align, marks=marks)
         # The last new token is not read again.
         self.check_fits(layout, max((generation_kwargs.get("max_new_tokens") or 1) - 1, 0))
         layout, input_ids = to_device((layout, input_ids), device)
@@ -386,12 +395,3 @@ class Decoder:
                 return
             with image_behind_positions(self.language_model, self.family.position_module, layout, image_embeds):
                 yield
-
-
-def _family_in_table(model_type: str) -> Family:
-    if model_type not in FAMILIES:
-        raise ConfigError(
-            f"language model of type {model_type!r} is in no family of the table ({', '.join(sorted(FAMILIES))}); "
-            "build_git_llm tests whether it fits, or give `family`"
-        )
-    return FAMILIES[model_type]

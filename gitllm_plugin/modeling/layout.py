@@ -1,5 +1,7 @@
 """Where each token of a batch stands: rows ``[pad | image | text | pad]``, positions, and the way back.
 
+Where texts say where their pictures stand (:mod:`~gitllm_plugin.modeling.marks`), images stand between their tokens.
+
 All arithmetic on slots is here, so that training, prefill and cached decoding cannot disagree. It is done on the host,
 from lengths and places that are known there before anything is computed: a layout is index tensors and plain numbers,
 is sent to the device once, and nothing of it is read back.
@@ -7,7 +9,7 @@ is sent to the device once, and nothing of it is read back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,15 +19,12 @@ from torch import Tensor
 from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.beginnings import Beginnings
-from gitllm_plugin.modeling.stream import Group, Stream
+from gitllm_plugin.modeling.marks import Array, Marks, Standing
 from gitllm_plugin.modeling.transfer import to_device, to_host
-from gitllm_plugin.modeling.varlen import Pieces
 
 #: Rows are filled up to so many slots: long rows waste few of them on padding, short ones little attention on slots
 #: that a token does not see.
 ROW = 256
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Layout:
         rule: the attention rule of these rows.
         borrowed_slots, borrowed_places: None, or long ``[b]``: real text tokens that stand in the slot of another text,
             with which theirs begins alike.
+        predicting_slots: None, or long ``[m]``: where the token behind each text token is predicted, where that is not
+            its own slot because an image stands between them.
     """
 
     attention_mask: Tensor
@@ -64,6 +65,7 @@ class Layout:
     rule: PrefixRule
     borrowed_slots: Tensor | None = None
     borrowed_places: Tensor | None = None
+    predicting_slots: Tensor | None = None
 
     def to(self, device: torch.device) -> Layout:
         """Give the layout on a device, sent in one copy that nobody waits for."""
@@ -83,6 +85,12 @@ class Layout:
         texts = rows.flatten(0, 1).index_select(0, slots)
         out = rows.new_zeros(self.text_shape[0] * self.text_shape[1], *rows.shape[2:])
         return out.index_copy(0, places, texts).unflatten(0, self.text_shape)
+
+    def logits_of(self, rows: Tensor) -> Tensor:
+        """Do as :meth:`text_of` with what is predicted: that of the token behind an image stands in its last slot."""
+        if self.predicting_slots is None:
+            return self.text_of(rows)
+        return replace(self, text_slots=self.predicting_slots).text_of(rows)
 
     def read_at(self) -> tuple[Tensor, Tensor]:
         """Give the slots and places of all real text tokens, borrowed ones too, of which several have one slot."""
@@ -107,6 +115,7 @@ def lay_out(
     align: Literal["left", "right", "blocks"] = "left",
     attention: AttentionKind = "git",
     prompt_lengths: Tensor | None = None,
+    marks: Marks | None = None,
 ) -> Layout:
     """Lay out a batch, on the host.
 
@@ -122,18 +131,22 @@ def lay_out(
             front of each (generation behind cached images).
         attention: what image tokens see. By "prompt" rows are not shared, and images not cached alone.
         prompt_lengths: long ``[N]``, how many tokens of each text belong to the prefix, by "prompt"; None: all.
+        marks: where in their texts images stand, which have a row each then; None: in front.
 
     Returns:
         The layout, on the CPU. But for "blocks", image and text of a row are contiguous, so that position rules
         computed from slots (ALiBi) hold.
     """
-    images, texts, index = _numbers(image_valid, text_valid, image_index)
+    images, texts, index = numbers_of(image_valid, text_valid, image_index)
     if share_rows:
         assert align == "left", "texts behind a cached image have a row each"
         assert attention != "prompt", "an image that sees a prompt has a row with it"
         return _share_rows(images, texts, index, attention == "causal")
-    image_lengths, text_lengths = images.sum(1)[index], texts.sum(1)
+    text_lengths = texts.sum(1)
+    standing = None if marks is None else marks.standing(images, index, text_lengths)
+    image_lengths = images.sum(1)[index] if standing is None else standing.shown.sum(1)
     if align == "blocks":
+        assert standing is None, "an image between texts is not cached alone"
         # One end for all images: the cache that they stand in was padded on the left.
         image_end = np.full_like(image_lengths, image_lengths.max())
         text_start = image_end + text_lengths.max() - text_lengths
@@ -147,20 +160,26 @@ def lay_out(
     if attention == "prompt":
         assert align != "blocks", "an image that sees a prompt is not cached without it"
         prefix_end = text_start + (text_lengths if prompt_lengths is None else prompt_lengths.numpy())
+    elif attention == "git" and standing is not None:
+        prefix_end = standing.ends(image_end - image_lengths, size)
     rows = np.arange(len(texts))
-    places = _Places(rows * size + image_end - image_lengths, rows * size + text_start)
-    return _place(images, texts, index, index, places, (len(rows), size), PrefixRule(torch.from_numpy(prefix_end)))
+    places = Places(rows * size + image_end - image_lengths, rows * size + text_start)
+    rule = PrefixRule(torch.from_numpy(prefix_end))
+    return place(images, texts, index, index, places, (len(rows), size), rule, standing=standing)
 
 
 @dataclass(frozen=True)
-class _Places:
-    """The slots, counted through all rows, in which images and texts begin; a text behind what it borrows."""
+class Places:
+    """The slots, counted through all rows, in which images and texts begin; a text behind what it borrows.
+
+    Of images that stand in their texts, as if they stood in front of them.
+    """
 
     images: Array
     texts: Array
 
 
-def _numbers(image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None) -> tuple[Array, Array, Array]:
+def numbers_of(image_valid: Tensor, text_valid: Tensor, image_index: Tensor | None) -> tuple[Array, Array, Array]:
     """Give masks and numbers on the host, as arrays."""
     image_valid, text_valid, image_index = to_host(image_valid, text_valid, image_index)
     index = np.arange(len(text_valid)) if image_index is None else image_index.numpy()
@@ -180,117 +199,13 @@ def _share_rows(images: Array, texts: Array, index: Array, causal_images: bool) 
     text_ids, image_ids = (torch.full(shape, -1) for _ in range(2))
     no_prefix = torch.zeros(shape[0], dtype=torch.long)
     rule = PrefixRule(no_prefix, shared=(text_ids, image_ids), causal_images=causal_images)
-    layout = _place(images, texts, np.arange(len(images)), index, _Places(image_start, text_start), shape, rule)
+    layout = place(images, texts, np.arange(len(images)), index, Places(image_start, text_start), shape, rule)
     # Written through the arrays' memory, which the tensors share.
     text_slots, image_slots = layout.text_slots.numpy(), layout.image_slots.numpy()
     text_ids.numpy().reshape(-1)[text_slots] = texts.nonzero()[0]
     image_ids.numpy().reshape(-1)[text_slots] = index[texts.nonzero()[0]]
     image_ids.numpy().reshape(-1)[image_slots] = images.nonzero()[0]
     return layout
-
-
-def lay_out_stream(
-    image_valid: Tensor,
-    text_valid: Tensor,
-    image_index: Tensor | None = None,
-    *,
-    keeps_copies: bool = False,
-    causal_images: bool = False,
-    beginnings: Beginnings | None = None,
-) -> Layout:
-    """Lay out a batch as one row that holds every image once and every text once, and no padding; on the host.
-
-    Args:
-        image_valid, text_valid, image_index: as for :func:`lay_out`.
-        beginnings: what texts have in common, each with one about its own image; it stands there once. None: nothing.
-        keeps_copies, causal_images: see :class:`~gitllm_plugin.modeling.stream.Stream`.
-
-    Returns:
-        The layout, R = 1; its rule is a :class:`~gitllm_plugin.modeling.stream.Stream`.
-    """
-    images, texts, index = _numbers(image_valid, text_valid, image_index)
-    lends = beginnings or Beginnings.none(len(texts))
-    assert (index[lends.of] == index).all(), "texts about other images have nothing in common"
-    image_lengths, text_lengths = images.sum(1), texts.sum(1) - lends.tokens
-    image_start, text_start = np.zeros_like(image_lengths), np.zeros_like(text_lengths)
-    num_texts = np.bincount(index, minlength=len(images))
-    # Without an image it makes no difference how many texts it has.
-    kinds = np.stack([image_lengths, num_texts * (image_lengths > 0)], 1)
-    groups: list[Group] = []
-    end = 0
-    # Images of one length with equally many texts attend in one call, without padding and without a mask.
-    for kind in np.unique(kinds, axis=0):
-        is_kind = (kinds == kind).all(1)
-        of_kind = is_kind.nonzero()[0]
-        texts_of_kind = is_kind[index].nonzero()[0]
-        # By image, because attention views a group as [images, texts of each].
-        texts_of_kind = texts_of_kind[index[texts_of_kind].argsort(kind="stable")]
-        lengths = text_lengths[texts_of_kind]
-        image_start[of_kind] = end + int(kind[0]) * np.arange(len(of_kind))
-        first = end + int(kind[0]) * len(of_kind)
-        text_start[texts_of_kind] = first + lengths.cumsum() - lengths
-        lent = lends.tokens[texts_of_kind], text_start[lends.of[texts_of_kind]] - first
-        group = _group(int(kind[0]), len(of_kind), lengths, *lent)
-        end += group.image_tokens + group.text_tokens
-        groups.append(group)
-    places = _Places(image_start, text_start)
-    pieces = _pieces(image_lengths, text_lengths, index, places, lends)
-    stream = Stream(tuple(groups), pieces, keeps_copies, causal_images)
-    rule = PrefixRule(torch.zeros(1, dtype=torch.long), stream=stream)
-    return _place(images, texts, np.arange(len(images)), index, places, (1, end), rule, beginnings)
-
-
-def _pieces(image_lengths: Array, text_lengths: Array, index: Array, places: _Places, lends: Beginnings) -> Pieces:
-    """Say where images and texts stand, each given by its length and its first slot."""
-    images = _runs(places.images, image_lengths)
-    texts = _runs(places.texts, text_lengths)
-    firsts = np.stack([places.images[index], places.texts[lends.of], places.texts], 1).reshape(-1)
-    keys = _runs(firsts, np.stack([image_lengths[index], lends.tokens, text_lengths], 1).reshape(-1))
-    order = np.empty(len(images) + len(texts), dtype=np.int64)
-    order[np.concatenate([images, texts])] = np.arange(len(order))
-    key_lengths = image_lengths[index] + lends.tokens + text_lengths
-    starts = [
-        torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32))
-        for lengths in (image_lengths, text_lengths, key_lengths)
-    ]
-    slots = [torch.from_numpy(run) for run in (images, texts, keys)]
-    longest = [int(lengths.max(initial=0)) for lengths in (image_lengths, text_lengths, key_lengths)]
-    pairs: list[Any] = [part for pair in zip(slots, starts, strict=True) for part in pair]
-    given: tuple[Any, ...] = (*pairs, torch.from_numpy(order), *longest)
-    return Pieces(*given)
-
-
-def _runs(firsts: Array, lengths: Array) -> Array:
-    """Count on from each of ``firsts`` as far as its length, one run behind the other."""
-    begins = np.repeat(firsts - (lengths.cumsum() - lengths), lengths)
-    return begins + np.arange(len(begins))
-
-
-def _group(image_length: int, num_images: int, text_lengths: Array, lent: Array, lender: Array) -> Group:
-    """Make a group of texts that have slots for ``text_lengths`` tokens, and begin with ``lent`` ones of a lender.
-
-    Args:
-        image_length, num_images: of its images.
-        text_lengths, lent: ``[texts]``.
-        lender: ``[texts]``, at which of the group's text tokens the one begins that each borrows from.
-    """
-    longest = int((lent + text_lengths).max(initial=0))
-    place = np.arange(longest)
-    is_lent = place < lent[:, None]
-    real = (place < (lent + text_lengths)[:, None]) & ~is_lent
-    borrowed = None
-    if is_lent.any():
-        sources = (lender[:, None] + place)[is_lent]
-        borrowed = torch.from_numpy(is_lent.reshape(-1).nonzero()[0]), torch.from_numpy(sources)
-    return Group(
-        image_length=image_length,
-        image_tokens=num_images * image_length,
-        text_tokens=int(text_lengths.sum()),
-        num_texts=len(text_lengths),
-        text_length=longest,
-        text_places=torch.from_numpy(real.reshape(-1).nonzero()[0]),
-        borrowed=borrowed,
-    )
 
 
 def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int]]:
@@ -311,60 +226,70 @@ def _fill_rows(lengths: list[int]) -> tuple[list[int], list[int], tuple[int, int
     return bins, starts, (len(filled), max(filled))
 
 
-def _place(
+def place(
     images: Array,
     texts: Array,
-    standing: Array,
+    shown: Array,
     index: Array,
-    places: _Places,
+    places: Places,
     shape: tuple[int, int],
     rule: PrefixRule,
     beginnings: Beginnings | None = None,
+    standing: Standing | None = None,
 ) -> Layout:
     """Put every token in its slot, counted from where its image or text begins.
 
     Args:
         images, texts: which tokens are real, bool ``[U, P]`` and ``[N, T]``.
-        standing: which of the U images stand in the rows, in the order of ``places.images``.
+        shown: which of the U images stand in the rows, in the order of ``places.images``.
         index: which image each text reads.
         places: where they begin.
         shape: rows and slots.
         rule: theirs.
         beginnings: which tokens stand in the slots of other texts.
+        standing: where in their texts images stand; None: in front.
     """
-    image_of, image_column = images[standing].nonzero()
-    image_order = (images[standing].cumsum(1) - 1)[image_of, image_column]
-    image_slots = places.images[image_of] + image_order
-
+    real = images[shown] if standing is None else standing.shown
+    image_of, image_column = real.nonzero()
+    image_order = (real.cumsum(1) - 1)[image_of, image_column]
     text_of, text_column = texts.nonzero()
     text_order = (texts.cumsum(1) - 1)[text_of, text_column]
-    text_slots = places.texts[text_of] + text_order
+    text_lengths = texts.sum(1)
+    image_lengths = images.sum(1)[index] if standing is None else real.sum(1)
+    # Text tokens in front of an image token, and image tokens behind a text token and right behind it.
+    in_front: Any = 0 if standing is None else standing.before[image_of, image_column]
+    up_to: Any = image_lengths[text_of] if standing is None else standing.up_to[text_of, text_order]
+    image_slots = places.images[image_of] + image_order + in_front
+    text_slots = places.texts[text_of] + text_order - image_lengths[text_of] + up_to
     own = np.ones(len(text_of), bool)
     if beginnings is not None:
         own = text_order >= beginnings.tokens[text_of]
         lender = places.texts[beginnings.of[text_of]] + text_order
         text_slots = np.where(own, text_slots - beginnings.tokens[text_of], lender)
 
-    image_lengths, text_lengths = images.sum(1), texts.sum(1)
     mask, positions, text_positions = np.zeros((3, shape[0] * shape[1]), dtype=np.int64)
     mask[image_slots] = mask[text_slots] = 1
-    positions[image_slots] = image_order
-    positions[text_slots] = image_lengths[index[text_of]] + text_order
+    positions[image_slots] = image_order + in_front
+    positions[text_slots] = up_to + text_order
+    # Of an image nobody reads it, but where a prompt ends with one the answer's are counted on from there.
+    text_positions[image_slots] = np.maximum(in_front - 1, 0)
     text_positions[text_slots] = text_order
     numbers = (mask.reshape(shape), positions.reshape(shape), text_positions.reshape(shape))
-    numbers += (image_slots, standing[image_of] * images.shape[1] + image_column)
+    numbers += (image_slots, shown[image_of] * images.shape[1] + image_column)
     text_places = text_of * texts.shape[1] + text_column
     numbers += (text_slots[own], text_places[own], text_lengths)
     borrowed = (None, None) if own.all() else (text_slots[~own], text_places[~own])
     borrowed_slots, borrowed_places = (None if part is None else torch.from_numpy(part) for part in borrowed)
+    predicting = None if standing is None else text_slots + standing.counts[text_of, text_order + 1]
     return Layout(
         *map(torch.from_numpy, numbers),
         text_shape=(texts.shape[0], texts.shape[1]),
-        longest_row=int(max((image_lengths[index] + text_lengths).max(initial=0), image_lengths.max(initial=0))),
+        longest_row=int(max((image_lengths + text_lengths).max(initial=0), real.sum(1).max(initial=0))),
         longest_text=int(text_lengths.max(initial=0)),
         rule=rule,
         borrowed_slots=borrowed_slots,
         borrowed_places=borrowed_places,
+        predicting_slots=None if predicting is None else torch.from_numpy(predicting),
     )
 
 

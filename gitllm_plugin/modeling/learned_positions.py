@@ -40,6 +40,8 @@ def image_behind_positions(
         repeats = positions.shape[0] // is_image.shape[0]
         # Behind a cache the decoder asks for the end of its rows alone.
         length = positions.shape[1]
+        if length == 1 < is_image.shape[1]:
+            return positions  # a new token, whatever stands at the end of the prompt
         mask = is_image[:, -length:].repeat_interleave(repeats, dim=0)
         image = rows[:, -length:].repeat_interleave(repeats, dim=0)
         return torch.where(mask[..., None], image.to(positions.dtype), positions)

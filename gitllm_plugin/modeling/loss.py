@@ -67,7 +67,8 @@ def targets_of(labels: Tensor, weights: Tensor | None = None, layout: Layout | N
     if layout is None:
         places = slots = np.arange(following.size)
     else:
-        places, slots = layout.text_places.numpy(), layout.text_slots.numpy()
+        slots = layout.text_slots if layout.predicting_slots is None else layout.predicting_slots
+        places, slots = layout.text_places.numpy(), slots.numpy()
     trained = (following[places] != IGNORED).nonzero()[0]
     trained = trained[slots[trained].argsort()]
     tokens, found = torch.from_numpy(following[places[trained]]), torch.from_numpy(slots[trained])

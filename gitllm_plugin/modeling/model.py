@@ -18,6 +18,7 @@ from gitllm_plugin.modeling.folder import InFolder
 from gitllm_plugin.modeling.frozen_linear import use_fast_products
 from gitllm_plugin.modeling.hidden_states import Depth, hidden_states
 from gitllm_plugin.modeling.loss import GitLLMOutput
+from gitllm_plugin.modeling.marks import marks_of
 from gitllm_plugin.modeling.pixels import are_features
 from gitllm_plugin.modeling.places import MOST_TILES, places_of
 from gitllm_plugin.modeling.preference import log_likelihoods
@@ -223,6 +224,7 @@ class GitLLM(InFolder):
         num_images: Tensor | None = None,
         weights: Tensor | None = None,
         logits: Literal["all", "none"] = "all",
+        image_marks: Tensor | None = None,
     ) -> GitLLMOutput:
         """Score texts about images.
 
@@ -242,6 +244,8 @@ class GitLLM(InFolder):
             num_images: long ``[U]``, see :meth:`encode_images`.
             weights: float ``[N]``, how much each text's tokens count in the loss; None: all the same.
             logits: "none" computes logits at supervised positions only, for the loss.
+            image_marks: long ``[N, K]``, how many tokens of its text stand in front of each picture of a text, in the
+                pictures' order; -1: it is not read. None: all pictures are in front.
 
         Returns:
             Loss (with labels) and logits.
@@ -261,6 +265,7 @@ class GitLLM(InFolder):
             image_index=image_index,
             weights=weights,
             logits=logits,
+            marks=marks_of(image_marks, num_images, pixel_values, image_valid),
         )
 
     @torch.no_grad()
@@ -272,13 +277,14 @@ class GitLLM(InFolder):
         *,
         image_index: Tensor | None = None,
         num_images: Tensor | None = None,
+        image_marks: Tensor | None = None,
         **generation_kwargs: Any,
     ) -> Any:
         """Continue prompts about images, through the language model's own ``generate``.
 
         Args:
-            input_ids, attention_mask, pixel_values, image_index, num_images: as in :meth:`forward`. An image
-                that several prompts read is encoded once and, where the family allows, prefilled once.
+            input_ids, attention_mask, pixel_values, image_index, num_images, image_marks: as in :meth:`forward`. An
+                image that several prompts read is encoded once and, where the family allows, prefilled once.
             **generation_kwargs: arguments of transformers' ``generate`` by name (``max_new_tokens``,
                 ``num_beams``, ``do_sample``, ``return_dict_in_generate``, ...). With
                 ``cache_implementation="static"``, which transformers compiles on a GPU, each prompt is prefilled
@@ -291,9 +297,9 @@ class GitLLM(InFolder):
             DataError: image and prompt are longer than the context.
         """
         image_embeds, image_valid = self._image_or_nothing(input_ids, pixel_values, num_images)
-        return self.decoder.generate(
-            image_embeds, image_valid, input_ids, attention_mask, image_index=image_index, **generation_kwargs
-        )
+        marks = marks_of(image_marks, num_images, pixel_values, image_valid)
+        where: dict[str, Any] = {"image_index": image_index, "marks": marks}
+        return self.decoder.generate(image_embeds, image_valid, input_ids, attention_mask, **where, **generation_kwargs)
 
     @torch.no_grad()
     def score_candidates(
@@ -304,17 +310,19 @@ class GitLLM(InFolder):
         *,
         candidates: Sequence[Candidates],
         num_images: Tensor | None = None,
+        image_marks: Tensor | None = None,
         **kwargs: Any,
     ) -> CandidateScores:
         """Compute how likely answers are, see :func:`gitllm_plugin.modeling.ranking.score_candidates`.
 
         Args:
-            input_ids, attention_mask, pixel_values, num_images: as in :meth:`forward`.
+            input_ids, attention_mask, pixel_values, num_images, image_marks: as in :meth:`forward`.
             candidates: N lists of lists of token ids.
             **kwargs: further arguments of that function (``image_index``, ``mean``, ``shortlist``, ...).
         """
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
-        return score_candidates(self.decoder, *images, input_ids, attention_mask, candidates, **kwargs)
+        marks = marks_of(image_marks, num_images, pixel_values, images[1])
+        return score_candidates(self.decoder, *images, input_ids, attention_mask, candidates, marks=marks, **kwargs)
 
     def log_likelihoods(
         self,
@@ -324,18 +332,20 @@ class GitLLM(InFolder):
         *,
         labels: Tensor,
         num_images: Tensor | None = None,
+        image_marks: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         """Sum the log-probabilities of each text's labels, ``[N]``: ``preference.py:log_likelihoods``.
 
         Args:
-            input_ids, attention_mask, pixel_values, labels, num_images: as in :meth:`forward`.
+            input_ids, attention_mask, pixel_values, labels, num_images, image_marks: as in :meth:`forward`.
             **kwargs: further arguments of that function (``image_index``, ``like``).
         """
         if self.training and torch.is_grad_enabled():
             self.untrained.clear()
         images = self._image_or_nothing(input_ids, pixel_values, num_images)
-        return log_likelihoods(self.decoder, *images, input_ids, attention_mask, labels, **kwargs)
+        marks = marks_of(image_marks, num_images, pixel_values, images[1])
+        return log_likelihoods(self.decoder, *images, input_ids, attention_mask, labels, marks=marks, **kwargs)
 
     def hidden_states(
         self,

@@ -36,6 +36,11 @@ def counts_of(num_images: Tensor) -> Tensor:
     return (num_images[:, :, 0] >= 0).sum(1) if num_images.ndim == 3 else num_images
 
 
+def pictures_of(num_images: Tensor) -> Tensor:
+    """Count the pictures of each entry, long ``[U]``; of those in tiles each once."""
+    return num_images[:, :, 0].amax(1) + 1 if num_images.ndim == 3 else num_images
+
+
 def stack_images(
     images: Sequence[Tensor | None], places: Sequence[Tensor | None] | None = None
 ) -> tuple[Tensor | None, Tensor | None]:

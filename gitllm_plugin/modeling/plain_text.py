@@ -23,6 +23,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 Pieces = tuple[str | int, ...]
 """A text: strings, and ids of special tokens."""
 
+IMAGE = -1
+"""A piece that is a picture: in the ids it stands where the picture does, and becomes none of them."""
+
 _MARKS = 0x100000
 """The first of the characters (private use) that stand for special tokens in what a tokenizer is given."""
 
@@ -58,8 +61,12 @@ class PlainText:
             return [self._in_parts(text) for text in texts]
         # Who writes the marks themselves gets a tokenizer that knows none, and special tokens are cut at by hand there.
         whole = [n for n, text in enumerate(texts) if not _has_marks(text)]
-        strings = ["".join(p if isinstance(p, str) else self._marks[p] for p in texts[n]) for n in whole]
-        found = dict(zip(whole, self._marked.encode(strings), strict=True))
+        found: dict[int, list[int]] = {}
+        for shows in (False, True):
+            some = [n for n in whole if (IMAGE in texts[n]) == shows]
+            if some:
+                strings = ["".join(p if isinstance(p, str) else self._marks[p] for p in texts[n]) for n in some]
+                found.update(zip(some, (self._shown if shows else self._marked).encode(strings), strict=True))
         return [found[n] if n in found else self._in_parts(text) for n, text in enumerate(texts)]
 
     def most_tokens(self, text: Pieces) -> int | None:
@@ -85,7 +92,7 @@ class PlainText:
 
     @cached_property
     def _marks(self) -> dict[int, str]:
-        return {number: chr(_MARKS + place) for place, number in enumerate(self.special.values())}
+        return {number: chr(_MARKS + place) for place, number in enumerate([*self.special.values(), IMAGE])}
 
     @cached_property
     def _bare(self) -> _Backend:
@@ -93,6 +100,11 @@ class PlainText:
 
     @cached_property
     def _marked(self) -> _Backend:
+        return _Backend(self.tokenizer, self.special, {n: mark for n, mark in self._marks.items() if n != IMAGE})
+
+    @cached_property
+    def _shown(self) -> _Backend:
+        # Apart, because of its ids some are changed, which takes time.
         return _Backend(self.tokenizer, self.special, self._marks)
 
     def _in_parts(self, text: Pieces) -> list[int]:
@@ -105,6 +117,27 @@ class PlainText:
             elif piece:
                 ids += self.tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"]
         return ids
+
+
+def count_tokens(ids: Sequence[int]) -> int:
+    """Count tokens, of which pictures are none."""
+    return len(ids) - ids.count(IMAGE)
+
+
+def joined(text: Pieces, more: str) -> Pieces:
+    """Write more behind a text, as a part of its last string."""
+    last = text[-1] if text else 0
+    return (*text[:-1], last + more) if isinstance(last, str) else (*text, more)
+
+
+def last_word(text: Pieces) -> Pieces:
+    """Give the last word of a text, line breaks behind it included, or the special token at its end."""
+    last = text[-1] if text else ""
+    if isinstance(last, int):
+        return (last,)
+    words = last.rstrip()
+    start = max(words.rfind(" "), words.rfind("\n")) + 1
+    return (last[start:],) if words or len(text) == 1 else text[-2:]
 
 
 def _has_marks(text: Pieces) -> bool:
@@ -124,7 +157,8 @@ class _Backend:
         self.backend = Tokenizer.from_str(json.dumps(content))
         self.backend.encode_special_tokens = True
         flags = cast(Any, tokenizer).added_tokens_decoder
-        self.backend.add_tokens([_like(flags[number], mark) for number, mark in marks.items()])
+        plain = AddedToken(normalized=False, special=False)
+        self.backend.add_tokens([_like(flags.get(number, plain), mark) for number, mark in marks.items()])
         # Tokens that are hidden are not in the copy's vocabulary, which moves the numbers of those behind it.
         true = {token["content"]: token["id"] for token in content["added_tokens"]}
         true |= {mark: number for number, mark in marks.items()}

@@ -19,6 +19,7 @@ from gitllm_plugin.modeling.beginnings import same_beginnings
 from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.layout import Layout
 from gitllm_plugin.modeling.loss import prompt_lengths_of
+from gitllm_plugin.modeling.marks import Marks
 from gitllm_plugin.modeling.tokens import IGNORED
 from gitllm_plugin.modeling.transfer import to_device, to_host
 
@@ -33,6 +34,7 @@ def log_likelihoods(
     *,
     image_index: Tensor | None = None,
     like: Tensor | None = None,
+    marks: Marks | None = None,
 ) -> Tensor:
     """Sum the log-probabilities of each text's labels.
 
@@ -43,6 +45,7 @@ def log_likelihoods(
             :meth:`~gitllm_plugin.modeling.model.GitLLM.forward`.
         like: long ``[N]``, a text about the same image that each begins alike with, which borrows nothing itself. What
             they have in common is computed once, where the decoder attends in streams. None: nothing.
+        marks: where in their texts images stand; None: in front.
 
     Returns:
         float32 or more, ``[N]``.
@@ -53,7 +56,7 @@ def log_likelihoods(
     image_valid, attention_mask, labels, image_index = to_host(image_valid, attention_mask, labels, image_index)
     beginnings = None if like is None else same_beginnings(input_ids, attention_mask, like)
     prompt_lengths = prompt_lengths_of(labels, attention_mask)
-    layout = decoder.lay_out(image_valid, attention_mask, image_index, prompt_lengths, beginnings)
+    layout = decoder.lay_out(image_valid, attention_mask, image_index, prompt_lengths, beginnings, marks)
     targets = _targets_of(labels, layout)
     layout, targets, input_ids = to_device((layout, targets, input_ids), image_embeds.device)
     with decoder.head_on(targets.slots):
@@ -80,7 +83,9 @@ class _Targets:
 
 
 def _targets_of(labels: Tensor, layout: Layout) -> _Targets:
-    slots, places = (part.numpy() for part in layout.read_at())
+    slots, places = layout.read_at()
+    # Who borrows has images in front.
+    slots, places = (slots if layout.predicting_slots is None else layout.predicting_slots).numpy(), places.numpy()
     # Token t is predicted at token t - 1 of its own text.
     following = np.full(labels.shape, IGNORED)
     following[:, :-1] = labels.numpy()[:, 1:]

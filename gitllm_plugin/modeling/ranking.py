@@ -24,6 +24,7 @@ from gitllm_plugin.errors import DataError
 from gitllm_plugin.modeling.attention import PrefixRule
 from gitllm_plugin.modeling.decoder import Decoder
 from gitllm_plugin.modeling.layout import Layout
+from gitllm_plugin.modeling.marks import Marks
 from gitllm_plugin.modeling.shortlist import Continuations, choose
 from gitllm_plugin.modeling.transfer import to_device
 
@@ -144,6 +145,7 @@ def score_candidates(
     mean: bool = False,
     shortlist: int | None = None,
     tokens_at_once: int | None = None,
+    marks: Marks | None = None,
 ) -> CandidateScores:
     """Compute log-likelihoods of candidates behind prompts about images; those of separate forward passes.
 
@@ -158,6 +160,7 @@ def score_candidates(
             :mod:`~gitllm_plugin.modeling.shortlist`; None: all.
         tokens_at_once: how many tokens of candidates one call of the language model reads; None: as many as are fast
             on the device.
+        marks: where in their texts images stand; None: in front.
 
     Raises:
         DataError: see :func:`check_candidates`; or image, prompt and candidate are longer than the context.
@@ -166,7 +169,7 @@ def score_candidates(
     if tokens_at_once is None:
         tokens_at_once = TOKENS_AT_ONCE_ON_CPU if image_embeds.device.type == "cpu" else TOKENS_AT_ONCE
     text_valid = torch.ones(input_ids.shape) if attention_mask is None else attention_mask
-    layout = decoder.rows(image_valid, text_valid, image_index, align="right")
+    layout = decoder.rows(image_valid, text_valid, image_index, align="right", marks=marks)
     longest = max(len(ids) for members in candidates for ids in members)
     # The last token of a candidate is not read.
     decoder.check_fits(layout, longest - 1)

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from gitllm_plugin.config.model import IMAGE_MARK, ImagePlaces
 from gitllm_plugin.errors import ConfigError
-from gitllm_plugin.modeling.conversation import Conversation, Turn, Turns, find_turn, turns_of
+from gitllm_plugin.modeling.conversation import Conversation, Turn, Turns, find_turn, turns_of, with_pictures
 from gitllm_plugin.modeling.fitting import Part, TooLongError, place_of, shorten, without
-from gitllm_plugin.modeling.plain_text import Pieces, PlainText
+from gitllm_plugin.modeling.plain_text import IMAGE, Pieces, PlainText, count_tokens, joined, last_word
 
 IGNORED = -100
 
@@ -41,12 +42,14 @@ class TextBatch:
         attention_mask: long ``[N, T]``, 1 on real tokens; padding is on the right.
         labels: long ``[N, T]``, ``-100`` where a token is not trained on; None for prompts alone.
         truncated: places of the prompts that lost an end of their question to fit.
+        marks: of each text, how many tokens stand in front of each picture that stands in it; none, of each: none does.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor | None = None
     truncated: tuple[int, ...] = ()
+    marks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_truncated(self) -> int:
@@ -63,7 +66,7 @@ class _Head:
 
     def before(self, answer: str) -> Pieces:
         """Give the whole text."""
-        return _joined(self.stem, self.joint + answer) if answer else self.stem
+        return joined(self.stem, self.joint + answer) if answer else self.stem
 
 
 @dataclass(frozen=True)
@@ -77,16 +80,21 @@ class TextEncoder:
             the answer what the assistant does.
         end_tokens: ids with which the language model may end an answer, beside the tokenizer's end token and the
             template's: those of its generation config.
+        image_places: "text": ``<image>`` in a prompt, or in one before it, is a picture, and no token; "front": it is
+            text.
     """
 
     tokenizer: PreTrainedTokenizerBase
     loss_on: Literal["answer", "all"] = "answer"
     chat_template: str | None = None
     end_tokens: tuple[int, ...] = ()
+    image_places: ImagePlaces = "front"
 
     def __post_init__(self) -> None:
         if self.loss_on not in ("answer", "all"):
             raise ConfigError(f"loss_on is {self.loss_on!r}; it may be 'answer' or 'all'")
+        if self.image_places not in ("front", "text"):
+            raise ConfigError(f"image_places is {self.image_places!r}; it may be 'front' or 'text'")
         if not self.ends:
             raise ConfigError(
                 "neither the tokenizer nor the language model's generation config has an end token, so that no answer "
@@ -125,7 +133,7 @@ class TextEncoder:
         """
         ids = self._prompt_ids([self._head(prompt) for prompt in prompts])
         most = _of_each(max_tokens, len(prompts))
-        long = [n for n, row in enumerate(ids) if most is not None and len(row) > most[n]]
+        long = [n for n, row in enumerate(ids) if most is not None and count_tokens(row) > most[n]]
 
         for n in long:
             turns = turns_of(prompts[n])
@@ -155,7 +163,7 @@ class TextEncoder:
         """
         texts = self._whole_ids([self._head(prompt) for prompt in prompts], answers)
         most = _of_each(max_tokens, len(prompts))
-        long = [n for n, (ids, _) in enumerate(texts) if most is not None and len(ids) > most[n]]
+        long = [n for n, (ids, _) in enumerate(texts) if most is not None and count_tokens(ids) > most[n]]
         for n in long:
             turns = turns_of(prompts[n])
 
@@ -178,7 +186,7 @@ class TextEncoder:
         def encode(text: str) -> list[int]:
             return self._prompt_ids([self._head(text, turns_of(prompt))])[0]
 
-        if max_tokens is None or len(encode(prompt)) <= max_tokens:
+        if max_tokens is None or count_tokens(encode(prompt)) <= max_tokens:
             return prompt
         return self._shortened(0, prompt, [question], max_tokens, encode)
 
@@ -191,14 +199,14 @@ class TextEncoder:
             prompt, answer, question: as for :meth:`prompts_and_answers`; without an answer of the prompt alone.
             enough: a text that surely takes no more than so many tokens is not encoded, and ``enough`` is given.
         """
-        head = self._head(without(prompt, place_of(prompt, question)), turns_of(prompt))
+        head = self._head(without(prompt, self._place_of(prompt, question)), turns_of(prompt))
         if enough is not None:
             most = self._plain.most_tokens(head.before((answer or "").strip()))
             if most is not None and most + len(self._plain.around[0]) + 2 <= enough:
                 return enough
         if answer is None:
-            return len(self._prompt_ids([head])[0])
-        return len(self._whole_ids([head], [answer])[0][0])
+            return count_tokens(self._prompt_ids([head])[0])
+        return count_tokens(self._whole_ids([head], [answer])[0][0])
 
     def candidates(
         self, prompts: Sequence[str], candidates: Sequence[Sequence[str]], end: bool = True
@@ -217,7 +225,7 @@ class TextEncoder:
             texts = [answer.strip() for answer in answers]
             if id(answers) not in known:
                 # The last word is enough in front of them: what stands before it would only be encoded again.
-                tail = _Head(_last_word(head.stem), head.joint)
+                tail = _Head(last_word(head.stem), head.joint)
                 known[id(answers)] = self._behind(tail, self._stable([tail])[0], texts)
             ids = known[id(answers)]
             some = sorted({0, len(texts) // 2, len(texts) - 1}) if texts else []
@@ -233,6 +241,10 @@ class TextEncoder:
         # Left as they are: some tokenizers would take the spaces before punctuation away.
         texts = self.tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
+
+    @property
+    def _mark(self) -> str | None:
+        return IMAGE_MARK if self.image_places == "text" else None
 
     @cached_property
     def _turn(self) -> Turn:
@@ -251,10 +263,10 @@ class TextEncoder:
     def _head(self, prompt: str, turns: Turns | None = None) -> _Head:
         turns = turns_of(prompt) if turns is None else turns
         if self._conversation is not None:
-            text = self._conversation.ask(prompt, turns)
+            text = self._conversation.ask(prompt, turns, self._mark is not None)
         else:
             before = [(*self._head(asked, ()).before(answer.strip()), self.ends[0]) for asked, answer in turns]
-            text = (*sum(before, ()), prompt)
+            text = (*sum(before, ()), *(with_pictures(prompt, self._mark) or ("",)))
         last = text[-1] if text and isinstance(text[-1], str) else ""
         # Where line breaks end a prompt, the answer is a line of its own, as in many conversations; all other white
         # space is a part of the word behind it in most vocabularies.
@@ -273,7 +285,7 @@ class TextEncoder:
         # Many conversation templates write the special token in front of a text themselves.
         if self._conversation is not None and stem[: len(begin)] == begin:
             begin = []
-        if begin or stem:
+        if begin or count_tokens(stem):
             return begin
         # Something must stand before an answer: its first token is not predicted from the image.
         start = cast("int | None", self.tokenizer.bos_token_id)
@@ -327,8 +339,8 @@ class TextEncoder:
         of_both: bool = False,
     ) -> str:
         """Leave out, of a prompt that is too long, the end of its question; ``of_both``: an answer is counted too."""
-        place = place_of(prompt, questions[row] if questions else None)
-        least = len(encode(without(prompt, place)))
+        place = self._place_of(prompt, questions[row] if questions else None)
+        least = count_tokens(encode(without(prompt, place)))
         if least > max_tokens:
             with_answer, beside = (" but with its answer", "the image") if of_both else ("", "image and answer")
             long = "what was said before, the instruction" if turns_of(prompt) else "the instruction"
@@ -340,9 +352,24 @@ class TextEncoder:
                 least,
                 max_tokens,
             )
-        return shorten(prompt, place, lambda shorter: len(encode(shorter)) <= max_tokens)
+        return shorten(prompt, place, lambda shorter: count_tokens(encode(shorter)) <= max_tokens)
+
+    def _place_of(self, prompt: str, question: Part | None) -> slice:
+        """Find the part of a prompt that may be shortened: behind the last picture, for none may be left out."""
+        place = place_of(prompt, question)
+        if self._mark is None or self._mark not in prompt[place]:
+            return place
+        return slice(prompt.rindex(self._mark, place.start, place.stop) + len(self._mark), place.stop)
 
     def _pad(self, ids: list[list[int]], labels: list[list[int]] | None, truncated: Sequence[int]) -> TextBatch:
+        marks: list[tuple[int, ...]] = []
+        if any(IMAGE in row for row in ids):
+            found = [[n for n, number in enumerate(row) if number == IMAGE] for row in ids]
+            # Those in front of a picture are no tokens.
+            marks = [tuple(n - order for order, n in enumerate(row)) for row in found]
+            kept = [[n for n, number in enumerate(row) if number != IMAGE] for row in ids]
+            labels = labels and [[row[n] for n in own] for row, own in zip(labels, kept, strict=True)]
+            ids = [[row[n] for n in own] for row, own in zip(ids, kept, strict=True)]
         longest = max(map(len, ids))
         pad = self.special_tokens["pad_token_id"]
 
@@ -354,22 +381,9 @@ class TextEncoder:
             attention_mask=rows([[1] * len(row) for row in ids], 0),
             labels=None if labels is None else rows(labels, IGNORED),
             truncated=tuple(truncated),
+            marks=tuple(marks),
         )
 
 
 def _of_each(max_tokens: int | Sequence[int] | None, count: int) -> Sequence[int] | None:
     return [max_tokens] * count if isinstance(max_tokens, int) else max_tokens
-
-
-def _joined(text: Pieces, more: str) -> Pieces:
-    return (*text[:-1], text[-1] + more) if text and isinstance(text[-1], str) else (*text, more)
-
-
-def _last_word(text: Pieces) -> Pieces:
-    """Give the last word of a text, line breaks behind it included, or the special token at its end."""
-    last = text[-1] if text else ""
-    if isinstance(last, int):
-        return (last,)
-    words = last.rstrip()
-    start = max(words.rfind(" "), words.rfind("\n")) + 1
-    return (last[start:],) if words or len(text) == 1 else text[-2:]

@@ -382,7 +382,9 @@ class ImageTextModel(ComparesTexts, ReadsTexts, BaseModel):
         return names
 
     def _inputs(self, text: TextBatch, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
-        return {"input_ids": text.input_ids, "attention_mask": text.attention_mask, **self._images(samples)}
+        inputs = {"input_ids": text.input_ids, "attention_mask": text.attention_mask, **self._images(samples)}
+        marks = self.image_marks(samples, text)
+        return inputs if marks is None else {**inputs, "image_marks": marks}
 
     def _images(self, samples: Mapping[str, Any]) -> dict[str, Tensor | None]:
         """Give the part of a model's arguments that is about images."""

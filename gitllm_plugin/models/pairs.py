@@ -27,8 +27,7 @@ class ReadsPairs(ImageTextModel):
         index, count = as_numbers(samples.get("image_index")), len(prompts)
         index = torch.arange(count) if index is None else index
         both = {**samples, "image_index": torch.cat([index, index])}
-        if "instance_id" in samples:
-            both["instance_id"] = [*samples["instance_id"]] * 2
+        both |= {name: [*samples[name]] * 2 for name in ("instance_id", "images_seen") if name in samples}
         text = self.encode_pairs(both, prompts * 2, [*samples["text_output"], *samples["text_rejected"]])
         labels = cast(Tensor, text.labels)
         # Texts without an image stand behind one of no tokens.

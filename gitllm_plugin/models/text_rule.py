@@ -15,7 +15,8 @@ from torch import Tensor
 from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
 from gitllm_plugin.modeling import TextBatch, TextEncoder
 from gitllm_plugin.modeling.fitting import TooLongError
-from gitllm_plugin.modeling.places import counts_of
+from gitllm_plugin.modeling.marks import MarksError, place_pictures
+from gitllm_plugin.modeling.places import counts_of, pictures_of
 from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of, with_one_answer_each, words_of
 
 _TOKENS_OF_A_BYTE = 2
@@ -180,9 +181,32 @@ class ReadsTexts:
         pixels = self._pixels(samples)
         if pixels is None:
             return read
-        frames = len(pixels) * (pixels.shape[1] if pixels.ndim == 5 else 1)
-        images = int(counts_of(samples["num_images"]).sum()) if "num_images" in samples else frames
-        return read + images * self.model.tokens_of_image(pixels)
+        images = counts_of(torch.as_tensor(samples["num_images"])).tolist() if "num_images" in samples else None
+        images = images or [pixels.shape[1] if pixels.ndim == 5 else 1] * len(pixels)
+        rows: Sequence[int] = range(len(images))
+        # Where one text has pictures between its words, each has its own.
+        if text.marks and "image_index" in samples:
+            rows = torch.as_tensor(samples["image_index"]).tolist()
+        return read + sum(images[row] for row in rows) * self.model.tokens_of_image(pixels)
+
+    def image_marks(self, samples: Samples, text: TextBatch) -> Tensor | None:
+        """Say where in a batch's texts their pictures stand; None where all are in front.
+
+        Raises:
+            MarksError: a text says it of more or of fewer pictures than it has; it is named by its id.
+        """
+        if self.text_encoder.image_places == "front":
+            return None
+        count, pixels = len(text.input_ids), self._pixels(samples)
+        pictures = [0] * count
+        if pixels is not None:
+            each = pixels.shape[1] if pixels.ndim == 5 else 1
+            given = samples.get("num_images")
+            of_entry = [each] * len(pixels) if given is None else pictures_of(torch.as_tensor(given)).tolist()
+            index = samples.get("image_index")
+            pictures = of_entry if index is None else [of_entry[row] for row in torch.as_tensor(index).tolist()]
+        with _naming(samples, count):
+            return place_pictures(text.marks or [()] * count, pictures, samples.get("images_seen"))
 
     def _pixels(self, samples: Mapping[str, Any]) -> Tensor | None:
         """Pixel values as the model takes them."""
@@ -230,12 +254,14 @@ class ReadsTexts:
 
 @contextmanager
 def _naming(samples: Samples, count: int) -> Iterator[None]:
-    """Name the text that does not fit: by its id, else by its place in the batch."""
+    """Name the text that cannot be read: by its id, else by its place in the batch."""
     try:
         yield
     except TooLongError as error:
         name = _name_of(samples, error.row, count)
         raise TooLongError(f"{name}: {error}", error.row, error.least, error.allowed) from error
+    except MarksError as error:
+        raise MarksError(f"{_name_of(samples, error.row, count)}: {error}", error.row) from error
 
 
 def _name_of(samples: Samples, row: int, count: int) -> str:

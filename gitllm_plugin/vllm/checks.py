@@ -27,6 +27,11 @@ def check_folder(folder: Path) -> None:
             f"{folder} was trained with model.attention={description['attention']}, which vLLM is not told of here: "
             "a model with model.attention=git is needed"
         )
+    if (places := description["settings"].get("image_places", "front")) != "front":
+        raise ConfigError(
+            f"{folder} was trained with model.image_places={places}; in vLLM pictures stand in front: a model with "
+            "model.image_places=front is needed"
+        )
     if (tiles := (description["settings"].get("vis_processor") or {}).get("max_tiles", 1)) > 1:
         raise ConfigError(
             f"{folder} reads pictures in tiles (max_tiles={tiles}), which see each other; in vLLM each image sees "

@@ -13,8 +13,9 @@ from tests.modeling.batches import FAMILY_NAMES, MEMBERS, TEXTS, pixels, tiny_mo
 from tests.simulated_device import DEVICE, NAME, held, on_device, simulated_device
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
-BATCHES = ("one", "several", "frames", "text", "features")
-"""One text an image; several; videos of unlike length, one of them empty; no image; features in the place of pixels."""
+BATCHES = ("one", "several", "frames", "between", "text", "features")
+"""One text an image; several; videos of unlike length, one of them empty; pictures between words; no image; features in
+the place of pixels."""
 
 
 def model_of(family, lora=True, variant=None, precision="fp32", frames=False):
@@ -41,8 +42,10 @@ def batch_of(kind, model, text_encoder):
     if kind == "several":
         batch["image_index"] = torch.tensor([1, 0, 1, 1])
         return batch, pixels(2)
-    if kind == "frames":
+    if kind in ("frames", "between"):
         batch["num_images"] = torch.tensor([2, 0, 1])
+        if kind == "between":
+            batch["image_marks"] = torch.tensor([[1, 3], [-1, -1], [2, -1]])
         return batch, pixels(3, frames=2)
     if kind == "features":
         with torch.no_grad():
@@ -88,7 +91,7 @@ def test_a_step_in_bf16_without_lora_does_not_wait(family):
 @pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize("family", ["opt", "llama", "mpt"])
 def test_a_step_of_every_kind_of_batch_does_not_wait(family, kind):
-    model, text_encoder = model_of(family, frames=kind == "frames")
+    model, text_encoder = model_of(family, frames=kind in ("frames", "between"))
     check_step(model, *batch_of(kind, model, text_encoder))
 
 
@@ -128,5 +131,5 @@ def test_what_is_given_on_the_device_is_read_in_one_transfer(family):
 @pytest.mark.parametrize("kind", BATCHES)
 @pytest.mark.parametrize(("family", "variant"), MEMBERS)
 def test_a_step_of_everything_does_not_wait(family, variant, kind, lora, precision):
-    model, text_encoder = model_of(family, lora, variant, precision, frames=kind == "frames")
+    model, text_encoder = model_of(family, lora, variant, precision, frames=kind in ("frames", "between"))
     check_step(model, *batch_of(kind, model, text_encoder), precision)

@@ -10,8 +10,8 @@ from gitllm_plugin.modeling import GitLLM, attention, stream
 from gitllm_plugin.modeling.build import enable_gradient_checkpointing
 from gitllm_plugin.modeling.families import FAMILIES, default_family
 from gitllm_plugin.modeling.last_layer import feed_forward
-from gitllm_plugin.modeling.layout import lay_out_stream
 from gitllm_plugin.modeling.self_test import make_probe
+from gitllm_plugin.modeling.stream_layout import lay_out_stream
 from gitllm_plugin.modeling.tiny import sharpen, tiny_copy, tiny_image_encoder
 from tests.modeling.batches import FAMILY_NAMES, TEXTS, pixels, shift_padding, tiny_model
 

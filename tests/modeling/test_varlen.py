@@ -9,7 +9,7 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 
 from gitllm_plugin.modeling import stream, varlen
-from gitllm_plugin.modeling.layout import lay_out_stream
+from gitllm_plugin.modeling.stream_layout import lay_out_stream
 from tests.modeling.batches import TEXTS, pixels, tiny_model
 
 BATCHES = {

@@ -45,7 +45,7 @@ _SIGNATURES = (
     (b"MM\0*", "tiff"),
 )
 _TEXT_KEYS = ("answers", "id", "instruction", "question")
-_MORE_KEYS = ("turns", "rejected")
+_MORE_KEYS = ("turns", "rejected", "images")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 _BLOCK = tarfile.BLOCKSIZE
 _SMALLEST_TEXT = 52
@@ -206,7 +206,7 @@ def write_group(group: Group) -> list[tuple[str, bytes]]:
         "number": group.number,
         "images": len(group.images),
         "texts": [
-            {name: getattr(text, name) for name in (*_TEXT_KEYS, *(key for key in _MORE_KEYS if getattr(text, key)))}
+            {name: getattr(text, name) for name in (*_TEXT_KEYS, *(key for key in _MORE_KEYS if getattr(text, key) not in (None, ())))}
             for text in group.texts
         ],
     }
@@ -288,7 +288,10 @@ def _read_text(item: Mapping[str, Any], config: str) -> Text:
     rejected = item.get("rejected")
     if rejected is not None and not isinstance(rejected, str):
         raise TypeError("a rejected answer that is no text")
-    return Text(words[0], config, words[1], words[2], tuple(answers), turns, rejected)
+    images = item.get("images")
+    if images is not None and type(images) is not int:
+        raise TypeError("a number of images that is no number")
+    return Text(words[0], config, words[1], words[2], tuple(answers), turns, rejected, images)
 
 
 def _parse_manifest(content: Any, place: str) -> Manifest:

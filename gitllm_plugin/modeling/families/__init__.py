@@ -7,6 +7,7 @@ by :func:`default_family`, if it passes the self-test (:mod:`gitllm_plugin.model
 
 from __future__ import annotations
 
+from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.modeling.families.default import default_family
 from gitllm_plugin.modeling.families.falcon import FALCON
 from gitllm_plugin.modeling.families.family import Family, Positions
@@ -43,4 +44,18 @@ _TABLE = (
 FAMILIES: dict[str, Family] = {model_type: family for family in _TABLE for model_type in family.model_types}
 """Hugging Face ``model_type`` -> family."""
 
-__all__ = ["FAMILIES", "Family", "Positions", "default_family"]
+__all__ = ["FAMILIES", "Family", "Positions", "default_family", "family_in_table"]
+
+
+def family_in_table(model_type: str) -> Family:
+    """Find the family of a decoder by its ``model_type``.
+
+    Raises:
+        ConfigError: it is in none.
+    """
+    if model_type not in FAMILIES:
+        raise ConfigError(
+            f"language model of type {model_type!r} is in no family of the table ({', '.join(sorted(FAMILIES))}); "
+            "build_git_llm tests whether it fits, or give `family`"
+        )
+    return FAMILIES[model_type]
