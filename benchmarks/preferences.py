@@ -62,7 +62,7 @@ def measure(layers: int, pairs: int, rounds: int) -> dict[str, Any]:
         index = torch.arange(pairs)
 
         def together(image=image, ids=ids, mask=mask, labels=labels, index=index, size=size) -> None:
-            both = {"image_index": index.repeat(2), "like": index.repeat(2)}
+            both: dict[str, Any] = {"image_index": index.repeat(2), "like": index.repeat(2)}
             valid = torch.ones(pairs, size, dtype=torch.bool)
             log_likelihoods(decoder, image, valid, ids, mask, labels, **both).sum().backward()
 

@@ -66,7 +66,8 @@ def ask(args: argparse.Namespace) -> None:
     "ask a model several questions about a picture",
     "Ask about a picture, or about several together, as many questions as there are lines: typed, or from a pipe. A "
     "model that was trained on conversations reads each behind those before it and their answers, exactly as in "
-    "training; another one is asked each by itself. An empty line ends.",
+    "training; another one is asked each by itself. A model of image_places: text shows the next picture where a "
+    "question says <image>. An empty line ends.",
     argument("picture", nargs="+", metavar="PICTURE", help="a picture's file"),
     *_ANSWERING,
     argument("--json", action="store_true", help="print an object a line: question and answer"),
@@ -77,6 +78,7 @@ def ask(args: argparse.Namespace) -> None:
 )
 def chat(args: argparse.Namespace) -> None:
     """Answer lines of standard input."""
+    from gitllm_plugin.m3it.marks import pictures_so_far
     from gitllm_plugin.m3it.pictures import read_pixels
 
     pictures = [read_pixels(name) for name in args.picture]
@@ -87,7 +89,9 @@ def chat(args: argparse.Namespace) -> None:
         print("this model was trained on single questions: each is asked by itself", file=sys.stderr)
     while question := _next_question():
         before = turns if engine.conversations else ()
-        answer = engine.answer(pictures, question, args.instruction, decoding, before)
+        asked = [*(said for said, _ in before), question]
+        shown = pictures_so_far(pictures, asked) if engine.places_pictures else pictures
+        answer = engine.answer(shown, question, args.instruction, decoding, before)
         record = {"question": question, "answer": answer}
         print(json.dumps(record, ensure_ascii=False) if args.json else answer, flush=True)
         turns = (*turns, (question, answer))

@@ -172,6 +172,12 @@ def features(args: argparse.Namespace) -> None:
 
 _OUT = argument("out", metavar="OUT", help="folder of train.jsonl, val.jsonl and test.jsonl")
 _TEXT_ONLY = argument("--allow-text-only", action="store_true", help="conversations without an image are rows too")
+_PLACES = argument(
+    "--image-places",
+    choices=("front", "text"),
+    default="front",
+    help="text: <image> stays where it stands, in any of the user's turns, for a model of image_places: text (front)",
+)
 _COLUMNS = argument(
     "--columns", nargs="+", default=[], metavar="COLUMN=NAME", help="the table's own names, as in answer=caption"
 )
@@ -218,6 +224,7 @@ def from_csv(args: argparse.Namespace) -> None:
     argument("table", metavar="FILE", help="a file that ends in .json or .jsonl"),
     _OUT,
     _TEXT_ONLY,
+    _PLACES,
     *_HOW,
     examples="""
         gitllm m3it from-messages llava_instruct_80k.json my-data --images ~/coco/train2017 --val 0.01
@@ -244,6 +251,7 @@ def from_messages(args: argparse.Namespace) -> None:
     argument("--subset", metavar="NAME", help="of a data set that has several configurations"),
     _COLUMNS,
     _TEXT_ONLY,
+    _PLACES,
     *(each for each in _HOW if "--encoding" not in each.names),
     examples="""
         gitllm m3it from-dataset saved/ my-data --columns answer=caption
@@ -268,6 +276,7 @@ def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
         short_side=args.resize_short_side,
         encoding=vars(args).get("encoding"),
         text_only=vars(args).get("allow_text_only", False),
+        keeps_marks=vars(args).get("image_places") == "text",
         split=vars(args).get("split"),
         subset=vars(args).get("subset"),
     )

@@ -30,7 +30,7 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ``image_mean`` and ``image_std``: float [U, 3], only where the images are uint8 and still to be normalised;
         ``image_encoder``: what made the features that stand in the place of images, only where they do;
         for each of TEXT_KEYS a list of N;
-        and ``text_rejected``, where a text has one: a list of N, None where it has not.
+        and ``text_rejected`` and ``images_seen``, where a text has one: a list of N, None where it has not.
     """
     # What was skipped in an evaluation has no texts, and an image that nothing is asked about is not encoded.
     items = [item for item in items if item["texts"]] or items
@@ -38,8 +38,9 @@ def collate_groups(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     image_index = [row for row, item in enumerate(items) for _ in item["texts"]]
     texts = [text for item in items for text in item["texts"]]
     batch: dict[str, Any] = {key: [text[key] for text in texts] for key in TEXT_KEYS}
-    if any("text_rejected" in text for text in texts):
-        batch["text_rejected"] = [text.get("text_rejected") for text in texts]
+    for key in ("text_rejected", "images_seen"):
+        if any(key in text for text in texts):
+            batch[key] = [text.get(key) for text in texts]
     batch["image_index"] = torch.tensor(image_index, dtype=torch.int64)
     batch.update(_stack_images(items))
     if items[0].get("image_encoder") is not None:

@@ -54,7 +54,8 @@ class ItemMaker:
             features [1, P, D] and [F, 1, P, D]; ``places``: of pictures in tiles, which are [F, 3, H, W], which tile
             each image is (:mod:`gitllm_plugin.modeling.places`), or None; ``image_mean`` and ``image_std`` (float [3])
             where the processor leaves pixels to be normalised; ``texts``: of each a mapping with the keys of
-            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`, and ``text_rejected`` where it has a worse answer.
+            :data:`~gitllm_plugin.datasets.collate.TEXT_KEYS`, ``text_rejected`` where it has a worse answer, and
+            ``images_seen`` where not all images are its own (:class:`~gitllm_plugin.m3it.group.Text`).
 
         Raises:
             DataError: if an image is broken.
@@ -114,6 +115,7 @@ class ItemMaker:
             "references": list(text.answers),
             "question": text.question,
             **({} if text.rejected is None else {"text_rejected": text.rejected}),
+            **({} if text.images is None else {"images_seen": text.images}),
         }
 
 

@@ -190,7 +190,7 @@ class GitLLMProcessor(ProcessorMixin):
             named = ", ".join([*unknown, *(["continue_final_message"] if continue_final_message else [])])
             raise ConfigError(f"apply_chat_template of a GIT-LLM does not know {named}: its prompt is that of training")
         batch = is_batch(conversation)
-        questions = [read_question(each) for each in (conversation if batch else [conversation])]
+        questions = [read_question(each, self.places_pictures) for each in (conversation if batch else [conversation])]
 
         def make(question: str, instruction: str | None) -> str:
             return build_prompt(self._template, self._instruction if instruction is None else instruction, question)
@@ -210,6 +210,11 @@ class GitLLMProcessor(ProcessorMixin):
     def to_dict(self) -> dict[str, Any]:
         """Say what this is made of, in plain values."""
         return {"processor_class": type(self).__name__, **asdict(self._recipe)}
+
+    @property
+    def places_pictures(self) -> bool:
+        """Whether pictures stand in the texts where messages have them."""
+        return self._text_encoder.image_places == "text"
 
     @property
     def model_input_names(self) -> list[str]:

@@ -99,6 +99,11 @@ class Answering(Protocol):
         """Most pictures of one question."""
         ...
 
+    @property
+    def places_pictures(self) -> bool:
+        """Whether ``<image>`` in a question, or in one before it, is where its next picture stands."""
+        ...
+
     def answer(
         self,
         pictures: Picture | Sequence[Picture],

@@ -10,6 +10,7 @@ from typing import Any
 import pybase64
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.marks import with_marks
 from gitllm_plugin.m3it.pictures import Picture
 
 MOST_BYTES = 50_000_000
@@ -37,21 +38,27 @@ class Turn:
     pictures: tuple[Picture, ...]
 
 
-def read_turn(message: Mapping[str, Any]) -> Turn:
+def read_turn(message: Mapping[str, Any], places_pictures: bool = False) -> Turn:
     """Read one message. No picture is opened.
+
+    Args:
+        message: with ``role`` and ``content``.
+        places_pictures: whether ``<image>`` is written where a picture stands.
 
     Raises:
         DataError: its content is neither a text nor a list of parts, or a part is neither text nor picture.
     """
-    texts, pictures = [], []
+    texts: list[str | None] = []
+    pictures = []
     for part in _parts(message):
         if part.get("type") != "text":
             pictures.append(_picture_of(part))
+            texts += [None] * places_pictures
         elif isinstance(part.get("text"), str):
             texts.append(part["text"])
         else:
             raise DataError(f"a part of type text has no text: {message!r:.120}")
-    return Turn(str(message.get("role")), "\n".join(filter(None, texts)), tuple(pictures))
+    return Turn(str(message.get("role")), with_marks([text for text in texts if text != ""], "\n"), tuple(pictures))
 
 
 def turns_before(messages: Sequence[Turn]) -> tuple[tuple[str, str], ...]:

@@ -45,7 +45,7 @@ class Engine:
         ConfigError: not such a folder, or llama.cpp or onnxruntime is not installed.
     """
 
-    conversations = False
+    conversations = places_pictures = False
 
     def __init__(self, folder: str | Path, threads: int | None = None) -> None:
         try:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gitllm_plugin.m3it.marks import shown_so_far
 from gitllm_plugin.m3it.problems import RowError
 
 # Of several names that a row has the first counts: a paraphrased answer is a sentence, `answer` beside it one word.
@@ -311,7 +312,10 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
         raise RowError("missing_key", f"missing {', '.join(missing)}; the row has {_list_keys(row)}")
     images = row[UNIFORM_IMAGE] if UNIFORM_IMAGE in row else row["image"]
     first = Draft(row["inputs"], row["outputs"], row["instruction"])
-    drafts = shown_so_far([first, *_later_turns(first, row.get("turns"))])
+    drafts = [first, *_later_turns(first, row.get("turns"))]
+    if len(drafts) > 1:
+        shown = shown_so_far([f"{first.instruction} {first.question}", *(draft.question for draft in drafts[1:])])
+        drafts = [replace(draft, images=number) for draft, number in zip(drafts, shown, strict=True)]
     if row.get("rejected") is not None:
         drafts = [replace(drafts[-1], rejected=row["rejected"])]
     return Parsed(images, drafts)

@@ -267,14 +267,9 @@ def place(
         lender = places.texts[beginnings.of[text_of]] + text_order
         text_slots = np.where(own, text_slots - beginnings.tokens[text_of], lender)
 
-    mask, positions, text_positions = np.zeros((3, shape[0] * shape[1]), dtype=np.int64)
-    mask[image_slots] = mask[text_slots] = 1
-    positions[image_slots] = image_order + in_front
-    positions[text_slots] = up_to + text_order
-    # Of an image nobody reads it, but where a prompt ends with one the answer's are counted on from there.
-    text_positions[image_slots] = np.maximum(in_front - 1, 0)
-    text_positions[text_slots] = text_order
-    numbers = (mask.reshape(shape), positions.reshape(shape), text_positions.reshape(shape))
+    # Of an image nobody reads its place in the text, but where a prompt ends with one the answer's are counted on.
+    of_images = image_slots, image_order + in_front, np.maximum(in_front - 1, 0)
+    numbers = _numbered(shape, of_images, (text_slots, up_to + text_order, text_order))
     numbers += (image_slots, shown[image_of] * images.shape[1] + image_column)
     text_places = text_of * texts.shape[1] + text_column
     numbers += (text_slots[own], text_places[own], text_lengths)
@@ -291,6 +286,14 @@ def place(
         borrowed_places=borrowed_places,
         predicting_slots=None if predicting is None else torch.from_numpy(predicting),
     )
+
+
+def _numbered(shape: tuple[int, int], *kinds: tuple[Array, Array, Array]) -> tuple[Array, ...]:
+    """Make mask, positions, and positions in the text alone, of slots and both positions of each kind of token."""
+    found = np.zeros((3, shape[0] * shape[1]), dtype=np.int64)
+    for slots, positions, in_text in kinds:
+        found[0, slots], found[1, slots], found[2, slots] = 1, positions, in_text
+    return tuple(found.reshape(3, *shape))
 
 
 def _placed(rows: Tensor, slots: Tensor, values: Tensor) -> Tensor:

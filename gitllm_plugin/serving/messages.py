@@ -143,7 +143,8 @@ def read_request(request: ChatRequest, limits: Limits, engine: Answering) -> Ask
         DataError: the user does not speak last, no picture, a text that is too long, or an answer that would be;
             ConfigError: no such way to search for an answer.
     """
-    turns = [read_turn({"role": message.role, "content": _content(message)}) for message in request.messages]
+    places = engine.places_pictures
+    turns = [read_turn({"role": each.role, "content": _content(each)}, places) for each in request.messages]
     said = [turn for turn in turns if turn.role in ("user", "assistant")]
     if not said or said[-1].role != "user":
         last = "assistant's" if said else "system's"

@@ -28,7 +28,7 @@ ASKED = [
 PICTURES = [2, 2, 2, 1, 0]
 
 
-def batch_of(model, tokenizer, answers=True, rows=range(len(ASKED))):
+def batch_of(model, tokenizer, answers=True, rows=(0, 1, 2, 3, 4)):
     """A batch of all of them, and the arguments about pictures."""
     encoder = TextEncoder(tokenizer, image_places="text")
     prompts, said = zip(*[ASKED[row] for row in rows], strict=True)
@@ -217,7 +217,9 @@ def test_pictures_in_front_by_marks_are_pictures_in_front(kind, family):
     arguments = {"pixel_values": images, "labels": text.labels, "image_index": index}
     with torch.no_grad():
         usual = model(text.input_ids, text.attention_mask, **arguments)
-        marked = model(text.input_ids, text.attention_mask, image_marks=torch.zeros(3, 2, dtype=torch.long), **arguments)
+        marked = model(
+            text.input_ids, text.attention_mask, image_marks=torch.zeros(3, 2, dtype=torch.long), **arguments
+        )
     assert (usual.logits - marked.logits).abs().max() <= 1e-5 * usual.logits.abs().max()
     assert float(usual.loss) == pytest.approx(float(marked.loss), rel=1e-5)
 

@@ -20,8 +20,8 @@ from tests.serving.kit import Served, data_uri, messages
 class Model:
     """What requests are read for."""
 
-    def __init__(self, max_images, conversations=False):
-        self.max_images, self.conversations = max_images, conversations
+    def __init__(self, max_images, conversations=False, places_pictures=False):
+        self.max_images, self.conversations, self.places_pictures = max_images, conversations, places_pictures
 
 
 def asked(*turns):
@@ -263,7 +263,7 @@ def test_a_stream_that_is_dropped_while_it_waits_frees_its_place():
     from tests.serving.test_endpoint import Slow
 
     class Stuck(Slow):
-        max_images, conversations = 1, False
+        max_images, conversations, places_pictures = 1, False, False
         stream = property(lambda self: pytest.fail("the dropped question was computed"))
 
         def is_cut(self, answer, decoding):
@@ -304,7 +304,7 @@ def test_a_stream_that_is_dropped_while_it_waits_frees_its_place():
 class Waits:
     """A model that answers when it is let."""
 
-    max_images, conversations = 1, False
+    max_images, conversations, places_pictures = 1, False, False
 
     def __init__(self):
         self.let = threading.Event()

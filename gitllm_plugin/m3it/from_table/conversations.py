@@ -4,7 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gitllm_plugin.config.model import IMAGE_MARK
 from gitllm_plugin.m3it.from_table.records import Record
+from gitllm_plugin.m3it.marks import with_marks
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.rows import describe
 
@@ -22,8 +24,8 @@ _ROLES = {
 _PAIR = ("user", "assistant")
 _IMAGE_KEYS = ("image", "images")
 _READ = (*KEYS, *_IMAGE_KEYS, "id", "split", "instruction")
-_PLACE = re.compile(r"\s*<image>\s*")
-"""Where an image stands in a text. Images stand in front of all text here."""
+_PLACE = re.compile(rf"\s*{IMAGE_MARK}\s*")
+"""Where an image stands in a text."""
 
 
 def is_conversation(entry: Mapping[str, Any]) -> bool:
@@ -40,13 +42,15 @@ def unread_keys(entry: Mapping[str, Any]) -> list[str]:
     return [key for key in entry if key not in _READ]
 
 
-def read_conversation(entry: Mapping[str, Any], number: int, place: str) -> Record:
+def read_conversation(entry: Mapping[str, Any], number: int, place: str, keeps_marks: bool = False) -> Record:
     """Read a row; the first question and answer are its own, and ``turns`` are the rest.
 
     Args:
         entry: with one of :data:`KEYS`; ``image`` or ``images``; optionally ``id``, ``split`` and ``instruction``.
         number: of the row.
         place: for messages.
+        keeps_marks: whether ``<image>`` stays in the texts, and may stand in any of the user's turns; else all images
+            are in front.
 
     Raises:
         RowError: user and assistant do not take turns, or images stand elsewhere than in the first question.
@@ -55,7 +59,7 @@ def read_conversation(entry: Mapping[str, Any], number: int, place: str) -> Reco
     turns = entry[key]
     if key == "texts":
         turns = [{"role": role, "content": turn[role]} for turn in turns for role in _PAIR]
-    said, images, marks = _read_turns(turns, key, place)
+    said, images, marks = _read_turns(turns, key, place, keeps_marks)
     system = " ".join(text for role, text in said if role == "system")
     talk = [(role, text) for role, text in said if role != "system"]
     roles = [role for role, _ in talk]
@@ -86,7 +90,9 @@ def read_conversation(entry: Mapping[str, Any], number: int, place: str) -> Reco
     return Record(str(number), place, cells)
 
 
-def _read_turns(turns: Sequence[Any], key: str, place: str) -> tuple[list[tuple[str, str]], list[Any], int]:
+def _read_turns(
+    turns: Sequence[Any], key: str, place: str, keeps_marks: bool
+) -> tuple[list[tuple[str, str]], list[Any], int]:
     """Read roles and texts; images that stand in them, and how often a text says where one stands."""
     said: list[tuple[str, str]] = []
     images: list[Any] = []
@@ -100,30 +106,33 @@ def _read_turns(turns: Sequence[Any], key: str, place: str) -> tuple[list[tuple[
         if role is None:
             known = ", ".join(_ROLES)
             raise RowError("wrong_value", f"{where} is said by {describe(name)}, expected one of {known}", place)
-        text, shown = _read_content(
-            next((turn[name] for name in ("value", "content") if name in turn), None), where, place
-        )
+        content = next((turn[name] for name in ("value", "content") if name in turn), None)
+        text, shown = _read_content(content, where, place, keeps_marks)
         found = len(_PLACE.findall(text))
-        if (found or shown) and (role != "user" or any(before == "user" for before, _ in said)):
+        first = role == "user" and not any(before == "user" for before, _ in said)
+        if (found or shown) and not (first or keeps_marks and role == "user"):
             raise RowError(
                 "wrong_value",
-                f"{where} has an image; images stand in front of a conversation here, so they belong into the first "
-                "question",
+                f"{where} has an image, and images are shown by the user"
+                if role != "user"
+                else f"{where} has an image; images stand in front of a conversation here, so they belong into the "
+                "first question; for a model of image_places: text, give --image-places text",
                 place,
             )
         marks += found
         images += shown
-        said.append((role, _PLACE.sub(" ", text).strip()))
+        said.append((role, text.strip() if keeps_marks else _PLACE.sub(" ", text).strip()))
         if not said[-1][1] and (role == "assistant" or any(before == "user" for before, _ in said[:-1])):
             raise RowError("empty_answer" if role == "assistant" else "wrong_value", f"{where} is empty", place)
     return said, images, marks
 
 
-def _read_content(content: Any, where: str, place: str) -> tuple[str, list[Any]]:
+def _read_content(content: Any, where: str, place: str, keeps_marks: bool) -> tuple[str, list[Any]]:
     """Read a turn's text, or a list of parts, of which each is a text or an image."""
     if isinstance(content, str):
         return content, []
-    texts, images = [], []
+    texts: list[str | None] = []
+    images = []
     for part in content if isinstance(content, list) else [content]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "text" and isinstance(part.get("text"), str):
@@ -131,15 +140,16 @@ def _read_content(content: Any, where: str, place: str) -> tuple[str, list[Any]]
         elif kind == "image" and any(part.get(key) for key in ("image", "path", "bytes")):
             # In a table of Arrow all parts have all keys, those of others being null.
             images.append(part.get("image") or (part if part.get("bytes") else part["path"]))
+            texts += [None] * keeps_marks
         elif kind == "image":
-            texts.append("<image>")
+            texts.append(None if keeps_marks else IMAGE_MARK)
         else:
             raise RowError(
                 "wrong_value",
                 f"{where} has {describe(part)}, expected text, or parts of the types text and image (a file's path)",
                 place,
             )
-    return " ".join(texts), images
+    return with_marks(texts, " "), images
 
 
 def _shown(roles: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,24 +67,25 @@ def read_dataset(name: str, settings: FromTable, tell: Callable[[str], None]) ->
         raise DataError(f"{name} has the splits {_shown(names)}; {_shown(unknown)} is none of ours: choose one (split)")
     dealt = settings.split is not None or len(names) == 1
     finder = ColumnFinder(settings.columns)
+    read = partial(read_entry, finder=finder, keeps_marks=settings.keeps_marks)
     number = 0
     for part in parts:
         for place, row in enumerate(part.rows, start=1):
             number += 1
-            yield _record(row, number, f"{part.place}:{place}", finder, part, None if dealt else _OURS[part.split])
+            yield _record(row, number, f"{part.place}:{place}", read, part, None if dealt else _OURS[part.split])
     finder.check_given(name)
     if unread := finder.unread():
         tell(f"{name}: columns that are not read: {', '.join(unread)}; read are {', '.join(finder.wanted)}")
 
 
 def _record(
-    row: Mapping[str, Any], number: int, place: str, finder: ColumnFinder, part: _Part, split: str | None
+    row: Mapping[str, Any], number: int, place: str, read: Callable[..., Read], part: _Part, split: str | None
 ) -> Read:
     named = {key: _named(value, part.classes.get(key)) for key, value in row.items() if not (split and key == "split")}
-    read = read_entry(named, number, place, finder)
-    if split is None or isinstance(read, RowError):
-        return read
-    return replace(read, cells={**read.cells, "split": split})
+    found = read(named, number, place)
+    if split is None or isinstance(found, RowError):
+        return found
+    return replace(found, cells={**found.cells, "split": split})
 
 
 def _named(value: Any, classes: list[str] | None) -> Any:

@@ -14,11 +14,11 @@ from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.problems import RowError
 
 
-def read_json(path: Path, text: str, finder: ColumnFinder) -> Iterator[Read]:
-    """Read a file of JSON lines or, if its ending is ``.json``, of one list too."""
+def read_json(path: Path, text: str, finder: ColumnFinder, keeps_marks: bool = False) -> Iterator[Read]:
+    """Read a file of JSON lines or, if its ending is ``.json``, of one list too; see :func:`read_entry`."""
     if path.suffix.lower() == ".json" and (whole := _parse_whole(path, text)) is not None:
         for number, entry in enumerate(whole, start=1):
-            yield read_entry(entry, number, f"{path}: row {number}", finder)
+            yield read_entry(entry, number, f"{path}: row {number}", finder, keeps_marks)
         return
     # Not str.splitlines(), to which some characters within a text are line breaks.
     for line, content in enumerate(io.StringIO(text, newline=""), start=1):
@@ -26,7 +26,7 @@ def read_json(path: Path, text: str, finder: ColumnFinder) -> Iterator[Read]:
             continue
         place = f"{path}:{line}"
         try:
-            yield read_entry(_parse(content), line, place, finder)
+            yield read_entry(_parse(content), line, place, finder, keeps_marks)
         except ValueError as error:
             yield RowError("json", f"not JSON ({error})", place)
 
@@ -42,17 +42,23 @@ def _parse_whole(path: Path, text: str) -> list[Any] | None:
     return whole if isinstance(whole, list) else [whole]
 
 
-def read_entry(entry: Any, number: int, place: str, finder: ColumnFinder) -> Read:
-    """Read a row, whatever it is: a conversation, a preference, or a question with its answer."""
+def read_entry(entry: Any, number: int, place: str, finder: ColumnFinder, keeps_marks: bool = False) -> Read:
+    """Read a row, whatever it is: a conversation, a preference, or a question with its answer.
+
+    Args:
+        entry, number, place: of the row.
+        finder: of columns.
+        keeps_marks: whether ``<image>`` stays in a conversation's texts.
+    """
     if not isinstance(entry, dict):
         return RowError("json", f"a JSON {type(entry).__name__} where an object is expected", place)
     if is_conversation(entry) or is_preference(entry):
         try:
             if is_preference(entry):
                 finder.pass_over(unread_of_preference(entry))
-                return read_preference(entry, number, place)
+                return read_preference(entry, number, place, keeps_marks)
             finder.pass_over(unread_keys(entry))
-            return read_conversation(entry, number, place)
+            return read_conversation(entry, number, place, keeps_marks)
         except RowError as error:
             return error
     keys = list(entry)

@@ -21,7 +21,7 @@ def unread_of_preference(entry: Mapping[str, Any]) -> list[str]:
     return [key for key in unread_keys(entry) if key not in _KEYS]
 
 
-def read_preference(entry: Mapping[str, Any], number: int, place: str) -> Record:
+def read_preference(entry: Mapping[str, Any], number: int, place: str, keeps_marks: bool = False) -> Record:
     """Read a row; it is about the conversation's last answer.
 
     Args:
@@ -30,6 +30,7 @@ def read_preference(entry: Mapping[str, Any], number: int, place: str) -> Record
             :func:`gitllm_plugin.m3it.from_table.conversations.read_conversation`.
         number: of the row.
         place: for messages.
+        keeps_marks: as there.
 
     Raises:
         RowError: an end is not one turn of the assistant's, both are the same, or the conversation cannot be read.
@@ -51,7 +52,8 @@ def read_preference(entry: Mapping[str, Any], number: int, place: str) -> Record
     # Read twice by the rules of conversations, which say what is wrong with either.
     rest = {key: value for key, value in entry.items() if key not in _KEYS}
     record, other = (
-        read_conversation({**rest, "messages": [*prompt, *end]}, number, place) for end in (chosen, rejected)
+        read_conversation({**rest, "messages": [*prompt, *end]}, number, place, keeps_marks)
+        for end in (chosen, rejected)
     )
     return Record(record.name, record.place, {**record.cells, "rejected": _last_answer(other)})
 

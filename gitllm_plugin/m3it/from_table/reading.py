@@ -51,7 +51,7 @@ def read_records(
         if not text.strip():
             raise DataError(f"{table} has no rows: the file is empty")
         if suffix in JSON:
-            yield from read_json(table, text, finder)
+            yield from read_json(table, text, finder, settings.keeps_marks)
         else:
             yield from read_delimited(table, text, finder, is_picture, tell)
     finder.check_given(str(table))

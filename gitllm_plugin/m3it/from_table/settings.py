@@ -31,6 +31,7 @@ class FromTable:
         short_side: make pictures smaller whose shorter side is longer, in pixels; None: keep the files as they are.
         encoding: of the text, as Python names it; None: UTF-8, or what a byte order mark says.
         text_only: whether conversations without an image are rows.
+        keeps_marks: whether ``<image>`` stays where it stands in a conversation, for models of ``image_places: text``.
         split: of a data set of the hub, the one that is read; None: all, each to the split of its name.
         subset: of a data set of the hub, which of its configurations.
 
@@ -45,6 +46,7 @@ class FromTable:
     short_side: int | None = None
     encoding: str | None = None
     text_only: bool = False
+    keeps_marks: bool = False
     split: str | None = None
     subset: str | None = None
 

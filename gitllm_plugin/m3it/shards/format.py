@@ -206,7 +206,10 @@ def write_group(group: Group) -> list[tuple[str, bytes]]:
         "number": group.number,
         "images": len(group.images),
         "texts": [
-            {name: getattr(text, name) for name in (*_TEXT_KEYS, *(key for key in _MORE_KEYS if getattr(text, key) not in (None, ())))}
+            {
+                name: getattr(text, name)
+                for name in (*_TEXT_KEYS, *(key for key in _MORE_KEYS if getattr(text, key) not in (None, ())))
+            }
             for text in group.texts
         ],
     }
