@@ -2,12 +2,14 @@
 
 import json
 import re
+import runpy
 
 import pytest
 
-from tests.docs.pages import REPOSITORY
+from tests.docs.pages import PAGES, REPOSITORY, name_of
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+MADE = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "results.py"))
 
 
 def result(name):
@@ -122,3 +124,72 @@ def test_answers_that_are_wrong_add_up():
         kinds = {kind: number for kind, number in found["wrong"].items() if kind.startswith(name)}
         assert sum(kinds.values()) == wrong[config]
         assert all(f"{number} " in text for number in kinds.values())
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "<!-- results: " in p.read_text(encoding="utf-8")], ids=name_of)
+def test_tables_are_made_of_the_results(page):
+    text = page.read_text(encoding="utf-8")
+    assert MADE["with_tables"](text) == text, "run: python docs/_build/results.py"
+    assert text.count("<!-- results: ") == text.count("<!-- end of results -->")
+
+
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [
+        (" 0.4716 |", " 0.4717 |"),
+        ("85.9% ± 24.4%", "86.9% ± 24.4%"),
+        ("2,029,248", "2,029,249"),
+        ("| pool  ", "| loop  "),
+    ],
+)
+def test_a_changed_cell_is_found_and_made_right(written, changed):
+    text = (REPOSITORY / "docs" / "experiments.md").read_text(encoding="utf-8")
+    wrong = text.replace(written, changed, 1)
+    assert wrong != text and MADE["with_tables"](wrong) == text
+
+
+def test_a_table_of_cells_has_its_numbers_on_the_right(tmp_path):
+    rows = [["red", "1,200", "-"], ["green", "8", "0.5"], ["blue", "", "12 of 13"]]
+    (tmp_path / "colours.json").write_text(json.dumps({"header": ["colour", "n", "share"], "rows": rows}))
+    made = MADE["with_tables"]("a\n<!-- results: colours -->\nold\n<!-- end of results -->\nb", tmp_path)
+    lines = made.splitlines()
+    assert lines[3] == "|--------|------:|----------|" and lines[5].split("|")[2] == "     8 " and lines[-1] == "b"
+
+
+_NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?%?(?![\w.-]*\d)")
+PROSE = {
+    "docs/experiments.md": ("demo_exp1", "demo_exp2", "laptop_masks", "laptop_projections"),
+}
+
+
+def leaves(value):
+    """All numbers in a results' file, those in its texts too."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return [leaf for each in value for leaf in leaves(each)]
+    if isinstance(value, str):
+        return [float(n.strip("%,").replace(",", "")) for n in _NUMBER.findall(value)]
+    return [float(value)] if isinstance(value, (int, float)) else []
+
+
+def unknown_numbers(text, names):
+    """The numbers with decimals, or in percent, of a page's prose that no value in the files is rounded to."""
+    known = [leaf for name in names for leaf in leaves(result(name))]
+    tables = MADE["_PLACE"].findall(text)
+    prose = re.sub(r"^```.*?^```$|^\|.*?$|<!--.*?-->|`[^`]*`|\]\([^)]*\)", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert tables
+    unknown = []
+    for number in _NUMBER.findall(prose):
+        if "." not in number and not number.endswith("%"):
+            continue
+        digits = len(number.rstrip("%").partition(".")[2])
+        value, scales = float(number.rstrip("%").replace(",", "")), (100, 1) if number.endswith("%") else (1,)
+        if not any(abs(leaf * scale - value) <= 0.5 * 10**-digits + 1e-9 for leaf in known for scale in scales):
+            unknown.append(number)
+    return unknown
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_numbers_of_prose_are_in_the_results(name):
+    assert unknown_numbers((REPOSITORY / name).read_text(encoding="utf-8"), PROSE[name]) == []
