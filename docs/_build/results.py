@@ -55,7 +55,7 @@ def table_of(found: dict) -> Table:
     numbers = [
         column
         for column in range(1, len(found["header"]))
-        if all(re.fullmatch(r"[\d.,]*|-", row[column]) for row in found["rows"])
+        if all(re.fullmatch(r"([\d.,]+(%| [GM]B)?)?|-", row[column]) for row in found["rows"])
     ]
     return Table(found["header"], found["rows"], numbers=numbers)
 
