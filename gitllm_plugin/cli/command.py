@@ -76,6 +76,13 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unrecognized arguments: {' '.join(named)}")
 
 
+class HelpForm(argparse.HelpFormatter):
+    """Wraps descriptions, and prints what is drawn by hand, in lines, as it stands."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:  # argparse's one place for both
+        return text if "\n" in text else textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent)
+
+
 def _meant(given: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(given, list(known), n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
@@ -110,14 +117,12 @@ class Command:
             subparsers: of ``root`` or, for an action, of its command.
             root: the parser of ``gitllm``.
         """
-        # Only a text that is drawn by hand is printed as it stands; argparse wraps the others.
-        form = argparse.RawDescriptionHelpFormatter if self.examples else argparse.HelpFormatter
         parser = subparsers.add_parser(
             self.name,
             help=self.help,
             description=self.description,
             epilog=epilog(self.examples) if self.examples else None,
-            formatter_class=form,
+            formatter_class=HelpForm,
         )
         for each in self.arguments:
             each.add_to(parser)

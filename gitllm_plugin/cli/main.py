@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gitllm_plugin import __version__
 from gitllm_plugin.cli import ask, conform, m3it, machine, models, runs
-from gitllm_plugin.cli.command import Parser, epilog
+from gitllm_plugin.cli.command import HelpForm, Parser, epilog
 from gitllm_plugin.common import torchvision_repair
 from gitllm_plugin.common.files import storage_error, storage_errors
 from gitllm_plugin.errors import exit_status
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="gitllm",
         description="Train and evaluate GIT-LLM with Salesforce LAVIS.",
         epilog=epilog(_EXAMPLES) + _EXIT_STATUS,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpForm,
     )
     parser.add_argument("--version", action="version", version=f"gitllm {__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -83,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 done, 1 ``doctor``, ``conform`` or ``m3it check`` found a fault, 2 wrong input, 130 interrupted.
     """
-    args, unknown = build_parser().parse_known_args(argv)
+    # Typed alone, it says what it can do.
+    args, unknown = build_parser().parse_known_args((sys.argv[1:] if argv is None else argv) or ["--help"])
     if unknown:
         args.parser.refuse(unknown)
     if not sys.stderr.isatty():

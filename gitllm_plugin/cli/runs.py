@@ -25,7 +25,10 @@ CONFIG = (OneOf(_FILE, required=True), OPTIONS)
 
 
 _DATA = argument(
-    "--data", metavar="TABLE", help="instead of a file: a table or a folder, as `gitllm m3it from-csv` takes it"
+    "--data",
+    metavar="PICTURES",
+    help="instead of a file: a folder of folders named after what their pictures show, one with a .txt beside each "
+    "picture, or a table, as `gitllm m3it from-csv` takes them",
 )
 
 
@@ -33,11 +36,12 @@ _DATA = argument(
     "train",
     "train as a configuration file says, or on a table of pictures",
     "Train as a configuration file says: LAVIS's train.py with the plugin in it. With --data the file is written "
-    "first: rows of the table, one picture in ten for validation, and settings by what the models say.",
+    "first: rows of the pictures, one in ten to choose the best epoch by, one in ten to test it on, and settings by "
+    "what the models say.",
     OneOf((*_FILE, _DATA), required=True),
     argument("--language-model", metavar="NAME", help="with --data: hub name or folder (default: the demonstration's)"),
     argument("--image-encoder", metavar="NAME", help="the same"),
-    argument("--output", metavar="FOLDER", help="with --data: of rows, file and runs (default: output/TABLE's name)"),
+    argument("--output", metavar="FOLDER", help="with --data: of rows, file and runs (default: output/NAME of --data)"),
     OPTIONS,
     argument(
         "--dry-run",

@@ -6,8 +6,11 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from math import ceil
 from pathlib import Path
+
+import orjson
 
 from gitllm_plugin.errors import ConfigError
 
@@ -15,9 +18,10 @@ DEMO = "demo"
 """In the place of a model's name: that of the demonstration, which `make demo` fetches."""
 
 _OF_DEMO = {"language model": "smollm2-135m-instruct", "image encoder": "efficientnet-lite0"}
-_CHOSEN = ("chat_template", "lora:", "batch_size_train", "max_epoch", "init_lr")
+_CHOSEN = ("chat_template", "lora:", "agg_metric", "batch_size_train", "max_epoch", "init_lr")
 _LEAST_STEPS = 300
 _LEAST_EPOCHS, _MOST_EPOCHS = 3, 50
+_LOOKED_AT = 2000  # rows
 _SMALL = 1024
 """Width of language models that learn quickly: LoRA on larger ones takes a lower rate."""
 
@@ -52,7 +56,7 @@ run:
   train_splits: [train]
   valid_splits: {valid_splits}
   test_splits: {test_splits}
-  agg_metric: rouge_l  # chooses the best epoch
+  agg_metric: {agg_metric}  # chooses the best epoch: {why_metric}
   batch_size_train: {batch_size}
   batch_size_eval: 32
   max_epoch: {epochs}
@@ -82,7 +86,7 @@ def write_config(
 ) -> Written:
     """Turn a table or folder into rows, and write a configuration that trains on them.
 
-    One picture in ten is for validation, where the table does not say its splits.
+    One picture in ten is for validation and one in ten for the test, where the table does not say its splits.
 
     Args:
         data: as ``gitllm m3it from-csv`` takes it.
@@ -103,7 +107,7 @@ def write_config(
     folder = Path(output).expanduser() if output else Path("output") / (data.resolve().stem or "own_data")
     models = {what: _find(what, name) for what, name in zip(_OF_DEMO, (language_model, image_encoder), strict=True)}
     facts = _facts_of(**{what.replace(" ", "_"): name for what, name in models.items()})
-    rows = convert_table(data, folder / "data", FromTable(val=0.1), tell=tell)
+    rows = convert_table(data, folder / "data", FromTable(val=0.1, test=0.1), tell=tell)
     path = folder / "train.yaml"
     text = _CONFIG.format(
         path=path,
@@ -116,6 +120,7 @@ def write_config(
         valid_splits=f"[{'val' if 'val' in rows else ''}]",
         test_splits=f"[{'test' if 'test' in rows else ''}]",
         **facts,
+        **_metric_for(folder / "data" / f"{next(iter(rows))}.jsonl"),
         **_length_for(rows.get("train", 0)),
     )
     if path.is_file() and path.read_text(encoding="utf-8") != text:
@@ -162,6 +167,19 @@ def _facts_of(language_model: str, image_encoder: str) -> dict[str, str]:
         "why_chat": "as the tokenizer has one" if chats else "the tokenizer has none",
         "rate": "1e-3" if width <= _SMALL else "2e-4",
     }
+
+
+def _metric_for(rows: Path) -> dict[str, str]:
+    """Choose the score by which the best epoch is chosen: of answers that repeat, as kinds do, whether they are right.
+
+    Args:
+        rows: a file, of which the first rows tell.
+    """
+    with open(rows, "rb") as file:
+        answers = [str(orjson.loads(line)["outputs"]) for line in islice(file, _LOOKED_AT)]
+    if 2 * len(set(answers)) <= len(answers):
+        return {"agg_metric": "exact_match", "why_metric": "few answers, many pictures of each"}
+    return {"agg_metric": "rouge_l", "why_metric": "most answers are texts of their own"}
 
 
 def _length_for(rows: int) -> dict[str, int]:

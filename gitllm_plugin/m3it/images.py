@@ -7,6 +7,7 @@ is a program that another program would run (EPS), some is handed to plugins, so
 
 import binascii
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,24 @@ SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """How picture files are called, in lower case."""
 
 _LONGEST_JPEG_SIDE = 65_500
+
+_NO_IMAGES = tuple(
+    (re.compile(pattern, re.DOTALL | re.IGNORECASE), f"{said}. {advice}, or leave it out")
+    for pattern, said, advice in (
+        (rb"$", "the file is empty: no image", "Copy it again"),
+        (
+            rb".{4}ftyp(?:hei|hev|.{0,40}heic)",
+            "an image in HEIC, as phones take it, which is not read",
+            "Save it as JPEG (heif-convert A.HEIC A.jpg does)",
+        ),
+        (rb".{4}ftyp", "a video or HEIF, no image that is read", "Take a picture of it"),
+        (rb"%PDF", "a PDF, no image", "Save its pages as PNG (pdftoppm -png does)"),
+        (rb"\s*<\?xml.{0,2000}<svg|\s*<svg", "a drawing in SVG, no image of pixels", "Save it as PNG"),
+        (rb"\s*<(?:!doctype )?html", "a web page, no image: not what was to be downloaded", "Download it again"),
+        (rb"PK\x03\x04", "a ZIP file, no image", "Unpack it"),
+    )
+)
+"""What is often found in the place of an image: the beginning of its bytes, and what is said of it."""
 
 
 def decode_base64(text: str, place: str = "") -> bytes:
@@ -228,6 +247,17 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def _why_no_image(data: bytes) -> str:
+    """Say what a file is that is no image, and what to do."""
+    for pattern, said in _NO_IMAGES:
+        if pattern.match(data):
+            return said
+    return (
+        f"{len(data):,} bytes that are no image (they start with {data[:8]!r}). Expected an encoded image file such as "
+        f"PNG or JPEG (decoded are {', '.join(_known_formats())}); replace the image or leave it out"
+    )
+
+
 def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
     """Read a picture's header."""
     try:
@@ -240,12 +270,6 @@ def _open(data: bytes, place: str, max_pixels: int) -> Image.Image:
             "image_too_large", f"the image is too large ({error}). Make it smaller or leave it out", place
         ) from error
     except Exception as error:  # see load_pixels
-        raise RowError(
-            "image",
-            f"{len(data)} bytes that are no image (they start with {data[:8]!r}). "
-            f"Expected an encoded image file such as PNG or JPEG (decoded are {', '.join(_known_formats())}); replace "
-            "the image or leave it out",
-            place,
-        ) from error
+        raise RowError("image", _why_no_image(data), place) from error
     check_size(*image.size, place, max_pixels)
     return image

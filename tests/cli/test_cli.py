@@ -71,6 +71,25 @@ def test_every_command_has_help(capsys, command):
     assert "usage: gitllm" in printed and "examples:\n  " in printed
 
 
+def test_alone_it_says_what_it_can_do(capsys):
+    said = _help_of([], capsys)
+    assert said == _help_of(["--help"], capsys) and "usage: gitllm" in said and "\n    train " in said
+
+
+def _help_of(typed, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(typed)
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "m3it", "m3it from-messages", "serve"])
+def test_help_fits_the_terminal(command, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    said = _help_of([*command.split(), "--help"], capsys).partition("examples:")[0]
+    assert max(len(line) for line in said.splitlines()) <= 80
+
+
 @pytest.mark.parametrize(
     ("typed", "meant"),
     [

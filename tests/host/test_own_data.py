@@ -153,3 +153,33 @@ def test_arguments_that_do_not_go_together(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["train", *arguments])
     assert ended.value.code == 2 and "--data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answers", "metric"),
+    [
+        (["cat", "dog"] * 6, "exact_match"),
+        (["yes"] * 5 + ["no"] * 5 + ["a red boat", "two"], "exact_match"),
+        ([f"a wall in {color}" for color in COLORS], "rouge_l"),
+        (["a wall"] * 3 + [f"wall {number}" for number in range(9)], "rouge_l"),
+    ],
+)
+def test_answers_that_repeat_are_right_or_wrong(answers, metric, tmp_path):
+    write_pictures(tmp_path / "walls", texts=False)
+    rows = (f"walls/{color}.png,{answer},train\n" for color, answer in zip(COLORS, answers, strict=True))
+    (tmp_path / "a.csv").write_text("image,answer,split\n" + "".join(rows))
+    written = write(tmp_path / "a.csv", tmp_path / "a")
+    assert OmegaConf.load(written.config).run.agg_metric == metric
+    assert any(line.startswith(f"agg_metric: {metric}  # ") for line in written.choices)
+
+
+def test_folders_of_kinds_are_tested_on_pictures_of_their_own(tmp_path, capsys):
+    for number in range(60):
+        kind = tmp_path / "photos" / ("night", "day")[number % 2]
+        kind.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8), (number, 100 + 100 * (number % 2), 7)).save(kind / f"{number}.png")
+    written = write(tmp_path / "photos", tmp_path / "a")
+    assert set(written.rows) == {"train", "val", "test"} and sum(written.rows.values()) == 60
+    config = OmegaConf.load(written.config)
+    assert config.run.agg_metric == "exact_match" and config.run.test_splits == ["test"]
+    assert "photos: 2 kinds, the names of its folders: day 30, night 30" in capsys.readouterr().out

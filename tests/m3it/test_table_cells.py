@@ -267,8 +267,16 @@ def test_lines_that_are_no_row(folder, line, said):
 def test_more_faults_than_are_shown_are_counted_by_kind(folder):
     rows = [f"none{n}.png,x" for n in range(9)] + ["p.png,"] * 5
     error = Converted(folder, "t.csv", "image,answer\n" + "\n".join(rows)).error
-    assert "14 rows cannot be used" in error and error.count("t.csv:") == 11
-    assert "... and 4 more. In all: 9 no_image (" in error and "; 5 empty_answer (" in error
+    assert "14 rows cannot be used" in error and len(error.splitlines()) == 11
+    # The last five lack the same, which is said once.
+    assert "t.csv:11, " in error and "t.csv:13 and 2 more: the column 'answer' is empty" in error
+
+
+def test_more_kinds_of_faults_than_are_shown_are_counted(folder):
+    rows = [f"none{n}.png,x" for n in range(12)] + ["p.png,"] * 5
+    error = Converted(folder, "t.csv", "image,answer\n" + "\n".join(rows)).error
+    assert "17 rows cannot be used" in error and error.count("t.csv:") == 1 + 10
+    assert "... and 7 more. In all: 12 no_image (" in error and "; 5 empty_answer (" in error
 
 
 def test_parquet(folder):

@@ -157,7 +157,7 @@ def test_pictures_in_several_splits_of_the_column(tmp_path, pictures):
     )
     splits, notes = convert(table, tmp_path / "out")
     assert splits == dict(a="train", b="val", c="test", d="test", e="test", f="train")
-    assert notes == ["pictures in more than one split, as the column 'split' says: 1"]
+    assert notes == ["pictures in more than one split, as they were given: 1"]
     table.write_text(table.read_text() + "0.png,g,\n")
     assert "t.csv:8: it has no split, and rows that share its pictures are in train and val" in refused(
         table, tmp_path / "out2"
@@ -169,7 +169,7 @@ def test_splits_that_come_out_empty_are_told(tmp_path, pictures):
     splits, notes = convert(table, tmp_path / "out", val=0.01, test=0.01)
     empty = [note.split()[0] for note in notes]
     assert empty == [split for split in ("val", "test") if split not in splits.values()] != []
-    assert all("Take more pictures or a larger share, or give a column 'split'" in note for note in notes)
+    assert all("Take more pictures or a larger share, or say it: a column 'split'" in note for note in notes)
     _, notes = convert(table, tmp_path / "out", val=0.999)
     assert [note.split()[0] for note in notes] == ["train"]
     chain = write_rows(tmp_path / "u.jsonl", [(pictures[i : i + 2], str(i)) for i in range(20)])
@@ -199,7 +199,24 @@ def test_folders_named_after_what_they_show(tmp_path):
         ("dog/1.webp", "dog", "in"),
         ("sea lion/1.png", "sea lion", "in"),
     ]
-    assert notes == [] and rows[0]["instruction"] == "Describe the picture."
+    assert notes == [f"{tmp_path / 'in'}: 3 kinds, the names of its folders: cat 2, dog 1, sea lion 1"]
+    assert rows[0]["instruction"] == "Describe the picture."
+
+
+@pytest.mark.parametrize("kind", ["cat", "Ærø & ø", "black and white"])
+def test_a_single_kind_is_told(kind, tmp_path):
+    for number in range(3):
+        paint(tmp_path / "in" / kind / f"{number}.png", number)
+    _, notes = convert(tmp_path / "in", tmp_path / "out")
+    assert len(notes) == 1 and f"in: all pictures are of one kind, {kind} 3: nothing else can be learnt" in notes[0]
+
+
+def test_of_many_kinds_the_most_frequent_are_named(tmp_path):
+    for number in range(15):
+        paint(tmp_path / "in" / f"kind{number:02}" / "a.png", number)
+    paint(tmp_path / "in" / "kind14" / "b.png", 15)
+    _, (note,) = convert(tmp_path / "in", tmp_path / "out")
+    assert "15 kinds, the names of its folders: kind14 2, kind00 1, " in note and note.endswith("kind10 1 and 3 more")
 
 
 def test_texts_beside_pictures(tmp_path):
@@ -220,7 +237,10 @@ def test_folders_that_are_splits(tmp_path):
     for number, name in enumerate(("train/cat/1.png", "train/dog/1.png", "val/cat/1.png")):
         paint(tmp_path / "classes" / name, number)
     _, notes = convert(tmp_path / "classes", tmp_path / "out")
-    assert notes == [f"{tmp_path / 'classes'}: its folders are the splits train, val"]
+    assert notes == [
+        f"{tmp_path / 'classes'}: its folders are the splits train, val",
+        f"{tmp_path / 'classes'}: 2 kinds, the names of its folders: cat 2, dog 1",
+    ]
     assert {path.stem: len(path.open().readlines()) for path in (tmp_path / "out").glob("*")} == {"train": 2, "val": 1}
     for number, name in enumerate(("test/1.png", "val/1.png")):
         paint(tmp_path / "texts" / name, number).with_suffix(".txt").write_text(name)
@@ -231,13 +251,68 @@ def test_folders_that_are_splits(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("folders", "splits"),
+    [
+        (("Train", "Valid", "Test"), ("train", "val", "test")),
+        (("training", "validation", "testing"), ("train", "val", "test")),
+        (("TRAIN", "dev"), ("train", "val")),
+        (("train", "val", "valid"), ("train", "val", "val")),
+    ],
+)
+def test_splits_by_the_names_that_people_give_them(folders, splits, tmp_path):
+    for number, folder in enumerate(folders):
+        paint(tmp_path / "in" / folder / f"kind {number}" / "1.png", number)
+    found, notes = convert(tmp_path / "in", tmp_path / "out", val=0.1)
+    assert found == {f"kind {number}": split for number, split in enumerate(splits)}
+    assert len(notes) == 2 and "its folders are the splits" in notes[0]  # shares are not dealt, and no matter
+
+
+@pytest.mark.parametrize(
+    ("begin", "said"),
+    [
+        (b"", "1.png: the file is empty: no image. Copy it again"),
+        (b"\0\0\0\x24ftypheic\0\0\0\0mif1heic", "1.png: an image in HEIC, as phones take it"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic", "1.png: an image in HEIC, as phones take it"),
+        (b"\0\0\0\x20ftypisom\0\0\2\0isomiso2", "1.png: a video or HEIF"),
+        (b"%PDF-1.7\n", "1.png: a PDF, no image"),
+        (b"\n<!DOCTYPE html><html>", "1.png: a web page, no image"),
+        (b"<?xml version='1.0'?>\n<!-- a -->\n<svg>", "1.png: a drawing in SVG"),
+        (b"PK\3\4\x14\0", "1.png: a ZIP file"),
+    ],
+)
+def test_what_is_often_found_in_the_place_of_a_picture_is_named(begin, said, tmp_path):
+    for name in ("1.png", "2.png"):
+        paint(tmp_path / "in" / "cat" / name, 1).write_bytes(begin + bytes(200 if begin else 0))
+    paint(tmp_path / "in" / "dog" / "1.png", 1)
+    error = refused(tmp_path / "in", tmp_path / "out")
+    # Once for both, and each by its path alone.
+    assert error.count("cat") == 2 and said.replace("1.png", "1.png, " + str(tmp_path / "in/cat/2.png")) in error
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (("a.png", "b.png", "c.png", "d.png", "e.png"), "c.png and 2 more: it lies in no folder that is named after"),
+        (("pets/cat/1.png", "pets/dog/1.png"), "pets, which has folders of one kind each"),
+        (("train/pets/cat/1.png", "val/pets/cat/1.png"), "train/pets, which has folders of one kind each"),
+    ],
+)
+def test_what_is_wrong_with_all_is_said_once(files, said, tmp_path):
+    for number, name in enumerate(files):
+        paint(tmp_path / "in" / name, number)
+    error = refused(tmp_path / "in", tmp_path / "out")
+    assert said in error and f"{len(files)} rows cannot be used" in error
+    assert len(error.splitlines()) <= 1 + len({name.rpartition("/")[0] for name in files})
+
+
+@pytest.mark.parametrize(
     ("files", "said"),
     [
         (("cat/1.png", "top.png"), ["top.png: it lies in no folder that is named after"]),
         (("cat/1.png", "cat/old/2.png"), ["2.png: it lies 2 folders deep, and any of 'cat', 'old' may be"]),
         (
             ("a.png", "a.txt", "cat/1.png", "dog/1.png"),
-            ["cat/1.png: no .txt lies beside it", "dog/1.png: no .txt lies"],
+            ["cat/1.png, ", "dog/1.png: no .txt lies beside it"],
         ),
         (
             ("a.png", "a.txt", "b.png", "b.TXT", "c.png"),
@@ -245,7 +320,7 @@ def test_folders_that_are_splits(tmp_path):
         ),
         (("a.png", "a.txt=", "b.png", "b.txt"), ["a.png: the column 'answer' is empty"]),
         (("a.png", "a.txt=\xe9", "b.png", "b.txt"), ["a.txt:1: byte 0xe9 is not utf-8"]),
-        (("cat/1.png=", "dog/1.png"), ["1.png: 0 bytes that are no image"]),
+        (("cat/1.png=", "dog/1.png"), ["1.png: the file is empty: no image"]),
         (("notes.txt",), ["holds no picture file"]),
         ((), ["holds no picture file"]),
     ],

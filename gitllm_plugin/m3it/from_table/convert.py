@@ -26,6 +26,7 @@ from gitllm_plugin.m3it.problems import KINDS, RowError
 from gitllm_plugin.m3it.prompts import default_instruction
 
 _MAX_REPORTED = 10
+_MAX_PLACES = 3  # of one fault
 
 Tell = Callable[[str], None]
 
@@ -53,8 +54,8 @@ def convert_table(
 
     Raises:
         ConfigError: table, output and settings do not go together.
-        DataError: the table or a row of it cannot be used; every fault is counted, the first ten are shown, and
-            nothing is written.
+        DataError: the table or a row of it cannot be used; every fault is counted, the first ten are shown,
+            each once, and nothing is written.
         StorageError: the output cannot be written.
     """
     settings = settings or FromTable()
@@ -240,8 +241,12 @@ def _write(
 def _raise_if_any(table: str, problems: Sequence[RowError]) -> None:
     if not problems:
         return
-    listed = "\n  ".join(str(problem) for problem in problems[:_MAX_REPORTED])
-    more = len(problems) - _MAX_REPORTED
+    same: dict[str, list[str]] = {}  # message -> places
+    for problem in problems:
+        same.setdefault(problem.message, []).append(problem.place)
+    shown = list(same.items())[:_MAX_REPORTED]
+    listed = "\n  ".join(f"{_few(places)}: {message}" for message, places in shown)
+    more = len(problems) - sum(len(places) for _, places in shown)
     rest = ""
     if more > 0:
         kinds = Counter(problem.kind for problem in problems)
@@ -249,6 +254,12 @@ def _raise_if_any(table: str, problems: Sequence[RowError]) -> None:
         rest = f"\n  ... and {more:,} more. In all: {counts}"
     noun = "row" if len(problems) == 1 else "rows"
     raise DataError(f"{table}: {len(problems)} {noun} cannot be used, nothing was written:\n  {listed}{rest}")
+
+
+def _few(places: Sequence[str]) -> str:
+    """Name the first of the places that one thing is wrong with."""
+    more = len(places) - _MAX_PLACES
+    return ", ".join(places[:_MAX_PLACES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _repeated(rows: Sequence[_Row]) -> list[str]:

@@ -8,23 +8,25 @@ from pathlib import Path
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.from_table.pictures import has_picture_ending
 from gitllm_plugin.m3it.from_table.records import Read, Record
-from gitllm_plugin.m3it.from_table.settings import SPLITS
+from gitllm_plugin.m3it.from_table.settings import SPLIT_OF
 from gitllm_plugin.m3it.from_table.text_files import read_text_file
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.table_kinds import TABLES
+
+_SHOWN = 12  # kinds
 
 
 def read_folder(folder: Path, encoding: str | None, tell: Callable[[str], None]) -> Iterator[Read]:
     """Read the pictures of a folder and of the folders in it, in alphabetical order.
 
     With a ``.txt`` beside any picture, the text beside each is its answer, wherever it lies. With none, the answer is
-    the name of the folder that a picture lies in. Folders `train`, `val` and `test`, if there are no others at the
-    top, are splits. What begins with a dot is not looked at.
+    the name of the folder that a picture lies in. Folders with the names of splits (`train`, `val`, `Validation`,
+    `test`, ...), if there are no others at the top, are splits. What begins with a dot is not looked at.
 
     Args:
         folder: where.
         encoding: of the texts, see :func:`gitllm_plugin.m3it.from_table.text_files.read_text_file`.
-        tell: is told what is not read.
+        tell: is told what is not read, and which kinds there are.
 
     Raises:
         DataError: there is no picture in it.
@@ -37,9 +39,10 @@ def read_folder(folder: Path, encoding: str | None, tell: Callable[[str], None])
     captions = {picture: beside[stem] for picture in pictures if (stem := picture.with_suffix("")) in beside}
     depth = 2 if captions else 3  # of a picture's path below a split
     tops = {picture.parts[0] for picture in pictures}
-    in_splits = tops <= set(SPLITS) and all(len(picture.parts) >= depth for picture in pictures)
+    in_splits = {top.lower() for top in tops} <= set(SPLIT_OF) and all(len(each.parts) >= depth for each in pictures)
     if in_splits:
         tell(f"{folder}: its folders are the splits {', '.join(sorted(tops))}")
+    kinds: Counter[str] = Counter()
     for picture in pictures:
         place = str(folder / picture)
         try:
@@ -50,13 +53,16 @@ def read_folder(folder: Path, encoding: str | None, tell: Callable[[str], None])
                     "empty_answer", f"no .txt lies beside it, as one does beside others ({len(captions):,})", place
                 )
             else:
-                answer = _read_class(picture.parts[1:] if in_splits else picture.parts, place)
+                answer = _read_class(picture.parts, 1 if in_splits else 0, folder)
+                kinds[answer] += 1
         except RowError as error:
             yield error
             continue
         # A path from the folder on, as in any table; the whole folder may move.
-        cells = {"image": [str(picture)], "answer": [answer], "split": picture.parts[0] if in_splits else ""}
+        split = SPLIT_OF[picture.parts[0].lower()] if in_splits else ""
+        cells = {"image": [str(picture)], "answer": [answer], "split": split}
         yield Record(picture.as_posix(), place, cells)
+    _tell_kinds(folder, kinds, tell)
     read = {*pictures, *captions.values()}
     _tell_rest(folder, [path for path in files if path not in read], tell)
 
@@ -89,20 +95,34 @@ def _read_caption(path: Path, encoding: str | None) -> str:
         raise RowError("utf8", str(error)) from error
 
 
-def _read_class(parts: tuple[str, ...], place: str) -> str:
-    folders = parts[:-1]
+def _read_class(parts: tuple[str, ...], above: int, folder: Path) -> str:
+    """Give the folder that names what a picture shows; ``above`` folders of its path are none of those."""
+    folders, place = parts[above:-1], str(folder.joinpath(*parts))
     if not folders:
         raise RowError(
-            "empty_answer", "it lies in no folder that is named after what it shows, and has no .txt beside it", place
+            "empty_answer",
+            "it lies in no folder that is named after what it shows, and has no .txt beside it; move it into one, "
+            "write one, or make a table",
+            place,
         )
     if len(folders) > 1:
         raise RowError(
             "wrong_value",
             f"it lies {len(folders)} folders deep, and any of {', '.join(map(repr, folders))} may be what it shows; "
-            "name the folder above the classes, or make a table",
+            f"give {folder.joinpath(*parts[: above + 1])}, which has folders of one kind each, move it up, or make a "
+            "table",
             place,
         )
     return "".join(folders)  # the one that there is
+
+
+def _tell_kinds(folder: Path, kinds: Counter[str], tell: Callable[[str], None]) -> None:
+    listed = ", ".join(f"{kind} {count:,}" for kind, count in kinds.most_common(_SHOWN))
+    if len(kinds) == 1:
+        tell(f"{folder}: all pictures are of one kind, {listed}: nothing else can be learnt; give folders of several")
+    elif kinds:
+        more = f" and {len(kinds) - _SHOWN:,} more" if len(kinds) > _SHOWN else ""
+        tell(f"{folder}: {len(kinds):,} kinds, the names of its folders: {listed}{more}")
 
 
 def _tell_rest(folder: Path, rest: list[Path], tell: Callable[[str], None]) -> None:

@@ -15,15 +15,12 @@ from gitllm_plugin.errors import ConfigError, DataError, GitLLMError
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
 from gitllm_plugin.m3it.from_table.json_rows import read_entry
 from gitllm_plugin.m3it.from_table.records import Read
-from gitllm_plugin.m3it.from_table.settings import FromTable
+from gitllm_plugin.m3it.from_table.settings import SPLIT_OF, FromTable
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.table_kinds import PARQUET
 from gitllm_plugin.m3it.tables import ArrowFolder, ParquetFile
 
-_OURS = {"train": "train", **dict.fromkeys(("validation", "valid", "val", "dev"), "val"), "test": "test"}
-"""The splits of rows, by the names that data sets have for them."""
-
-_SPLIT_OF_NAME = re.compile(rf"(?:^|[^a-z])({'|'.join(_OURS)})(?:[^a-z]|$)")
+_SPLIT_OF_NAME = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_OF)})(?:[^a-z]|$)")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -63,7 +60,7 @@ def read_dataset(name: str, settings: FromTable, tell: Callable[[str], None]) ->
         parts = [part for part in parts if part.split == settings.split]
         if not parts:
             raise DataError(f"{name} has no split {settings.split!r}; it has {_shown(names)}")
-    elif len(names) > 1 and (unknown := [split for split in names if split not in _OURS]):
+    elif len(names) > 1 and (unknown := [split for split in names if split not in SPLIT_OF]):
         raise DataError(f"{name} has the splits {_shown(names)}; {_shown(unknown)} is none of ours: choose one (split)")
     dealt = settings.split is not None or len(names) == 1
     finder = ColumnFinder(settings.columns)
@@ -72,7 +69,7 @@ def read_dataset(name: str, settings: FromTable, tell: Callable[[str], None]) ->
     for part in parts:
         for place, row in enumerate(part.rows, start=1):
             number += 1
-            yield _record(row, number, f"{part.place}:{place}", read, part, None if dealt else _OURS[part.split])
+            yield _record(row, number, f"{part.place}:{place}", read, part, None if dealt else SPLIT_OF[part.split])
     finder.check_given(name)
     if unread := finder.unread():
         tell(f"{name}: columns that are not read: {', '.join(unread)}; read are {', '.join(finder.wanted)}")

@@ -14,7 +14,7 @@ from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.rows import describe
 
 # Also of kinds that are not decoded: a table that names one has to be told so, not read as if it named none.
-_ENDINGS = (*SUFFIXES, ".heic", ".tga", ".ico")
+_ENDINGS = (*SUFFIXES, ".heic", ".heif", ".tga", ".ico")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _SHOWN = 200
 _KEPT = 16  # pictures; rows about one picture mostly stand together
@@ -114,7 +114,8 @@ class Pictures:
         try:
             return self._prepare(path)
         except RowError as error:
-            raise RowError(error.kind, f"{_shown(str(path))}: {error.message}", place) from error
+            named = "" if place == str(path) else f"{_shown(str(path))}: "  # the row's place, in a folder
+            raise RowError(error.kind, named + error.message, place) from error
 
     def _prepare_once(self, path: Path) -> str:
         data = prepare_image(_read(path, ""), short_side=self._short_side)

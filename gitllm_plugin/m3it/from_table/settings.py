@@ -18,6 +18,13 @@ LISTS = ("image", "answer")
 
 SPLITS = ("train", "val", "test")
 
+SPLIT_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "validation", "valid", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The splits of rows, by the names that data sets and folders have for them, in lower case."""
+
 
 @dataclass(frozen=True)
 class FromTable:

@@ -89,10 +89,10 @@ class Dealer:
                 places.setdefault(picture, set()).add(split)
         several = sum(len(found) > 1 for found in places.values())
         if several:
-            yield f"pictures in more than one split, as the column 'split' says: {several:,}"
+            yield f"pictures in more than one split, as they were given: {several:,}"
         shares = {"val": self._settings.val, "test": self._settings.test}
         shares["train"] = 1 - sum(shares.values())
-        if shares["train"] == 1:
+        if shares["train"] == 1 or all(row.given for row in self._rows):
             return
         groups = Counter(self._root(picture) for picture in places)
         most = max(groups.values(), default=0)
@@ -101,7 +101,7 @@ class Dealer:
             if shares[split] > 0 and split not in splits:
                 yield (
                     f"{split} is empty: a share of {shares[split]:.3g} of {len(places):,} pictures{linked} came to "
-                    "none. Take more pictures or a larger share, or give a column 'split'"
+                    "none. Take more pictures or a larger share, or say it: a column 'split', folders train and val"
                 )
         if most > 1 and 2 * most > len(places):
             yield (
