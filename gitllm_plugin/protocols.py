@@ -31,6 +31,10 @@ class TextRule(Protocol):
         """Say why a text does not fit however short its question; None where it does."""
         ...
 
+    def marks_fault(self, prompt: str, pictures: int) -> str | None:
+        """Say why so many pictures do not stand in a prompt as it says; None where they do."""
+        ...
+
 
 class LayeredModel(Protocol):
     """A model whose layers are compiled, and spread over ranks (``run.sharding: fsdp``), one at a time."""

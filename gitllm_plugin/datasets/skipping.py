@@ -7,7 +7,9 @@ import torch
 from torch.utils.data import get_worker_info
 
 from gitllm_plugin.errors import DataError
+from gitllm_plugin.m3it.group import Text
 from gitllm_plugin.m3it.problems import KINDS, Problem, RowError, summarize_problems
+from gitllm_plugin.protocols import TextRule
 
 OnError = Literal["stop", "skip"]
 
@@ -63,8 +65,25 @@ class Skipped:
         return self._counts[(info.id if info else 0) % MAX_WORKERS]
 
 
+def find_fault(rule: TextRule, prompt: str, text: Text, images: int) -> tuple[str, str] | None:
+    """Find why a model cannot read a text: the kind of it, and what is wrong.
+
+    Args:
+        rule: the model's.
+        prompt: of the text.
+        text: with its answers.
+        images: how many there are.
+    """
+    if marks := rule.marks_fault(prompt, images if text.images is None else text.images):
+        return "wrong_value", marks
+    # Of two answers the longer one: which tasks read both is not known here.
+    answer = max(text.answers[0], text.rejected or "", key=len)
+    fault = rule.fault(prompt, answer, text.question, images)
+    return ("too_long", fault) if fault else None
+
+
 def refuse_or_tell(where: str, problems: list[Problem], on_error: OnError) -> None:
-    """Say, before anything is read, which texts do not fit into the model's context.
+    """Say, before anything is read, which texts the model cannot read.
 
     Args:
         where: the data, for the message.
@@ -81,7 +100,13 @@ def refuse_or_tell(where: str, problems: list[Problem], on_error: OnError) -> No
         return
     more = [f"... and {len(problems) - _MAX_LISTED:,} more"] if len(problems) > _MAX_LISTED else []
     listed = "\n  ".join([*map(str, problems[:_MAX_LISTED]), *more])
-    noun = "text does" if len(problems) == 1 else "texts do"
+    one = len(problems) == 1
+    if any(problem.kind != "too_long" for problem in problems):
+        raise DataError(
+            f"{where}: {len(problems):,} {'text' if one else 'texts'} cannot be read by this model:\n  {listed}\n"
+            "Mend them, or set the data set's on_error: skip to go without them."
+        )
+    noun = "text does" if one else "texts do"
     raise DataError(
         f"{where}: {len(problems):,} {noun} not fit into the model's context, however short the question:\n  {listed}\n"
         "Shorten them, take a language model with a longer context or smaller images, or set the data set's "

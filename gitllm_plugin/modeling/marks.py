@@ -143,15 +143,21 @@ def place_pictures(
     rows = []
     for row, (places, count, own) in enumerate(zip(marks, pictures, seen or [None] * len(marks), strict=True)):
         own = count if own is None else min(own, count)
-        if places and len(places) != own:
-            raise MarksError(
-                f"the text has {len(places)} times {IMAGE_MARK}, and there {'is' if own == 1 else 'are'} {own} "
-                f"picture{'' if own == 1 else 's'}: write {IMAGE_MARK} once for each picture, in their order; or not "
-                "at all, and all stand in front of the text",
-                row,
-            )
+        if fault := wrong_marks(len(places), own):
+            raise MarksError(fault, row)
         rows.append([*(places or [0] * own), *[-1] * (count - own)])
     if not any(any(row) for row in rows):
         return None
     most = max(map(len, rows))
     return torch.tensor([row + [-1] * (most - len(row)) for row in rows])
+
+
+def wrong_marks(marks: int, pictures: int) -> str | None:
+    """Say why a text with so many marks cannot be about so many pictures; None where it can."""
+    if marks in (0, pictures):
+        return None
+    return (
+        f"the text has {marks} times {IMAGE_MARK}, and there {'is' if pictures == 1 else 'are'} {pictures} "
+        f"picture{'' if pictures == 1 else 's'}: write {IMAGE_MARK} once for each picture, in their order; or not at "
+        "all, and all stand in front of the text"
+    )

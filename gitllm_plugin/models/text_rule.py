@@ -12,10 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from gitllm_plugin.config.model import IMAGE_MARK
 from gitllm_plugin.m3it.prompts import build_prompt, find_shortenable
 from gitllm_plugin.modeling import TextBatch, TextEncoder
+from gitllm_plugin.modeling.conversation import turns_of
 from gitllm_plugin.modeling.fitting import TooLongError
-from gitllm_plugin.modeling.marks import MarksError, place_pictures
+from gitllm_plugin.modeling.marks import MarksError, place_pictures, wrong_marks
 from gitllm_plugin.modeling.places import counts_of, pictures_of
 from gitllm_plugin.models.samples import Samples, pixels_of, shortenable_of, with_one_answer_each, words_of
 
@@ -47,6 +49,8 @@ class ContextRule:
 
     def bytes_that_fit(self, images: int) -> int:
         """Give so many bytes of instruction and answer as surely fit beside so many images."""
+        if self.text_encoder.image_places == "text":
+            return -1  # each has to be looked at: how often it says where a picture stands is not known
         # Marks and conversation, which every text has: counted with an empty instruction, twice to be sure.
         marks = 2 * self.text_encoder.least_tokens(build_prompt("article", "", "?"), "", "?")
         return max(0, self._room(images) - self._written - marks) // _TOKENS_OF_A_BYTE
@@ -71,6 +75,13 @@ class ContextRule:
                     "shorten the instruction, or make run.max_len smaller"
                 )
         return None
+
+    def marks_fault(self, prompt: str, pictures: int) -> str | None:
+        """Say why so many pictures do not stand in a prompt as it says; None where they do."""
+        if self.text_encoder.image_places == "front":
+            return None
+        marks = sum(said.count(IMAGE_MARK) for said in (prompt, *(asked for asked, _ in turns_of(prompt))))
+        return wrong_marks(marks, pictures)
 
     @property
     def _written(self) -> int:

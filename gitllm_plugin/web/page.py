@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from gitllm_plugin.errors import ConfigError, GitLLMError
 from gitllm_plugin.inference.asking import Answering, Decoding, Question
+from gitllm_plugin.m3it.marks import count_marks, pictures_so_far
 from gitllm_plugin.m3it.prompts import WITH_QUESTION, WITHOUT_QUESTION
 from gitllm_plugin.web.answering import VIDEO_SUFFIXES, Turn, answer, describe, read_pictures
 from gitllm_plugin.web.examples import write_examples
@@ -148,6 +149,10 @@ class _Asking:
         before = tuple((turn.question, turn.answer) for turn in turns) if self.engine.conversations else ()
         check_texts(conversation="".join(said for turn in before for said in turn))
         asked = Question((), question, instruction, before)
+        questions = [*(each for each, _ in before), question]
+        placed = self.engine.places_pictures and any(map(count_marks, questions))
+        if placed:
+            pictures = list(pictures_so_far(pictures, questions))
         for said in answer(self.engine, pictures, asked, decoding):
             now = [*earlier, Turn(question, said)]
             # The box is emptied once: the next question may be written while this one is answered.
@@ -155,7 +160,8 @@ class _Asking:
             begun = True
         now = [*earlier, Turn(question, said)]
         shown = _messages(now, instruction)
-        if self.figures is None:
+        # There is no figure of attention to pictures between words.
+        if self.figures is None or placed:
             yield shown, None, None, now, _AS_IT_IS if begun else ""
             return
         attention = self.figures.attention(pictures, asked, said, decoding)

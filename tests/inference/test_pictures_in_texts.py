@@ -299,3 +299,23 @@ def test_others_engines_are_not_written_for_it(exported):
         from gitllm_plugin.host.export import export_run
 
         export_run(folder / "output", folder / "stock", to="transformers")
+
+
+@pytest.mark.parametrize("asked", ["what is <image> beside <image>?", "<image><image>", "<image> <image> <image>?"])
+@pytest.mark.parametrize("turns", [None, [["and it?", "so"], ["a", "b"]]], ids=["a question", "a conversation"])
+def test_rows_that_a_model_cannot_place_are_found_before_a_run(asked, turns, folder, caplog):
+    path = write_small_run(folder, {"model_type": "tiny_llama", "image_places": "text"}, max_epoch=1, test_splits=[])
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    rows[4] |= {"inputs": asked, **({} if turns is None else {"turns": turns})}
+    rows[5] |= {"inputs": "as <image> is, what color?"}  # of one picture
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DataError, match=r"cannot be read by this model") as refused:
+        launch.train(path)
+    assert f"train.jsonl:5: example '{rows[4]['id']}" in str(refused.value)
+    assert f"{asked.count('<image>')} times <image>, and there is 1 picture" in str(refused.value)
+    runner = launch.train(path, ["datasets.m3it.on_error=skip"])
+    steps = [json.loads(line) for line in (runner.output_dir / "metrics.jsonl").read_text().splitlines()]
+    assert sum(step["samples"] for step in steps if "samples" in step) == 23
+    assert f"{1 if turns is None else 3} rows or texts are left out" in caplog.text
+    # Where pictures are in front, it is a word.
+    assert launch.train(path, ["model.image_places=front", "run.output_dir=" + str(folder / "front")])

@@ -336,3 +336,49 @@ def test_a_place_that_nobody_knows_is_told():
     model, _ = tiny_model("llama", max_images=2)
     with pytest.raises(ConfigError, match="1 columns, and there are 2 pictures"):
         model(torch.ones(1, 3, dtype=torch.long), None, pixels(1, 2), image_marks=torch.ones(1, 1, dtype=torch.long))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", ["eager", "sdpa", "flex_attention"])
+def test_every_attention_computes_the_same(kind, way):
+    model, encoder = tiny_model("llama", attention=kind, max_images=2)
+    _, text, where = batch_of(model, encoder.tokenizer)
+    with torch.no_grad():
+        usual = model(text.input_ids, text.attention_mask, labels=text.labels, **where)
+        model.language_model.set_attn_implementation(way)
+        other = model(text.input_ids, text.attention_mask, labels=text.labels, **where)
+    assert (usual.logits - other.logits).abs().max() <= 1e-4 * usual.logits.abs().max()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("family", ["llama", "opt"])
+def test_a_cache_of_a_fixed_size_sees_the_same(kind, family):
+    model, encoder = tiny_model(family, attention=kind, max_images=2)
+    _, prompts, where = batch_of(model, encoder.tokenizer, answers=False)
+    settings = {"max_new_tokens": 4, "min_new_tokens": 4, "eos_token_id": None, "pad_token_id": 0, "do_sample": False}
+    usual = model.generate(prompts.input_ids, prompts.attention_mask, **where, **settings)
+    fixed = model.generate(
+        prompts.input_ids, prompts.attention_mask, **where, **settings, cache_implementation="static"
+    )
+    assert torch.equal(usual, fixed)
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mpt"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_of_a_batch_are_those_of_each_text(kind, family):
+    model, encoder = tiny_model(family, attention=kind, max_images=2)
+    _, text, where = batch_of(model, encoder.tokenizer)
+    model(text.input_ids, text.attention_mask, labels=text.labels, logits="none", **where).loss.backward()
+    trained = {name: weight for name, weight in model.named_parameters() if weight.grad is not None}
+    found = {name: weight.grad.clone() for name, weight in trained.items()}
+    model.zero_grad()
+    count = int((text.labels != -100).sum())
+    for row in range(len(ASKED)):
+        size = int(text.attention_mask[row].sum())
+        own = {name: value[row : row + 1] for name, value in where.items()}
+        labels = text.labels[row : row + 1, :size]
+        loss = model(text.input_ids[row : row + 1, :size], labels=labels, logits="none", **own).loss
+        (loss * int((labels != -100).sum()) / count).backward()
+    assert trained
+    for name, weight in trained.items():
+        assert (weight.grad - found[name]).abs().max() <= 1e-4 * found[name].abs().max() + 1e-8, name

@@ -11,7 +11,14 @@ from torch.utils.data import Dataset
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker, first_image
-from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, refuse_or_tell, too_many_error
+from gitllm_plugin.datasets.skipping import (
+    MAX_REPLACEMENTS,
+    OnError,
+    Skipped,
+    find_fault,
+    refuse_or_tell,
+    too_many_error,
+)
 from gitllm_plugin.errors import DataError
 from gitllm_plugin.m3it.examples import IndexedExamples
 from gitllm_plugin.m3it.group import group_by_image
@@ -156,7 +163,7 @@ class M3ITDataset(Dataset):
         if long:
             self._group([index for index in range(len(self.examples)) if index not in long])
             if not self.groups:
-                raise DataError("M3IT: no example fits into the model's context; the warnings above name some")
+                raise DataError("M3IT: the model can read no example; the warnings above name some")
 
     def find_long_texts(self, rule_of: Callable[[Any], TextRule | None]) -> dict[int, Problem]:
         """Find the examples that the model cannot read however short their questions, by number."""
@@ -167,12 +174,9 @@ class M3ITDataset(Dataset):
         for index in self.examples.longer_than(rule.bytes_that_fit):
             group = self.examples[index]
             text = group.texts[0]
-            # Of two answers the longer one: which tasks read both is not known here.
-            answer = max(text.answers[0], text.rejected or "", key=len)
-            fault = rule.fault(self._items.prompt_of(text), answer, text.question, len(group.images))
-            if fault:
+            if fault := find_fault(rule, self._items.prompt_of(text), text, len(group.images)):
                 path, _, line = self.examples.place_of(index).rpartition(":")
-                faults[index] = Problem(path, int(line), "too_long", f"example {text.id!r}: {fault}")
+                faults[index] = Problem(path, int(line), fault[0], f"example {text.id!r}: {fault[1]}")
         return faults
 
     def describe(self) -> dict[str, Any]:

@@ -32,7 +32,14 @@ from webdataset.pipeline import DataPipeline
 
 from gitllm_plugin.datasets.collate import collate_groups
 from gitllm_plugin.datasets.items import ItemMaker, first_image
-from gitllm_plugin.datasets.skipping import MAX_REPLACEMENTS, OnError, Skipped, refuse_or_tell, too_many_error
+from gitllm_plugin.datasets.skipping import (
+    MAX_REPLACEMENTS,
+    OnError,
+    Skipped,
+    find_fault,
+    refuse_or_tell,
+    too_many_error,
+)
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.group import Group
 from gitllm_plugin.m3it.problems import Problem, RowError
@@ -166,7 +173,7 @@ class M3ITShards(DataPipeline):
                     if any(self._long_texts(rule, self.folder.read_texts(item), item, most)):
                         group = self.folder.read(item)
                         found = self._long_texts(rule, group, item, len(group.images))
-                        problems += [Problem("", 0, "too_long", str(error)) for _, error in found]
+                        problems += [Problem("", 0, error.kind, str(error)) for _, error in found]
         refuse_or_tell(f"M3IT {self.table.split} from {self.folder.location}", problems, self.on_error)
 
     def describe(self) -> dict[str, Any]:
@@ -347,10 +354,8 @@ class M3ITShards(DataPipeline):
 
     def _long_texts(self, rule: TextRule, group: Group, item: Item, images: int) -> Iterator[tuple[int, RowError]]:
         for number, text in enumerate(group.texts):
-            answer = max(text.answers[0], text.rejected or "", key=len)
-            fault = rule.fault(self.items.prompt_of(text), answer, text.question, images)
-            if fault:
-                yield number, RowError("too_long", fault, f"{item.shard.file}, record {item.record}, text {text.id!r}")
+            if fault := find_fault(rule, self.items.prompt_of(text), text, images):
+                yield number, RowError(*fault, f"{item.shard.file}, record {item.record}, text {text.id!r}")
 
     def _example_image(self) -> torch.Tensor | None:
         """Make one of the images, or of what stands in their place; None where no record has any."""
