@@ -319,3 +319,29 @@ def test_rows_that_a_model_cannot_place_are_found_before_a_run(asked, turns, fol
     assert f"{1 if turns is None else 3} rows or texts are left out" in caplog.text
     # Where pictures are in front, it is a word.
     assert launch.train(path, ["model.image_places=front", "run.output_dir=" + str(folder / "front")])
+
+
+def test_two_answers_to_each_turn_are_compared_behind_their_pictures(exported):
+    folder, runner = exported
+    model = runner.model.eval()
+    batch = {**asked_in_training(folder), "text_rejected": ["a blue one", "yes it is", "none"]}
+    with torch.no_grad():
+        both = model.pair_log_likelihoods(batch)
+        for number in range(3):
+            one = _only(batch)(number)
+            for key, answers in (("chosen", "text_output"), ("rejected", "text_rejected")):
+                found = model({**one, "text_output": [batch[answers][number]]})
+                wanted = -float(found["loss"]) * found["num_supervised_tokens"]
+                assert float(both[key][number]) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("thumbnail", [True, False])
+def test_pictures_in_tiles_stand_at_their_marks(thumbnail, exported):
+    folder, _ = exported
+    pipeline = Pipeline.from_pretrained(folder / "model", dtype="float32")
+    pipeline.transform = replace(pipeline.transform, max_tiles=4, thumbnail=thumbnail)
+    Image.new("RGB", (128, 64), "teal").save(folder / "wide.png")
+    wide, red = folder / "wide.png", folder / "red.png"
+    questions = [Question((wide, red), "is <image> as <image>?"), Question((red, wide), "is <image> as <image>?")]
+    together = pipeline.answers(questions, SHORT)
+    assert together == [pipeline.answers([question], SHORT)[0] for question in questions]

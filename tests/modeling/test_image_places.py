@@ -382,3 +382,14 @@ def test_gradients_of_a_batch_are_those_of_each_text(kind, family):
     assert trained
     for name, weight in trained.items():
         assert (weight.grad - found[name]).abs().max() <= 1e-4 * found[name].abs().max() + 1e-8, name
+
+
+def test_features_in_the_place_of_pixels_stand_there_too():
+    model, encoder = tiny_model("llama", max_images=2)
+    _, text, where = batch_of(model, encoder.tokenizer)
+    images = where.pop("pixel_values")
+    with torch.no_grad():
+        wanted = model(text.input_ids, text.attention_mask, images, text.labels, **where)
+        features = model.image_encoder(images.flatten(0, 1)).unflatten(0, images.shape[:2])[:, :, None]
+        found = model(text.input_ids, text.attention_mask, features, text.labels, **where)
+    assert (wanted.logits - found.logits).abs().max() <= 1e-5 * wanted.logits.abs().max()
