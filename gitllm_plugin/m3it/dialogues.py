@@ -9,8 +9,8 @@ from typing import Any
 from gitllm_plugin.m3it.problems import RowError
 
 _USER, _ASSISTANT = "question", "answer"
-_SIDES = dict.fromkeys(("q", "question", "human", "user"), _USER)
-_SIDES |= dict.fromkeys(("a", "answer", "assistant", "gpt"), _ASSISTANT)
+_SIDES: dict[str, str] = {name: _USER for name in ("q", "question", "human", "user")}
+_SIDES |= {name: _ASSISTANT for name in ("a", "answer", "assistant", "gpt")}
 _MARK = re.compile(r"(?:^|(?<=\s))(Q|A|(?i:question|answer|human|user|assistant|gpt)) ?\d*[:：]\s*")
 """In front of what a side says: ``Q:``, ``A1:``, ``Question 2:``, ``Human:``."""
 
@@ -67,7 +67,9 @@ def _said(dialogue: Any) -> _Said:
         return []
     if isinstance(dialogue, str):
         return _of_text(dialogue)
-    pieces = [words for turn in dialogue for words in _of_turn(turn)] if isinstance(dialogue, list) else [None]
+    pieces: list[Any] = [None]
+    if isinstance(dialogue, list):
+        pieces = [words for turn in dialogue for words in _of_turn(turn)]
     if not all(isinstance(words, str) for words in pieces):
         raise RowError("wrong_value", f"the dialogue is {dialogue!r:.60}, expected a text, or a list of texts or pairs")
     if any(_MARK.match(words) for words in pieces):
