@@ -41,6 +41,22 @@ def write(name: str, found: Mapping[str, Any], page: str, folder: Path = FOLDER)
     return path
 
 
+def write_table(name: str, of: str, found: Table, folder: Path = FOLDER) -> Path:
+    """Write a table as ``name.json``, of which ``docs/_build/results.py`` makes that of a page.
+
+    Args:
+        name: of the file.
+        of: the command that measured.
+        found: its cells, as they are to be read.
+        folder: to write into.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    content = {"of": of, "where": surroundings(), "header": list(found.header), "rows": [list(r) for r in found.rows]}
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Give a table of Markdown; all columns but the first are numbers."""
     return Table(header, [list(map(str, row)) for row in rows], numbers=range(1, len(header))).markdown()

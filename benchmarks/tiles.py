@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import results
 from benchmarks.timing import in_turns
 from gitllm_plugin.modeling import BuildSettings, GitLLM, LoraSettings, build_git_llm, make_text_encoder
 from gitllm_plugin.modeling.places import stack_images
 from gitllm_plugin.processors.image_transform import ImageTransform
+from gitllm_plugin.tables import Table
 
+_HEADER = ("`max_tiles`", "images", "image tokens", "time of a step", "held for the backward pass")
 _ANSWER = "a wide picture of waves in many colours"
 _SHAPES = ((600, 600), (640, 480), (480, 640), (900, 300))
 """Width and height of the pictures of a batch."""
@@ -29,10 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image-size", type=int, default=None, help="of a tile; by default the encoder's")
     parser.add_argument("--tiles", type=int, nargs="+", default=[1, 2, 4, 6])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=results.FOLDER)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Measure in turns with one thread, and print a line of the table for each."""
+    """Measure in turns with one thread, print the table and write it for the page."""
     torch.set_num_threads(1)
     settings = BuildSettings(
         projection=arguments.projection,
@@ -56,14 +61,18 @@ def run(arguments: argparse.Namespace) -> None:
     times = in_turns({str(most): lambda most=most: step(most) for most in batches}, arguments.rounds)
     first = statistics.median(times[str(arguments.tiles[0])].processor)
     held_first = _held(model, lambda: step(arguments.tiles[0]))
-    print("| max_tiles | images | image tokens a picture | time of a step | held for the backward pass |")
-    print("| ---: | ---: | ---: | ---: | ---: |")
+    rows = []
     for most, (pixels, places) in batches.items():
         images = int((places[:, :, 0] >= 0).sum()) / len(_SHAPES)
         seconds = statistics.median(times[str(most)].processor)
         held = _held(model, lambda most=most: step(most))
-        tokens, told = images * model.tokens_of_image(pixels), f"{seconds / first:.2f} ({seconds:.2f} s)"
-        print(f"| {most} | {images:.2f} | {tokens:.0f} | {told} | {held / held_first:.2f} |")
+        tokens, told = images * model.tokens_of_image(pixels), f"{seconds / first:.2f}"
+        told += f" ({seconds:.2f} s)" if not rows else ""
+        rows.append((str(most), f"{images:.2f}", f"{tokens:.0f}", told, f"{held / held_first:.2f}"))
+    table = Table(_HEADER, rows, numbers=(1, 2, 4))
+    print(table.markdown())
+    models = f"--language-model {arguments.language_model} --image-encoder {arguments.image_encoder}"
+    print(results.write_table("tiles", f"python -m benchmarks tiles {models}", table, arguments.output))
 
 
 def _images(size: int, most: int) -> tuple[Tensor, Tensor]:

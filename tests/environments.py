@@ -2,7 +2,8 @@
 
 Each environment has a Python and the oldest or the newest versions that ``setup.py`` allows. What is tried: a model is
 asked without LAVIS, by Python and by the command; then LAVIS is installed, a tiny model trained, and the run asked.
-A row of the table is printed for each, and its folder removed. Give no names for a list of them.
+A row is written for each into benchmarks/results/environments.json, of which ``python docs/_build/results.py`` makes
+the table of docs/install.md, and its folder removed. Give no names for a list of them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+RESULTS = REPOSITORY / "benchmarks" / "results" / "environments.json"
 LAVIS = "salesforce-lavis==1.0.2"
 OLDEST = {
     "torch": "2.13.0",
@@ -104,9 +106,11 @@ def try_out(environment: Environment, interpreter: str, wheel: Path) -> dict[str
         _run([*gitllm, "ask", "teal.png", "what color is it?", "--model", "output/mine/runs/latest"], folder)
         listed = json.loads(_run([python, "-m", "pip", "list", "--format", "json"])[0])
         versions = {package["name"].lower(): package["version"] for package in listed}
+        version = versions["torch"]
         return {
             "Python": _run([python, "--version"])[0].split()[-1],
             **{package: versions[package] for package in SHOWN},
+            "torch": f"{version.removesuffix('+cpu')}, {'for CPUs' if version.endswith('+cpu') else 'CUDA'}",
             "disk": f"{plain / 1e9:.1f} GB",
             "with LAVIS": f"{_size(folder / 'venv') / 1e9:.1f} GB",
             "memory, asking": f"{asked[1] / 1e6:.0f} MB",
@@ -133,6 +137,14 @@ def _size(folder: Path) -> int:
     return sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
 
 
+def keep(row: dict[str, str], path: Path = RESULTS) -> None:
+    """Write a row into the results' file, in the place of an earlier one, in the order of the list."""
+    found = json.loads(path.read_text(encoding="utf-8"))
+    rows = {each[0]: each for each in found["rows"]} | {row["environment"]: list(row.values())}
+    found["header"], found["rows"] = list(row), [rows[name] for name in ENVIRONMENTS if name in rows]
+    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main() -> int:
     """Try the environments that are named; 1 where one fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,7 +157,7 @@ def main() -> int:
     if unknown := sorted(set(args.names) - set(ENVIRONMENTS)):
         parser.error(f"unknown: {', '.join(unknown)}")
     interpreters = {_run([path, "--version"])[0].split()[-1].rpartition(".")[0]: path for path in args.python}
-    failed, rows = [], []
+    failed = []
     with tempfile.TemporaryDirectory(prefix="gitllm-wheel-") as name:
         _run([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", name, str(REPOSITORY)])
         (wheel,) = Path(name).glob("*.whl")
@@ -156,14 +168,12 @@ def main() -> int:
                 print(f"{each}: not tried, there is no python{wanted.python} here", file=sys.stderr)
                 continue
             try:
-                rows.append({"environment": each, **try_out(wanted, interpreter, wheel)})
-                print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
+                row = {"environment": each, **try_out(wanted, interpreter, wheel)}
+                print(json.dumps(row), flush=True)
+                keep(row)
             except FailedError as error:
                 failed.append(each)
                 print(f"{each}: FAILED: {error}", file=sys.stderr, flush=True)
-    if rows:
-        header = list(rows[0])
-        print("\n".join(f"| {' | '.join(line)} |" for line in (header, ["---"] * len(header), *map(dict.values, rows))))
     return 1 if failed else 0
 
 

@@ -26,6 +26,7 @@ from gitllm_plugin.tables import Table
 PAGE, ANSWERS, PHOTOGRAPHS = "README.md", "answers.png", "photographs.png"
 NAMES = {
     "thing": "name: new drawings of known things",
+    "known_thing": "the same, ranked among 100",
     "new_thing": "name: things never trained on, ranked among 100",
     "kind": "kind, of eight: new drawings",
     "yesno": "yes or no: new drawings",

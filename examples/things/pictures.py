@@ -6,8 +6,9 @@ import html
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,11 @@ KINDS = {
 }
 """Unicode's groups of emoji, in a word or two; flags are left out, which differ by name alone."""
 
-_TONE = re.compile(r"(man|woman)-([a-z-]+?)-(light|medium-light|medium|medium-dark|dark)-skin-tone")
+PERSON = KINDS["People & Body"]
+
+_PERSON = re.compile(r"(man|woman)-([a-z-]+?)-(medium-light|medium-dark|light|medium|dark)(?:-skin-tone)?")
+_NO_DEED = re.compile(r"and-|medium|dark$|light$|.*-facing-right")  # two people; a tone of two; a mirrored drawing
+_TONE = re.compile(r".*-(light|medium|dark)(-skin-tone.*)?")
 _TITLE = re.compile(r"[A-Za-z][A-Za-z' ]{2,25}")
 _NO_NAMES = re.compile(r"icon|logo|theme|flag|sign|symbol|clip ?art|gramastar|^card$|button|map\b", re.IGNORECASE)
 _CLIPART_FOLDERS = (
@@ -123,15 +128,15 @@ class IconSet:
             kind = kind_of.get(name)
             if kind is None or icon.get("hidden"):
                 continue
-            person = _TONE.fullmatch(name)
-            if "skin-tone" in name and person is None:
+            person = read_person(name) if kind == PERSON else None
+            if person is None and kind == PERSON and _TONE.fullmatch(name):
                 continue
             yield Drawing(
-                name=name.replace("-", " "),
+                name=" ".join(person) if person else name.replace("-", " "),
                 style=self.style,
                 kind=kind,
                 svg=self._svg(icon),
-                person=(person[2].replace("-", " "), person[1], person[3].replace("-", " ")) if person else None,
+                person=person,
             )
 
     def _svg(self, icon: Mapping[str, Any]) -> str:
@@ -142,12 +147,17 @@ class IconSet:
 
 
 def read_emoji(cache: Path) -> list[Drawing]:
-    """Give the emoji of all styles that were fetched."""
+    """Give the emoji of all styles that were fetched, of names that at least two styles have."""
     folders = [cache / source.folder for source in EMOJI]
     sets = [IconSet(folder, folder.name) for folder in folders if folder.is_dir()]
     # Older sets have names that their own groups lack.
     kind_of = {name: kind for icons in reversed(sets) for name, kind in icons.kinds().items()}
-    return [drawing for icons in sets for drawing in icons.drawings(kind_of)]
+    drawings = [drawing for icons in sets for drawing in icons.drawings(kind_of)]
+    # Mozilla's names are those of the others without a space between the words.
+    joined = {drawing.name.replace(" ", ""): drawing.name for drawing in drawings if " " in drawing.name}
+    named = [replace(drawing, name=joined.get(drawing.name, drawing.name)) for drawing in drawings]
+    styles = Counter(name for name, _ in {(drawing.name, drawing.style) for drawing in named})
+    return [drawing for drawing in named if styles[drawing.name] > 1]
 
 
 def read_clipart(cache: Path) -> list[Drawing]:
@@ -178,6 +188,15 @@ def read_stamps(cache: Path) -> list[Drawing]:
         if 0 < len(name.split()) <= 4:
             found.append(Drawing(name, "stamp", file=path))
     return found
+
+
+def read_person(name: str) -> tuple[str, str, str] | None:
+    """Read deed, gender and skin tone from an icon's name, if it is a person's who does something."""
+    found = _PERSON.fullmatch(name)
+    if found is None or _NO_DEED.match(found[2]):
+        return None
+    gender, deed, tone = (part.replace("-", " ") for part in found.groups())
+    return deed, gender, tone
 
 
 def _group(name: str) -> str:

@@ -9,20 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from examples.easyvqa.controls import score_best_guesses
 from examples.easyvqa.data import Row, read_rows
 from examples.things.data import NAMES
+from examples.things.pictures import SIZE
 from examples.things.rows import SEED, TESTS, WHAT
 from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.inference.pipeline import Pipeline
 
 SCORES = "scores.json"
-RANKING = "new_thing"
-"""The test in which names are ranked; in the others answers are written and compared as a whole."""
+RANKED = ("known_thing", "new_thing")
+"""The tests in which names are ranked; in the others answers are written and compared as a whole."""
+
+NUM_RANKED = 100
 
 _BATCH = 16
 
@@ -86,10 +88,11 @@ def score_tests(pipeline: Pipeline, rows: Path, output: Path) -> list[Score]:
 
 def _score(pipeline: Pipeline, test: str, folder: Path, rows: Sequence[Row]) -> tuple[Score, list[Answered]]:
     shuffled = [{**row, "image_base64_str": other["image_base64_str"]} for row, other in _with_others(rows)]
-    names = json.loads((folder / NAMES).read_text(encoding="utf-8"))["names"]
-    if test == RANKING:
-        answered, controls = (rank(pipeline, each, names) for each in (rows, shuffled))
-        chance = blind = 1 / len(names)  # each name is asked for equally often, and none is in the training
+    if test in RANKED:
+        candidates = candidates_of(test, folder, rows)
+        blank = _on_white(pipeline, sorted(set().union(*candidates)))
+        answered, controls = (rank(pipeline, each, candidates, blank) for each in (rows, shuffled))
+        chance = blind = 1 / NUM_RANKED  # the names beside the true one are drawn at random
     else:
         answered, controls = (ask(pipeline, each) for each in (rows, shuffled))
         train = read_rows(folder / "train" / f"{test}.jsonl")
@@ -110,18 +113,47 @@ def ask(pipeline: Pipeline, rows: Sequence[Row]) -> list[Answered]:
     return answered
 
 
-def rank(pipeline: Pipeline, rows: Sequence[Row], names: Sequence[str]) -> list[Answered]:
-    """Let the model choose one of the names for each row: the likeliest, beside how likely it is of a white picture."""
-    blank = _log_likelihoods(pipeline, None, names)
+def candidates_of(test: str, folder: Path, rows: Sequence[Row]) -> list[list[str]]:
+    """Give the names among which each row's is ranked: all new things', or its own and others of known things."""
+    if test == "new_thing":
+        return [json.loads((folder / NAMES).read_text(encoding="utf-8"))["names"]] * len(rows)
+    rng = random.Random(SEED)
+    names = sorted({row["outputs"] for row in rows})
+    return [
+        sorted([row["outputs"], *rng.sample([n for n in names if n != row["outputs"]], NUM_RANKED - 1)]) for row in rows
+    ]
+
+
+def rank(
+    pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]], blank: Mapping[str, float]
+) -> list[Answered]:
+    """Let the model choose one of a row's names: the likeliest, beside how likely it is of a white picture.
+
+    Args:
+        pipeline: the trained model.
+        rows: with pictures.
+        candidates: each row's names.
+        blank: each name's log-likelihood of a white picture.
+    """
     answered = []
-    for row in tqdm(rows, "ranking", disable=None):
-        likely = _log_likelihoods(pipeline, row, names)
-        answered.append(Answered(row, names[int((likely - blank).argmax())]))
+    for row, names in zip(tqdm(rows, "ranking", disable=None), candidates, strict=True):
+        likely = _log_likelihoods(pipeline, base64.b64decode(row["image_base64_str"]), names)
+        gain = {name: value - blank[name] for name, value in zip(names, likely, strict=True)}
+        answered.append(Answered(row, max(names, key=gain.__getitem__)))
     return answered
 
 
-def _log_likelihoods(pipeline: Pipeline, row: Row | None, names: Sequence[str]) -> torch.Tensor:
-    picture = Image.new("RGB", (128, 128), "white") if row is None else base64.b64decode(row["image_base64_str"])
+def _on_white(pipeline: Pipeline, names: Sequence[str]) -> dict[str, float]:
+    white = Image.new("RGB", (SIZE, SIZE), "white")
+    chunks = [names[start : start + NUM_RANKED] for start in range(0, len(names), NUM_RANKED)]
+    return {
+        name: value
+        for chunk in chunks
+        for name, value in zip(chunk, _log_likelihoods(pipeline, white, chunk), strict=True)
+    }
+
+
+def _log_likelihoods(pipeline: Pipeline, picture: Image.Image | bytes, names: Sequence[str]) -> list[float]:
     prompt = pipeline.prompt(WHAT, "")
     text = pipeline.text_encoder.prompts([prompt])
     with pipeline.exclusive() as model:
@@ -131,7 +163,7 @@ def _log_likelihoods(pipeline: Pipeline, row: Row | None, names: Sequence[str]) 
             pipeline.pixels(picture),
             candidates=pipeline.text_encoder.candidates([prompt], [list(names)]),
         )
-    return scores.log_likelihood[0]
+    return scores.log_likelihood[0].tolist()
 
 
 def _with_others(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
@@ -146,4 +178,4 @@ def _without_picture(row: Mapping[str, str]) -> Row:
 def _without_words(row: Row) -> Row:
     """Ask a yes/no question without the name, which new questions have anew."""
     question = row["inputs"]
-    return {**row, "inputs": "is this a picture of?" if question.startswith("is this a picture of") else question}
+    return {**row, "inputs": "is it?" if question.startswith("is it ") else question}

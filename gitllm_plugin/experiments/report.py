@@ -28,23 +28,13 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
 def write_report(plan: Plan, record: StepRecord) -> Table:
     """Write page, figures and ``results.json`` of the runs that are finished; gives the table."""
-    finished = [run for run in plan.runs if record.get(run.name, "folder")]
-    curves = {run.name: read_run(record.get(run.name, "folder"), run.name) for run in finished}
-    results = [
-        {
-            "group": run.group,
-            **_result(curves[run.name], record.get(run.name, "seconds"), record.get(run.name, "folder")),
-        }
-        for run in finished
-    ]
+    results, curves = read_results(plan, record)
     output = plan.output_dir
     write_atomically(output / RESULTS, json.dumps(results, indent=2) + "\n")
-    groups = {name: [curves[run.name] for run in runs if run.name in curves] for name, runs in plan.groups().items()}
-    means = [mean_curves(name, members) for name, members in groups.items() if members]
-    draw_training_loss(means, output / TRAINING_FIGURE, f"{plan.title}: training loss")
-    draw_validation_loss(means, output / VALIDATION_FIGURE, _SPLIT, f"{plan.title}: validation loss")
+    draw_figures(plan.title, curves, output / TRAINING_FIGURE, output / VALIDATION_FIGURE)
     table = results_table(results)
-    missing = [run.name for run in plan.runs if run not in finished]
+    finished = {result["name"] for result in results}
+    missing = [run.name for run in plan.runs if run.name not in finished]
     seeds = len(plan.groups()) < len(plan.runs)
     page = [
         f"# {plan.title}",
@@ -60,6 +50,27 @@ def write_report(plan: Plan, record: StepRecord) -> Table:
     ]
     write_atomically(output / PAGE, "\n\n".join(page) + "\n")
     return table
+
+
+def read_results(plan: Plan, record: StepRecord) -> tuple[list[dict[str, Any]], list[RunCurves]]:
+    """Give a result for each run that is finished, and for each group the mean curves of those of its runs."""
+    finished = [run for run in plan.runs if record.get(run.name, "folder")]
+    curves = {run.name: read_run(record.get(run.name, "folder"), run.name) for run in finished}
+    results = [
+        {
+            "group": run.group,
+            **_result(curves[run.name], record.get(run.name, "seconds"), record.get(run.name, "folder")),
+        }
+        for run in finished
+    ]
+    groups = {name: [curves[run.name] for run in runs if run.name in curves] for name, runs in plan.groups().items()}
+    return results, [mean_curves(name, members) for name, members in groups.items() if members]
+
+
+def draw_figures(title: str, curves: Sequence[RunCurves], training: Path, validation: Path) -> None:
+    """Draw the article's two figures into files."""
+    draw_training_loss(curves, training, f"{title}: training loss")
+    draw_validation_loss(curves, validation, _SPLIT, f"{title}: validation loss")
 
 
 def mean_curves(name: str, runs: Sequence[RunCurves]) -> RunCurves:

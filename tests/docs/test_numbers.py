@@ -2,12 +2,14 @@
 
 import json
 import re
+import runpy
 
 import pytest
 
-from tests.docs.pages import REPOSITORY
+from tests.docs.pages import PAGES, REPOSITORY, name_of
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+MADE = runpy.run_path(str(REPOSITORY / "docs" / "_build" / "results.py"))
 
 
 def result(name):
@@ -122,3 +124,101 @@ def test_answers_that_are_wrong_add_up():
         kinds = {kind: number for kind, number in found["wrong"].items() if kind.startswith(name)}
         assert sum(kinds.values()) == wrong[config]
         assert all(f"{number} " in text for number in kinds.values())
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if "<!-- results: " in p.read_text(encoding="utf-8")], ids=name_of)
+def test_tables_are_made_of_the_results(page):
+    text = page.read_text(encoding="utf-8")
+    assert MADE["with_tables"](text) == text, "run: python docs/_build/results.py"
+    assert text.count("<!-- results: ") == text.count("<!-- end of results -->")
+
+
+@pytest.mark.parametrize(
+    ("written", "changed"),
+    [
+        (" 0.4716 |", " 0.4717 |"),
+        ("85.9% ± 24.4%", "86.9% ± 24.4%"),
+        ("2,029,248", "2,029,249"),
+        ("| pool  ", "| loop  "),
+    ],
+)
+def test_a_changed_cell_is_found_and_made_right(written, changed):
+    text = (REPOSITORY / "docs" / "experiments.md").read_text(encoding="utf-8")
+    wrong = text.replace(written, changed, 1)
+    assert wrong != text and MADE["with_tables"](wrong) == text
+
+
+def test_a_table_of_cells_has_its_numbers_on_the_right(tmp_path):
+    rows = [["red", "1,200", "-"], ["green", "8", "0.5"], ["blue", "", "12 of 13"]]
+    (tmp_path / "colours.json").write_text(json.dumps({"header": ["colour", "n", "share"], "rows": rows}))
+    made = MADE["with_tables"]("a\n<!-- results: colours -->\nold\n<!-- end of results -->\nb", tmp_path)
+    lines = made.splitlines()
+    assert lines[3] == "|--------|------:|----------|" and lines[5].split("|")[2] == "     8 " and lines[-1] == "b"
+
+
+_NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?%?(?![\w.-]*\d)")
+PROSE = {
+    "README.md": ("demo", "peers-heron", "peers-llava", "peers-nanovlm", "cpu-opt-350m"),
+    "docs/asking.md": (),
+    "docs/benchmarks.md": tuple(path.stem for path in RESULTS.glob("*.json")),
+    "docs/data.md": ("data_path", "features-opt-350m"),
+    "docs/evaluation.md": ("demo",),
+    "docs/experiments.md": ("demo_exp1", "demo_exp2", "laptop_masks", "laptop_projections"),
+    "docs/gallery.md": ("demo",),
+    "docs/index.md": (),
+    "docs/llama_cpp.md": ("llama_cpp",),
+    "docs/preferences.md": ("preferences", "preferences_yesno"),
+    "docs/questions.md": ("data_memory", "cpu-opt-350m"),
+    "docs/scale.md": ("memory_llama2_70b", "cpu-opt-350m", "demo"),
+    "docs/things.md": ("things",),
+    "docs/tutorial.md": ("tutorial",),
+    "docs/words.md": ("words", "demo"),
+}
+"""Pages, and the results' files that numbers of their text come from, beside those that were measured by hand."""
+
+
+def leaves(value):
+    """All numbers in a results' file, those in its texts too, and shares of examples that were right."""
+    if isinstance(value, dict):
+        share = [value["right"] / value["examples"]] if value.keys() >= {"right", "examples"} else []
+        return share + leaves(list(value.values()))
+    if isinstance(value, list):
+        return [leaf for each in value for leaf in leaves(each)]
+    if isinstance(value, str):
+        return [float(number.rstrip("%").replace(",", "")) for number in _NUMBER.findall(value)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def unknown_numbers(name, text):
+    """The numbers with decimals, or in percent, of a page's prose that no value in the files is rounded to."""
+    known = leaves([result("by_hand").get(name, {}), *map(result, PROSE[name])])
+    prose = re.sub(r"^```.*?^```$|<!--.*?-->|`[^`]*`|\]\([^)]*\)", "", text, flags=re.MULTILINE | re.DOTALL)
+    unknown = []
+    for number in _NUMBER.findall(re.sub(r"^\|.*$", "", prose, flags=re.MULTILINE)):
+        if "." not in number and not number.endswith("%"):
+            continue
+        value, digits = float(number.rstrip("%").replace(",", "")), len(number.rstrip("%").partition(".")[2])
+        scales = (100, 1) if number.endswith("%") else (1,)
+        if not any(abs(abs(leaf) * scale - value) <= 0.5 * 10**-digits + 1e-9 for leaf in known for scale in scales):
+            unknown.append(number)
+    return unknown
+
+
+@pytest.mark.parametrize("name", PROSE)
+def test_numbers_of_prose_are_in_the_results(name):
+    assert unknown_numbers(name, (REPOSITORY / name).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "changed"),
+    [
+        ("docs/words.md", "answers 96% of these", "97%"),
+        ("docs/preferences.md", "went from 80.4% to", "80.5%"),
+        ("docs/experiments.md", "the loss from 1.40 to", "1.43"),
+        ("docs/tutorial.md", "ROUGE-L 36.0, no", "36.1"),
+    ],
+)
+def test_a_changed_number_of_prose_is_found(name, written, changed):
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    wrong = text.replace(written, re.sub(r"[\d.]+%?", changed, written, count=1))
+    assert wrong != text and unknown_numbers(name, wrong) == [changed]

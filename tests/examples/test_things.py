@@ -12,7 +12,7 @@ import pytest
 from examples.easyvqa.errors import DemoError
 from examples.things import data, rows, sources
 from examples.things.page import table
-from examples.things.pictures import KINDS, read_emoji
+from examples.things.pictures import KINDS, read_emoji, read_person
 from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
 from examples.things.scores import Score
 
@@ -99,9 +99,37 @@ def test_the_text_does_not_tell_the_answer(parts, made) -> None:
         assert set(names) == set(parts.names) and set(names.values()) == {2}
 
 
+@pytest.mark.parametrize(
+    ("name", "person"),
+    [
+        ("woman-cook-medium-light-skin-tone", ("cook", "woman", "medium light")),
+        ("man-police-officer-dark", ("police officer", "man", "dark")),  # as one set leaves the end out
+        ("woman-in-lotus-position-medium-dark-skin-tone", ("in lotus position", "woman", "medium dark")),
+        ("woman-and-man-holding-hands-dark-skin-tone", None),  # two people
+        ("man-running-facing-right-light-skin-tone", None),  # "running", mirrored
+        ("man-medium-light-skin-tone", None),  # nothing is done
+        ("man-cook", None),
+    ],
+)
+def test_people_are_read_from_names(name: str, person: tuple[str, str, str] | None) -> None:
+    assert read_person(name) == person
+
+
+def test_a_name_without_spaces_is_that_of_the_other_styles(tmp_path: Path) -> None:
+    for style, name in (("noto", "red-apple"), ("fxemoji", "redapple"), ("twemoji", "alone")):
+        folder = tmp_path / style / "package"
+        folder.mkdir(parents=True)
+        (folder / "icons.json").write_text(json.dumps({"icons": {name: {"body": "<g/>"}}}))
+        (folder / "metadata.json").write_text(json.dumps({"categories": {GROUPS[1]: [name]}}))
+    assert [(drawing.name, drawing.style) for drawing in read_emoji(tmp_path)] == [
+        ("red apple", "noto"),
+        ("red apple", "fxemoji"),
+    ]
+
+
 def test_no_picture_is_asked_for_its_own_name_as_another(parts) -> None:
     for drawing, row in dict(train_rows(parts))["yesno"]:
-        assert (row["inputs"] == f"is this a picture of {drawing.name}?") == (row["outputs"] == "yes")
+        assert (row["inputs"] == f"is it {drawing.name}?") == (row["outputs"] == "yes")
 
 
 def test_rows_are_made_alike_whole_and_readable(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +137,7 @@ def test_rows_are_made_alike_whole_and_readable(cache: Path, tmp_path: Path, mon
     for name in ("one", "two"):
         data.make_data(cache, tmp_path / name)
     first, second = (sorted((tmp_path / name).rglob("*.json*")) for name in ("one", "two"))
-    assert len(first) == 12 and [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert len(first) == 13 and [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert json.loads((tmp_path / "one" / data.NAMES).read_text())["missing"] == ["stamps cannot be had"]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_runs_are_compared_and_not_run_again(tmp_path, capfd):
     assert len(list((folder / "proj").glob("2*"))) == 1
 
 
+def take_for_the_pages(plan, folder, to, results):
+    """As `python docs/_build/results.py` does: what was found, without where it lies, and the figures."""
+    taking = runpy.run_path(str(ROOT / "docs" / "_build" / "results.py"))
+    taking["take_experiment"](str(plan), folder, to, to)
+    taken = json.loads((to / "plan.json").read_text())
+    assert taken["runs"] == [{key: result[key] for key in result if key != "folder"} for result in results]
+    assert (taken["of"], taken["not_run"], "torch" in taken["environment"]) == (f"gitllm experiment {plan}", [], True)
+    assert (to / "plan_training_loss.png").stat().st_size > 10_000 and not (to / "plan_validation_loss.png").exists()
+    table = taking["table_of"](taken)
+    assert table.header[-2:] == ["exact match", "each seed"] and [row[0] for row in table.rows] == ["proj", "proj+lora"]
+
+
 def test_a_run_whose_options_changed_is_run_again_and_others_are_not(tmp_path):
     plan = write_plan(tmp_path, "proj", "proj+lora")
     assert main(["experiment", str(plan), "--only", "proj"]) == 0
@@ -65,6 +78,7 @@ def test_seeds_give_means_with_intervals_and_new_ones_are_run_alone(tmp_path, ca
     folder = tmp_path / "experiment"
     results = json.loads((folder / "results.json").read_text())
     assert [r["name"] for r in results] == ["proj, seed 1", "proj+lora, seed 1", "proj, seed 2", "proj+lora, seed 2"]
+    take_for_the_pages(plan, folder, tmp_path, results)
     first, second = (result["validation_loss"] for result in results if result["group"] == "proj")
     assert first != second
     # With two values, t is the tangent of 0.475 pi, and the standard error half their distance.
