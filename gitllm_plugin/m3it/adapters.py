@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gitllm_plugin.m3it.dialogues import read_pairs, split_dialogue
 from gitllm_plugin.m3it.marks import shown_so_far
 from gitllm_plugin.m3it.problems import RowError
 
@@ -131,6 +132,18 @@ def adapter(**facts: Any) -> Callable[[Read], Adapter]:
 def plain(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read image, question and answer under any of their names."""
     draft = Draft(_question(row), _as_text(get(row, ANSWER_KEYS)), row.get("instruction"))
+    return Parsed(get(row, IMAGE_KEYS), [draft])
+
+
+@adapter(
+    example={"image_base64_str": IMAGE, "inputs": "Q: what is it? A: a cat Q: is it asleep?", "outputs": "yes"},
+    gives=("is it asleep?", "yes"),
+)
+def dialogue(row: Mapping[str, Any], beside: Beside) -> Parsed:
+    """Read a question and its answer, and as turns what the text, a list or ``history`` beside it says before."""
+    asked = get(row, QUESTION_KEYS)
+    turns, question = split_dialogue(asked, None if asked is row.get("history") else row.get("history"))
+    draft = Draft(question, _as_text(get(row, ANSWER_KEYS)), row.get("instruction"), turns=turns)
     return Parsed(get(row, IMAGE_KEYS), [draft])
 
 
@@ -303,39 +316,29 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
 
     A parquet conversion has ``image`` in the place of ``image_base64_str``, with the file's bytes or a mapping that
     has them. Of a conversation, ``turns`` holds what follows on the first question and answer; each turn is a text.
-    ``rejected`` is an answer that is worse than ``outputs``; in a conversation worse than its last one, which alone is
-    a text then.
+    ``rejected`` is an answer that is worse than ``outputs``; of a conversation the last answer alone is a text then.
     """
     # All that is missing at once: these are the rows that people write themselves.
     missing = [repr(key) for key in UNIFORM_KEYS if key not in row and not (key == UNIFORM_IMAGE and "image" in row)]
     if missing:
         raise RowError("missing_key", f"missing {', '.join(missing)}; the row has {_list_keys(row)}")
     images = row[UNIFORM_IMAGE] if UNIFORM_IMAGE in row else row["image"]
-    first = Draft(row["inputs"], row["outputs"], row["instruction"])
-    drafts = [first, *_later_turns(first, row.get("turns"))]
-    if len(drafts) > 1:
-        shown = shown_so_far([f"{first.instruction} {first.question}", *(draft.question for draft in drafts[1:])])
-        drafts = [replace(draft, images=number) for draft, number in zip(drafts, shown, strict=True)]
+    drafts = _with_turns(Draft(row["inputs"], row["outputs"], row["instruction"]), row.get("turns"))
     if row.get("rejected") is not None:
         drafts = [replace(drafts[-1], rejected=row["rejected"])]
     return Parsed(images, drafts)
 
 
-def _later_turns(first: Draft, turns: Any) -> list[Draft]:
-    """Read what follows on the first question and answer of a conversation; each turn knows those before it."""
-    if turns is None or turns == []:
-        return []
-    pairs = turns if isinstance(turns, list) else [turns]
-    wrong = next((pair for pair in pairs if not isinstance(pair, list) or len(pair) != 2), None)
-    if wrong is not None:
-        raise RowError("wrong_value", f"'turns' has {wrong!r:.40}, expected lists of a question and an answer")
+def _with_turns(first: Draft, turns: Any) -> list[Draft]:
+    """Read what follows on a conversation's first question; each turn knows those before it, and their pictures."""
     answer = first.answers[0] if isinstance(first.answers, list) and first.answers else first.answers
-    said = [(first.question, answer), *((question, answer) for question, answer in pairs)]
-    return [
-        Draft(question, answer, first.instruction, turns=tuple(said[:number]))
-        for number, (question, answer) in enumerate(said)
-        if number
+    said = [(first.question, answer), *((question, answer) for question, answer in read_pairs(turns))]
+    shown = shown_so_far([f"{first.instruction} {first.question}", *(question for question, _ in said[1:])])
+    later = [
+        Draft(question, answer, first.instruction, turns=tuple(said[:number]), images=shown[number])
+        for number, (question, answer) in enumerate(said[1:], start=1)
     ]
+    return [replace(first, images=shown[0]), *later]
 
 
 def get(row: Any, keys: Sequence[str], where: str = "row") -> Any:
