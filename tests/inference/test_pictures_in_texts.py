@@ -1,6 +1,7 @@
 """Pictures between words, from the files of others to answers: everybody who asks reads what training read."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -293,12 +294,24 @@ def test_lines_of_a_chat_show_one_picture_after_another(exported, monkeypatch, c
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
-def test_others_engines_are_not_written_for_it(exported):
+@pytest.mark.parametrize("engine", ["transformers", "llama.cpp", "vllm"])
+def test_others_engines_refuse_it(engine, exported, tmp_path, capsys):
     folder, _ = exported
-    with pytest.raises(ConfigError, match="image_places=text"):
-        from gitllm_plugin.host.export import export_run
 
-        export_run(folder / "output", folder / "stock", to="transformers")
+    def refuse():
+        if engine == "transformers":
+            return main(["export", str(folder / "output"), str(tmp_path / "stock"), "--to", "transformers"])
+        if engine == "llama.cpp":
+            return main(["export", str(folder / "output"), str(tmp_path / "gguf"), "--to", "llama.cpp"])
+        assert main(["merge", str(folder / "model"), str(tmp_path / "merged")]) == 0
+        from gitllm_plugin.vllm.checks import check_folder
+
+        check_folder(tmp_path / "merged")
+        return 0
+
+    with pytest.raises(ConfigError, match="image_places=text") if engine == "vllm" else nullcontext():
+        assert refuse() == 2 and "image_places=text" in capsys.readouterr().err
+    assert not (tmp_path / "stock").exists() and not (tmp_path / "gguf").exists()
 
 
 @pytest.mark.parametrize("asked", ["what is <image> beside <image>?", "<image><image>", "<image> <image> <image>?"])
