@@ -15,7 +15,7 @@ import orjson
 from gitllm_plugin.errors import ConfigError
 
 DEMO = "demo"
-"""In the place of a model's name: that of the demonstration, which `make demo` fetches."""
+"""In the place of a model's name: that of the demonstration, which `make demo` and `make models` fetch."""
 
 _OF_DEMO = {"language model": "smollm2-135m-instruct", "image encoder": "efficientnet-lite0"}
 _CHOSEN = ("chat_template", "lora:", "agg_metric", "batch_size_train", "max_epoch", "init_lr")
@@ -147,7 +147,7 @@ def _find(what: str, name: str) -> str:
         option = f"--{what.replace(' ', '-')}"
         raise ConfigError(
             f"the demonstration's {what} is not on this machine (looked for {folder}): name another with {option}, a "
-            "folder or a name on the model hub, or run `make demo` in a checkout, which fetches it"
+            "folder or a name on the model hub, or run `make models` in a checkout, which fetches it"
         )
     return str(folder)
 
