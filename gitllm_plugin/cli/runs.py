@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from gitllm_plugin.cli.command import JSON, OneOf, argument, command
+from gitllm_plugin.errors import tell
 
 OPTIONS = argument(
     "--options",
@@ -80,7 +81,7 @@ def _write_config(args: argparse.Namespace) -> Path:
     from gitllm_plugin.host.own_data import DEMO, write_config
 
     models = (args.language_model or DEMO, args.image_encoder or DEMO)
-    written = write_config(args.data, *models, args.output, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    written = write_config(args.data, *models, args.output, tell=lambda note: tell(f"note: {note}"))
     rows = ", ".join(f"{count:,} rows to {split}" for split, count in written.rows.items())
     print("\n".join([f"written: {written.config}", *(f"  {line}" for line in written.choices), rows]), flush=True)
     return written.config
