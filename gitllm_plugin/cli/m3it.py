@@ -192,12 +192,19 @@ _HOW = (
     "val or test). Several files or answers in a cell: a|b, or a list in "
     "JSON and parquet. Of a folder, the answers are the .txt files beside the pictures or, if there are none, the "
     "names of the folders that the pictures lie in.",
-    argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
+    argument(
+        "table",
+        nargs="+",
+        metavar="TABLE",
+        help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder; several files are one table, and "
+        "go into the splits that their names say",
+    ),
     _OUT,
     _COLUMNS,
     *_HOW,
     examples="""
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+        gitllm m3it from-csv train.csv val.csv my-data
         gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
         gitllm m3it from-csv ~/Pictures/animals my-data --val 0.1
     """,
@@ -206,6 +213,37 @@ def from_csv(args: argparse.Namespace) -> None:
     """Convert a table."""
     from gitllm_plugin.m3it.from_table import parse_columns
 
+    _convert(args, parse_columns(args.columns))
+
+
+@command(
+    "from-coco",
+    "turn COCO's files of captions, or of VQA's questions and answers, into rows",
+    "Turn files in COCO's form into M3IT's rows: captions (images, annotations), VQA's questions and annotations, "
+    "joined by question_id, or LAVIS's lists (image, caption; image, question, answer). Files whose names say train, "
+    "val or test go into these splits. In training each caption is a row; elsewhere those of a picture are the "
+    "accepted answers of one.",
+    argument("table", nargs="+", metavar="FILE", help="a .json; of VQA the questions and the answers, both"),
+    _OUT,
+    argument("--columns", nargs="+", default=[], metavar="answer=KEY", help="what `caption` is called in the files"),
+    argument(
+        "--images",
+        metavar="FOLDER",
+        help="in or below which pictures lie (default: that of the files, or the one above a folder `annotations`)",
+    ),
+    *_HOW[1:],
+    examples="""
+        gitllm m3it from-coco coco/annotations/captions_*2017.json my-data --resize-short-side 256
+        gitllm m3it from-coco v2_*_questions.json v2_*_annotations.json my-vqa --images ~/coco
+        gitllm m3it from-coco coco_karpathy_train.json coco_karpathy_val.json my-data --images ~/coco/images
+    """,
+)
+def from_coco(args: argparse.Namespace) -> None:
+    """Convert files in COCO's form."""
+    from gitllm_plugin.m3it.from_table import parse_columns
+
+    if others := [name for name in args.table if not name.endswith(".json")]:
+        args.parser.error(f"{others[0]} does not end in .json; tables and folders are for from-csv")
     _convert(args, parse_columns(args.columns))
 
 
@@ -306,7 +344,7 @@ m3it = Command(
     "list, check and shard the M3IT data set; turn one's own pictures into its form",
     "List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
     "turn one's own pictures into M3IT's form.",
-    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages, from_dataset),
+    actions=(list_catalog, check, shard, merge, features, from_csv, from_coco, from_messages, from_dataset),
     examples="""
         gitllm m3it list --preset article_exp3
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
@@ -314,6 +352,7 @@ m3it = Command(
         gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
         gitllm m3it merge shards
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+        gitllm m3it from-coco captions_train2017.json captions_val2017.json my-data --images ~/coco
         gitllm m3it from-messages chats.json my-data
     """,
 )
