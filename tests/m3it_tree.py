@@ -182,10 +182,16 @@ def _rephrased(images: list[bytes], words: str, number: int) -> Made:
     return Made(row, used, [(f"what of {words}?", (f"so {words}",))], instruction=f"do {words}")
 
 
+def _dialogue(images: list[bytes], words: str, number: int) -> Made:
+    """A row of visual-dialog, whose file it is; questions with turns before them are in tests of their own."""
+    return _BY_ADAPTER["plain"](images, words.replace("-turns", ""), number)
+
+
 # Rows that tell more than the adapter's own example, which is used where there are none.
 _BY_ADAPTER: dict[str, Callable[..., Made]] = {
     "plain": _plain("image_base64_str", "inputs", "outputs"),
     "caption": _caption("image_str", "answer"),
+    "dialogue": _dialogue,
     "coco": _coco,
     "vqa_v2": _vqa_v2,
     "paraphrased": _paraphrased,

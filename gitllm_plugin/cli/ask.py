@@ -41,7 +41,7 @@ _MAX_TOLD = 10
     _JSON,
     examples="""
         gitllm ask cat.jpg "what color is the cat?"                  the demonstration's model
-        gitllm ask cat.jpg "what color is the cat?" --model my-model
+        gitllm ask cat.jpg "" --model my-model                       describe it
         curl -s https://example.org/cat.jpg | gitllm ask - "what is this?" --model my-model --json
     """,
 )
@@ -49,6 +49,8 @@ def ask(args: argparse.Namespace) -> None:
     """Answer one question."""
     if Path(args.question).is_file():
         args.parser.error(f"{args.question} is a file, and no question follows it: put the question last, in quotes")
+    if folder := next((name for name in args.picture if Path(name).is_dir()), None):
+        raise ConfigError(f"{folder} is a folder; `gitllm caption {folder}` describes all pictures in it")
     from gitllm_plugin.m3it.pictures import read_pixels
 
     pictures = [
@@ -121,7 +123,7 @@ def caption(args: argparse.Namespace) -> int:
     from gitllm_plugin.inference.pictures import list_pictures
 
     given = [line for path in args.paths for line in (sys.stdin.read().splitlines() if path == "-" else [path])]
-    names = list_pictures(given)
+    names = list_pictures(given, tell=lambda note: print(f"note: {note}", file=sys.stderr))
     return _run(
         args,
         rows=({"image": name} for name in names),

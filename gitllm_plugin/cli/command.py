@@ -53,6 +53,9 @@ class OneOf:
             each.add_to(group)
 
 
+_ASKS_NOTHING = ', in quotes, behind the picture; "" asks for a description'
+
+
 class Parser(argparse.ArgumentParser):
     """Asks, of a command or an option that there is none of, whether its neighbour was meant.
 
@@ -67,6 +70,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End the program with what is wrong."""
         # argparse has no other place that all of its errors come by.
+        message += _ASKS_NOTHING if message.endswith(": QUESTION") else ""
         choice = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         super().error(message + _meant(choice[1], re.findall(r"'([^']*)'", choice[2])) if choice else message)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gitllm_plugin.m3it.dialogues import read_pairs, split_dialogue
 from gitllm_plugin.m3it.problems import RowError
 
 # Of several names that a row has the first counts: a paraphrased answer is a sentence, `answer` beside it one word.
@@ -128,6 +129,18 @@ def adapter(**facts: Any) -> Callable[[Read], Adapter]:
 def plain(row: Mapping[str, Any], beside: Beside) -> Parsed:
     """Read image, question and answer under any of their names."""
     draft = Draft(_question(row), _as_text(get(row, ANSWER_KEYS)), row.get("instruction"))
+    return Parsed(get(row, IMAGE_KEYS), [draft])
+
+
+@adapter(
+    example={"image_base64_str": IMAGE, "inputs": "Q: what is it? A: a cat Q: is it asleep?", "outputs": "yes"},
+    gives=("is it asleep?", "yes"),
+)
+def dialogue(row: Mapping[str, Any], beside: Beside) -> Parsed:
+    """Read a question and its answer, and as turns what the text, a list or ``history`` beside it says before."""
+    asked = get(row, QUESTION_KEYS)
+    turns, question = split_dialogue(asked, None if asked is row.get("history") else row.get("history"))
+    draft = Draft(question, _as_text(get(row, ANSWER_KEYS)), row.get("instruction"), turns=turns)
     return Parsed(get(row, IMAGE_KEYS), [draft])
 
 
@@ -317,14 +330,8 @@ def uniform(row: Mapping[str, Any], beside: Beside) -> Parsed:
 
 def _later_turns(first: Draft, turns: Any) -> list[Draft]:
     """Read what follows on the first question and answer of a conversation; each turn knows those before it."""
-    if turns is None or turns == []:
-        return []
-    pairs = turns if isinstance(turns, list) else [turns]
-    wrong = next((pair for pair in pairs if not isinstance(pair, list) or len(pair) != 2), None)
-    if wrong is not None:
-        raise RowError("wrong_value", f"'turns' has {wrong!r:.40}, expected lists of a question and an answer")
     answer = first.answers[0] if isinstance(first.answers, list) and first.answers else first.answers
-    said = [(first.question, answer), *((question, answer) for question, answer in pairs)]
+    said = [(first.question, answer), *((question, answer) for question, answer in read_pairs(turns))]
     return [
         Draft(question, answer, first.instruction, turns=tuple(said[:number]))
         for number, (question, answer) in enumerate(said)

@@ -101,6 +101,7 @@ _VG = "Visual Genome: CC BY 4.0; images under Flickr's terms"
 _FLICKR30K = "Flickr30k: research and education only"
 _IMAGENET = "ImageNet: research only, not commercial"
 _NOT_KNOWN = "not known"
+_DIALOGUES = "visual-dialog-turns"
 _V2: dict[str, tuple[str, ...]] = {split: (f"{split}_v2.jsonl", f"{split}.jsonl") for split in ("train", "test")}
 _V2["val"] = ("val_v2.jsonl", "validation_v2.jsonl", "val.jsonl", "validation.jsonl")
 _VIDEO: dict[str, Any] = {"modality": "video"}
@@ -181,6 +182,9 @@ _BEYOND: tuple[Entry, ...] = (
           "VSR: CC BY 4.0; " + _COCO),
     Entry("imagenet-open-ended", "classification", "classification/imagenet", "imagenet_open", 30_000, 50_000, 0,
           "exact_match", _IMAGENET),
+    # The rows of visual-dialog read in another way: what was said before the question as turns of a conversation.
+    Entry(_DIALOGUES, "generation", "generation/visual_dialog", "dialogue", 50_000, 1_000, 1_000, "rouge_l",
+          "VisDial: CC BY 4.0; " + _COCO),
     _rephrased("shapes", "vqa", "vqa/shapes", "exact_match", _NOT_KNOWN),
     _rephrased("coco-goi", "classification", "classification/coco-goi", "choice", _COCO),
     _rephrased("coco-text", "classification", "classification/coco-text", "exact_match", "COCO-Text: CC BY 4.0"),
@@ -239,7 +243,7 @@ PRESETS: dict[str, tuple[str, Callable[[Entry], bool]]] = {
     "generation": ("English, images: stories, dialogues, translations", _in_category("generation")),
     "rephrased": ("copies in other words, beyond the paper's 40", lambda entry: entry.adapter == "rephrased"),
     "core": ("the paper's 40 data sets", lambda entry: entry.core),
-    "all": ("all of the catalog", lambda entry: True),
+    "all": (f"all of the catalog but {_DIALOGUES}", lambda entry: entry.name != _DIALOGUES),
 }
 """What each preset is, and which entries belong to it."""
 

@@ -45,12 +45,15 @@ FORMATS: dict[str, tuple[str, ...]] = {
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 """How picture files are called, in lower case."""
 
+ENDINGS = (*SUFFIXES, ".heic", ".heif", ".tga", ".ico")
+"""Also of kinds that are not decoded: who names one has to be told so, and not be answered as if there were none."""
+
 _LONGEST_JPEG_SIDE = 65_500
 
 _NO_IMAGES = tuple(
     (re.compile(pattern, re.DOTALL | re.IGNORECASE), f"{said}. {advice}, or leave it out")
     for pattern, said, advice in (
-        (rb"$", "the file is empty: no image", "Copy it again"),
+        (rb"\Z", "the file is empty: no image", "Copy it again"),
         (
             rb".{4}ftyp(?:hei|hev|.{0,40}heic)",
             "an image in HEIC, as phones take it, which is not read",

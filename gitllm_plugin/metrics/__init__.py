@@ -11,6 +11,7 @@ import pkgutil
 
 from gitllm_plugin.metrics.answers import exact_match
 from gitllm_plugin.metrics.captions import CAPTION_METRICS, score_captions
+from gitllm_plugin.metrics.controls import score_controls
 from gitllm_plugin.metrics.option_accuracy import option_accuracy
 from gitllm_plugin.metrics.registry import (
     DEFAULT,
@@ -46,6 +47,7 @@ __all__ = [
     "rouge_l",
     "score",
     "score_captions",
+    "score_controls",
     "vqa_accuracy",
     "why_not",
 ]

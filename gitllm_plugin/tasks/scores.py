@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gitllm_plugin.m3it.catalog import BY_NAME
-from gitllm_plugin.metrics import DEFAULT, MetricsOf, Scores, metrics_of_kind, score, why_not
+from gitllm_plugin.metrics import DEFAULT, MetricsOf, Scores, metrics_of_kind, score, score_controls, why_not
 from gitllm_plugin.tables import Table
 
 Example = dict[str, Any]
@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         name: a configuration, a category, or :data:`ALL`.
-        kind: ``config``, ``category`` or :data:`ALL`.
+        kind: ``config``, ``category``, :data:`ALL` or ``control``.
         num_examples: how many were scored.
         scores: metric -> score. Of several configurations it is their mean, weighted by their examples.
         primary: the score by the configuration's first metric; of several, their plain mean. None without metrics.
@@ -56,9 +56,11 @@ class SplitScores:
         skipped: metric, or configuration/metric, -> why it could not be computed.
         remarks: configuration/metric -> what a reader of its score must know.
         tokenizer: what split captions into words; empty where nothing did.
+        controls: what all examples score without a look at the pictures.
     """
 
     rows: list[Row]
+    controls: list[Row] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     remarks: dict[str, str] = field(default_factory=dict)
     tokenizer: str = ""
@@ -75,10 +77,16 @@ class SplitScores:
         return flat
 
     def notes(self) -> dict[str, Any]:
-        """Give what a reader of the scores must know: metrics that were not computed or say little, and what split
-        captions.
+        """Give what a reader of the scores must know: metrics that were not computed or say little, what split
+        captions, and what is scored without a look at the pictures.
         """
-        notes = {"skipped_metrics": self.skipped, "notes": self.remarks, "tokenizer": self.tokenizer}
+        controls = {row.name: row.scores for row in self.controls}
+        notes = {
+            "skipped_metrics": self.skipped,
+            "notes": self.remarks,
+            "tokenizer": self.tokenizer,
+            "controls": controls,
+        }
         return {name: value for name, value in notes.items() if value}
 
 
@@ -102,6 +110,7 @@ def score_split(
         category_of: configuration -> category, or None.
     """
     rows, report = [], SplitScores([])
+    controls: dict[str, list[Row]] = {}
     for config in sorted({str(example["config"]) for example in examples}):
         members = [example for example in examples if str(example["config"]) == config]
         names = metrics_of(config)
@@ -112,6 +121,8 @@ def score_split(
         report.tokenizer = report.tokenizer or scores.tokenizer
         computed = {name: scores.over_all[name] for name in names if name in scores.over_all}
         rows.append(Row(config, "config", len(members), computed, next(iter(computed.values()), None)))
+        for control, scored in _controls(members, list(computed)).items():
+            controls.setdefault(control, []).append(Row(control, "control", len(members), scored))
     categories: dict[str, list[Row]] = {}
     for row in rows:
         category = category_of(row.name)
@@ -119,16 +130,20 @@ def score_split(
             categories.setdefault(category, []).append(row)
     merged = [_merge(name, "category", members) for name, members in sorted(categories.items())]
     report.rows = [*rows, *merged, _merge(ALL, ALL, rows)]
+    # Beside the scores of all stands what is of all.
+    report.controls = [
+        _merge(control, "control", members) for control, members in controls.items() if len(members) == len(rows)
+    ]
     return report
 
 
 def score_table(report: SplitScores) -> Table:
-    """Lay out a row per configuration, category and for all; in percent."""
+    """Lay out a row per configuration, category, for all, and per control; in percent."""
     metrics = list(dict.fromkeys(metric for row in report.rows for metric in row.scores))
     rows = []
-    for row in report.rows:
+    for row in (*report.rows, *report.controls):
         numbers = [f"{100 * row.scores[metric]:.1f}" if metric in row.scores else "-" for metric in metrics]
-        name = row.name if row.kind == "config" else f"**{row.name}**"
+        name = row.name if row.kind in ("config", "control") else f"**{row.name}**"
         rows.append([name, f"{row.num_examples:,}", *numbers])
     return Table(["", "examples", *metrics], rows, numbers=range(1, len(metrics) + 2))
 
@@ -143,6 +158,15 @@ def _score(examples: Sequence[Example], names: Sequence[str]) -> Scores:
         for example, value in zip(examples, values, strict=True):
             example[name] = value
     return scores
+
+
+def _controls(examples: Sequence[Example], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    return score_controls(
+        names,
+        [str(example.get("question", "")) for example in examples],
+        [example["prediction"] for example in examples],
+        [example["references"] for example in examples],
+    )
 
 
 def _merge(name: str, kind: str, rows: Sequence[Row]) -> Row:

@@ -92,6 +92,20 @@ def test_captions_of_a_folder(place, tmp_path, capsys):
     assert "3 answered; 1 could not be" in capsys.readouterr().err
 
 
+def test_what_else_is_in_a_folder_is_told(place, tmp_path, capsys):
+    pictures = tmp_path / "pictures"
+    shutil.copytree(place / "pictures", pictures)
+    for name in ("notes.docx", "clip.mp4", "also/clip.MP4", "Makefile", "._red.png", ".thumbs/red.png"):
+        (pictures / name).parent.mkdir(exist_ok=True)
+        (pictures / name).write_bytes(b"")
+    (pictures / "IMG_1.HEIC").write_bytes(b"\0\0\0\x24ftypheic" + bytes(99))
+    assert main(["caption", str(pictures), "--model", str(place / "model"), "--max-new-tokens", "2"]) == 1
+    told = capsys.readouterr().err
+    assert f"note: {pictures}: files that are no pictures: 4 (1 of .docx, 2 of .mp4, 1 of no ending)" in told
+    assert "IMG_1.HEIC: an image in HEIC, as phones take it" in told
+    assert f"{len(COLORS)} answered; 1 could not be" in told
+
+
 def test_rows_through_a_pipe(place):
     rows = [{"id": n, "image": f"{c}.png", "question": "what color?"} for n, c in enumerate(COLORS)]
     lines = "".join(json.dumps(row) + "\n" for row in rows) + "nonsense\n"
@@ -170,6 +184,7 @@ def test_a_run_that_lies_below_is_named(tmp_path, capsys):
         (["ask", "pictures/red.png", "what?", "--max-new-tokens", "0"], "max_new_tokens and num_beams are at least 1"),
         (["ask", "pictures/red.png", "pictures/blue.png", "what?"], "2 pictures; this model takes 1 to 1"),
         (["ask", "pictures/red.png", "what?", "--model", ""], "the name of the model is '', which is empty"),
+        (["ask", "pictures", "what?"], "pictures is a folder; `gitllm caption pictures` describes all pictures in it"),
         (["caption", "pictures", "--model", " "], "the name of the model is ' ', which is empty"),
         (["serve", "--model", "", "--port", "0"], "the name of the model is '', which is empty"),
         (["ask", "", "what?"], "the picture's name '' is empty"),
@@ -197,7 +212,7 @@ def test_wrong_input_is_one_line_and_status_2(place, monkeypatch, capsys, argume
     [
         (b"", "standard input: nothing is in it; expected are the bytes of a picture's file"),
         (b"\n", "standard input: 1 bytes that are no image"),
-        (b"<html>not found</html>", "standard input: 22 bytes that are no image"),
+        (b"<html>not found</html>", "standard input: a web page, no image: not what was to be downloaded"),
     ],
 )
 def test_a_pipe_without_a_picture(place, monkeypatch, capsys, given, told):
@@ -210,3 +225,6 @@ def test_a_question_that_was_forgotten(place, capsys):
     with pytest.raises(SystemExit):
         main(["ask", *(str(Path(place, "pictures", f"{c}.png")) for c in COLORS)])
     assert "no question follows it" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["ask", str(Path(place, "pictures", f"{COLORS[0]}.png"))])
+    assert 'required: QUESTION, in quotes, behind the picture; "" asks for a description' in capsys.readouterr().err

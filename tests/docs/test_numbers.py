@@ -222,3 +222,12 @@ def test_a_changed_number_of_prose_is_found(name, written, changed):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     wrong = text.replace(written, re.sub(r"[\d.]+%?", changed, written, count=1))
     assert wrong != text and unknown_numbers(name, wrong) == [changed]
+
+
+def test_damaged_files_add_up():
+    *rows, total = result("damaged_files")["rows"]
+    counts = [[int(cell.replace(",", "")) for cell in row[1:]] for row in rows]
+    assert {sum(row) for row in counts} == {4_000}
+    assert [f"{sum(column):,}" for column in zip(*counts, strict=True)] == total[1:]
+    inputs = f"{sum(map(sum, counts)):,} inputs of {len(rows)} formats: {total[-1]} findings"
+    assert inputs in page("docs/reliability.md")

@@ -233,6 +233,19 @@ def test_configurations_have_their_own_metrics_and_categories_are_means():
     assert lines[-1].startswith("| **all**            |        6 |")
 
 
+def test_scores_stand_beside_what_is_scored_without_the_pictures():
+    few = scored("few", ("red", "red"))
+    many = scored("many", *[("cat", "cat")] * 15, *[("dog", "dog")] * 10)
+    report = score_split(many, metrics_by_config(["exact_match"]))
+    table = score_table(report).markdown().splitlines()
+    assert table[-2:] == [
+        "| best guess from the question alone  |       25 |        60.0 |",
+        "| the same answers, to other pictures |       25 |        50.0 |",
+    ]
+    assert list(report.notes()["controls"]) == [row.name for row in report.controls]
+    assert score_split([*many, *few], metrics_by_config(["exact_match"])).controls == []  # not of all
+
+
 @pytest.mark.skipif(not has_java(), reason="needs Java")
 def test_caption_metrics_score_a_configuration_as_a_whole():
     pytest.importorskip("pycocoevalcap", reason="needs the extra `eval`")

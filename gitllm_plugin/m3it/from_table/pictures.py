@@ -9,12 +9,10 @@ from typing import Any
 
 import pybase64
 
-from gitllm_plugin.m3it.images import SUFFIXES, prepare_image
+from gitllm_plugin.m3it.images import ENDINGS, prepare_image
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.rows import describe
 
-# Also of kinds that are not decoded: a table that names one has to be told so, not read as if it named none.
-_ENDINGS = (*SUFFIXES, ".heic", ".heif", ".tga", ".ico")
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _SHOWN = 200
 _KEPT = 16  # pictures; rows about one picture mostly stand together
@@ -22,7 +20,7 @@ _KEPT = 16  # pictures; rows about one picture mostly stand together
 
 def has_picture_ending(name: str) -> bool:
     """Tell whether a file's name ends as those of pictures do."""
-    return name.lower().endswith(_ENDINGS)
+    return name.lower().endswith(ENDINGS)
 
 
 class Pictures:
