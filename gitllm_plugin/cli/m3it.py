@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from gitllm_plugin.cli.command import JSON, Command, OneOf, argument, command
@@ -13,7 +14,10 @@ _TREE = (
     argument("root", metavar="ROOT", help="folder that M3IT was downloaded to, or that from-csv made"),
     OneOf(
         (
-            argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)"),
+            argument(
+                "--preset",
+                help="a mixture of `gitllm m3it list` (default: own rows that are there, else core, the paper's 40)",
+            ),
             argument("--configs", nargs="+", metavar="NAME", help="configurations, of the catalog or your own"),
         )
     ),
@@ -320,12 +324,17 @@ def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
 
 def _find_tree(args: argparse.Namespace, seed: int):
     from gitllm_plugin.m3it.catalog import get_preset
-    from gitllm_plugin.m3it.tree import find_tree, holds_rows
+    from gitllm_plugin.m3it.tree import find_tree, holds_rows, own_configurations
 
-    names = args.configs
-    if not names and (args.preset or not holds_rows(args.root)):
+    names, asked = args.configs, bool(args.configs or args.preset)
+    if not asked:
+        names = None if holds_rows(args.root) else own_configurations(args.root)
+    own = not asked and names != []
+    if names == [] or args.preset:
         names = [entry.name for entry in get_preset(args.preset or "core")]
-    return find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
+    tree = find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
+    # Of one's own rows, under whatever name, nobody but the owner knows what there should be.
+    return replace(tree, missing=()) if own else tree
 
 
 def _bar(description: str):
