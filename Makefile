@@ -4,10 +4,13 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 LAVIS  := salesforce-lavis==1.0.2
 
-.PHONY: demo test check docs bench install clean
+.PHONY: demo models test check docs bench install clean
 
 demo: $(VENV)/demo     ## train, evaluate and show GIT-LLM on real data, on a CPU
 	$(BIN)/python -m examples.easyvqa.demo
+
+models: $(VENV)/demo   ## the demonstration's models alone, to train on own pictures
+	$(BIN)/python -m examples.easyvqa.demo --models-only
 
 test: install          ## all fast tests; a file's tests stay in one process
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -41,8 +41,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Train GIT-LLM on easy-VQA, evaluate it and write a report. Finished steps are skipped.",
     )
     parser.add_argument("--fresh", action="store_true", help="make the data, train and evaluate again")
-    fresh = parser.parse_args(argv).fresh
-    return exit_status(lambda: run_demo(Cache.from_environment(), OUTPUT, fresh))
+    parser.add_argument("--models-only", action="store_true", help="fetch and convert the models, and end there")
+    given = parser.parse_args(argv)
+    cache = Cache.from_environment()
+    return exit_status(lambda: fetch_models(cache) if given.models_only else run_demo(cache, OUTPUT, given.fresh))
+
+
+def fetch_models(cache: Cache) -> None:
+    """Fetch and convert the models alone, for own pictures.
+
+    Raises:
+        DemoError: they cannot be had.
+    """
+    check_surroundings()
+    fetch_packages(cache, [package for package in PACKAGES if package is not EASY_VQA])
+    run_module(["examples.easyvqa.weights"], cache)
 
 
 def run_demo(cache: Cache, output: Path, fresh: bool = False) -> None:

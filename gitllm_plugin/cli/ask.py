@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.cli.command import argument, command
 from gitllm_plugin.cli.models import HOST, MODEL
-from gitllm_plugin.errors import ConfigError
+from gitllm_plugin.errors import ConfigError, tell
 
 if TYPE_CHECKING:
     from gitllm_plugin.inference.asking import Decoding
@@ -123,7 +123,7 @@ def caption(args: argparse.Namespace) -> int:
     from gitllm_plugin.inference.pictures import list_pictures
 
     given = [line for path in args.paths for line in (sys.stdin.read().splitlines() if path == "-" else [path])]
-    names = list_pictures(given, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    names = list_pictures(given, tell=lambda note: tell(f"note: {note}"))
     return _run(
         args,
         rows=({"image": name} for name in names),
@@ -231,7 +231,7 @@ def _run(args: argparse.Namespace, **job: Any) -> int:
 
     outcome = run_job(Job(**job), args.model, open_answering, args.instruction, _decoding(args), args.batch_size)
     for error in outcome.errors[:_MAX_TOLD]:
-        print(f"not answered: {error}", file=sys.stderr)
+        tell(f"not answered: {error}")
     failed = f'; {len(outcome.errors):,} could not be, see "error" in what was written' if outcome.errors else ""
     written = f"written: {job['output']}: " if job["output"] else ""
     print(f"{written}{outcome.answered:,} answered{failed}", file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 from gitllm_plugin.cli.command import JSON, Command, OneOf, argument, command
 from gitllm_plugin.cli.runs import CONFIG, OPTIONS
 from gitllm_plugin.common.processes import usable_cpus
+from gitllm_plugin.errors import tell
 
 _SPLITS = ("train", "val", "test")
 _TREE = (
@@ -315,7 +316,7 @@ def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
     )
     out = Path(args.out).expanduser()
     convert = convert_dataset if "split" in args else convert_table
-    counts = convert(args.table, out, settings, tell=lambda note: print(f"note: {note}", file=sys.stderr))
+    counts = convert(args.table, out, settings, tell=lambda note: tell(f"note: {note}"))
     for split, rows in counts.items():
         print(f"{split}: {rows:,} rows in {out / f'{split}.jsonl'}")
     if len(counts) > 1:

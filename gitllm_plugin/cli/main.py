@@ -90,6 +90,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         # transformers' bars too: where they are piped, each change of a bar would be a line.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    else:
+        # Bars of what takes no time, as of the weights of a small model, are not drawn.
+        os.environ.setdefault("TQDM_DELAY", "2")
     torchvision_repair.announce = lambda fault: None  # `gitllm doctor` tells it
     return exit_status(lambda: _call(args))
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 from gitllm_plugin.cli.command import JSON, OneOf, argument, command
+from gitllm_plugin.errors import tell
 
 OPTIONS = argument(
     "--options",
@@ -89,7 +90,7 @@ def _write_config(args: argparse.Namespace) -> Path:
         args.data,
         *models,
         args.output,
-        tell=lambda note: print(f"note: {note}", file=sys.stderr),
+        tell=lambda note: tell(f"note: {note}"),
         images=Path(args.images).expanduser() if args.images else None,
     )
     rows = ", ".join(f"{count:,} rows to {split}" for split, count in written.rows.items())

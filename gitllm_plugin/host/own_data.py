@@ -15,7 +15,7 @@ import orjson
 from gitllm_plugin.errors import ConfigError
 
 DEMO = "demo"
-"""In the place of a model's name: that of the demonstration, which `make demo` fetches."""
+"""In the place of a model's name: that of the demonstration, which `make demo` and `make models` fetch."""
 
 _OF_DEMO = {"language model": "smollm2-135m-instruct", "image encoder": "efficientnet-lite0"}
 _CHOSEN = ("chat_template", "lora:", "agg_metric", "batch_size_train", "max_epoch", "init_lr")
@@ -56,7 +56,7 @@ run:
   train_splits: [train]
   valid_splits: {valid_splits}
   test_splits: {test_splits}
-  agg_metric: {agg_metric}  # chooses the best epoch: {why_metric}
+  agg_metric: {agg_metric}  # chooses the best epoch, as {why_metric}
   batch_size_train: {batch_size}
   batch_size_eval: 32
   max_epoch: {epochs}
@@ -153,7 +153,7 @@ def _find(what: str, name: str) -> str:
         option = f"--{what.replace(' ', '-')}"
         raise ConfigError(
             f"the demonstration's {what} is not on this machine (looked for {folder}): name another with {option}, a "
-            "folder or a name on the model hub, or run `make demo` in a checkout, which fetches it"
+            "folder or a name on the model hub, or run `make models` in a checkout, which fetches it"
         )
     return str(folder)
 
@@ -184,8 +184,8 @@ def _metric_for(rows: Path) -> dict[str, str]:
     with open(rows, "rb") as file:
         answers = [str(orjson.loads(line)["outputs"]) for line in islice(file, _LOOKED_AT)]
     if 2 * len(set(answers)) <= len(answers):
-        return {"agg_metric": "exact_match", "why_metric": "few answers, many pictures of each"}
-    return {"agg_metric": "rouge_l", "why_metric": "most answers are texts of their own"}
+        return {"agg_metric": "exact_match", "why_metric": "answers repeat"}
+    return {"agg_metric": "rouge_l", "why_metric": "answers differ"}
 
 
 def _length_for(rows: int) -> dict[str, int]:

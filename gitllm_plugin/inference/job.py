@@ -99,7 +99,10 @@ def run_job(
         if journal is not None:
             outcome.add(journal.records())
         pipeline = open_model(model)
-        with tqdm(total=job.total, initial=done, unit=" rows", disable=not sys.stderr.isatty()) as bar:
+        # On one terminal the lines that are shown tell how far it is, and a bar would be drawn into them.
+        shown = job.output is None and sys.stdout.isatty()
+        hidden = shown or not sys.stderr.isatty()
+        with tqdm(total=job.total, initial=done, unit=" rows", disable=hidden) as bar:
 
             def keep(records: Sequence[dict[str, Any]]) -> None:
                 outcome.add(records)

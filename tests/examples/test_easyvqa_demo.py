@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from examples.easyvqa import demo, training
 from examples.easyvqa.commands import run_module
 from examples.easyvqa.errors import DemoError
+from examples.easyvqa.packages import EASY_VQA, PACKAGES
 from examples.easyvqa.paths import EVAL_CONFIG, TRAIN_CONFIG, Cache
 from gitllm_plugin.common.run_files import LATEST_EVALUATION, LATEST_RUN
 from gitllm_plugin.experiments.record import StepRecord
@@ -66,7 +67,8 @@ def commands(tmp_path, monkeypatch, easy_vqa):
     pretended = PretendedCommands()
     monkeypatch.setattr(training, "run_module", pretended)
     monkeypatch.setattr(demo, "run_module", pretended)
-    monkeypatch.setattr(demo, "fetch_packages", lambda cache: None)
+    pretended.fetched = []
+    monkeypatch.setattr(demo, "fetch_packages", lambda cache, packages=PACKAGES: pretended.fetched.extend(packages))
     monkeypatch.setattr(demo, "convert", lambda source, target: (target / "train").mkdir(parents=True, exist_ok=True))
     monkeypatch.setattr(demo, "_report", lambda *_: "TABLE")
     return pretended
@@ -90,6 +92,12 @@ def test_all_steps_run_in_order_and_the_end_says_where_things_are(commands, caps
     ]
     assert "TABLE" in output and "output/demo/README.md" in output
     assert "model.finetuned=output/demo/train/run2/checkpoint_best.pth" in commands.calls[2]
+
+
+def test_models_alone_are_fetched_for_own_pictures(commands):
+    assert demo.main(["--models-only"]) == 0
+    assert commands.calls == [["examples.easyvqa.weights"]] and not Path("output").exists()
+    assert {package.name for package in commands.fetched} == {p.name for p in PACKAGES} - {EASY_VQA.name}
 
 
 def test_second_run_skips_what_is_finished_and_says_how_to_force_it(commands, capsys):
