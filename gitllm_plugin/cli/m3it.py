@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from gitllm_plugin.cli.command import JSON, Command, OneOf, argument, command
@@ -14,7 +15,10 @@ _TREE = (
     argument("root", metavar="ROOT", help="folder that M3IT was downloaded to, or that from-csv made"),
     OneOf(
         (
-            argument("--preset", help="a mixture of `gitllm m3it list` (default: core, the paper's 40)"),
+            argument(
+                "--preset",
+                help="a mixture of `gitllm m3it list` (default: own rows that are there, else core, the paper's 40)",
+            ),
             argument("--configs", nargs="+", metavar="NAME", help="configurations, of the catalog or your own"),
         )
     ),
@@ -199,12 +203,19 @@ _HOW = (
     "val or test). Several files or answers in a cell: a|b, or a list in "
     "JSON and parquet. Of a folder, the answers are the .txt files beside the pictures or, if there are none, the "
     "names of the folders that the pictures lie in.",
-    argument("table", metavar="TABLE", help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder"),
+    argument(
+        "table",
+        nargs="+",
+        metavar="TABLE",
+        help="a file that ends in .csv, .tsv, .jsonl, .json or .parquet, or a folder; several files are one table, and "
+        "go into the splits that their names say",
+    ),
     _OUT,
     _COLUMNS,
     *_HOW,
     examples="""
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+        gitllm m3it from-csv train.csv val.csv my-data
         gitllm m3it from-csv captions.tsv my-data --images ~/Pictures --columns image=file answer=caption
         gitllm m3it from-csv ~/Pictures/animals my-data --val 0.1
     """,
@@ -213,6 +224,37 @@ def from_csv(args: argparse.Namespace) -> None:
     """Convert a table."""
     from gitllm_plugin.m3it.from_table import parse_columns
 
+    _convert(args, parse_columns(args.columns))
+
+
+@command(
+    "from-coco",
+    "turn COCO's files of captions, or of VQA's questions and answers, into rows",
+    "Turn files in COCO's form into M3IT's rows: captions (images, annotations), VQA's questions and annotations, "
+    "joined by question_id, or LAVIS's lists (image, caption; image, question, answer). Files whose names say train, "
+    "val or test go into these splits. In training each caption is a row; elsewhere those of a picture are the "
+    "accepted answers of one.",
+    argument("table", nargs="+", metavar="FILE", help="a .json; of VQA the questions and the answers, both"),
+    _OUT,
+    argument("--columns", nargs="+", default=[], metavar="answer=KEY", help="what `caption` is called in the files"),
+    argument(
+        "--images",
+        metavar="FOLDER",
+        help="in or below which pictures lie (default: that of the files, or the one above a folder `annotations`)",
+    ),
+    *_HOW[1:],
+    examples="""
+        gitllm m3it from-coco coco/annotations/captions_*2017.json my-data --resize-short-side 256
+        gitllm m3it from-coco v2_*_questions.json v2_*_annotations.json my-vqa --images ~/coco
+        gitllm m3it from-coco coco_karpathy_train.json coco_karpathy_val.json my-data --images ~/coco/images
+    """,
+)
+def from_coco(args: argparse.Namespace) -> None:
+    """Convert files in COCO's form."""
+    from gitllm_plugin.m3it.from_table import parse_columns
+
+    if others := [name for name in args.table if not name.endswith(".json")]:
+        args.parser.error(f"{others[0]} does not end in .json; tables and folders are for from-csv")
     _convert(args, parse_columns(args.columns))
 
 
@@ -292,12 +334,17 @@ def _convert(args: argparse.Namespace, columns: dict[str, str]) -> None:
 
 def _find_tree(args: argparse.Namespace, seed: int):
     from gitllm_plugin.m3it.catalog import get_preset
-    from gitllm_plugin.m3it.tree import find_tree, holds_rows
+    from gitllm_plugin.m3it.tree import find_tree, holds_rows, own_configurations
 
-    names = args.configs
-    if not names and (args.preset or not holds_rows(args.root)):
+    names, asked = args.configs, bool(args.configs or args.preset)
+    if not asked:
+        names = None if holds_rows(args.root) else own_configurations(args.root)
+    own = not asked and names != []
+    if names == [] or args.preset:
         names = [entry.name for entry in get_preset(args.preset or "core")]
-    return find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
+    tree = find_tree(args.root, names, args.splits, seed=seed, allow_text_only=args.allow_text_only)
+    # Of one's own rows, under whatever name, nobody but the owner knows what there should be.
+    return replace(tree, missing=()) if own else tree
 
 
 def _bar(description: str):
@@ -316,7 +363,7 @@ m3it = Command(
     "list, check and shard the M3IT data set; turn one's own pictures into its form",
     "List M3IT's configurations, check files that were downloaded, make webdataset shards of them; "
     "turn one's own pictures into M3IT's form.",
-    actions=(list_catalog, check, shard, merge, features, from_csv, from_messages, from_dataset),
+    actions=(list_catalog, check, shard, merge, features, from_csv, from_coco, from_messages, from_dataset),
     examples="""
         gitllm m3it list --preset article_exp3
         gitllm m3it check ~/M3IT --preset article_exp3 --workers 8 --report check.json
@@ -324,6 +371,7 @@ m3it = Command(
         gitllm m3it shard ~/M3IT shards --configs coco vqa-v2 --part 3/16     on each of 16 machines, then
         gitllm m3it merge shards
         gitllm m3it from-csv mine.csv my-data --val 0.1 --test 0.1
+        gitllm m3it from-coco captions_train2017.json captions_val2017.json my-data --images ~/coco
         gitllm m3it from-messages chats.json my-data
     """,
 )

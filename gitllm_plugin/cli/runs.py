@@ -27,9 +27,10 @@ CONFIG = (OneOf(_FILE, required=True), OPTIONS)
 
 _DATA = argument(
     "--data",
+    nargs="+",
     metavar="PICTURES",
     help="instead of a file: a folder of folders named after what their pictures show, one with a .txt beside each "
-    "picture, or a table, as `gitllm m3it from-csv` takes them",
+    "picture, a table, or COCO's files, as `gitllm m3it from-csv` and `from-coco` take them",
 )
 
 
@@ -40,6 +41,9 @@ _DATA = argument(
     "first: rows of the pictures, one in ten to choose the best epoch by, one in ten to test it on, and settings by "
     "what the models say.",
     OneOf((*_FILE, _DATA), required=True),
+    argument(
+        "--images", metavar="FOLDER", help="with --data: that its pictures are relative to (default: the table's)"
+    ),
     argument("--language-model", metavar="NAME", help="with --data: hub name or folder (default: the demonstration's)"),
     argument("--image-encoder", metavar="NAME", help="the same"),
     argument("--output", metavar="FOLDER", help="with --data: of rows, file and runs (default: output/NAME of --data)"),
@@ -54,6 +58,7 @@ _DATA = argument(
         gitllm train my.yaml --options run.device=cpu run.batch_size_train=8
         gitllm train my.yaml --dry-run
         gitllm train --data mine.csv
+        gitllm train --data captions_train2017.json captions_val2017.json --images ~/coco
         gitllm train --data pictures/ --language-model Qwen/Qwen3-0.6B --image-encoder google/siglip2-base-patch16-224
         torchrun --nproc_per_node=2 -m gitllm_plugin train --cfg-path my.yaml
     """,
@@ -61,9 +66,9 @@ _DATA = argument(
 def train(args: argparse.Namespace) -> None:
     """Train, or say what would be trained."""
     path = args.cfg_path if args.data is None else _write_config(args)
-    if args.data is None and (args.language_model or args.image_encoder or args.output):
+    if args.data is None and (args.images or args.language_model or args.image_encoder or args.output):
         args.parser.error(
-            "--language-model, --image-encoder and --output go with --data; a file is changed by --options"
+            "--images, --language-model, --image-encoder and --output go with --data; a file is changed by --options"
         )
     from gitllm_plugin.host import launch
 
@@ -81,7 +86,13 @@ def _write_config(args: argparse.Namespace) -> Path:
     from gitllm_plugin.host.own_data import DEMO, write_config
 
     models = (args.language_model or DEMO, args.image_encoder or DEMO)
-    written = write_config(args.data, *models, args.output, tell=lambda note: tell(f"note: {note}"))
+    written = write_config(
+        args.data,
+        *models,
+        args.output,
+        tell=lambda note: tell(f"note: {note}"),
+        images=Path(args.images).expanduser() if args.images else None,
+    )
     rows = ", ".join(f"{count:,} rows to {split}" for split, count in written.rows.items())
     print("\n".join([f"written: {written.config}", *(f"  {line}" for line in written.choices), rows]), flush=True)
     return written.config

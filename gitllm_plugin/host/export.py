@@ -170,22 +170,22 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
 
     Args:
         run: its folder or the configuration in it (the best weights, else the newest), the folder above (its latest
-            run), or a checkpoint.
+            run), the folder above that if runs lie in one folder of it, or a checkpoint.
 
     Raises:
         ConfigError: there is none.
     """
     run = Path(run).expanduser()
     run = run.parent if run.name == CONFIG and run.is_file() else run
-    latest = linked_run(run)
+    below = sorted(link.parent for link in run.glob(f"*/{LATEST_RUN}"))
+    latest = linked_run(run) or (linked_run(below[0]) if len(below) == 1 else None)
     checkpoint = weights_of(run) or (latest and weights_of(latest)) or (run if run.is_file() else None)
     if checkpoint is not None and (config := run_folder_of(checkpoint) / CONFIG).is_file():
         return checkpoint, config
-    near = next((str(link) for link in sorted(run.glob(f"*/{LATEST_RUN}"))), None)
     raise ConfigError(
         f"{run} is not a run: expected a folder with {CONFIG} and one of {BEST}, {LATEST}, the folder above with its "
         "latest run, or such a checkpoint; nor is it a folder of `gitllm export`"
-        + (f"; did you mean {near}?" if near else "")
+        + (f"; there are runs in {', '.join(map(str, below))}: name one" if below else "")
     )
 
 

@@ -84,7 +84,8 @@ def find_lacks(name: str, builder: Any) -> list[Lack]:
             if not storage:
                 found.append(Lack(kind, "no place is named", f"name it in datasets.{name}.build_info.{kind}.storage"))
             elif not place.exists() or (place.is_dir() and not any(place.iterdir())):
-                found.append(Lack(kind, f"{place}{os.sep}", how_to_get_files(name, place)))
+                how = how_to_get_files(name, place) if splits else _written_whole(storage)
+                found.append(Lack(kind, f"{place}{os.sep}", how or how_to_get_files(name, place)))
     return found
 
 
@@ -93,21 +94,32 @@ def _lacking_annotations(name: str, annotations: Mapping[str, Any]) -> Iterator[
     for split, node in annotations.items():
         if node is None:  # left out by the user
             continue
-        for file, url in _annotation_files(node):
+        for given, file, url in _annotation_files(node):
             # LAVIS copies what is elsewhere on this machine.
             if file in told or Path(file).is_file() or (url and Path(url).is_file()):
                 continue
             told.add(file)
+            if how := _written_whole(given):
+                yield Lack(f"annotations of {split}", file, how)
+                continue
             known = bool(url and "://" in url)
             yield Lack(f"annotations of {split}", file, _fetching(file, url) if known else _no_address(name), known)
 
 
-def _annotation_files(node: Mapping[str, Any]) -> list[tuple[str, str | None]]:
-    """List the files of a split with the addresses of each; what is relative lies in LAVIS's cache."""
+def _annotation_files(node: Mapping[str, Any]) -> list[tuple[str, str, str | None]]:
+    """List the files of a split as given and whole, with their addresses; what is relative lies in LAVIS's cache."""
     from lavis.common.utils import get_cache_path
 
     files, addresses = _listed(node.get("storage")), _listed(node.get("url"))
-    return [(str(get_cache_path(file)), url) for file, url in zip_longest(files, addresses) if file]
+    return [(file, str(get_cache_path(file)), url) for file, url in zip_longest(files, addresses) if file]
+
+
+def _written_whole(given: str) -> str | None:
+    """Say how a place is named that is meant from where one stands, as in a run of our own data sets."""
+    there = Path(os.path.abspath(os.path.expanduser(given)))
+    if os.path.isabs(given) or not there.exists():
+        return None
+    return f"{given} is there from where you stand, but LAVIS looks in its cache: write {there}"
 
 
 def _fetching(file: str, url: str | None) -> str:
@@ -251,7 +263,7 @@ def download_only_what_is_missing(original: Any) -> Any:
     @functools.wraps(original)
     def download(self: Any) -> None:
         nodes = [node for node in self.config.build_info.annotations.values() if node is not None]
-        wanted = dict(pair for node in nodes for pair in _annotation_files(node))
+        wanted = {file: url for node in nodes for _, file, url in _annotation_files(node)}
         if all(Path(file).is_file() for file in wanted):
             return
         try:
@@ -264,3 +276,16 @@ def download_only_what_is_missing(original: Any) -> Any:
             raise DataError("\n".join(lines)) from error
 
     return download
+
+
+@_repair("lavis.datasets.datasets.coco_vqa_datasets:COCOVQAEvalDataset.__init__")
+def do_without_a_list_of_answers(original: Any) -> Any:
+    """Questions without a file of candidates end in an IndexError; answers may be generated, and scored, without."""
+
+    @functools.wraps(original)
+    def __init__(self: Any, vis_processor: Any, text_processor: Any, vis_root: str, ann_paths: list[str]) -> None:
+        # Questions; candidates; and the challenge's questions and annotations, two files that come together.
+        files = [*ann_paths[:1], "", *ann_paths[1:]] if len(ann_paths) in (1, 3) else ann_paths
+        original(self, vis_processor, text_processor, vis_root, files)
+
+    return __init__

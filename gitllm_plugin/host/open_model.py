@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gitllm_plugin.errors import ConfigError
 
@@ -99,8 +100,9 @@ def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
     from gitllm_plugin.common.device import default_device
     from gitllm_plugin.inference.pipeline import Pipeline
 
-    nodes = eval_processors(config)
-    other = [node["name"] for kind, node in nodes.items() if not node["name"].startswith("git_llm_")]
+    nodes = {kind: node for kind, node in eval_processors(config).items() if kind != TEXTS or _is_ours(node)}
+    # Of a text processor of LAVIS's, as those of its captions, nothing is left in an exported folder either.
+    other = [node["name"] for node in nodes.values() if not _is_ours(node)]
     if other:
         raise ConfigError(
             f"the run used the processors {', '.join(other)}; only git_llm_* can be used outside of LAVIS"
@@ -112,3 +114,7 @@ def _pipeline_of_run(path: Path, trained: bool, dtype: str) -> Pipeline:
         conversations=loaded.conversations,
         **prompts_of(nodes.get(TEXTS)),
     )
+
+
+def _is_ours(node: Mapping[str, Any]) -> bool:
+    return node["name"].startswith("git_llm_")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from math import ceil
@@ -82,18 +82,24 @@ class Written:
 
 
 def write_config(
-    data: str | Path, language_model: str, image_encoder: str, output: str | Path | None, tell: Callable[[str], None]
+    data: str | Path | Sequence[str | Path],
+    language_model: str,
+    image_encoder: str,
+    output: str | Path | None,
+    tell: Callable[[str], None],
+    images: Path | None = None,
 ) -> Written:
     """Turn a table or folder into rows, and write a configuration that trains on them.
 
     One picture in ten is for validation and one in ten for the test, where the table does not say its splits.
 
     Args:
-        data: as ``gitllm m3it from-csv`` takes it.
+        data: as ``gitllm m3it from-csv`` and ``from-coco`` take it.
         language_model: hub name or folder, or :data:`DEMO`.
         image_encoder: the same.
         output: folder of rows, configuration and runs; None: one below ``output``, named as the table is.
         tell: is told what was not read of the table or may not be as it was meant.
+        images: the folder that pictures are relative to; None: the table's.
 
     Raises:
         ConfigError: a model cannot be read, or the file is there and was changed.
@@ -101,17 +107,17 @@ def write_config(
         StorageError: the output cannot be written.
     """
     from gitllm_plugin.common.files import write_atomically
-    from gitllm_plugin.m3it.from_table import FromTable, convert_table
+    from gitllm_plugin.m3it.from_table import FromTable, convert_table, name_of, tables_of
 
-    data = Path(data).expanduser()
-    folder = Path(output).expanduser() if output else Path("output") / (data.resolve().stem or "own_data")
+    tables = tables_of(data)
+    folder = Path(output).expanduser() if output else Path("output") / Path(name_of(tables)).stem
     models = {what: _find(what, name) for what, name in zip(_OF_DEMO, (language_model, image_encoder), strict=True)}
     facts = _facts_of(**{what.replace(" ", "_"): name for what, name in models.items()})
-    rows = convert_table(data, folder / "data", FromTable(val=0.1, test=0.1), tell=tell)
+    rows = convert_table(tables, folder / "data", FromTable(images=images, val=0.1, test=0.1), tell=tell)
     path = folder / "train.yaml"
     text = _CONFIG.format(
         path=path,
-        data=data,
+        data=" ".join(map(str, tables)),
         **{what.replace(" ", "_"): _quoted(name) for what, name in models.items()},
         annotations="\n".join(
             f"        {split}: {{storage: {_quoted(str(folder / 'data' / f'{split}.jsonl'))}}}" for split in rows

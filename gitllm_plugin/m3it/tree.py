@@ -27,6 +27,7 @@ from gitllm_plugin.m3it.tables import Table, open_table
 
 _LABEL_KEY = re.compile(r"(n\d{8}|\d+)[\s:,]+(?=\S)")
 _SPLIT_WORDS = {"train": ("train",), "val": ("val", "validation", "dev"), "test": ("test",)}
+_SHOWN = 6  # of what is missing where nothing is there
 _NUMBERS_PER_FILE = 100_000_000  # more than a file has lines
 
 
@@ -177,12 +178,14 @@ def find_tree(
                 f"{root} holds rows itself and no configurations in folders: leave --preset and --configs out, or name "
                 f"the folder above: {root.parent} --configs {root.name}"
             )
+        more = f"\n  and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
         raise DataError(
             f"nothing of {', '.join(entry.name for entry in entries)} is below {root}:\n  "
-            + "\n  ".join(missing)
-            + "\n"
+            + "\n  ".join(missing[:_SHOWN])
+            + f"{more}\n"
             "Expected data/<category>/<folder>/ as on the hub, or <name>/<split>.jsonl, <name>/<split>/state.json or "
-            "<name>/<split>-*.parquet; docs/data.md shows them."
+            "<name>/<split>-*.parquet; docs/data.md shows them. `gitllm m3it from-csv` and `from-coco` make such rows "
+            "of tables, folders of pictures and COCO's files."
         )
     return Tree(root, tuple(found), tuple(missing))
 
@@ -190,6 +193,14 @@ def find_tree(
 def holds_rows(folder: str | Path) -> bool:
     """Tell whether a folder has files of splits in itself, as `gitllm m3it from-csv` writes them."""
     return any(_find_uniform(Path(folder).expanduser(), split) for split in SPLITS)
+
+
+def own_configurations(root: str | Path) -> list[str]:
+    """List the folders of rows right below a folder that is not M3IT's tree as downloaded; none of one that is."""
+    root = Path(root).expanduser()
+    if any((base / entry.folder).is_dir() for base in (root / "data", root) for entry in BY_NAME.values()):
+        return []
+    return sorted(folder.name for folder in root.glob("*") if folder.is_dir() and holds_rows(folder))
 
 
 def _find_none_of(root: Path, names: Sequence[str], found: list[SplitFiles]) -> list[str]:

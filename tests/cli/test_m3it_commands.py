@@ -1,5 +1,6 @@
 """`gitllm m3it`: what it prints and what it refuses. What its actions do is tested in tests/m3it."""
 
+import json
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 from gitllm_plugin.cli.main import main
 from gitllm_plugin.m3it.catalog import CATALOG, PRESETS
+from tests.m3it_files import write_m3it_jsonl
 
 
 def test_list_prints_catalog_and_presets(capsys):
@@ -48,3 +50,36 @@ def test_listing_imports_neither_torch_nor_lavis():
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("names", "made"),
+    [
+        (["dogs/train", "cats/val"], {"dogs", "cats"}),
+        (["coco/train"], {"coco"}),  # a name of the catalog, of which no other split is asked
+        (["train", "val"], {"rows"}),
+    ],
+)
+def test_own_rows_are_sharded_without_their_names(names, made, tmp_path, capsys):
+    for name in names:
+        (tmp_path / "rows" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_m3it_jsonl(tmp_path / "rows" / f"{name}.jsonl", 3)
+    assert main(["m3it", "shard", str(tmp_path / "rows"), str(tmp_path / "out"), "--workers", "1"]) == 0
+    assert set(json.loads((tmp_path / "out" / "manifest.json").read_text())["configs"]) == made
+    assert "missing" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", [["--configs", "dogs", "vqa-v2"], ["--preset", "core"], []])
+def test_what_is_asked_for_or_downloaded_and_missing_is_told(asked, tmp_path, capsys):
+    (tmp_path / "dogs").mkdir()
+    write_m3it_jsonl(tmp_path / "dogs" / "train.jsonl", 3)
+    if not asked:
+        (tmp_path / "data" / "vqa" / "vqav2").mkdir(parents=True)
+    assert main(["m3it", "shard", str(tmp_path), str(tmp_path / "out"), "--workers", "1", *asked]) == 2
+    assert "vqa-v2" in capsys.readouterr().err
+
+
+def test_of_a_folder_of_nothing_a_few_names_are_enough(tmp_path, capsys):
+    assert main(["m3it", "check", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) < 12 and "from-coco" in error and " more\n" in error

@@ -19,7 +19,7 @@ NOT_RUN = {
     r"gitllm (serve|demo|hook|completion|doctor --fix|chat)": "does not end; tests/serving, tests/web, tests/cli",
     r"(--push|convert-checkpoint|https?://|user/name|Qwen/|llama2|google/)": "needs the network or released weights",
     r"(--to llama\.cpp|my-gguf|--to transformers|my-paligemma|conform llama)": "other folders; tests/llama_cpp",
-    r"(M3IT|shards|data/stamps|stamps|features|from-csv|from-messages|FOLDER)": "needs that data; tests/m3it",
+    r"(M3IT|shards|data/stamps|stamps|features|from-csv|from-coco|from-messages|FOLDER)": "needs that data; tests/m3it",
     r"(gitllm run |\.\./LAVIS|path/to/LAVIS)": "needs a checkout of LAVIS; tests/lavis_models",
     r"gitllm (train|experiment|evaluate --cfg-path projects|evaluate projects)": "long; tests/runners",
     r"gitllm evaluate .*(gqa|demo_easyvqa|weights\.pth)": "needs that data; tests/tasks",

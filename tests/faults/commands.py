@@ -134,6 +134,15 @@ class Inputs:
         return path
 
     @cached_property
+    def captions(self) -> Path:
+        """Captions of the table's pictures in COCO's form, two of each."""
+        images = [{"id": number, "file_name": f"{number}.png"} for number in range(40)]
+        said = [{"image_id": number % 40, "caption": f"square {number}"} for number in range(80)]
+        path = self.table.with_name("captions.json")
+        path.write_text(json.dumps({"images": images, "annotations": said}))
+        return path
+
+    @cached_property
     def parquet(self) -> Path:
         """Conversations with their pictures in them, as the hub has them."""
         import pyarrow
@@ -298,6 +307,11 @@ WRITING = (
     Writing(
         "m3it from-csv",
         lambda inputs, out: ["m3it", "from-csv", str(inputs.table), str(out), "--val", "0.2", "--test", "0.2"],
+        replaces=True,
+    ),
+    Writing(
+        "m3it from-coco",
+        lambda inputs, out: ["m3it", "from-coco", str(inputs.captions), str(out), "--val", "0.2", "--test", "0.2"],
         replaces=True,
     ),
     Writing(

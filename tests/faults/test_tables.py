@@ -147,7 +147,7 @@ def marks_of(values):
 def account(path, settings, text):
     """Hold what was read of a table, and what was told, against its text."""
     notes = []
-    read = list(read_records(path, settings, lambda name: name in PICTURES, notes.append))
+    read = list(read_records([path], settings, lambda name: name in PICTURES, notes.append))
     if any("not read" in note for note in notes):
         return  # which marks stand in these columns is what is asked here
     found = marks_of([dict(each.cells) for each in read if not isinstance(each, RowError)])

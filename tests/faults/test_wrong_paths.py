@@ -110,6 +110,10 @@ class Good(Inputs):
         self.rows.write_text('{"image": "good.png", "question": "what?"}\n')
         self.csv = folder / "mine.csv"
         self.csv.write_text("image,answer\ngood.png,teal\n")
+        self.coco = folder / "coco.json"
+        self.coco.write_text(
+            '{"images": [{"id": 1, "file_name": "good.png"}], "annotations": [{"image_id": 1, "caption": "teal"}]}'
+        )
         self.chats = folder / "chats.json"
         said = '[{"from": "human", "value": "what?"}, {"from": "gpt", "value": "teal"}]'
         self.chats.write_text(f'[{{"image": "good.png", "conversations": {said}}}]')
@@ -174,6 +178,16 @@ PATHS = [
         "--images",
         FILE,
         lambda good, path: ["m3it", "from-csv", str(good.csv), str(good.out), "--images", path],
+    ),
+    PathOf(
+        "m3it from-coco", "table", FILE, lambda good, path: ["m3it", "from-coco", path, str(good.out)], "given.json"
+    ),
+    PathOf("m3it from-coco", "out", FOLDER_TO_WRITE, lambda good, path: ["m3it", "from-coco", str(good.coco), path]),
+    PathOf(
+        "m3it from-coco",
+        "--images",
+        FILE,
+        lambda good, path: ["m3it", "from-coco", str(good.coco), str(good.out), "--images", path],
     ),
     *(
         PathOf(

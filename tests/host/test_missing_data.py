@@ -282,3 +282,40 @@ def test_a_run_names_what_all_its_data_sets_lack(command, empty, asked, capsys, 
 @pytest.mark.skipif(not CHECKOUT, reason="GITLLM_TEST_LAVIS_MAIN names no checkout of LAVIS's git main")
 def test_git_mains_data_sets_say_it_too():
     run_with_git_main(__file__)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "given"),
+    [
+        ("coco_caption", ["annotations", "train"], "notes/mine_train.json"),
+        ("coco_vqa", ["annotations", "test"], "./questions.json"),
+        ("flickr30k", ["annotations", "val"], "a b.json"),
+        ("coco_caption", ["images"], "pictures"),
+    ],
+)
+def test_what_lies_where_one_stands_is_named_whole(name, keys, given, empty):
+    place = empty / given
+    place.parent.mkdir(exist_ok=True)
+    if keys == ["images"]:
+        place.mkdir()
+    else:
+        place.write_text("[]")
+    builder = builders()[name](OmegaConf.create({"data_type": "images", "build_info": {keys[0]: {}}}))
+    OmegaConf.update(builder.config.build_info, ".".join([*keys, "storage"]), given)
+    found = [lack for lack in find_lacks(name, builder) if given.strip("./") in lack.place]
+    assert [lack.how.rsplit("write ", 1)[1] for lack in found] == [str(place)]
+
+
+@pytest.mark.parametrize("more", [0, 1, 2, 3])
+def test_questions_may_come_without_a_list_of_answers(more, tmp_path):
+    gitllm_plugin.register()
+    from lavis.datasets.datasets.coco_vqa_datasets import COCOVQAEvalDataset
+
+    files = [tmp_path / "asked.json", *(tmp_path / f"{n}.json" for n in ("answers", "questions", "annotations"))]
+    files = [files[0], *(files[1:2] if more in (1, 3) else ()), *(files[2:] if more > 1 else ())]
+    for path in files:
+        path.write_text('["yes", "no"]' if path.stem == "answers" else '[{"question_id": 1}]')
+    data = COCOVQAEvalDataset(None, None, str(tmp_path), [str(path) for path in files])
+    assert data.answer_list == (["yes", "no"] if more in (1, 3) else None)
+    of_challenge = (data.coco_fmt_qust_file, data.coco_fmt_anno_file)
+    assert of_challenge == (tuple(map(str, files[-2:])) if more > 1 else (None, None))

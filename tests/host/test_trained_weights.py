@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
+from PIL import Image
 
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.host import import_hook, launch
+from gitllm_plugin.host.export import find_files
+from gitllm_plugin.host.open_model import open_pipeline
 from tests.small_run import TINY_LORA, write_small_run
 
 SCRIPT = Path(__file__).parent / "scripts" / "of_lavis" / "evaluate.py"
@@ -138,7 +141,7 @@ def test_untrained_weights_are_refused(trained):
     with pytest.raises(ConfigError, match=UNTRAINED):
         launch.evaluate(config, ["model.load_finetuned=false"])
     with pytest.raises(ConfigError, match="is not a run"):
-        launch.evaluate_run(config.parent)
+        launch.evaluate_run(config.parent / "nowhere")
 
 
 def test_they_are_evaluated_where_that_is_asked_for(trained, caplog):
@@ -182,3 +185,38 @@ def test_every_way_in_takes_a_runs_weights_and_refuses_random_ones(trained, loss
         refused = start(config)
     assert refused.returncode != 0
     assert UNTRAINED in refused.stdout + refused.stderr
+
+
+@pytest.mark.parametrize("below", ["", "runs", "my models/runs"])
+def test_a_folder_of_a_folder_of_runs_means_its_latest(below, tmp_path):
+    runs = tmp_path / below / "again"
+    (runs / "1").mkdir(parents=True)
+    for name in ("config.yaml", "checkpoint_latest.pth"):
+        (runs / "1" / name).touch()
+    (runs / "latest").symlink_to("1")
+    assert find_files(runs.parent)[0].resolve() == runs / "1" / "checkpoint_latest.pth"
+    (runs.parent / "other").symlink_to("again")
+    with pytest.raises(ConfigError, match=r"there are runs in .*again, .*other: name one"):
+        find_files(runs.parent)
+
+
+@pytest.mark.parametrize("words", ["blip_caption", "blip_question", "git_llm_instruction"])
+def test_a_run_is_asked_whatever_processed_its_words(words, trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    config = OmegaConf.load(run / "config.yaml")
+    for node in config.datasets.values():
+        node.text_processor = {"train": {"name": words}, "eval": {"name": words}}
+    OmegaConf.save(config, run / "config.yaml")
+    assert isinstance(open_pipeline(run).answer(Image.new("RGB", (30, 20), "teal"), "what?"), str)
+
+
+def test_a_run_with_another_processor_of_pictures_is_refused(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[1], run)
+    config = OmegaConf.load(run / "config.yaml")
+    for node in config.datasets.values():
+        node.vis_processor = {"train": {"name": "blip_image_eval"}, "eval": {"name": "blip_image_eval"}}
+    OmegaConf.save(config, run / "config.yaml")
+    with pytest.raises(ConfigError, match="blip_image_eval; only git_llm_"):
+        open_pipeline(run)

@@ -136,7 +136,7 @@ def test_everything_that_is_wrong_is_said_at_once_and_nothing_is_written(folder)
         (
             "a.json",
             '{\n "images": [1],\n "annotations": [2]}',
-            "no column 'image'; the columns are images, annotations",
+            "images, entry 1",
         ),
         ("a.parquet", "", "is not a parquet file"),
         ("b.parquet", None, "there is no such file"),

@@ -267,7 +267,7 @@ def test_lines_that_are_no_row(folder, line, said):
 def test_more_faults_than_are_shown_are_counted_by_kind(folder):
     rows = [f"none{n}.png,x" for n in range(9)] + ["p.png,"] * 5
     error = Converted(folder, "t.csv", "image,answer\n" + "\n".join(rows)).error
-    assert "14 rows cannot be used" in error and len(error.splitlines()) == 11
+    assert "14 rows cannot be used" in error and len(error.splitlines()) == 12
     # The last five lack the same, which is said once.
     assert "t.csv:11, " in error and "t.csv:13 and 2 more: the column 'answer' is empty" in error
 

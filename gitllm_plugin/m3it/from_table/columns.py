@@ -81,7 +81,7 @@ class ColumnFinder:
             return exact
         found = [index for index, name in enumerate(header) if _plain(name) == _plain(wanted)]
         if not found and column in ALSO and column not in self._given:
-            found = [index for index, name in enumerate(header) if _plain(name) == ALSO[column]]
+            found = [index for index, name in enumerate(header) if _plain(name) in ALSO[column]]
         return found
 
     def _find(self, header: Sequence[str], place: str) -> tuple[dict[str, int], list[str]]:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import orjson
 from gitllm_plugin.common.files import atomic_file, check_writable, scratch_folder
 from gitllm_plugin.errors import ConfigError, DataError
 from gitllm_plugin.m3it.from_table.cells import read_list, read_text
+from gitllm_plugin.m3it.from_table.coco import picture_root
 from gitllm_plugin.m3it.from_table.hub_sets import read_dataset
+from gitllm_plugin.m3it.from_table.picture_folder import PictureFolder
 from gitllm_plugin.m3it.from_table.pictures import Pictures
 from gitllm_plugin.m3it.from_table.reading import read_records
 from gitllm_plugin.m3it.from_table.records import Read, Record
@@ -32,7 +35,10 @@ Tell = Callable[[str], None]
 
 
 def convert_table(
-    table: str | Path, output: Path, settings: FromTable | None = None, tell: Tell | None = None
+    table: str | Path | Sequence[str | Path],
+    output: Path,
+    settings: FromTable | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, int]:
     """Write ``train.jsonl``, ``val.jsonl`` and ``test.jsonl``, those that have rows.
 
@@ -44,13 +50,16 @@ def convert_table(
         table: CSV, TSV, JSON lines, JSON or parquet; conversations in JSON, see
             :func:`gitllm_plugin.m3it.from_table.conversations.read_conversation`; or a folder of pictures, see
             :func:`gitllm_plugin.m3it.from_table.folders.read_folder`. A list in JSON and parquet, or a cell of CSV that
-            is divided by ``|``, may name several pictures or accepted answers.
+            is divided by ``|``, may name several pictures or accepted answers. COCO's dictionaries, see
+            :func:`gitllm_plugin.m3it.from_table.coco.read_coco`. Several files are one table; if their names say
+            different splits, their rows are in these.
         output: the folder to write into; files of the same name are replaced.
         settings: how.
         tell: is told what was not read, passed over or may not be as it was meant; None: a warning of Python's.
 
     Returns:
-        How many rows each split has. Their sum is that of the table's rows.
+        How many rows each split has. Their sum is that of the table's rows; each caption of COCO's in the training
+        split is a row, those of an image in another split are the accepted answers of one.
 
     Raises:
         ConfigError: table, output and settings do not go together.
@@ -60,17 +69,50 @@ def convert_table(
     """
     settings = settings or FromTable()
     tell = tell or _warn
-    table, output = Path(table).expanduser(), Path(output).expanduser()
+    tables = tables_of(table)
+    output = Path(output).expanduser()
     names = [f"{split}.jsonl" for split in SPLITS]
-    if table.name in names and table.resolve() == (output / table.name).resolve():
-        raise ConfigError(f"{table} would be replaced by what is made of it; name another folder than {output}")
+    for each in tables:
+        if each.name in names and each.resolve() == (output / each.name).resolve():
+            raise ConfigError(f"{each} would be replaced by what is made of it; name another folder than {output}")
     check_writable(output)
-    folder = table if table.is_dir() else settings.images or table.parent
-    pictures = Pictures(folder, settings.short_side)
+    folders = {each if each.is_dir() else settings.images or each.parent for each in tables}
+    if len(folders) > 1 and settings.images is None:
+        raise ConfigError(
+            f"the tables lie in {len(folders)} folders ({', '.join(sorted(map(str, folders)))}); name that of the "
+            "pictures (images), or put them into one"
+        )
+    pictures = Pictures(folders.pop(), settings.short_side)
+    records = read_records(tables, settings, pictures.is_picture, tell)
+    title = str(tables[0]) if len(tables) == 1 else f"{tables[0]} and {len(tables) - 1} more"
+    advise = partial(_advise, pictures, tables[0])
+    return _convert(title, name_of(tables), records, pictures, output, settings, tell, advise)
+
+
+def _advise(pictures: Pictures, table: Path) -> str:
+    """Say where pictures were looked for that are not there, and where one of them is."""
+    if table.is_dir() or not pictures.missing:
+        return ""
+    start = PictureFolder(picture_root(table)).start_of(pictures.missing[0])
+    if start is None and pictures.found_any:
+        return ""
+    there = f"; {pictures.missing[0]} is there with --images {os.path.relpath(start)}" if start else ""
+    return f"\nNames of pictures are read from {pictures.folder} on, another folder is given as --images{there}"
+
+
+def tables_of(table: str | Path | Sequence[str | Path]) -> list[Path]:
+    """List what one or several tables were given."""
+    return [Path(each).expanduser() for each in ([table] if isinstance(table, (str, Path)) else table)]
+
+
+def name_of(tables: Sequence[Path]) -> str:
+    """Give tables one name: that of a folder or file, or what the names of several files begin with."""
+    if len(tables) == 1:
+        name = tables[0].resolve().name if tables[0].is_dir() else tables[0].stem
+    else:
+        name = os.path.commonprefix([each.stem for each in tables]).rstrip("_-. ") or tables[0].resolve().parent.name
     # orjson refuses names of files that are no UTF-8.
-    config = (table.resolve().name if table.is_dir() else table.stem).encode("utf-8", "replace").decode() or "table"
-    records = read_records(table, settings, pictures.is_picture, tell)
-    return _convert(str(table), config, records, pictures, output, settings, tell)
+    return name.encode("utf-8", "replace").decode() or "table"
 
 
 def convert_dataset(
@@ -108,6 +150,7 @@ def _convert(
     output: Path,
     settings: FromTable,
     tell: Tell,
+    advise: Callable[[], str] = str,
 ) -> dict[str, int]:
     rows, problems = _read(config, records, pictures, settings.text_only)
     dealer = Dealer([row.shown for row in rows], settings)
@@ -118,14 +161,16 @@ def _convert(
         except RowError as error:
             problems.append(error)
     if rows or problems:
-        _write(table, output, rows, splits, pictures, problems)
+        _write(table, output, rows, splits, pictures, problems, advise)
     else:
         raise DataError(f"{table} has no rows")
     for note in (*dealer.describe(splits), *_repeated(rows), *_unpaired(rows), *_left(output, splits)):
         tell(note)
     if alone := sum(not row.paths for row in rows):
         tell(f"rows without an image: {alone:,}; training takes them with allow_text_only: true")
-    counts = Counter(splits)
+    counts: Counter[str] = Counter()
+    for row, split in zip(rows, splits, strict=True):
+        counts[split] += len(row.in_split(split))
     return {split: counts[split] for split in SPLITS if counts[split]}
 
 
@@ -136,6 +181,15 @@ class _Row:
     content: dict[str, Any]
     paths: Sequence[Path]
     shown: Shown
+    each: bool
+
+    def in_split(self, split: str) -> list[dict[str, Any]]:
+        """Give what is written: one row, or in training one for each of the answers that are all learnt from."""
+        answers = self.content["outputs"]
+        if not (self.each and split == "train" and isinstance(answers, list)):
+            return [self.content]
+        name = self.content["id"]
+        return [{**self.content, "id": f"{name}/{n}", "outputs": text} for n, text in enumerate(answers)]
 
 
 def _read(
@@ -168,6 +222,10 @@ def _read_row(record: Record, config: str, pictures: Pictures, text_only: bool) 
     }
     paths = _paths(record, pictures, text_only)
     answers = read_list(record.cells["answer"], "answer", place, record.divided)
+    if not record.each and len(set(answers)) < len(answers):
+        # Of several annotators' answers the most frequent is trained on, as they are in VQA's lists.
+        counts = Counter(answers)
+        answers.sort(key=counts.__getitem__, reverse=True)
     if text["split"] not in ("", *SPLITS):
         raise RowError("wrong_value", f"the split is {text['split']!r}, expected one of {', '.join(SPLITS)}", place)
     content = {
@@ -187,7 +245,7 @@ def _read_row(record: Record, config: str, pictures: Pictures, text_only: bool) 
     # Without pictures, rows of the same words are dealt together.
     words = [hashlib.sha256(orjson.dumps({**content, "id": ""})).digest()]
     each, whole = pictures.digest(paths, place) if paths else (words, words[0])
-    return _Row(content, paths, Shown(each, whole, text["split"], place))
+    return _Row(content, paths, Shown(each, whole, text["split"], place), record.each)
 
 
 def _paths(record: Record, pictures: Pictures, text_only: bool) -> list[Path]:
@@ -214,6 +272,7 @@ def _write(
     splits: Sequence[str],
     pictures: Pictures,
     problems: list[RowError],
+    advise: Callable[[], str],
 ) -> None:
     """Write all rows, or look at all pictures and say what is wrong."""
     with ExitStack() as stack:
@@ -229,18 +288,18 @@ def _write(
             split = splits[number]
             if split not in files:
                 files[split] = stack.enter_context(atomic_file(output / f"{split}.jsonl"))
-            content = {**row.content, "image_base64_str": images[0] if len(images) == 1 else images}
-            files[split].write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
-        _raise_if_any(table, problems)
+            for content in row.in_split(split):
+                content = {**content, "image_base64_str": images[0] if len(images) == 1 else images}
+                files[split].write(orjson.dumps(content, option=orjson.OPT_APPEND_NEWLINE))
+        if problems:
+            raise DataError(_explain(table, problems) + advise())
         # A disk that is full is known before the first of them takes its name.
         for file in files.values():
             file.flush()
             os.fsync(file.fileno())
 
 
-def _raise_if_any(table: str, problems: Sequence[RowError]) -> None:
-    if not problems:
-        return
+def _explain(table: str, problems: Sequence[RowError]) -> str:
     same: dict[str, list[str]] = {}  # message -> places
     for problem in problems:
         same.setdefault(problem.message, []).append(problem.place)
@@ -253,7 +312,7 @@ def _raise_if_any(table: str, problems: Sequence[RowError]) -> None:
         counts = "; ".join(f"{count:,} {kind} ({KINDS[kind]})" for kind, count in kinds.most_common())
         rest = f"\n  ... and {more:,} more. In all: {counts}"
     noun = "row" if len(problems) == 1 else "rows"
-    raise DataError(f"{table}: {len(problems)} {noun} cannot be used, nothing was written:\n  {listed}{rest}")
+    return f"{table}: {len(problems)} {noun} cannot be used, nothing was written:\n  {listed}{rest}"
 
 
 def _few(places: Sequence[str]) -> str:

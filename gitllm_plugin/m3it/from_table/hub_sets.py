@@ -15,12 +15,11 @@ from gitllm_plugin.errors import ConfigError, DataError, GitLLMError
 from gitllm_plugin.m3it.from_table.columns import ColumnFinder
 from gitllm_plugin.m3it.from_table.json_rows import read_entry
 from gitllm_plugin.m3it.from_table.records import Read
-from gitllm_plugin.m3it.from_table.settings import SPLIT_OF, FromTable
+from gitllm_plugin.m3it.from_table.settings import SPLIT_IN_NAME, SPLIT_OF, FromTable
 from gitllm_plugin.m3it.problems import RowError
 from gitllm_plugin.m3it.table_kinds import PARQUET
 from gitllm_plugin.m3it.tables import ArrowFolder, ParquetFile
 
-_SPLIT_OF_NAME = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_OF)})(?:[^a-z]|$)")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -122,7 +121,7 @@ def _parts(name: str, settings: FromTable) -> Iterator[_Part]:
 def _of_parquet(path: Path, root: Path) -> _Part:
     file = ParquetFile(path)
     # The file's own name says it, or that of a folder on the way to it.
-    found = [_SPLIT_OF_NAME.search(part.lower()) for part in reversed(path.relative_to(root).parts)]
+    found = [SPLIT_IN_NAME.search(part.lower()) for part in reversed(path.relative_to(root).parts)]
     split = next((match[1] for match in found if match), "")
     rows = (row.content for row in file.rows(0, file.end, 1) if isinstance(row.content, Mapping))
     return _Part(split, str(path), rows, _classes_of(file.schema_metadata))

@@ -14,10 +14,13 @@ from gitllm_plugin.m3it.from_table.records import Read, Record
 from gitllm_plugin.m3it.problems import RowError
 
 
-def read_json(path: Path, text: str, finder: ColumnFinder, keeps_marks: bool = False) -> Iterator[Read]:
-    """Read a file of JSON lines or, if its ending is ``.json``, of one list too; see :func:`read_entry`."""
-    if path.suffix.lower() == ".json" and (whole := _parse_whole(path, text)) is not None:
-        for number, entry in enumerate(whole, start=1):
+def read_json(path: Path, text: str, whole: Any, finder: ColumnFinder, keeps_marks: bool = False) -> Iterator[Read]:
+    """Read a file of JSON lines or, if that is what :func:`parse_whole` gave, of one list or object.
+
+    Each is read by :func:`read_entry`.
+    """
+    if whole is not None:
+        for number, entry in enumerate(whole if isinstance(whole, list) else [whole], start=1):
             yield read_entry(entry, number, f"{path}: row {number}", finder, keeps_marks)
         return
     # Not str.splitlines(), to which some characters within a text are line breaks.
@@ -31,15 +34,20 @@ def read_json(path: Path, text: str, finder: ColumnFinder, keeps_marks: bool = F
             yield RowError("json", f"not JSON ({error})", place)
 
 
-def _parse_whole(path: Path, text: str) -> list[Any] | None:
-    """Parse a file that is a list or one object; None where it is none, and may have a row on each line."""
+def parse_whole(path: Path, text: str) -> Any:
+    """Parse a file ``.json`` that is a list or one object; None: it is none, and may have a row on each line.
+
+    Raises:
+        DataError: it begins as a list and is none.
+    """
+    if path.suffix.lower() != ".json":
+        return None
     try:
-        whole = _parse(text)
+        return _parse(text)
     except ValueError as error:
         if text.lstrip().startswith("["):
             raise DataError(f"{path}: not JSON ({error})") from error
         return None
-    return whole if isinstance(whole, list) else [whole]
 
 
 def read_entry(entry: Any, number: int, place: str, finder: ColumnFinder, keeps_marks: bool = False) -> Read:
@@ -66,7 +74,9 @@ def read_entry(entry: Any, number: int, place: str, finder: ColumnFinder, keeps_
         found = finder.find(keys, place)
     except RowError as error:
         return RowError(error.kind, error.message, place)
-    return Record(str(number), place, {column: entry[keys[index]] for column, index in found.items()})
+    cells = {column: entry[keys[index]] for column, index in found.items()}
+    # Several captions are several texts to learn; of several answers to a question one is.
+    return Record(str(number), place, cells, each=keys[found["answer"]].strip().casefold() == "caption")
 
 
 def _parse(text: str) -> Any:

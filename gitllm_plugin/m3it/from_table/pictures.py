@@ -33,9 +33,16 @@ class Pictures:
     """
 
     def __init__(self, folder: Path, short_side: int | None, scratch: Path | None = None):
-        self._folder, self._short_side, self._scratch = folder, short_side, scratch
+        self.folder, self._short_side, self._scratch = folder, short_side, scratch
         self._digests: dict[Path, bytes] = {}
+        self.missing: list[str] = []
+        """The names that were looked for in vain."""
         self._prepare = lru_cache(maxsize=_KEPT)(self._prepare_once)
+
+    @property
+    def found_any(self) -> bool:
+        """Whether a picture was found at all."""
+        return bool(self._digests)
 
     def find(self, name: str, place: str) -> Path:
         """Find the file that a cell names.
@@ -47,10 +54,11 @@ class Pictures:
         """
         if _ADDRESS.match(name) or name.lower().startswith("data:"):
             raise RowError("no_image", f"{_shown(name)} is no file: {_advice(name)}", place)
-        path = self._folder / name
-        for other in (path, self._folder / name.replace("\\", "/"), _home(name)):
+        path = self.folder / name
+        for other in (path, self.folder / name.replace("\\", "/"), _home(name)):
             if other is not None and _is_file(other):
                 return other
+        self.missing.append(name)
         found = "it is a folder" if _is_folder(path) else _why_not(path)
         raise RowError("no_image", f"{_shown(str(path))} cannot be read ({found})", place)
 
@@ -79,7 +87,7 @@ class Pictures:
 
     def is_picture(self, name: str) -> bool:
         """Tell whether a text is likely to name a picture."""
-        return 0 < len(name) <= _SHOWN and (has_picture_ending(name) or _is_file(self._folder / name))
+        return 0 < len(name) <= _SHOWN and (has_picture_ending(name) or _is_file(self.folder / name))
 
     def digest(self, paths: Sequence[Path], place: str) -> tuple[list[bytes], bytes]:
         """Hash the files as they are, before anything is made smaller.

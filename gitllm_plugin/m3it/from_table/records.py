@@ -16,12 +16,14 @@ class Record:
         place: for messages, ``path:line`` where there are lines.
         cells: by the names of :data:`gitllm_plugin.m3it.from_table.settings.COLUMNS`, those that there are.
         divided: whether ``|`` in a cell stands between several values.
+        each: whether each of the answers is learnt from, as captions are, and not the first alone.
     """
 
     name: str
     place: str
     cells: Mapping[str, Any]
     divided: bool = False
+    each: bool = False
 
 
 Read = Record | RowError

@@ -1,16 +1,17 @@
 """How a table is read: what a person may say about it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from gitllm_plugin.errors import ConfigError
 
 COLUMNS = ("image", "question", "answer", "rejected", "instruction", "id", "split")
 """What a table may have. `image` and `answer` are needed; the rest may be missing or empty."""
 
-ALSO = {"answer": "chosen"}
-"""What a column may be called besides: of two answers the better one."""
+ALSO = {"image": ("file_name",), "answer": ("chosen", "caption")}
+"""What a column may be called besides: of two answers the better one; as LAVIS's lists of captions have it."""
 
 NEEDED = ("image", "answer")
 LISTS = ("image", "answer")
@@ -24,6 +25,15 @@ SPLIT_OF = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """The splits of rows, by the names that data sets and folders have for them, in lower case."""
+
+SPLIT_IN_NAME = re.compile(rf"(?:^|[^a-z])({'|'.join(SPLIT_OF)})(?:[^a-z]|$)")
+"""Finds one of these names in a part of a path in lower case."""
+
+
+def split_of_name(path: PurePath) -> str:
+    """Find the split that a file's name says, else the innermost of its folders that says one; empty if none does."""
+    found = (SPLIT_IN_NAME.search(part.lower()) for part in reversed(path.parts))
+    return next((SPLIT_OF[match[1]] for match in found if match), "")
 
 
 @dataclass(frozen=True)
