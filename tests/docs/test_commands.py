@@ -18,7 +18,7 @@ LINES = [(name_of(page), line) for page in PAGES for line in unmarked_lines(page
 PARSED = [(page, line) for page, line in LINES if arguments(line) is not None]
 RUN = [(page, line) for page, line in LINES if why_not_run(line) is None]
 # What the commands of the pages call the run of a training, beside output/demo/train.
-OTHER_NAMES = ("output/own_pictures", "output/my-run", "output/git_llm", "output/pictures/runs")
+OTHER_NAMES = ("output/own_pictures", "output/my-run", "output/git_llm", "output/pictures/runs", "output/photos/runs")
 
 
 @pytest.mark.parametrize(("page", "line"), PARSED)

@@ -171,7 +171,7 @@ PROSE = {
     "docs/questions.md": ("data_memory", "cpu-opt-350m"),
     "docs/scale.md": ("memory_llama2_70b", "cpu-opt-350m", "demo"),
     "docs/things.md": ("things",),
-    "docs/tutorial.md": ("tutorial",),
+    "docs/tutorial.md": ("tutorial", "tutorial_kinds"),
     "docs/words.md": ("words", "demo"),
 }
 """Pages, and the results' files that numbers of their text come from, beside those that were measured by hand."""
