@@ -16,6 +16,7 @@ from gitllm_plugin.common.run_files import LATEST_RUN
 CONFIG = Path("projects/git_llm/train/things.yaml")
 OUTPUT = Path("output/things")
 LAST = "checkpoint_latest.pth"
+ALIGNED = "aligned.pth"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,14 +53,21 @@ def run(cache: Cache, output: Path, data_only: bool = False) -> None:
         _need_resvg()
         from examples.things.data import make_data
 
-        print("[1/3] Pictures and rows", flush=True)
+        print("[1/4] Pictures and rows", flush=True)
         make_data(cache.root / "things", rows)
     if data_only:
         print(f"rows: {rows}")
         return
-    print("[2/3] Training", flush=True)
-    training = _train(cache, output / "train")
-    print("[3/3] Scores", flush=True)
+    aligned = output / ALIGNED
+    if not aligned.is_file():
+        _need_models(cache)
+        from examples.things.align import align
+
+        print("[2/4] Projection", flush=True)
+        align(CONFIG, [rows / "train" / f"{name}.jsonl" for name in ("thing", "person")], aligned)
+    print("[3/4] Training", flush=True)
+    training = _train(cache, output / "train", aligned)
+    print("[4/4] Scores", flush=True)
     from examples.things.page import write_page
     from examples.things.scores import score_tests
     from gitllm_plugin.host.open_model import open_pipeline
@@ -70,16 +78,19 @@ def run(cache: Cache, output: Path, data_only: bool = False) -> None:
     print(f"\n{shown}\n\npage: {page}\nask it: gitllm demo --model {training}")
 
 
-def _train(cache: Cache, folder: Path) -> Path:
-    """Train, go on with a training that was interrupted, or give the one that is finished."""
+def _need_models(cache: Cache) -> None:
     if not (cache.language_model.is_dir() and cache.image_encoder.is_dir()):
         raise DemoError("the models are not on this machine; `make demo` fetches them")
+
+
+def _train(cache: Cache, folder: Path, aligned: Path) -> Path:
+    """Train, go on with a training that was interrupted, or give the one that is finished."""
     done = folder / "done"
     if not done.is_file():
-        command = ["gitllm_plugin", "train", str(CONFIG)]
+        options = ["model.load_finetuned=true", f"model.finetuned={aligned}"]
         if any(folder.glob(f"*/{LAST}")):
-            command += ["--options", "run.resume_ckpt_path=auto"]
-        run_module(command, cache)
+            options.append("run.resume_ckpt_path=auto")
+        run_module(["gitllm_plugin", "train", str(CONFIG), "--options", *options], cache)
         done.write_text(newest_run(folder, LATEST_RUN, LAST).name, encoding="utf-8")
     return folder / done.read_text(encoding="utf-8")
 

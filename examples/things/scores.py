@@ -9,13 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from examples.easyvqa.controls import score_best_guesses
 from examples.easyvqa.data import Row, read_rows
 from examples.things.data import NAMES
-from examples.things.pictures import SIZE
 from examples.things.rows import SEED, TESTS, WHAT
 from gitllm_plugin.inference.asking import Decoding, Question
 from gitllm_plugin.inference.pipeline import Pipeline
@@ -90,8 +88,7 @@ def _score(pipeline: Pipeline, test: str, folder: Path, rows: Sequence[Row]) -> 
     shuffled = [{**row, "image_base64_str": other["image_base64_str"]} for row, other in _with_others(rows)]
     if test in RANKED:
         candidates = candidates_of(test, folder, rows)
-        blank = _on_white(pipeline, sorted(set().union(*candidates)))
-        answered, controls = (rank(pipeline, each, candidates, blank) for each in (rows, shuffled))
+        answered, controls = (rank(pipeline, each, candidates) for each in (rows, shuffled))
         chance = blind = 1 / NUM_RANKED  # the names beside the true one are drawn at random
     else:
         answered, controls = (ask(pipeline, each) for each in (rows, shuffled))
@@ -124,46 +121,21 @@ def candidates_of(test: str, folder: Path, rows: Sequence[Row]) -> list[list[str
     ]
 
 
-def rank(
-    pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]], blank: Mapping[str, float]
-) -> list[Answered]:
-    """Let the model choose one of a row's names: the likeliest, beside how likely it is of a white picture.
-
-    Args:
-        pipeline: the trained model.
-        rows: with pictures.
-        candidates: each row's names.
-        blank: each name's log-likelihood of a white picture.
-    """
-    answered = []
-    for row, names in zip(tqdm(rows, "ranking", disable=None), candidates, strict=True):
-        likely = _log_likelihoods(pipeline, base64.b64decode(row["image_base64_str"]), names)
-        gain = {name: value - blank[name] for name, value in zip(names, likely, strict=True)}
-        answered.append(Answered(row, max(names, key=gain.__getitem__)))
-    return answered
-
-
-def _on_white(pipeline: Pipeline, names: Sequence[str]) -> dict[str, float]:
-    white = Image.new("RGB", (SIZE, SIZE), "white")
-    chunks = [names[start : start + NUM_RANKED] for start in range(0, len(names), NUM_RANKED)]
-    return {
-        name: value
-        for chunk in chunks
-        for name, value in zip(chunk, _log_likelihoods(pipeline, white, chunk), strict=True)
-    }
-
-
-def _log_likelihoods(pipeline: Pipeline, picture: Image.Image | bytes, names: Sequence[str]) -> list[float]:
+def rank(pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]]) -> list[Answered]:
+    """Let the model choose the likeliest of a row's names."""
     prompt = pipeline.prompt(WHAT, "")
     text = pipeline.text_encoder.prompts([prompt])
-    with pipeline.exclusive() as model:
-        scores = model.score_candidates(
-            text.input_ids,
-            text.attention_mask,
-            pipeline.pixels(picture),
-            candidates=pipeline.text_encoder.candidates([prompt], [list(names)]),
-        )
-    return scores.log_likelihood[0].tolist()
+    answered = []
+    for row, names in zip(tqdm(rows, "ranking", disable=None), candidates, strict=True):
+        with pipeline.exclusive() as model:
+            scores = model.score_candidates(
+                text.input_ids,
+                text.attention_mask,
+                pipeline.pixels(base64.b64decode(row["image_base64_str"])),
+                candidates=pipeline.text_encoder.candidates([prompt], [list(names)]),
+            )
+        answered.append(Answered(row, names[int(scores.log_likelihood[0].argmax())]))
+    return answered
 
 
 def _with_others(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
