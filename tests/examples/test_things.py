@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.functional import normalize
 
 from examples.easyvqa.errors import DemoError
 from examples.things import data, rows, sources
+from examples.things.align import fit
 from examples.things.page import table
 from examples.things.pictures import KINDS, read_emoji, read_person
 from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
@@ -139,6 +142,18 @@ def test_rows_are_made_alike_whole_and_readable(cache: Path, tmp_path: Path, mon
     first, second = (sorted((tmp_path / name).rglob("*.json*")) for name in ("one", "two"))
     assert len(first) == 13 and [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
     assert json.loads((tmp_path / "one" / data.NAMES).read_text())["missing"] == ["stamps cannot be had"]
+
+
+def test_the_projection_starts_where_words_are() -> None:
+    torch.manual_seed(0)
+    words, shown = torch.randn(20, 16), torch.rand(20, 32)
+    targets = torch.arange(20).repeat(400)
+    features = shown[targets] + 0.05 * torch.randn(8000, 32)
+    layer = fit(features, words, targets)
+    vectors = layer(shown)
+    nearest = (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1)
+    assert nearest.tolist() == list(range(20))
+    assert layer(features).norm(dim=1).mean().item() == pytest.approx(words.norm(dim=1).mean().item(), rel=1e-3)
 
 
 def test_without_emoji_it_says_which_packages_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
