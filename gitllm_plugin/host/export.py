@@ -184,9 +184,14 @@ def find_files(run: str | Path) -> tuple[Path, Path]:
         return checkpoint, config
     raise ConfigError(
         f"{run} is not a run: expected a folder with {CONFIG} and one of {BEST}, {LATEST}, the folder above with its "
-        "latest run, or such a checkpoint; nor is it a folder of `gitllm export`"
-        + (f"; there are runs in {', '.join(map(str, below))}: name one" if below else "")
+        "latest run, or such a checkpoint; nor is it a folder of `gitllm export`" + _named_below(below)
     )
+
+
+def _named_below(folders: list[Path]) -> str:
+    if len(folders) == 1:
+        return f"; did you mean {folders[0] / LATEST_RUN}?"
+    return f"; there are runs in {', '.join(map(str, folders))}: name one" if folders else ""
 
 
 def _preprocessor_config(vis_processor: dict[str, Any] | None) -> dict[str, Any] | None:
