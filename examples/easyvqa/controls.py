@@ -1,9 +1,10 @@
 """What can be got right without a picture: the best guess from the question alone."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from examples.easyvqa.data import Row
+from gitllm_plugin.metrics.controls import most_frequent
 
 
 def learn_best_guesses(rows: Iterable[Row]) -> dict[str, str]:
@@ -12,10 +13,10 @@ def learn_best_guesses(rows: Iterable[Row]) -> dict[str, str]:
     Args:
         rows: what may be learnt from, that is, the train split.
     """
-    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    answers: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        answers[row["inputs"]][row["outputs"]] += 1
-    return {question: _most_frequent(counter) for question, counter in answers.items()}
+        answers[row["inputs"]].append(row["outputs"])
+    return {question: most_frequent(given) for question, given in answers.items()}
 
 
 def score_best_guesses(train: Iterable[Row], test: Iterable[Row]) -> float:
@@ -31,7 +32,3 @@ def score_best_guesses(train: Iterable[Row], test: Iterable[Row]) -> float:
     if not right:
         raise ValueError("there is no row to guess the answer of")
     return sum(right) / len(right)
-
-
-def _most_frequent(answers: Counter[str]) -> str:
-    return min(answers, key=lambda answer: (-answers[answer], answer))

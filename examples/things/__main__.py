@@ -58,9 +58,9 @@ def run(cache: Cache, output: Path, data_only: bool = False) -> None:
     if data_only:
         print(f"rows: {rows}")
         return
+    _need_models(cache)
     aligned = output / ALIGNED
     if not aligned.is_file():
-        _need_models(cache)
         from examples.things.align import align
 
         print("[2/4] Projection", flush=True)

@@ -89,7 +89,7 @@ def _score(pipeline: Pipeline, test: str, folder: Path, rows: Sequence[Row]) -> 
     if test in RANKED:
         candidates = candidates_of(test, folder, rows)
         answered, controls = (rank(pipeline, each, candidates) for each in (rows, shuffled))
-        chance = blind = 1 / NUM_RANKED  # the names beside the true one are drawn at random
+        chance = blind = 1 / len(candidates[0])  # the names beside the true one are drawn at random
     else:
         answered, controls = (ask(pipeline, each) for each in (rows, shuffled))
         train = read_rows(folder / "train" / f"{test}.jsonl")

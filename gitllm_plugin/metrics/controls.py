@@ -1,7 +1,7 @@
 """What is scored without looking at the pictures, beside which a score has to be read."""
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from gitllm_plugin.metrics.captions import CAPTION_METRICS
 from gitllm_plugin.metrics.registry import score
@@ -40,7 +40,7 @@ def score_controls(
         groups.setdefault(question if asked[question] >= _OFTEN else None, []).append(number)
     guesses = [""] * len(predictions)
     for members in groups.values():
-        guess = _most_frequent([answer for number in members for answer in dict.fromkeys(references[number])])
+        guess = most_frequent([answer for number in members for answer in dict.fromkeys(references[number])])
         for number in members:
             guesses[number] = guess
     moved = _moved(groups.values())
@@ -52,7 +52,8 @@ def score_controls(
     }
 
 
-def _most_frequent(answers: Sequence[str]) -> str:
+def most_frequent(answers: Iterable[str]) -> str:
+    """Give the most frequent answer; of equally frequent ones, the first in the alphabet."""
     counts = Counter(answers)
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
