@@ -2,7 +2,7 @@
 
 import argparse
 
-from benchmarks import cpu, decoding, features, gpu, llama_cpp, preferences, stock, tiles
+from benchmarks import cpu, decoding, features, gpu, joins, llama_cpp, preferences, stock, tiles
 from benchmarks.peers import command as peers
 
 COMMANDS = {
@@ -10,6 +10,7 @@ COMMANDS = {
     "decoding": decoding,
     "features": features,
     "gpu": gpu,
+    "joins": joins,
     "llama_cpp": llama_cpp,
     "peers": peers,
     "preferences": preferences,

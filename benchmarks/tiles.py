@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
+from benchmarks.memory import held_for_backward
 from benchmarks.timing import in_turns
-from gitllm_plugin.modeling import BuildSettings, GitLLM, LoraSettings, build_git_llm, make_text_encoder
+from gitllm_plugin.modeling import BuildSettings, LoraSettings, build_git_llm, make_text_encoder
 from gitllm_plugin.modeling.places import stack_images
 from gitllm_plugin.processors.image_transform import ImageTransform
 from gitllm_plugin.tables import Table
@@ -60,12 +60,12 @@ def run(arguments: argparse.Namespace) -> None:
 
     times = in_turns({str(most): lambda most=most: step(most) for most in batches}, arguments.rounds)
     first = statistics.median(times[str(arguments.tiles[0])].processor)
-    held_first = _held(model, lambda: step(arguments.tiles[0]))
+    held_first = held_for_backward(model, lambda: step(arguments.tiles[0]))
     rows = []
     for most, (pixels, places) in batches.items():
         images = int((places[:, :, 0] >= 0).sum()) / len(_SHAPES)
         seconds = statistics.median(times[str(most)].processor)
-        held = _held(model, lambda most=most: step(most))
+        held = held_for_backward(model, lambda most=most: step(most))
         tokens, told = images * model.tokens_of_image(pixels), f"{seconds / first:.2f}"
         told += f" ({seconds:.2f} s)" if not rows else ""
         rows.append((str(most), f"{images:.2f}", f"{tokens:.0f}", told, f"{held / held_first:.2f}"))
@@ -87,19 +87,3 @@ def _images(size: int, most: int) -> tuple[Tensor, Tensor]:
 def _waves(width: int, height: int) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     return np.stack([127 + 120 * np.sin(x / 23), 127 + 120 * np.cos(y / 17), (x + y) % 256], -1).astype(np.uint8)
-
-
-def _held(model: GitLLM, step: Callable[[], None]) -> int:
-    """Count the bytes that autograd keeps in a step, weights not among them."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(kept.values())

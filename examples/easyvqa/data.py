@@ -161,7 +161,7 @@ def _write_split(folder: Path, rows: Mapping[str, Sequence[tuple[int, Row]]], so
     folder.mkdir()
     pictures = _read_pictures(source, {image for mine in rows.values() for image, _ in mine})
     for config, mine in rows.items():
-        _write(folder / f"{config}.jsonl", [{**row, "image_base64_str": pictures[image]} for image, row in mine])
+        write_rows(folder / f"{config}.jsonl", [{**row, "image_base64_str": pictures[image]} for image, row in mine])
 
 
 def _write_shuffled(folder: Path, questions: Sequence[Question], source: Path, count: int) -> None:
@@ -180,7 +180,7 @@ def _write_shuffled(folder: Path, questions: Sequence[Question], source: Path, c
         rows = [{**row, "config": name, "id": f"shuffled-{row['id']}"} for _, row in by_config[config]]
         images = [pictures[other[image]] for image, _ in by_config[config]]
         pairs = zip(rows, images, strict=True)
-        _write(folder / f"{name}.jsonl", [{**row, "image_base64_str": image} for row, image in pairs])
+        write_rows(folder / f"{name}.jsonl", [{**row, "image_base64_str": image} for row, image in pairs])
 
 
 def _read_pictures(source: Path, images: Iterable[int]) -> dict[int, str]:
@@ -194,7 +194,8 @@ def _read_pictures(source: Path, images: Iterable[int]) -> dict[int, str]:
         raise DemoError(f"easy-VQA is incomplete: there is no {error.filename}; delete its folder") from error
 
 
-def _write(path: Path, rows: Iterable[Row]) -> None:
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write rows as JSONL."""
     with open(path, "w", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 

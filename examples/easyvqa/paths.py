@@ -62,3 +62,8 @@ class Cache:
     def data(self) -> Path:
         """easy-VQA as M3IT JSONL, a folder per split."""
         return self.demo / "easyvqa"
+
+    @property
+    def balanced(self) -> Path:
+        """easy-VQA's yes/no questions, as often yes as no, a folder per split."""
+        return self.demo / "easyvqa_balanced"

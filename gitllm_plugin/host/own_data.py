@@ -53,6 +53,7 @@ run:
   task: m3it
   runner: git_llm
   output_dir: {output}
+  resume_ckpt_path: auto  # an interrupted run of this file is gone on with
   train_splits: [train]
   valid_splits: {valid_splits}
   test_splits: {test_splits}

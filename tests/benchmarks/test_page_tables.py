@@ -5,10 +5,11 @@ import json
 import runpy
 from pathlib import Path
 
-from benchmarks import data_path, tiles
+from benchmarks import data_path, joins, tiles
 from tests import environments
 
 ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def rows_of(path):
@@ -16,7 +17,7 @@ def rows_of(path):
 
 
 def header_in_the_results(name):
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["header"]
+    return json.loads((RESULTS / f"{name}.json").read_text())["header"]
 
 
 def test_tiles_are_measured_and_written(tmp_path, capsys):
@@ -31,6 +32,19 @@ def test_tiles_are_measured_and_written(tmp_path, capsys):
     page = "<!-- results: tiles -->\n<!-- end of results -->"
     made = runpy.run_path(str(ROOT / "docs" / "_build" / "results.py"))["with_tables"](page, tmp_path)
     assert made.splitlines()[1:-1] == capsys.readouterr().out.splitlines()[:4]
+
+
+def test_ways_to_join_are_measured_and_written(tmp_path):
+    parser = argparse.ArgumentParser()
+    joins.add_arguments(parser)
+    joins.run(parser.parse_args(["--image-size", "32", "--rounds", "1", "--output", str(tmp_path)]))
+    found, of_page = (json.loads((folder / "joins.json").read_text()) for folder in (tmp_path, RESULTS))
+    assert found["header"] == of_page["header"] and found["of"].startswith("python -m benchmarks joins")
+    # What three seeds learnt is read from the experiments, whichever models are measured: the page's is not stale.
+    for column in (0, 1, 2, 6):
+        assert [row[column] for row in found["rows"]] == [row[column] for row in of_page["rows"]]
+    tokens = {row[1]: int(row[3]) for row in found["rows"]}
+    assert tokens["pool"] == tokens["pixel_shuffle"] < tokens["linear_norm"] == tokens["linear"] == tokens["mlp"]
 
 
 def test_ways_of_reading_are_compared_with_the_first():

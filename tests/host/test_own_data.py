@@ -79,6 +79,25 @@ def test_the_command_writes_shows_and_trains(tmp_path, capsys):
     assert main(["ask", str(tmp_path / "walls/teal.png"), "color?", "--model", str(run)]) == 0
 
 
+def test_the_command_again_goes_on_and_then_has_nothing_to_do(tmp_path, caplog):
+    caplog.set_level("INFO")
+    command = [
+        "train",
+        "--data",
+        str(write_table(tmp_path / "a.csv", ("train",))),
+        *TINY,
+        "--options",
+        "run.device=cpu",
+    ]
+    assert main([*command, "run.max_epoch=1"]) == 0
+    assert main([*command, "run.max_epoch=2"]) == 0
+    assert main([*command, "run.max_epoch=2"]) == 0
+    assert (
+        len([folder for folder in Path("output/a/runs").iterdir() if folder.is_dir() and not folder.is_symlink()]) == 1
+    )
+    assert "Nothing to do: 2 of 2 epochs" in caplog.text
+
+
 def test_a_table_smaller_than_a_batch_trains(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "one.png")
     (tmp_path / "a.csv").write_text("image,answer,split\none.png,dark,train\none.png,black,train\n")
