@@ -16,7 +16,7 @@ from gitllm_plugin.common.run_files import LATEST_RUN
 CONFIG = Path("projects/git_llm/train/things.yaml")
 OUTPUT = Path("output/things")
 LAST = "checkpoint_latest.pth"
-ALIGNED = "aligned.pth"
+ALIGNED = "aligned"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,10 +60,10 @@ def run(cache: Cache, output: Path, data_only: bool = False) -> None:
         return
     _need_models(cache)
     aligned = output / ALIGNED
-    if not aligned.is_file():
+    if not aligned.is_dir():
         from examples.things.align import align
 
-        print("[2/4] Projection", flush=True)
+        print("[2/4] Image encoder and projection", flush=True)
         align(CONFIG, [rows / "train" / f"{name}.jsonl" for name in ("thing", "person")], aligned)
     print("[3/4] Training", flush=True)
     training = _train(cache, output / "train", aligned)
@@ -87,7 +87,13 @@ def _train(cache: Cache, folder: Path, aligned: Path) -> Path:
     """Train, go on with a training that was interrupted, or give the one that is finished."""
     done = folder / "done"
     if not done.is_file():
-        options = ["model.load_finetuned=true", f"model.finetuned={aligned}"]
+        from examples.things.align import ENCODER, PROJECTION
+
+        options = [
+            f"model.image_encoder={aligned / ENCODER}",
+            "model.load_finetuned=true",
+            f"model.finetuned={aligned / PROJECTION}",
+        ]
         if any(folder.glob(f"*/{LAST}")):
             options.append("run.resume_ckpt_path=auto")
         run_module(["gitllm_plugin", "train", str(CONFIG), "--options", *options], cache)

@@ -85,8 +85,8 @@ class LoraSettings:
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Dropout before the update."""
 
-    targets: tuple[str, ...] | None = None
-    """Names of layers, ``qkv`` (also null: the family's query, key and value projections, fused or not) or
+    targets: str | tuple[str, ...] | None = None
+    """Names of layers, or one: ``qkv`` (also null: the family's query, key and value projections, fused or not),
     ``all-linear`` (all but the head)."""
 
     rslora: bool = False

@@ -34,7 +34,8 @@ def inject_lora(language_model: PreTrainedModel, settings: LoraSettings, family_
     """
     from peft import inject_adapter_in_model
 
-    targets = resolve_targets(language_model, settings.targets or (QKV,), family_targets)
+    named = settings.targets or (QKV,)
+    targets = resolve_targets(language_model, (named,) if isinstance(named, str) else named, family_targets)
     inject_adapter_in_model(lora_config(language_model, settings, targets), language_model, adapter_name=ADAPTER)
 
 

@@ -12,12 +12,12 @@ import torch
 from torch.nn.functional import normalize
 
 from examples.easyvqa.errors import DemoError
-from examples.things import data, rows, sources
-from examples.things.align import fit
+from examples.things import align, data, rows, sources
 from examples.things.page import table
 from examples.things.pictures import KINDS, read_emoji, read_person
 from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
 from examples.things.scores import Score
+from gitllm_plugin.modeling.pixels import normalize_pixels
 
 test_rows.__test__ = False
 STYLES = [source.folder for source in sources.EMOJI]
@@ -144,16 +144,32 @@ def test_rows_are_made_alike_whole_and_readable(cache: Path, tmp_path: Path, mon
     assert json.loads((tmp_path / "one" / data.NAMES).read_text())["missing"] == ["stamps cannot be had"]
 
 
-def test_the_projection_starts_where_words_are() -> None:
+def test_encoder_and_projection_lead_to_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Colours, by timm's smallest EfficientNet with random weights: its late stages learn, its early ones stay as they are."""
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    monkeypatch.setattr(align, "_EPOCHS", 15)
     torch.manual_seed(0)
-    words, shown = torch.randn(20, 16), torch.rand(20, 32)
-    targets = torch.arange(20).repeat(400)
-    features = shown[targets] + 0.05 * torch.randn(8000, 32)
-    layer = fit(features, words, targets)
-    vectors = layer(shown)
-    nearest = (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1)
-    assert nearest.tolist() == list(range(20))
-    assert layer(features).norm(dim=1).mean().item() == pytest.approx(words.norm(dim=1).mean().item(), rel=1e-3)
+    tower = TimmWrapperModel(TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False)).float()
+    words, targets = torch.randn(4, 16), torch.arange(4).repeat(64)
+    colours = torch.tensor([(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220)])
+    pictures = (colours[targets] + torch.randint(-20, 20, (256, 3)))[:, :, None, None].expand(-1, -1, 32, 32)
+    normal = (torch.full((3,), 0.5), torch.full((3,), 0.5))
+    pixels = normalize_pixels(pictures.to(torch.uint8), *normal)
+    with torch.no_grad():
+        for _ in range(50):  # statistics of batches, which random weights do not have
+            tower.train()(pixels)
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    layer = align.fit(tower, pictures.to(torch.uint8), normal, words, targets)
+    with torch.no_grad():
+        vectors = layer(tower(pixels[:16]).last_hidden_state.mean((2, 3)))
+    assert (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1).tolist() == targets[:16].tolist()
+    assert vectors.norm(dim=1).mean().item() == pytest.approx(words.norm(dim=1).mean().item(), rel=0.3)
+    changed = {
+        name.split("timm_model.")[-1] for name, value in tower.state_dict().items() if (value != before[name]).any()
+    }
+    assert any(name.startswith("conv_head.") for name in changed)
+    assert not [name for name in changed if name.startswith(align.KEPT)]
 
 
 def test_without_emoji_it_says_which_packages_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

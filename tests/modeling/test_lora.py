@@ -59,6 +59,8 @@ def test_all_linear_leaves_the_head_out():
         *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     }
     assert leaves(build("gpt2", targets=("qkv", "c_fc"))) == {"c_attn", "c_fc"}
+    assert leaves(build("gpt2", targets="c_fc")) == {"c_fc"}
+    assert leaves(build("llama", targets="all-linear")) == leaves(build("llama", targets=("all-linear",)))
 
 
 def test_targets_that_match_nothing_say_what_there_is():
