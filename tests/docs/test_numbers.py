@@ -158,12 +158,16 @@ def test_a_table_of_cells_has_its_numbers_on_the_right(tmp_path):
 
 _NUMBER = re.compile(r"(?<![\w.,-])\d[\d,]*(?:\.\d+)?%?(?![\w.-]*\d)")
 PROSE = {
-    "README.md": ("demo", "peers-heron", "peers-llava", "peers-nanovlm", "cpu-opt-350m"),
+    "README.md": ("demo", "laptop_yesno", "peers-heron", "peers-llava", "peers-nanovlm", "cpu-opt-350m"),
     "docs/asking.md": (),
     "docs/benchmarks.md": tuple(path.stem for path in RESULTS.glob("*.json")),
     "docs/data.md": ("data_path", "features-opt-350m"),
     "docs/evaluation.md": ("demo",),
-    "docs/experiments.md": ("demo_exp1", "demo_exp2", "laptop_masks", "laptop_projections"),
+    "docs/experiments.md": (
+        "demo",
+        *(path.stem for path in RESULTS.glob("*_exp*.json")),
+        *(path.stem for path in RESULTS.glob("laptop_*.json")),
+    ),
     "docs/gallery.md": ("demo",),
     "docs/index.md": (),
     "docs/llama_cpp.md": ("llama_cpp",),
