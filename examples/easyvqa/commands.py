@@ -1,7 +1,7 @@
 """Run the demonstration's commands, with its cache folder in their environment."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.paths import CACHE_VARIABLE, Cache
@@ -30,17 +30,18 @@ def exit_status(steps: Callable[[], None]) -> int:
     return 0
 
 
-def run_module(arguments: Sequence[str], cache: Cache) -> None:
+def run_module(arguments: Sequence[str], cache: Cache, environment: Mapping[str, str] | None = None) -> None:
     """Run ``python -m`` with this interpreter, showing what it prints.
 
     Args:
         arguments: the module and its arguments.
         cache: the cache folder, which the command finds in its environment.
+        environment: what it finds there besides.
 
     Raises:
         KeyboardInterrupt: when the command ended because of Ctrl-C.
         DemoError: when the command failed; says how it ended and, where it was killed, which batch size to lower.
     """
-    status = processes.run_module(arguments, {CACHE_VARIABLE: str(cache.root)})
+    status = processes.run_module(arguments, {CACHE_VARIABLE: str(cache.root), **(environment or {})})
     if status != 0:
         raise DemoError(explain_end(arguments, status))

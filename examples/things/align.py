@@ -2,12 +2,14 @@
 
 Each picture's mean feature is taken by a linear layer near the mean vector of its name's words; the encoder's later
 stages are trained with it, as they know photographs alone. The language model then reads words that it knows,
-somewhat blurred, from the first step on, and has to learn to say them.
+somewhat blurred, from the first step on, and has to learn to say them. ``python -m examples.things`` runs it, as
+``python -m examples.things.align CONFIG ROWS OUTPUT``.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,9 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from examples.easyvqa.folders import new_folder
+from examples.things.paths import ENCODER, PROJECTION
 from examples.things.rows import SEED
 from gitllm_plugin.modeling.pixels import normalize_pixels
-
-ENCODER, PROJECTION = "image_encoder", "projection.pth"
-"""What is written: a Hugging Face folder, and a checkpoint for ``model.finetuned``."""
 
 KEPT = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
 """Stages that stay as they are: edges and colours are the same in drawings, and they are half of the time."""
@@ -35,21 +35,26 @@ _LOOKED_AT = 500
 _TURN, _SHIFT, _SCALE, _SHAPE = 0.26, 0.12, (0.75, 1.15), (0.85, 1.18)  # radians, parts of a side, and factors
 
 
-def align(config: Path, files: Sequence[Path], output: Path) -> None:
+NAMED = ("thing", "person")
+"""The rows whose answers are names of what is seen."""
+
+
+def align(config: Path, rows: Path, output: Path) -> None:
     """Train encoder and projection of a configuration's model, and write both.
 
     Args:
         config: whose projection is ``pixel_shuffle`` and whose encoder is timm's EfficientNet.
-        files: rows whose answers are names of what is seen.
+        rows: the folder of ``make_data``.
         output: the folder that gets :data:`ENCODER` and :data:`PROJECTION`; it appears only when it is complete.
     """
     from gitllm_plugin.host.launch import build_model
 
-    storage = "datasets.m3it.build_info.annotations.train.storage=" + json.dumps([str(file) for file in files])
+    files = json.dumps([str(rows / "train" / f"{name}.jsonl") for name in NAMED])
+    storage = f"datasets.m3it.build_info.annotations.train.storage={files}"
     cfg, task, model = build_model(config, [storage, "model.load_finetuned=false", "model.dtype=float32"])
     torch.manual_seed(SEED)
-    rows = task.build_datasets(cfg)["m3it"]["train"]
-    pictures, normal, names = _read(DataLoader(rows, batch_size=32, collate_fn=rows.collater))
+    examples = task.build_datasets(cfg)["m3it"]["train"]
+    pictures, normal, names = _read(DataLoader(examples, batch_size=32, collate_fn=examples.collater))
     words, targets, centre = words_of(model, names)
     tower = model.model.image_encoder.tower
     layer = fit(tower, pictures, normal, words, targets)
@@ -173,3 +178,7 @@ def _read(batches: DataLoader) -> tuple[Tensor, tuple[Tensor, Tensor], list[str]
             names += parts
     assert normal is not None
     return torch.stack(pictures), normal, names
+
+
+if __name__ == "__main__":
+    align(*map(Path, sys.argv[1:]))

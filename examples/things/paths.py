@@ -1,0 +1,7 @@
+"""Names of what one step writes and another reads."""
+
+ENCODER = "image_encoder"
+"""A Hugging Face folder."""
+
+PROJECTION = "projection.pth"
+"""A checkpoint for ``model.finetuned``."""
