@@ -6,7 +6,7 @@ with 1 or 2 and to say which argument it is about: by its name, or by the path.
 
 import random
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,6 +124,30 @@ def _options(path: str, key: str) -> list[str]:
     return ["--options", f"{key}={path}"]
 
 
+CONVERTERS = [
+    ("from-csv", "csv", FILE, ["given.csv", "given.tsv", "given.json", "given.jsonl", "given.parquet", "given"]),
+    ("from-coco", "coco", FILE, ["given.json"]),
+    ("from-messages", "chats", FILE, ["given.json", "given.jsonl"]),
+    ("from-dataset", "parquet", TREE, ["given.parquet", "given"]),
+]
+"""Command, the good input that it reads, what is wrong with a path to one, and the names that such a path has."""
+
+
+def _of_converter(command: str, read: str, bad: dict[str, Make], names: list[str]) -> Iterator[PathOf]:
+    """Give the paths of a command that takes other people's rows: what it reads, writes, and has its pictures in."""
+    start = ["m3it", command]
+    for name in names:
+        yield PathOf(f"m3it {command}", "table", bad, lambda good, path: [*start, path, str(good.out)], name)
+    yield PathOf(f"m3it {command}", "out", FOLDER_TO_WRITE, lambda good, path: [*start, str(getattr(good, read)), path])
+    if command != "from-dataset":  # its pictures are in it
+        yield PathOf(
+            f"m3it {command}",
+            "--images",
+            FILE,
+            lambda good, path: [*start, str(getattr(good, read)), str(good.out), "--images", path],
+        )
+
+
 _ASK = ("--max-new-tokens", "2")
 PATHS = [
     PathOf("train", "cfg_path", FILE, lambda good, path: ["train", path], "given.yaml"),
@@ -168,57 +192,7 @@ PATHS = [
             *_options(path, "datasets.m3it_wds.build_info.features"),
         ],
     ),
-    *(
-        PathOf("m3it from-csv", "table", FILE, lambda good, path: ["m3it", "from-csv", path, str(good.out)], name)
-        for name in ("given.csv", "given.tsv", "given.json", "given.jsonl", "given.parquet", "given")
-    ),
-    PathOf("m3it from-csv", "out", FOLDER_TO_WRITE, lambda good, path: ["m3it", "from-csv", str(good.csv), path]),
-    PathOf(
-        "m3it from-csv",
-        "--images",
-        FILE,
-        lambda good, path: ["m3it", "from-csv", str(good.csv), str(good.out), "--images", path],
-    ),
-    PathOf(
-        "m3it from-coco", "table", FILE, lambda good, path: ["m3it", "from-coco", path, str(good.out)], "given.json"
-    ),
-    PathOf("m3it from-coco", "out", FOLDER_TO_WRITE, lambda good, path: ["m3it", "from-coco", str(good.coco), path]),
-    PathOf(
-        "m3it from-coco",
-        "--images",
-        FILE,
-        lambda good, path: ["m3it", "from-coco", str(good.coco), str(good.out), "--images", path],
-    ),
-    *(
-        PathOf(
-            "m3it from-messages", "table", FILE, lambda good, path: ["m3it", "from-messages", path, str(good.out)], name
-        )
-        for name in ("given.json", "given.jsonl")
-    ),
-    PathOf(
-        "m3it from-messages",
-        "out",
-        FOLDER_TO_WRITE,
-        lambda good, path: ["m3it", "from-messages", str(good.chats), path],
-    ),
-    PathOf(
-        "m3it from-messages",
-        "--images",
-        FILE,
-        lambda good, path: ["m3it", "from-messages", str(good.chats), str(good.out), "--images", path],
-    ),
-    *(
-        PathOf(
-            "m3it from-dataset", "table", TREE, lambda good, path: ["m3it", "from-dataset", path, str(good.out)], name
-        )
-        for name in ("given.parquet", "given")
-    ),
-    PathOf(
-        "m3it from-dataset",
-        "out",
-        FOLDER_TO_WRITE,
-        lambda good, path: ["m3it", "from-dataset", str(good.parquet), path],
-    ),
+    *(path for converter in CONVERTERS for path in _of_converter(*converter)),
     PathOf("parameters", "cfg_path", MODEL, lambda good, path: ["parameters", path]),
     PathOf("parameters", "cfg_path", FILE, lambda good, path: ["parameters", path], "given.yaml"),
     PathOf("export", "run", MODEL, lambda good, path: ["export", path, str(good.out / "export")]),
