@@ -145,7 +145,7 @@ def test_rows_are_made_alike_whole_and_readable(cache: Path, tmp_path: Path, mon
 
 
 def test_encoder_and_projection_lead_to_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Colours, by timm's smallest EfficientNet with random weights: its late stages learn, its early ones stay as they are."""
+    """Colours, by timm's smallest EfficientNet of random weights: late stages learn, early ones stay as they are."""
     from transformers import TimmWrapperConfig, TimmWrapperModel
 
     monkeypatch.setattr(align, "_EPOCHS", 15)
