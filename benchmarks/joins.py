@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from benchmarks import results
-from benchmarks.memory import held_for_backward
+from benchmarks.held import held_for_backward
 from benchmarks.timing import in_turns
 from gitllm_plugin.config.model import IMAGE_MARK
 from gitllm_plugin.experiments.report import results_table
@@ -86,8 +85,8 @@ class _Step:
 
     def __init__(self, arguments: argparse.Namespace, attention: str, projection: str, places: str) -> None:
         torch.manual_seed(0)
-        settings = BuildSettings(dtype="float32", lora=LoraSettings())
-        settings = replace(settings, attention=attention, projection=projection)
+        joined = {"attention": attention, "projection": projection}
+        settings = BuildSettings(dtype="float32", lora=LoraSettings(), **joined)
         self.model, tokenizer = build_git_llm(arguments.language_model, arguments.image_encoder, settings)
         self.model.train()
         size = arguments.image_size or self.model.image_encoder.image_size or 224

@@ -10,11 +10,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from gitllm_plugin.common.processes import describe_end
 from gitllm_plugin.errors import LostProcessError
@@ -37,22 +34,6 @@ def peak_memory(shape: str, way: str, images: int, texts_per_image: int) -> dict
     if ended.returncode != 0:
         raise LostProcessError(f"`{shlex.join(command)}` {describe_end(ended.returncode)}\n{ended.stderr}")
     return json.loads(ended.stdout.splitlines()[-1])
-
-
-def held_for_backward(model: nn.Module, step: Callable[[], None]) -> int:
-    """Count the bytes that autograd keeps in a step, weights not among them."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        step()
-    return sum(kept.values())
 
 
 def _gib(field: str) -> float:

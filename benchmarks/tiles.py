@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import results
-from benchmarks.memory import held_for_backward
+from benchmarks.held import held_for_backward
 from benchmarks.timing import in_turns
 from gitllm_plugin.modeling import BuildSettings, LoraSettings, build_git_llm, make_text_encoder
 from gitllm_plugin.modeling.places import stack_images

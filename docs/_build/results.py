@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from gitllm_plugin.experiments.plan import Plan, read_plan
 from gitllm_plugin.tables import Table
 
 REPOSITORY = Path(__file__).parents[2]
@@ -77,13 +78,15 @@ def _experiment_table(runs: list[dict]) -> Table:
 def take_experiment(path: str, output: Path | None = None, results: Path = RESULTS, images: Path = IMAGES) -> None:
     """Write the results' file and the figures of an experiment's finished runs, by the name of the list.
 
+    Runs that the results' file has already, of the same list and configuration, and that are not finished in the folder
+    stay in it: seeds may be run on several machines. Figures are of the runs in the folder.
+
     Args:
         path: of the list of runs.
         output: the folder that its runs lie in; None: the list's own.
         results: folder of results' files.
         images: folder of figures.
     """
-    from gitllm_plugin.experiments.plan import read_plan
     from gitllm_plugin.experiments.record import StepRecord
     from gitllm_plugin.experiments.report import TRAINING_FIGURE, VALIDATION_FIGURE, draw_figures, read_results
     from gitllm_plugin.experiments.run import RECORD
@@ -103,19 +106,33 @@ def take_experiment(path: str, output: Path | None = None, results: Path = RESUL
     if others:
         print(f"the list or its configuration was another when these were run: {'; '.join(others)}")
     versions = json.loads((Path(runs[0]["folder"]) / "versions.json").read_text(encoding="utf-8"))
+    target = results / f"{name}.json"
+    taken = {run["name"]: {key: value for key, value in run.items() if key != "folder"} for run in runs}
+    for run in taken.values():
+        run["fingerprint"] = record.get(run["name"], "fingerprint")
+    taken = _earlier(plan, target) | taken
     found = {
         "of": f"gitllm experiment {path}",
         "title": plan.title,
-        "runs": [{key: value for key, value in run.items() if key != "folder"} for run in runs],
-        "not_run": [run.name for run in plan.runs if run.name not in finished],
+        "runs": [taken[run.name] for run in plan.runs if run.name in taken],
+        "not_run": [run.name for run in plan.runs if run.name not in taken],
         "environment": {key: versions[key] for key in versions if key not in ("command", "trained_parameters")},
     }
-    (results / f"{name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    target.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     validation = images / f"{name}_{VALIDATION_FIGURE}"
     draw_figures(plan.title, curves, images / f"{name}_{TRAINING_FIGURE}", validation)
     if all(len(run.evaluations) == 1 for run in curves):
         validation.unlink()  # points without a line, which the table has
-    print(f"{name}: {len(runs)} runs of {len(plan.runs)}")
+    print(f"{name}: {len(taken)} runs of {len(plan.runs)}, {len(runs)} of them from {plan.output_dir}")
+
+
+def _earlier(plan: Plan, target: Path) -> dict[str, dict]:
+    """Give the runs of a results' file that are of this list, by their names."""
+    if not target.is_file():
+        return {}
+    prints = {run.name: run.fingerprint() for run in plan.runs}
+    runs = json.loads(target.read_text(encoding="utf-8"))["runs"]
+    return {run["name"]: run for run in runs if prints.get(run["name"]) == run.get("fingerprint", "unknown")}
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ OUTPUT = Path("output/things")
 LAST = "checkpoint_latest.pth"
 ALIGNED = "aligned"
 _KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32)}
-"""For glibc: activations of a convolution are large, and to get them anew from the system is a third of the time."""
+"""For glibc, which gives large activations back to the system at once: 27 s of processor time in the place of 42 for
+20 steps, with both of them set (glibc 2.36)."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +63,7 @@ def run(cache: Cache, output: Path, data_only: bool = False) -> None:
         print(f"rows: {rows}")
         return
     _need_models(cache)
-    aligned = output / ALIGNED
+    aligned = (output / ALIGNED).resolve()  # a run's configuration names it, wherever the run is asked from
     if not aligned.is_dir():
         print("[2/4] Image encoder and projection", flush=True)
         run_module(["examples.things.align", str(CONFIG), str(rows), str(aligned)], cache, _KEEP_MEMORY)

@@ -28,15 +28,16 @@ from gitllm_plugin.modeling.pixels import normalize_pixels
 KEPT = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
 """Stages that stay as they are: edges and colours are the same in drawings, and they are half of the time."""
 
+NAMED = ("thing", "person")
+"""The rows whose answers are names of what is seen."""
+
 _EPOCHS, _BATCH, _DECAY = 8, 64, 0.05
 _ENCODER_RATE, _RATE = 1e-3, 2e-3
 _TEMPERATURE, _DROPOUT, _SMOOTHING = 0.04, 0.2, 0.1
-_LOOKED_AT = 500
-_TURN, _SHIFT, _SCALE, _SHAPE = 0.26, 0.12, (0.75, 1.15), (0.85, 1.18)  # radians, parts of a side, and factors
-
-
-NAMED = ("thing", "person")
-"""The rows whose answers are names of what is seen."""
+_LOOKED_AT = 500  # pictures, for the length of vectors
+_TURN = 0.26  # radians, at most
+_SHIFT = 0.12  # of half a side, at most
+_SCALE, _SHAPE = (0.75, 1.15), (0.85, 1.18)  # of what is seen: its size, and width by height
 
 
 def align(config: Path, rows: Path, output: Path) -> None:
@@ -58,14 +59,18 @@ def align(config: Path, rows: Path, output: Path) -> None:
     words, targets, centre = words_of(model, names)
     tower = model.model.image_encoder.tower
     layer = fit(tower, pictures, normal, words, targets)
-    projection = model.model.projection
-    squares = projection.factor**2
-    with torch.no_grad():  # all patches of a token count alike
-        projection.weight.copy_(layer.weight.repeat(1, squares) / squares)
-        projection[0].bias.copy_(layer.bias + centre)
+    start_projection(model.model.projection, layer, centre)
     with new_folder(output) as folder:
         tower.save_pretrained(folder / ENCODER)
         torch.save({"model": model.trainable_state_dict()}, folder / PROJECTION)
+
+
+def start_projection(projection: Any, layer: nn.Linear, centre: Tensor) -> None:
+    """Give a ``pixel_shuffle`` projection the weights of a layer: all patches of a token count alike."""
+    squares = projection.factor**2
+    with torch.no_grad():
+        projection.weight.copy_(layer.weight.repeat(1, squares) / squares)
+        projection[0].bias.copy_(layer.bias + centre)
 
 
 def words_of(model: Any, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,7 +117,7 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], words
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
     directions = normalize(words, dim=1)
     for batch in tqdm(_batches(len(pictures)), "names", steps, disable=None):
-        found = dropout(_features(tower, _varied(normalize_pixels(pictures[batch], *normal))), _DROPOUT)
+        found = dropout(_features(tower, vary(normalize_pixels(pictures[batch], *normal))), _DROPOUT)
         by_words = normalize(layer(found), dim=1) @ directions.T / _TEMPERATURE
         # Names that share most of their words are told apart by a classifier of their own.
         loss = cross_entropy(by_words, targets[batch])
@@ -121,7 +126,7 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], words
         loss.backward()
         optimizer.step()
         schedule.step()
-    tower.eval()
+    tower.eval().requires_grad_(False)
     with torch.no_grad():
         some = normalize_pixels(pictures[:: max(1, len(pictures) // _LOOKED_AT)], *normal)
         scale = words.norm(dim=1).mean() / layer(_features(tower, some)).norm(dim=1).mean()
@@ -150,7 +155,7 @@ def _batches(number: int) -> Iterator[Tensor]:
         yield from torch.randperm(number).split(_BATCH)
 
 
-def _varied(pixels: Tensor) -> Tensor:
+def vary(pixels: Tensor) -> Tensor:
     """Turn, shift and stretch each picture a little; what comes in at the sides is as the border is."""
 
     def drawn(least: float, most: float) -> Tensor:

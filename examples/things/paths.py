@@ -4,4 +4,4 @@ ENCODER = "image_encoder"
 """A Hugging Face folder."""
 
 PROJECTION = "projection.pth"
-"""A checkpoint for ``model.finetuned``."""
+"""A checkpoint for ``model.finetuned``: the projection, and LoRA at its beginning."""

@@ -39,7 +39,7 @@ _DATA = argument(
     "train as a configuration file says, or on a table of pictures",
     "Train as a configuration file says: LAVIS's train.py with the plugin in it. With --data the file is written "
     "first: rows of the pictures, one in ten to choose the best epoch by, one in ten to test it on, and settings by "
-    "what the models say.",
+    "what the models say; given again, it goes on with an interrupted run.",
     OneOf((*_FILE, _DATA), required=True),
     argument(
         "--images", metavar="FOLDER", help="with --data: that its pictures are relative to (default: the table's)"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn.functional import normalize
 
 from examples.easyvqa.errors import DemoError
@@ -18,6 +19,7 @@ from examples.things.pictures import KINDS, read_emoji, read_person
 from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
 from examples.things.scores import Score
 from gitllm_plugin.modeling.pixels import normalize_pixels
+from gitllm_plugin.modeling.projection import Projection
 
 test_rows.__test__ = False
 STYLES = [source.folder for source in sources.EMOJI]
@@ -162,14 +164,37 @@ def test_encoder_and_projection_lead_to_the_words(monkeypatch: pytest.MonkeyPatc
     before = {name: value.clone() for name, value in tower.state_dict().items()}
     layer = align.fit(tower, pictures.to(torch.uint8), normal, words, targets)
     with torch.no_grad():
-        vectors = layer(tower(pixels[:16]).last_hidden_state.mean((2, 3)))
-    assert (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1).tolist() == targets[:16].tolist()
-    assert vectors.norm(dim=1).mean().item() == pytest.approx(words.norm(dim=1).mean().item(), rel=0.3)
+        features = tower(pixels).last_hidden_state.flatten(2).transpose(1, 2)
+        vectors = layer(features.mean(1))
+    assert (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1).tolist() == targets.tolist()
+    assert vectors.norm(dim=1).mean().item() == pytest.approx(words.norm(dim=1).mean().item(), rel=1e-3)
+    assert not any(parameter.requires_grad for parameter in tower.parameters())
     changed = {
         name.split("timm_model.")[-1] for name, value in tower.state_dict().items() if (value != before[name]).any()
     }
     assert any(name.startswith("conv_head.") for name in changed)
     assert not [name for name in changed if name.startswith(align.KEPT)]
+
+
+def test_the_projection_of_patches_begins_as_the_layer_of_their_mean() -> None:
+    torch.manual_seed(0)
+    projection, layer, centre = Projection(12, 16, kind="pixel_shuffle", factor=2), nn.Linear(12, 16), torch.randn(16)
+    align.start_projection(projection, layer, centre)
+    features = torch.randn(3, 4, 12)
+    with torch.no_grad():
+        token = projection(features, (2, 2))
+        torch.testing.assert_close(token[:, 0], layer(features.mean(1)) + centre)
+
+
+def test_pictures_are_varied_each_otherwise_and_stay_pictures() -> None:
+    torch.manual_seed(0)
+    picture = torch.zeros(1, 3, 32, 32)
+    picture[:, :, 12:20, 12:20] = 1
+    varied = align.vary(picture.expand(64, -1, -1, -1))
+    seen = varied.mean((1, 2, 3))
+    assert varied.shape == (64, 3, 32, 32) and len(seen.unique()) > 60
+    # Bigger or smaller by the drawn size, which is inverse in a sampling grid: never gone, never all.
+    assert (seen / picture.mean()).min() > 0.6 and (seen / picture.mean()).max() < 2.2
 
 
 def test_without_emoji_it_says_which_packages_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from gitllm_plugin.curves.read import RunCurves
 from gitllm_plugin.errors import ConfigError
 from gitllm_plugin.experiments.plan import choose_runs, read_plan
 from gitllm_plugin.experiments.report import confidence, mean_curves
+from gitllm_plugin.experiments.run import RECORD
 from gitllm_plugin.host.export import find_run
 from tests.small_run import write_small_run
 
@@ -57,11 +58,32 @@ def take_for_the_pages(plan, folder, to, results):
     taking = runpy.run_path(str(ROOT / "docs" / "_build" / "results.py"))
     taking["take_experiment"](str(plan), folder, to, to)
     taken = json.loads((to / "plan.json").read_text())
-    assert taken["runs"] == [{key: result[key] for key in result if key != "folder"} for result in results]
+    prints = [run.fingerprint() for run in read_plan(plan).runs]
+    assert taken["runs"] == [
+        {**{key: result[key] for key in result if key != "folder"}, "fingerprint": of_run}
+        for result, of_run in zip(results, prints, strict=True)
+    ]
     assert (taken["of"], taken["not_run"], "torch" in taken["environment"]) == (f"gitllm experiment {plan}", [], True)
     assert (to / "plan_training_loss.png").stat().st_size > 10_000 and not (to / "plan_validation_loss.png").exists()
     table = taking["table_of"](taken)
     assert table.header[-2:] == ["exact match", "each seed"] and [row[0] for row in table.rows] == ["proj", "proj+lora"]
+    return taking
+
+
+def take_from_another_machine(plan, folder, to, taking):
+    """Runs that are not finished there stay as they were taken, while list and configuration are the same."""
+    record = json.loads((folder / RECORD).read_text())
+    here = {name: entry for name, entry in record.items() if name != "proj, seed 2"}
+    (to / "other").mkdir()
+    (to / "other" / RECORD).write_text(json.dumps(here))
+    before = json.loads((to / "plan.json").read_text())
+    taking["take_experiment"](str(plan), to / "other", to, to)
+    assert json.loads((to / "plan.json").read_text())["runs"] == before["runs"]
+    before["runs"][2]["fingerprint"] = "of another configuration"
+    (to / "plan.json").write_text(json.dumps(before))
+    taking["take_experiment"](str(plan), to / "other", to, to)
+    after = json.loads((to / "plan.json").read_text())
+    assert after["not_run"] == ["proj, seed 2"] and len(after["runs"]) == 3
 
 
 def test_a_run_whose_options_changed_is_run_again_and_others_are_not(tmp_path):
@@ -78,7 +100,8 @@ def test_seeds_give_means_with_intervals_and_new_ones_are_run_alone(tmp_path, ca
     folder = tmp_path / "experiment"
     results = json.loads((folder / "results.json").read_text())
     assert [r["name"] for r in results] == ["proj, seed 1", "proj+lora, seed 1", "proj, seed 2", "proj+lora, seed 2"]
-    take_for_the_pages(plan, folder, tmp_path, results)
+    taking = take_for_the_pages(plan, folder, tmp_path, results)
+    take_from_another_machine(plan, folder, tmp_path, taking)
     first, second = (result["validation_loss"] for result in results if result["group"] == "proj")
     assert first != second
     # With two values, t is the tangent of 0.475 pi, and the standard error half their distance.
