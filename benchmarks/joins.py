@@ -12,7 +12,7 @@ import torch
 from benchmarks import results
 from benchmarks.held import held_for_backward
 from benchmarks.timing import in_turns
-from gitllm_plugin.config.model import IMAGE_MARK
+from gitllm_plugin.config.model import IMAGE_MARK, AttentionKind, ProjectionKind
 from gitllm_plugin.experiments.report import results_table
 from gitllm_plugin.modeling import BuildSettings, LoraSettings, build_git_llm, make_text_encoder
 from gitllm_plugin.modeling.marks import place_pictures
@@ -35,7 +35,7 @@ _TEXTS = (
 )
 """About each picture, with the place of one that stands in the text."""
 
-_WAYS = {
+_WAYS: dict[tuple[AttentionKind, ProjectionKind, str], tuple[str, str] | None] = {
     ("git", "linear_norm", "in front"): ("laptop_masks", "git"),
     ("prompt", "linear_norm", "in front"): ("laptop_masks", "prompt"),
     ("causal", "linear_norm", "in front"): ("laptop_masks", "causal"),
@@ -83,10 +83,11 @@ def run(arguments: argparse.Namespace) -> None:
 class _Step:
     """Forward and backward of four pictures with three texts each, the model joined in one way."""
 
-    def __init__(self, arguments: argparse.Namespace, attention: str, projection: str, places: str) -> None:
+    def __init__(
+        self, arguments: argparse.Namespace, attention: AttentionKind, projection: ProjectionKind, places: str
+    ) -> None:
         torch.manual_seed(0)
-        joined = {"attention": attention, "projection": projection}
-        settings = BuildSettings(dtype="float32", lora=LoraSettings(), **joined)
+        settings = BuildSettings(dtype="float32", lora=LoraSettings(), attention=attention, projection=projection)
         self.model, tokenizer = build_git_llm(arguments.language_model, arguments.image_encoder, settings)
         self.model.train()
         size = arguments.image_size or self.model.image_encoder.image_size or 224

@@ -68,7 +68,8 @@ def write_page(scores: Sequence[Score], rows: Path, output: Path, pipeline: Pipe
     licences = [f"- {source.name}: {source.what}, {source.license}" for source in SOURCES]
     page = [
         "# Pictures of things",
-        "SmolLM2-135M-Instruct and EfficientNet-Lite0, both frozen; trained are a projection and LoRA.",
+        "SmolLM2-135M-Instruct, frozen, and EfficientNet-Lite0, whose later stages learnt the drawings' names before; "
+        "trained are a projection and LoRA.",
         table(scores),
         "*Chance*: one of the answers at random. *Blind*: the best guess from the question alone. *Shuffled*: the same "
         "questions about other pictures.",
