@@ -94,7 +94,7 @@ WRONG_VALUES = {
     # Found far from their cause, with a traceback.
     "run.beta2=1.5": "run.beta2 is 1.5, expected 0 or more and below 1",
     "model.trainable=5": "model.trainable is 5, expected modules (proj, lora, llm, vit, all, head) joined by '+'",
-    "model.lora.targets=5": "model.lora.targets is 5, expected a list of texts",
+    "model.lora.targets=5": "model.lora.targets is 5, expected text, or a list of texts",
     "run.max_len=abc": "run.max_len is 'abc', expected a whole number, 1 or more",
     "run.num_beams=0": "run.num_beams is 0, expected 1 or more",
     # Trained with, in silence.
