@@ -74,10 +74,9 @@ def run(arguments: argparse.Namespace) -> None:
         rows.append((*way, str(tokens), told, f"{held[way] / held[first]:.2f}", _exact_match(_WAYS[way])))
     table = Table(_HEADER, rows, numbers=(3, 5, 6))
     print(table.markdown())
-    names = (Path(arguments.language_model).name, Path(arguments.image_encoder).name)
-    models = "--language-model {} --image-encoder {}".format(*names)
     size = f" --image-size {arguments.image_size}" if arguments.image_size else ""
-    print(results.write_table("joins", f"python -m benchmarks joins {models}{size}", table, arguments.output))
+    command = f"python -m benchmarks joins {results.models_of(arguments)}{size}"
+    print(results.write_table("joins", command, table, arguments.output))
 
 
 class _Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import platform
@@ -39,6 +40,12 @@ def write(name: str, found: Mapping[str, Any], page: str, folder: Path = FOLDER)
     path = folder / f"{name}.md"
     path.write_text(page.rstrip() + "\n")
     return path
+
+
+def models_of(arguments: argparse.Namespace) -> str:
+    """Give the options that named the models, by the last part of a folder: no place of a machine."""
+    names = {"--language-model": arguments.language_model, "--image-encoder": arguments.image_encoder}
+    return " ".join(f"{option} {Path(name).name}" for option, name in names.items())
 
 
 def write_table(name: str, of: str, found: Table, folder: Path = FOLDER) -> Path:

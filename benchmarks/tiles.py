@@ -71,8 +71,8 @@ def run(arguments: argparse.Namespace) -> None:
         rows.append((str(most), f"{images:.2f}", f"{tokens:.0f}", told, f"{held / held_first:.2f}"))
     table = Table(_HEADER, rows, numbers=(1, 2, 4))
     print(table.markdown())
-    models = f"--language-model {arguments.language_model} --image-encoder {arguments.image_encoder}"
-    print(results.write_table("tiles", f"python -m benchmarks tiles {models}", table, arguments.output))
+    command = f"python -m benchmarks tiles {results.models_of(arguments)}"
+    print(results.write_table("tiles", command, table, arguments.output))
 
 
 def _images(size: int, most: int) -> tuple[Tensor, Tensor]:

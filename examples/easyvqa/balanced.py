@@ -1,7 +1,7 @@
 """Yes/no questions whose text tells nothing: ``python -m examples.easyvqa.balanced``, after ``make demo``.
 
-easy-VQA asks whether there is a red shape of eight pictures of which one is red: 83% are right without looking. Here
-each question's text is kept as often with the answer yes as with no, and the blind guess is one half.
+Most of easy-VQA's are answered by "no" whatever the picture: 83% are right without looking. Here each
+question's text is kept as often with the answer yes as with no, and the blind guess is one half.
 """
 
 from __future__ import annotations
