@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from examples.easyvqa.commands import exit_status
 from examples.easyvqa.data import SEED, Row, read_rows, write_rows
 from examples.easyvqa.errors import DemoError
-from examples.easyvqa.folders import new_folder
+from examples.easyvqa.folders import replaced_folder
 from examples.easyvqa.paths import Cache
 
 SPLITS = ("train", "test")
@@ -50,7 +50,7 @@ def write_balanced(cache: Cache) -> None:
     if not cache.data.is_dir():
         raise DemoError("the demonstration's data are not on this machine; `make demo` makes them")
     if not cache.balanced.is_dir():
-        with new_folder(cache.balanced) as folder:
+        with replaced_folder(cache.balanced) as folder:
             for split in SPLITS:
                 (folder / split).mkdir()
                 write_rows(folder / split / "yesno.jsonl", balance(read_rows(cache.data / split / "yesno.jsonl")))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from examples.easyvqa.errors import DemoError
-from examples.easyvqa.folders import new_folder
+from examples.easyvqa.folders import replaced_folder
 
 COLORS = ("red", "green", "blue", "gray", "yellow", "teal", "black", "brown")
 SHAPES = ("rectangle", "circle", "triangle")
@@ -53,7 +53,7 @@ def convert(source: Path, target: Path, val_images: int = VAL_IMAGES, shuffled_i
     Raises:
         DemoError: a file of easy-VQA is missing.
     """
-    with new_folder(target) as folder:
+    with replaced_folder(target) as folder:
         train = read_questions(source / "train")
         val = set(choose_images(train, val_images))
         rows = make_rows([question for question in train if question.image not in val])

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from examples.easyvqa.errors import DemoError
-from examples.easyvqa.folders import new_folder
+from examples.easyvqa.folders import replaced_folder
 from examples.easyvqa.paths import Cache
 from gitllm_plugin.errors import GitLLMError
 
@@ -46,7 +46,7 @@ def make_variants(source: Path, target: Path) -> None:
         if (target / name).is_dir():
             print(f"  {name}: already made", flush=True)
             continue
-        with new_folder(target / name) as folder:
+        with replaced_folder(target / name) as folder:
             make().save_pretrained(folder)
             AutoTokenizer.from_pretrained(source).save_pretrained(folder)
         print(f"  {name}: {target / name}", flush=True)

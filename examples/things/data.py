@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from examples.easyvqa.errors import DemoError
-from examples.easyvqa.folders import new_folder
+from examples.easyvqa.folders import replaced_folder
 from examples.things.pictures import read_clipart, read_emoji, read_stamps
 from examples.things.rows import SEED, Writer, divide, test_rows, train_rows
 from examples.things.sources import EMOJI, fetch_sources
@@ -31,7 +31,7 @@ def make_data(cache: Path, target: Path) -> None:
         names = ", ".join(source.name for source in EMOJI)
         raise DemoError(f"no emoji can be had, and all tests are made of them; make one of these reachable: {names}")
     parts = divide(emoji, [*read_clipart(cache), *read_stamps(cache)])
-    with new_folder(target) as folder:
+    with replaced_folder(target) as folder:
         writer = Writer(folder)
         for split, made in (("train", train_rows(parts)), ("test", test_rows(parts))):
             for name, rows in made:

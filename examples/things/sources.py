@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from examples.easyvqa.folders import new_folder, scratch_folder
+from examples.easyvqa.folders import replaced_folder
+from gitllm_plugin.common.files import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Debian(Source):
         Raises:
             OSError, subprocess.CalledProcessError: it cannot be had.
         """
-        with scratch_folder(folder.with_name(f".{folder.name}.deb")) as scratch:
+        with scratch_folder(folder) as scratch:
             _run(["apt-get", "download", self.name], scratch)
             (package,) = scratch.glob("*.deb")
             _run(["dpkg-deb", "--extract", str(package), str(folder)], scratch)
@@ -53,7 +54,7 @@ class Npm(Source):
 
     def fetch(self, folder: Path) -> None:
         """As :meth:`Debian.fetch`."""
-        with scratch_folder(folder.with_name(f".{folder.name}.tgz")) as scratch:
+        with scratch_folder(folder) as scratch:
             _run(["npm", "pack", self.name, "--silent"], scratch)
             (package,) = scratch.glob("*.tgz")
             with tarfile.open(package) as archive:
@@ -97,7 +98,7 @@ def fetch_sources(cache: Path) -> list[str]:
             continue
         print(f"  {source.name}: {source.what}, {source.license}", flush=True)
         try:
-            with new_folder(folder) as partial:
+            with replaced_folder(folder) as partial:
                 source.fetch(partial)
                 licence = {"name": source.name, "license": source.license}
                 (partial / "source.json").write_text(json.dumps(licence), encoding="utf-8")

@@ -1,4 +1,5 @@
 import hashlib
+import socket
 import sys
 import zipfile
 from dataclasses import replace
@@ -80,9 +81,10 @@ def test_wheel_that_broke_off_is_downloaded_again(cache, package, index):
 
 
 def test_interrupted_download_and_unpacking_leave_nothing_in_the_way(cache, package):
-    (cache.wheels / ".toy-data.download").mkdir(parents=True)
-    (cache.wheels / ".toy-data.download" / package.wheel).write_bytes(b"half")
-    (cache.packages / ".toy-data.partial" / "toy_data").mkdir(parents=True)
+    left = f".toy-data.{socket.gethostname()}.{2**22 + 1}.partial"  # no process has such a number
+    (cache.wheels / left / "content").mkdir(parents=True)
+    (cache.wheels / left / "content" / package.wheel).write_bytes(b"half")
+    (cache.packages / left / "content" / "toy_data").mkdir(parents=True)
     fetch_packages(cache, [package])
     assert [path.name for path in cache.packages.iterdir()] == ["toy-data"]
     assert list(cache.wheels.iterdir()) == []

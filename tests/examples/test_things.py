@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,18 +163,46 @@ def test_encoder_and_projection_lead_to_the_words(monkeypatch: pytest.MonkeyPatc
         for _ in range(50):  # statistics of batches, which random weights do not have
             tower.train()(pixels)
     before = {name: value.clone() for name, value in tower.state_dict().items()}
-    layer = align.fit(tower, pictures.to(torch.uint8), normal, words, targets)
+    # A second name, of light and dark, which every third picture does not have.
+    shades = torch.where(torch.arange(256) % 3 == 0, align.UNNAMED, targets // 3)
+    names = [align.Names(words, targets), align.Names(torch.randn(2, 16), shades)]
+    layer = align.fit(tower, pictures.to(torch.uint8), normal, names)
     with torch.no_grad():
         features = tower(pixels).last_hidden_state.flatten(2).transpose(1, 2)
         vectors = layer(features.mean(1))
     assert (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1).tolist() == targets.tolist()
-    assert vectors.norm(dim=1).mean().item() == pytest.approx(words.norm(dim=1).mean().item(), rel=1e-3)
+    length = torch.cat([each.words for each in names]).norm(dim=1).mean().item()
+    assert vectors.norm(dim=1).mean().item() == pytest.approx(length, rel=1e-3)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     changed = {
         name.split("timm_model.")[-1] for name, value in tower.state_dict().items() if (value != before[name]).any()
     }
     assert any(name.startswith("conv_head.") for name in changed)
     assert not [name for name in changed if name.startswith(align.KEPT)]
+
+
+def test_pictures_are_called_by_name_kind_and_skin() -> None:
+    asked = [(rows.WHAT, "red apple"), (rows.KIND, "food or drink"), (rows.WHO, "man cook, medium dark skin")]
+    assert [align.regards(*each) for each in asked] == [
+        {"name": "red apple"},
+        {"kind": "food or drink"},
+        {"name": "man cook", "skin": "medium dark skin"},
+    ]
+
+
+def test_names_are_the_mean_of_their_words_around_zero_and_a_picture_may_have_none() -> None:
+    ids = {" red apple": [0, 2], " pear": [1], " food": [3]}
+
+    def tokenizer(texts: list[str], add_special_tokens: bool) -> SimpleNamespace:
+        return SimpleNamespace(input_ids=[ids[text] for text in texts])
+
+    vocabulary = torch.randn(5, 4)
+    called = [{"name": "red apple", "kind": "food"}, {"name": "pear"}, {"name": "red apple"}]
+    kinds, names = align.names_of(vocabulary, tokenizer, called)
+    assert names.targets.tolist() == [1, 0, 1] and kinds.targets.tolist() == [0, align.UNNAMED, align.UNNAMED]
+    centre = vocabulary.mean(0)
+    torch.testing.assert_close(names.words, torch.stack([vocabulary[1], vocabulary[[0, 2]].mean(0)]) - centre)
+    torch.testing.assert_close(kinds.words, vocabulary[3:4] - centre)
 
 
 def test_the_projection_of_patches_begins_as_the_layer_of_their_mean() -> None:
