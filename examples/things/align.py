@@ -49,7 +49,8 @@ class Names:
     """What pictures are called in one regard; D is the language model's width.
 
     Attributes:
-        words: ``[K, D]``, the vector of each name, the mean of its tokens', around zero.
+        words: ``[K, D]``, the vector of each name, the mean of its tokens', around the mean of all names: what tells
+            "dark skin" from "light skin" is small beside what both share.
         targets: long ``[N]``, which of the names is each picture's, or :data:`UNNAMED`.
     """
 
@@ -102,7 +103,6 @@ def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, s
     Returns:
         A regard's names each.
     """
-    centre = vocabulary.mean(0)
     found = []
     for regard in sorted({regard for each in called for regard in each}):
         names = sorted({each[regard] for each in called if regard in each})
@@ -110,7 +110,7 @@ def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, s
         number = {name: index for index, name in enumerate(names)}
         targets = [number[each[regard]] if regard in each else UNNAMED for each in called]
         words = torch.stack([vocabulary[tokens].mean(0) for tokens in ids])
-        found.append(Names(words - centre, torch.tensor(targets)))
+        found.append(Names(words - words.mean(0), torch.tensor(targets)))
     return found
 
 
