@@ -32,7 +32,7 @@ KEPT = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
 NAMED = ("thing", "person", "kind")
 """The rows whose answers say what is seen."""
 
-UNNAMED = -100
+UNNAMED = -1
 """In the place of a name's number: the picture has none."""
 
 _EPOCHS, _BATCH, _DECAY = 10, 64, 0.05
@@ -154,18 +154,17 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names
 
 
 def _loss(found: Tensor, layer: nn.Module, classes: nn.ModuleList, names: Sequence[Names], batch: Tensor) -> Tensor:
-    """Add up what the regards lose, a picture's mean."""
+    """Add up what each regard loses on the pictures that have a name in it, so that all count alike."""
     vectors, loss = normalize(layer(found), dim=1), found.new_zeros(())
     for some, classifier in zip(names, classes, strict=True):
-        targets = some.targets[batch]
-        by_words = vectors @ normalize(some.words, dim=1).T / _TEMPERATURE
-        loss = loss + cross_entropy(by_words, targets, ignore_index=UNNAMED, reduction="sum")
+        named = some.targets[batch] != UNNAMED
+        if not named.any():
+            continue
+        targets = some.targets[batch][named]
+        loss += cross_entropy(vectors[named] @ normalize(some.words, dim=1).T / _TEMPERATURE, targets)
         # Names that share most of their words are told apart by a classifier of their own.
-        by_class = classifier(found)
-        loss = loss + cross_entropy(
-            by_class, targets, ignore_index=UNNAMED, label_smoothing=_SMOOTHING, reduction="sum"
-        )
-    return loss / len(batch)
+        loss += cross_entropy(classifier(found[named]), targets, label_smoothing=_SMOOTHING)
+    return loss
 
 
 def _keep_early_stages(tower: nn.Module) -> list[nn.Parameter]:
