@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,11 @@ class Names:
 
     words: Tensor
     targets: Tensor
+
+    @cached_property
+    def directions(self) -> Tensor:
+        """The words, each of length one; every step compares with them."""
+        return normalize(self.words, dim=1)
 
 
 def align(config: Path, rows: Path, output: Path) -> None:
@@ -157,11 +163,12 @@ def _loss(found: Tensor, layer: nn.Module, classes: nn.ModuleList, names: Sequen
     """Add up what each regard loses on the pictures that have a name in it, so that all count alike."""
     vectors, loss = normalize(layer(found), dim=1), found.new_zeros(())
     for some, classifier in zip(names, classes, strict=True):
-        named = some.targets[batch] != UNNAMED
+        targets = some.targets[batch]
+        named = targets != UNNAMED
         if not named.any():
             continue
-        targets = some.targets[batch][named]
-        loss += cross_entropy(vectors[named] @ normalize(some.words, dim=1).T / _TEMPERATURE, targets)
+        targets = targets[named]
+        loss += cross_entropy(vectors[named] @ some.directions.T / _TEMPERATURE, targets)
         # Names that share most of their words are told apart by a classifier of their own.
         loss += cross_entropy(classifier(found[named]), targets, label_smoothing=_SMOOTHING)
     return loss
