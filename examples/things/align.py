@@ -33,6 +33,9 @@ KEPT = ("conv_stem.", "bn1.", "blocks.0.", "blocks.1.", "blocks.2.")
 NAMED = ("thing", "person", "kind")
 """The rows whose answers say what is seen."""
 
+WEIGHTS = {"skin": 2.0}
+"""Of regards that few pictures have and little tells apart; the others count 1."""
+
 UNNAMED = -1
 """In the place of a name's number: the picture has none."""
 
@@ -53,10 +56,12 @@ class Names:
         words: ``[K, D]``, the vector of each name, the mean of its tokens', around the mean of all names: what tells
             "dark skin" from "light skin" is small beside what both share.
         targets: long ``[N]``, which of the names is each picture's, or :data:`UNNAMED`.
+        weight: how much a picture's loss in this regard counts.
     """
 
     words: Tensor
     targets: Tensor
+    weight: float = 1.0
 
     @cached_property
     def directions(self) -> Tensor:
@@ -116,7 +121,7 @@ def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, s
         number = {name: index for index, name in enumerate(names)}
         targets = [number[each[regard]] if regard in each else UNNAMED for each in called]
         words = torch.stack([vocabulary[tokens].mean(0) for tokens in ids])
-        found.append(Names(words - words.mean(0), torch.tensor(targets)))
+        found.append(Names(words - words.mean(0), torch.tensor(targets), WEIGHTS.get(regard, 1.0)))
     return found
 
 
@@ -160,18 +165,18 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names
 
 
 def _loss(found: Tensor, layer: nn.Module, classes: nn.ModuleList, names: Sequence[Names], batch: Tensor) -> Tensor:
-    """Add up what each regard loses on the pictures that have a name in it, so that all count alike."""
+    """Add up what the regards lose, a picture's mean: a regard counts as often as pictures have a name in it."""
     vectors, loss = normalize(layer(found), dim=1), found.new_zeros(())
     for some, classifier in zip(names, classes, strict=True):
         targets = some.targets[batch]
-        named = targets != UNNAMED
-        if not named.any():
-            continue
-        targets = targets[named]
-        loss += cross_entropy(vectors[named] @ some.directions.T / _TEMPERATURE, targets)
+        by_words = vectors @ some.directions.T / _TEMPERATURE
+        told = cross_entropy(by_words, targets, ignore_index=UNNAMED, reduction="sum")
         # Names that share most of their words are told apart by a classifier of their own.
-        loss += cross_entropy(classifier(found[named]), targets, label_smoothing=_SMOOTHING)
-    return loss
+        told += cross_entropy(
+            classifier(found), targets, ignore_index=UNNAMED, label_smoothing=_SMOOTHING, reduction="sum"
+        )
+        loss = loss + some.weight * told
+    return loss / len(batch)
 
 
 def _keep_early_stages(tower: nn.Module) -> list[nn.Parameter]:

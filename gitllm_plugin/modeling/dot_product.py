@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+_HIDDEN = -1e30
+"""What is added to a hidden score: its weight is 0, and where a query sees nothing there is still a number."""
 
 _SCORES_AT_ONCE = 2**18
 """How many scores, in float32, are computed at once (those of one head at least): they stay in the cache of a core."""
@@ -18,6 +22,7 @@ def dot_product_attention(
     value: Tensor,
     *,
     causal: bool = False,
+    mask: Tensor | None = None,
     dropout: float = 0.0,
     scale: float | None = None,
 ) -> Tensor:
@@ -27,33 +32,37 @@ def dot_product_attention(
         query: ``[B, H, Q, D]``.
         key, value: ``[B, G, K, D]``, where H is a multiple of G: neighbouring heads share keys and values.
         causal: aligned at the bottom right, so that the last query sees every key, the one before it one less and so
-            on; else all see all.
+            on; else all see all, or what ``mask`` says.
+        mask: bool ``[B, 1, Q, K]``, true where a query sees a key, in the place of ``causal``.
         dropout: of attention weights.
         scale: of scores; None: ``1 / sqrt(D)``.
 
     Returns:
         ``[B, H, Q, D]``.
     """
-    if _is_faster_in_products(query, key, value, dropout):
+    if is_faster_in_products(query, key, value, mask, dropout):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return cast(Tensor, _Products.apply(query, key, value, causal, scale))
+        return cast(Tensor, _Products.apply(query, key, value, mask, causal, scale))
     settings: dict[str, Any] = {"dropout_p": dropout, "scale": scale}
     # A branch, because of compiled shapes the comparison itself may be no bool.
     if query.shape[1] != key.shape[1]:
         settings["enable_gqa"] = True
     num_queries, num_keys = query.shape[2], key.shape[2]
-    if not causal or num_queries == num_keys:
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, **settings)
-    # The same for all texts and heads; `is_causal` would align them at the top left.
-    allowed = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - num_queries)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, **settings)
+    if causal and num_queries != num_keys:
+        # The same for all texts and heads; `is_causal` would align them at the top left.
+        mask = torch.ones(num_queries, num_keys, dtype=torch.bool, device=query.device).tril(num_keys - num_queries)
+        causal = False
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, **settings)
 
 
-def _is_faster_in_products(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+def is_faster_in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> bool:
+    """Say whether :func:`dot_product_attention` multiplies by itself, and asks no kernel of torch."""
     # torch's kernel reaches a third of what oneDNN's products do in bfloat16, but as much in float32; GPUs have kernels
     # that beat both. What is compiled or exported should see one operator.
     bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16
-    return bf16 and query.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling()
+    # A mask of more than the cache holds is read too often.
+    short = mask is None or mask.shape[-2:].numel() <= _SCORES_AT_ONCE
+    return bf16 and short and query.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling()
 
 
 class _Products(torch.autograd.Function):
@@ -64,26 +73,28 @@ class _Products(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, causal: bool, scale: float) -> Tensor:
-        ctx.save_for_backward(query, key, value)
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(query, key, value, mask)
         ctx.causal, ctx.scale = causal, scale
         queries, keys, values = _by_shared_keys(query, key, value)
         seen = torch.empty_like(queries)
         # Autocast would round scores.
         with torch.autocast("cpu", enabled=False):
-            for part, hidden in _parts(query, key, causal):
+            for part, hidden in _parts(query, key, mask, causal):
                 weights = _weights(queries[part], keys[part], hidden, scale)
                 torch.bmm(weights.to(query.dtype), values[part], out=seen[part])
         return seen.view(query.shape)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        query, key, value = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        query, key, value, mask = ctx.saved_tensors
         queries, keys, values = _by_shared_keys(query, key, value)
         seen_gradient = gradients[0].reshape(queries.shape)
         of_queries, of_keys, of_values = (torch.empty_like(states) for states in (queries, keys, values))
         with torch.autocast("cpu", enabled=False):
-            for part, hidden in _parts(query, key, ctx.causal):
+            for part, hidden in _parts(query, key, mask, ctx.causal):
                 weights = _weights(queries[part], keys[part], hidden, ctx.scale)
                 torch.bmm(weights.to(query.dtype).transpose(1, 2), seen_gradient[part], out=of_values[part])
                 of_weights = torch.bmm(seen_gradient[part], values[part].transpose(1, 2)).float().mul_(weights)
@@ -92,7 +103,7 @@ class _Products(torch.autograd.Function):
                 of_scores = of_scores.mul_(ctx.scale).to(query.dtype)
                 torch.bmm(of_scores, keys[part], out=of_queries[part])
                 torch.bmm(of_scores.transpose(1, 2), queries[part], out=of_keys[part])
-        return of_queries.view(query.shape), of_keys.view(key.shape), of_values.view(value.shape), None, None
+        return of_queries.view(query.shape), of_keys.view(key.shape), of_values.view(value.shape), None, None, None
 
 
 def _by_shared_keys(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -101,16 +112,22 @@ def _by_shared_keys(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, 
     return query.reshape(len(keys), -1, query.shape[-1]), keys, values
 
 
-def _parts(query: Tensor, key: Tensor, causal: bool) -> list[tuple[slice, Tensor | None]]:
-    """Give parts of what :func:`_by_shared_keys` gives, with what hides scores when added, ``[1, H/G*Q, K]``."""
+def _parts(query: Tensor, key: Tensor, mask: Tensor | None, causal: bool) -> Iterator[tuple[slice, Tensor | None]]:
+    """Give parts of what :func:`_by_shared_keys` gives, with what hides scores when added, ``[1 or n, H/G*Q, K]``."""
     num_queries, num_keys = query.shape[2], key.shape[2]
-    count, sharing = len(key) * key.shape[1], query.shape[1] // key.shape[1]
+    num_shared, sharing = key.shape[1], query.shape[1] // key.shape[1]
+    count = len(key) * num_shared
     hidden = None
     if causal:
-        hidden = torch.full((num_queries, num_keys), -torch.inf).triu(num_keys - num_queries + 1)
+        hidden = torch.full((num_queries, num_keys), _HIDDEN).triu(num_keys - num_queries + 1)
         hidden = hidden.repeat(sharing, 1)[None]
     size = max(1, _SCORES_AT_ONCE // max(1, sharing * num_queries * num_keys))
-    return [(slice(start, start + size), hidden) for start in range(0, count, size)]
+    for start in range(0, count, size):
+        part = slice(start, start + size)
+        if mask is not None:
+            texts = torch.arange(count)[part] // num_shared
+            hidden = (~mask[texts, 0]).float().mul_(_HIDDEN).repeat(1, sharing, 1)
+        yield part, hidden
 
 
 def _weights(queries: Tensor, keys: Tensor, hidden: Tensor | None, scale: float) -> Tensor:

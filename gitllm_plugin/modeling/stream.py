@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gitllm_plugin.modeling.copies import made_again
-from gitllm_plugin.modeling.dot_product import dot_product_attention
+from gitllm_plugin.modeling.dot_product import dot_product_attention, is_faster_in_products
 from gitllm_plugin.modeling.varlen import Pieces, attend_in_pieces, takes
 
 
@@ -82,7 +82,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend, as a function of transformers' registry: streams by their groups, everything else by SDPA.
+    """Attend, as a function of transformers' registry: streams by their groups, masks by SDPA or faster.
 
     Args:
         module: the decoder's attention layer.
@@ -97,6 +97,11 @@ def attend(
         ``[B, S, H, D]``, and None for the weights, which are not kept.
     """
     if not isinstance(attention_mask, Stream):
+        states = _of_one_dtype(query, key, value)
+        alone = _tells_alone(attention_mask, query, kwargs)
+        # Backwards torch's kernel is slow where it is given a mask.
+        if alone and torch.is_grad_enabled() and is_faster_in_products(*states, attention_mask, dropout):
+            return dot_product_attention(*states, mask=attention_mask, scale=scaling).transpose(1, 2), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -118,6 +123,12 @@ def attend(
         if group.text_tokens:
             seen.append(_attend_in_texts(group, images, texts, settings, keeps_copies))
     return torch.cat(seen)[None], None
+
+
+def _tells_alone(mask: Tensor | None, query: Tensor, settings: dict[str, Any]) -> bool:
+    """Say whether a mask, the same for all heads, is all that tells what is seen."""
+    more = any(settings.get(name) is not None for name in ("position_bias", "softcap", "cache"))
+    return not more and mask is not None and mask.dtype == torch.bool and mask.shape[:2] == (len(query), 1)
 
 
 def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,10 +1,13 @@
 """Attention by dot products: brute force in both precisions, and on a CPU in bfloat16 by products that keep nothing."""
 
+from typing import get_args
+
 import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
 
+from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling import dot_product
 from gitllm_plugin.modeling.dot_product import dot_product_attention
 from tests.modeling.batches import pixels, tiny_model
@@ -28,11 +31,19 @@ def drawn(case, dtype, sharp=1.0):
     return [each.to(dtype).requires_grad_() for each in states], causal
 
 
+def drawn_mask(batch, queries, keys):
+    """Each text its own; padding sees nothing that is read, so that one query sees a single key."""
+    mask = torch.rand(batch, 1, queries, keys, generator=torch.Generator().manual_seed(2)) < 0.5
+    mask[..., -1] = True
+    mask[0, 0, 0, :-1] = False
+    return mask
+
+
 def _rule(query, key, causal):
     return causal_lower_right(query.shape[2], key.shape[2]) if causal else None
 
 
-def brute_force(query, key, value, causal, scale):
+def brute_force(query, key, value, causal, scale, mask=None):
     """One query of one head after another, in float64."""
     seen = torch.zeros_like(query)
     sharing = query.shape[1] // key.shape[1]
@@ -42,6 +53,8 @@ def brute_force(query, key, value, causal, scale):
             for q in range(query.shape[2]):
                 end = hidden_from_first + q if causal else key.shape[2]
                 keys, values = key[b, h // sharing, :end], value[b, h // sharing, :end]
+                if mask is not None:
+                    keys, values = keys[mask[b, 0, q]], values[mask[b, 0, q]]
                 weights = torch.exp(scale * keys @ query[b, h, q])
                 seen[b, h, q] = (weights / weights.sum()) @ values
     return seen
@@ -57,9 +70,9 @@ def errors(found, expected):
     return [float(((a.double() - b).norm() / b.norm()).detach()) for a, b in zip(found, expected, strict=True)]
 
 
-def exactly(states, causal, scale):
+def exactly(states, causal, scale, mask=None):
     wide = [each.detach().double().requires_grad_() for each in states]
-    return with_gradients(lambda *given: brute_force(*given, causal, scale), wide)
+    return with_gradients(lambda *given: brute_force(*given, causal, scale, mask), wide)
 
 
 @pytest.mark.parametrize("at_once", [1, 100, 2**18])
@@ -73,6 +86,31 @@ def test_results_and_gradients_are_those_of_brute_force(monkeypatch, case, dtype
     expected = exactly(states, causal, states[0].shape[-1] ** -0.5 if scale is None else scale)
     assert all(each.dtype == dtype and each.shape == exact.shape for each, exact in zip(found, expected, strict=True))
     assert max(errors(found, expected)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("at_once", [110, 2**18])
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("case", CASES)
+def test_masked_results_and_gradients_are_those_of_brute_force(monkeypatch, case, dtype, at_once):
+    monkeypatch.setattr(dot_product, "_SCORES_AT_ONCE", at_once)
+    states, _ = drawn(case, dtype)
+    mask = drawn_mask(len(states[0]), states[0].shape[2], states[1].shape[2])
+    found = with_gradients(lambda *given: dot_product_attention(*given, mask=mask), states)
+    expected = exactly(states, False, states[0].shape[-1] ** -0.5, mask)
+    assert max(errors(found, expected)) < TOLERANCE[dtype]
+
+
+def test_a_query_that_sees_nothing_gives_numbers_and_no_gradient():
+    states, _ = drawn("an image", torch.bfloat16)
+    mask = torch.ones(len(states[0]), 1, states[0].shape[2], states[1].shape[2], dtype=torch.bool)
+    mask[1, 0, 3] = False
+    seen = dot_product_attention(*states, mask=mask)
+    read = torch.ones_like(seen)
+    read[1, :, 3] = 0
+    gradients = torch.autograd.grad((seen * read).sum(), states)
+    assert seen.isfinite().all()
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    assert not gradients[0][1, :, 3].any()
 
 
 @pytest.mark.parametrize("case", ["an image", "texts behind images", "texts alone"])
@@ -114,10 +152,24 @@ def test_no_scores_are_kept_for_the_backward_pass():
     assert [each.data_ptr() for each in kept] == [each.data_ptr() for each in states]
 
 
+def test_masks_that_are_longer_than_the_cache_go_to_the_kernel(monkeypatch):
+    kernel_calls, kernel = [], F.scaled_dot_product_attention
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: kernel_calls.append(k) or kernel(*a, **k))
+    states, _ = drawn("an image", torch.bfloat16)
+    mask = drawn_mask(len(states[0]), states[0].shape[2], states[1].shape[2])
+    for at_once in (mask.shape[2] ** 2 - 1, mask.shape[2] ** 2):
+        monkeypatch.setattr(dot_product, "_SCORES_AT_ONCE", at_once)
+        dot_product_attention(*states, mask=mask)
+    assert len(kernel_calls) == 1
+
+
 @pytest.mark.parametrize("family", ["opt", "llama", "qwen2"])
 @pytest.mark.parametrize("checkpointed", [False, True])
-def test_a_training_step_in_bfloat16_takes_no_kernel_and_gives_the_kernels_gradients(monkeypatch, family, checkpointed):
-    model, text_encoder = tiny_model(family)
+@pytest.mark.parametrize("attention", get_args(AttentionKind))
+def test_a_training_step_in_bfloat16_takes_no_kernel_and_gives_the_kernels_gradients(
+    monkeypatch, family, checkpointed, attention
+):
+    model, text_encoder = tiny_model(family, attention=attention)
     if checkpointed:
         model.language_model.gradient_checkpointing_enable()
     model.train()
@@ -135,7 +187,7 @@ def test_a_training_step_in_bfloat16_takes_no_kernel_and_gives_the_kernels_gradi
 
     exact = torch.cat([p.flatten() for p in _exact_gradients(model, given)])
     found = gradients()
-    monkeypatch.setattr(dot_product, "_is_faster_in_products", lambda *states: False)
+    monkeypatch.setattr(dot_product, "is_faster_in_products", lambda *states: False)
     by_kernel = gradients()
     assert not torch.equal(found, by_kernel)
     assert (found - exact).norm() < 1.3 * (by_kernel - exact).norm()
