@@ -97,11 +97,10 @@ def attend(
         ``[B, S, H, D]``, and None for the weights, which are not kept.
     """
     if not isinstance(attention_mask, Stream):
-        states = _of_one_dtype(query, key, value)
-        alone = _tells_alone(attention_mask, query, kwargs)
-        # Backwards torch's kernel is slow where it is given a mask.
-        if alone and torch.is_grad_enabled() and is_faster_in_products(*states, attention_mask, dropout):
-            return dot_product_attention(*states, mask=attention_mask, scale=scaling).transpose(1, 2), None
+        if _learns_by_mask_alone(attention_mask, query, kwargs):
+            states = _of_one_dtype(query, key, value)
+            if is_faster_in_products(*states, attention_mask, dropout):
+                return dot_product_attention(*states, mask=attention_mask, scale=scaling).transpose(1, 2), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -125,8 +124,13 @@ def attend(
     return torch.cat(seen)[None], None
 
 
-def _tells_alone(mask: Tensor | None, query: Tensor, settings: dict[str, Any]) -> bool:
-    """Say whether a mask, the same for all heads, is all that tells what is seen."""
+def _learns_by_mask_alone(mask: Tensor | None, query: Tensor, settings: dict[str, Any]) -> bool:
+    """Say whether a mask, the same for all heads, is all that tells what is seen, in training on a CPU.
+
+    There torch's kernel is slow backwards.
+    """
+    if query.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return False
     more = any(settings.get(name) is not None for name in ("position_bias", "softcap", "cache"))
     return not more and mask is not None and mask.dtype == torch.bool and mask.shape[:2] == (len(query), 1)
 
