@@ -33,13 +33,14 @@ def dot_product_attention(
         key, value: ``[B, G, K, D]``, where H is a multiple of G: neighbouring heads share keys and values.
         causal: aligned at the bottom right, so that the last query sees every key, the one before it one less and so
             on; else all see all, or what ``mask`` says.
-        mask: bool ``[B, 1, Q, K]``, true where a query sees a key, in the place of ``causal``.
+        mask: bool ``[B, 1, Q, K]``, true where a query sees a key; ``causal`` is not read then.
         dropout: of attention weights.
         scale: of scores; None: ``1 / sqrt(D)``.
 
     Returns:
         ``[B, H, Q, D]``.
     """
+    causal = causal and mask is None
     if is_faster_in_products(query, key, value, mask, dropout):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return cast(Tensor, _Products.apply(query, key, value, mask, causal, scale))
@@ -62,7 +63,10 @@ def is_faster_in_products(query: Tensor, key: Tensor, value: Tensor, mask: Tenso
     bf16 = query.dtype == key.dtype == value.dtype == torch.bfloat16
     # A mask of more than the cache holds is read too often.
     short = mask is None or mask.shape[-2:].numel() <= _SCORES_AT_ONCE
-    return bf16 and short and query.device.type == "cpu" and dropout == 0 and not torch.compiler.is_compiling()
+    # DeepSeek's values are narrower than its keys.
+    alike = query.shape[-1] == key.shape[-1] == value.shape[-1]
+    on_cpu = query.device.type == "cpu" and not torch.compiler.is_compiling()
+    return on_cpu and bf16 and short and alike and dropout == 0
 
 
 class _Products(torch.autograd.Function):

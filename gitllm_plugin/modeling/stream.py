@@ -97,10 +97,11 @@ def attend(
         ``[B, S, H, D]``, and None for the weights, which are not kept.
     """
     if not isinstance(attention_mask, Stream):
-        if _learns_by_mask_alone(attention_mask, query, kwargs):
+        if _learns_by_mask_alone(attention_mask, query, key, kwargs):
             states = _of_one_dtype(query, key, value)
             if is_faster_in_products(*states, attention_mask, dropout):
-                return dot_product_attention(*states, mask=attention_mask, scale=scaling).transpose(1, 2), None
+                found = dot_product_attention(*states, mask=attention_mask, scale=scaling)
+                return found.transpose(1, 2).contiguous(), None
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
@@ -124,7 +125,7 @@ def attend(
     return torch.cat(seen)[None], None
 
 
-def _learns_by_mask_alone(mask: Tensor | None, query: Tensor, settings: dict[str, Any]) -> bool:
+def _learns_by_mask_alone(mask: Tensor | None, query: Tensor, key: Tensor, settings: dict[str, Any]) -> bool:
     """Say whether a mask, the same for all heads, is all that tells what is seen, in training on a CPU.
 
     There torch's kernel is slow backwards.
@@ -132,7 +133,9 @@ def _learns_by_mask_alone(mask: Tensor | None, query: Tensor, settings: dict[str
     if query.device.type != "cpu" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
     more = any(settings.get(name) is not None for name in ("position_bias", "softcap", "cache"))
-    return not more and mask is not None and mask.dtype == torch.bool and mask.shape[:2] == (len(query), 1)
+    # Of one that is broadcast, rows cannot be taken.
+    whole = (len(query), 1, query.shape[2], key.shape[2])
+    return not more and mask is not None and mask.dtype == torch.bool and mask.shape == whole
 
 
 def _of_one_dtype(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention.bias import causal_lower_right
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from gitllm_plugin.config.model import AttentionKind
 from gitllm_plugin.modeling import dot_product
 from gitllm_plugin.modeling.dot_product import dot_product_attention
+from gitllm_plugin.modeling.stream import attend
 from tests.modeling.batches import pixels, tiny_model
 
 CASES = {  # batch, heads, heads of keys, queries, keys, width, causal
@@ -150,6 +152,58 @@ def test_no_scores_are_kept_for_the_backward_pass():
     with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
         dot_product_attention(*states, causal=causal)
     assert [each.data_ptr() for each in kept] == [each.data_ptr() for each in states]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("masked", [False, True])
+def test_values_may_be_narrower_than_keys(dtype, masked):
+    query, key, value = drawn("shared keys", dtype)[0]
+    narrow = value[..., :8].detach().requires_grad_()
+    mask = drawn_mask(len(query), query.shape[2], key.shape[2]) if masked else None
+    found = with_gradients(
+        lambda *given: dot_product_attention(*given, mask=mask, causal=not masked), [query, key, narrow]
+    )
+    allowed = (
+        mask if masked else torch.ones(query.shape[2], key.shape[2], dtype=bool).tril(key.shape[2] - query.shape[2])
+    )
+    wide = [each.detach().double().requires_grad_() for each in (query, key, narrow)]
+    expected = with_gradients(
+        lambda *given: F.scaled_dot_product_attention(*given, attn_mask=allowed, enable_gqa=True), wide
+    )
+    assert max(errors(found, expected)) < TOLERANCE[dtype]
+
+
+def _mask_of(kind, queries, keys):
+    mask = drawn_mask(2, queries, keys)
+    return {
+        "whole": mask,
+        "of padding": mask[:, :, -1:].clone().fill_(True),
+        "of one text": mask[:1],
+        "of each head": mask.repeat(1, 6, 1, 1),
+        "added": torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -1e9),
+        "with a bias": mask,
+        "none": None,
+    }[kind]
+
+
+@pytest.mark.parametrize("learning", [True, False])
+@pytest.mark.parametrize("kind", ["whole", "of padding", "of one text", "of each head", "added", "with a bias", "none"])
+def test_masks_go_by_products_where_they_tell_all_and_are_as_by_torchs_kernel(monkeypatch, kind, learning):
+    states, _ = drawn("shared keys", torch.bfloat16)
+    states = [each[:2].detach().requires_grad_() for each in states]
+    mask = _mask_of(kind, states[0].shape[2], states[1].shape[2])
+    more = {"position_bias": torch.ones(1, 6, 5, 12, dtype=torch.bfloat16)} if kind == "with a bias" else {}
+    module = torch.nn.Module()
+    module.num_key_value_groups = 3
+    taken = []
+    products = dot_product._Products.apply
+    monkeypatch.setattr(dot_product._Products, "apply", lambda *given: taken.append(given) or products(*given))
+    with torch.set_grad_enabled(learning):
+        found = attend(module, *states, mask, **more)[0]
+        expected = sdpa_attention_forward(module, *states, mask, **more)[0]
+    assert len(taken) == (kind == "whole" and learning)
+    assert found.is_contiguous() == expected.is_contiguous()
+    assert max(errors([found], [expected.double()])) < TOLERANCE[torch.bfloat16]
 
 
 def test_masks_that_are_longer_than_the_cache_go_to_the_kernel(monkeypatch):
