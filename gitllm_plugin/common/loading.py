@@ -41,7 +41,9 @@ def end_workers(iterators: Iterable[Any]) -> None:
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             try:
                 iterator._shutdown_workers()
-            except OSError:  # no more open files: what tells them to end cannot be opened
+            # No more open files, so that what tells them to end cannot be opened; or torch noticed, just then, one that
+            # was killed before.
+            except (OSError, RuntimeError):
                 for worker in getattr(iterator, "_workers", ()):
                     worker.kill()
 

@@ -3,6 +3,7 @@
 import re
 import resource
 import signal
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,6 +24,7 @@ _ALONE = (
     "itself, and what is wrong is told where it happens"
 )
 _LOST_RANK = re.compile(r"Connection (?:reset|closed) by peer|remote process exited")
+_SECONDS_TO_END = 1.0
 
 
 @contextmanager
@@ -40,13 +42,12 @@ def lost_processes_explained(run_cfg: Mapping[str, Any], batch_sizes: Sequence[s
         yield
     except LostProcessError:
         raise  # explained already, further in
-    except Exception as error:
+    except Exception as first:
+        error = _noticed(first)
         # Also where it looks like another fault: a checkpoint that cannot be opened, say.
         if _is_out_of_files(error):
             raise LostProcessError(_more_files(run_cfg)) from error
-        if not isinstance(error, (RuntimeError, OSError)):
-            raise
-        reason = describe_lost_process(error)
+        reason = describe_lost_process(error) if isinstance(error, (RuntimeError, OSError)) else None
         if reason is None:
             raise
         if reason.startswith(_OTHER_END):
@@ -81,6 +82,16 @@ def describe_lost_process(error: BaseException) -> str | None:
                 f"Where that is -9, it {killed}"
             )
     return ended
+
+
+def _noticed(error: Exception) -> Exception:
+    """Give what torch says of a worker that is just ending: its connections break before it counts as ended."""
+    if isinstance(error, (ConnectionError, EOFError)):
+        try:
+            time.sleep(_SECONDS_TO_END)  # cut short by the signal of its end, for which torch raises its error
+        except RuntimeError as noticed:
+            return noticed
+    return error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -33,6 +33,7 @@ _VIT = {
     "image_size": 32,
     "patch_size": 8,
 }
+_SIZES_OF_INITIAL_WEIGHTS = ("initializer_range", "init_std")
 IMAGE_ENCODERS = {
     "clip": ("clip_vision_model", _VIT),
     "siglip": ("siglip_vision_model", _VIT),
@@ -118,6 +119,9 @@ def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
     # Two layers at least: what one layer hides, a second one shows.
     depth = max(2, len(kinds))
     per_layer = {name: value[:depth] for name, value in settings.items() if _is_per_layer(value, config)}
+    # Large ones multiply what rounding does until it looks like a fault.
+    for name in _SIZES_OF_INITIAL_WEIGHTS:
+        settings.pop(name, None)
     if kinds:
         per_layer["layer_types"] = (kinds * 2)[:depth]
     sizes = {name: size for name, size in family.tiny_config.items() if name not in per_layer}

@@ -1,8 +1,14 @@
 """Errors of torch that mean that a process is gone, and errors that do not."""
 
+import os
+import signal
+import time
+
 import pytest
+from torch.utils.data import Dataset
 
 from gitllm_plugin.common import ranks
+from gitllm_plugin.common.loading import Loader, end_workers
 from gitllm_plugin.common.lost_processes import describe_lost_process, lost_processes_explained
 from gitllm_plugin.errors import LostProcessError
 
@@ -38,3 +44,39 @@ def test_a_lost_process_is_explained_once():
         raise killed
     assert "run.batch_size_train" in str(raised.value) and "batch_size_eval" not in str(raised.value)
     assert raised.value.__cause__ is killed
+
+
+class KilledReader(Dataset):
+    """Whoever reads it is killed after a while."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int) -> None:
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(RESET), EOFError()])
+def test_a_connection_that_breaks_before_its_worker_has_ended_is_a_lost_worker(broken):
+    iterator = iter(Loader(KilledReader(), num_workers=1))
+    with (
+        pytest.raises(LostProcessError, match="A process that loads data was killed"),
+        lost_processes_explained({"num_workers": 1}),
+    ):
+        raise broken
+    end_workers([iterator])
+
+
+def test_workers_end_where_one_is_found_killed_just_then():
+    iterator = iter(Loader(KilledReader(), num_workers=1))
+    time.sleep(0.15)  # it has begun to read, or else it would end by itself
+    end_workers([iterator])
+    assert not any(worker.is_alive() for worker in iterator._workers)
+
+
+@pytest.mark.parametrize("broken", [ConnectionResetError(RESET), EOFError()])
+def test_a_connection_that_breaks_alone_is_itself(broken, monkeypatch):
+    monkeypatch.setattr("gitllm_plugin.common.lost_processes._SECONDS_TO_END", 0.01)
+    with pytest.raises(type(broken)), lost_processes_explained({"num_workers": 1}):
+        raise broken

@@ -68,6 +68,15 @@ def test_a_copy_keeps_what_is_not_a_size():
     assert tiny_copy(phi, FAMILIES["phi3"]).config.rope_parameters["rope_type"] == "default"
 
 
+@pytest.mark.parametrize("model_type", sorted(FAMILIES))
+def test_a_copy_begins_with_weights_of_the_usual_size(model_type):
+    usual, large = (
+        AutoConfig.for_model(model_type, **given) for given in ({}, {"initializer_range": 0.3, "init_std": 0.3})
+    )
+    one, other = (tiny_copy(config, FAMILIES[model_type]).state_dict() for config in (usual, large))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def tiny_git():
     return GitLLM(tiny_image_encoder("clip"), sharpen(tiny_language_model("llama"))).eval()
 
