@@ -1,8 +1,9 @@
 """Before the language model is asked: the image encoder learns the drawings' names, and the projection their words.
 
-Each picture's mean feature is taken by a linear layer near the mean vector of the words of what it is called: its name,
-its kind, a person's skin. The encoder's later stages are trained with it, as they know photographs alone. The language
-model then reads words that it knows, somewhat blurred, from the first step on, and has to learn to say them.
+A linear layer takes the features of each of a picture's tokens near words of what it is called: the first three spell
+its name, word by word, and the fourth says its kind, and a person's skin. The encoder's later stages are trained with
+it, as they know photographs alone. The language model then reads words that it knows, somewhat blurred, from the first
+step on, and has to learn to say them.
 ``python -m examples.things`` runs it, as ``python -m examples.things.align CONFIG ROWS OUTPUT``.
 """
 
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, cross_entropy, dropout, grid_sample, normalize
+from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, dropout, grid_sample, normalize
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -35,6 +36,9 @@ NAMED = ("thing", "person", "kind")
 
 WEIGHTS = {"skin": 2.0}
 """Of regards that few pictures have and little tells apart; the others count 1."""
+
+SAID_BY = {"name": slice(0, 3), "kind": slice(3, 4), "skin": slice(3, 4)}
+"""The tokens of a picture that say a regard, word by word."""
 
 UNNAMED = -1
 """In the place of a name's number: the picture has none."""
@@ -53,20 +57,30 @@ class Names:
     """What pictures are called in one regard; D is the language model's width.
 
     Attributes:
-        words: ``[K, D]``, the vector of each name, the mean of its tokens', around the mean of all names: what tells
-            "dark skin" from "light skin" is small beside what both share.
+        words: ``[K, S, D]``, the vectors that each of S tokens should have.
+        said_by: the places of these tokens among a picture's.
         targets: long ``[N]``, which of the names is each picture's, or :data:`UNNAMED`.
         weight: how much a picture's loss in this regard counts.
     """
 
     words: Tensor
+    said_by: slice
     targets: Tensor
     weight: float = 1.0
 
+    @property
+    def around_their_mean(self) -> Tensor:
+        """The words ``[K, S, D]`` without what all share, beside which what tells two skins apart is small."""
+        return self.words - self.words.mean(0)
+
     @cached_property
     def directions(self) -> Tensor:
-        """The words, each of length one; every step compares with them."""
-        return normalize(self.words, dim=1)
+        """Each name's words ``[K, S * D]``, of length one; every step compares with them."""
+        return normalize(self.around_their_mean.flatten(1), dim=1)
+
+    def similarity(self, vectors: Tensor) -> Tensor:
+        """Compare what pictures' tokens say, ``[B, T, D]``, with each name: cosines ``[B, K]``."""
+        return normalize(vectors[:, self.said_by].flatten(1), dim=1) @ self.directions.T
 
 
 def align(config: Path, rows: Path, output: Path) -> None:
@@ -88,8 +102,9 @@ def align(config: Path, rows: Path, output: Path) -> None:
     vocabulary = model.model.language_model.get_input_embeddings().weight.detach().float()
     names = names_of(vocabulary, model.text_encoder.tokenizer, called)
     tower = model.model.image_encoder.tower
-    layer = fit(tower, pictures, normal, names)
-    start_projection(model.model.projection, layer, vocabulary.mean(0))
+    layer = fit(tower, pictures, normal, names, model.model.projection.factor)
+    centre = torch.cat([each.words.flatten(0, 1) for each in names]).mean(0)
+    start_projection(model.model.projection, layer, centre)
     with replaced_folder(output) as folder:
         tower.save_pretrained(folder / ENCODER)
         torch.save({"model": model.trainable_state_dict()}, folder / PROJECTION)
@@ -120,12 +135,25 @@ def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, s
         ids = tokenizer([f" {name}" for name in names], add_special_tokens=False).input_ids
         number = {name: index for index, name in enumerate(names)}
         targets = [number[each[regard]] if regard in each else UNNAMED for each in called]
-        words = torch.stack([vocabulary[tokens].mean(0) for tokens in ids])
-        found.append(Names(words - words.mean(0), torch.tensor(targets), WEIGHTS.get(regard, 1.0)))
+        places = SAID_BY[regard]
+        words = torch.stack([spell(vocabulary[tokens], places.stop - places.start) for tokens in ids])
+        found.append(Names(words, places, torch.tensor(targets), WEIGHTS.get(regard, 1.0)))
     return found
 
 
-def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names: Sequence[Names]) -> nn.Linear:
+def spell(words: Tensor, number: int) -> Tensor:
+    """Say a name's words, ``[W, D]``, with so many vectors: one after the other, what is left over as its mean.
+
+    A name of fewer words repeats its last one.
+    """
+    first, left = words[: number - 1], words[number - 1 :]
+    last = left.mean(0, keepdim=True) if len(left) else words[-1:]
+    return torch.cat([first, last.expand(number - len(first), -1)])
+
+
+def fit(
+    tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names: Sequence[Names], factor: int
+) -> nn.Linear:
     """Train an encoder's later stages and a linear layer whose vectors tell the names apart by their direction.
 
     Args:
@@ -133,13 +161,15 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names
         pictures: uint8 ``[N, 3, H, W]``.
         normal: mean and standard deviation that the encoder's pixels have.
         names: what the pictures are called.
+        factor: patches in a row of those that become one token.
 
     Returns:
-        The layer, from an encoder's mean feature ``[C]`` to vectors ``[D]`` that are as long as the words.
+        The layer, from a token's mean feature ``[C]`` to vectors ``[D]`` that are as long as the words are, around
+        their mean.
     """
     trained = _keep_early_stages(tower)
-    width = _features(tower, normalize_pixels(pictures[:2], *normal)).shape[1]
-    layer = nn.Linear(width, names[0].words.shape[1])
+    width = _features(tower, normalize_pixels(pictures[:2], *normal), factor).shape[2]
+    layer = nn.Linear(width, names[0].words.shape[2])
     classes = nn.ModuleList(nn.Linear(width, len(some.words)) for some in names)
     heads = [*layer.parameters(), *classes.parameters()]
     groups = [{"params": trained, "lr": _ENCODER_RATE}, {"params": heads, "lr": _RATE}]
@@ -148,7 +178,8 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names
     rates = [group["lr"] for group in groups]
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
     for batch in tqdm(_batches(len(pictures)), "names", steps, disable=None):
-        found = dropout(_features(tower, vary(normalize_pixels(pictures[batch], *normal))), _DROPOUT)
+        varied = vary(normalize_pixels(pictures[batch], *normal))
+        found = dropout(_features(tower, varied, factor), _DROPOUT)
         loss = _loss(found, layer, classes, names, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -157,8 +188,8 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names
     tower.eval().requires_grad_(False)
     with torch.no_grad():
         some = normalize_pixels(pictures[:: max(1, len(pictures) // _LOOKED_AT)], *normal)
-        length = torch.cat([each.words for each in names]).norm(dim=1).mean()
-        scale = length / layer(_features(tower, some)).norm(dim=1).mean()
+        length = torch.cat([each.around_their_mean.flatten(0, 1) for each in names]).norm(dim=1).mean()
+        scale = length / layer(_features(tower, some, factor)).norm(dim=2).mean()
         layer.weight *= scale
         layer.bias *= scale
     return layer
@@ -166,14 +197,14 @@ def fit(tower: nn.Module, pictures: Tensor, normal: tuple[Tensor, Tensor], names
 
 def _loss(found: Tensor, layer: nn.Module, classes: nn.ModuleList, names: Sequence[Names], batch: Tensor) -> Tensor:
     """Add up what the regards lose, a picture's mean: a regard counts as often as pictures have a name in it."""
-    vectors, loss = normalize(layer(found), dim=1), found.new_zeros(())
+    vectors, whole, loss = layer(found), found.mean(1), found.new_zeros(())
     for some, classifier in zip(names, classes, strict=True):
         targets = some.targets[batch]
-        by_words = vectors @ some.directions.T / _TEMPERATURE
+        by_words = some.similarity(vectors) / _TEMPERATURE
         told = cross_entropy(by_words, targets, ignore_index=UNNAMED, reduction="sum")
         # Names that share most of their words are told apart by a classifier of their own.
         told += cross_entropy(
-            classifier(found), targets, ignore_index=UNNAMED, label_smoothing=_SMOOTHING, reduction="sum"
+            classifier(whole), targets, ignore_index=UNNAMED, label_smoothing=_SMOOTHING, reduction="sum"
         )
         loss = loss + some.weight * told
     return loss / len(batch)
@@ -189,9 +220,9 @@ def _keep_early_stages(tower: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in tower.parameters() if parameter.requires_grad]
 
 
-def _features(tower: nn.Module, pixels: Tensor) -> Tensor:
-    """Give each picture's mean feature ``[B, C]``."""
-    return tower(pixels).last_hidden_state.mean((2, 3))
+def _features(tower: nn.Module, pixels: Tensor, factor: int) -> Tensor:
+    """Give the mean feature of each of a picture's tokens ``[B, T, C]``."""
+    return avg_pool2d(tower(pixels).last_hidden_state, factor).flatten(2).transpose(1, 2)
 
 
 def _batches(number: int) -> Iterator[Tensor]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+from PIL import Image
 from tqdm import tqdm
 
 from examples.easyvqa.controls import score_best_guesses
@@ -23,6 +26,9 @@ RANKED = ("known_thing", "new_thing")
 """The tests in which names are ranked; in the others answers are written and compared as a whole."""
 
 NUM_RANKED = 100
+
+DISTANCES = (1.0, 0.85, 1.15)
+"""From which a picture is looked at where names are ranked."""
 
 _BATCH = 16
 
@@ -121,21 +127,36 @@ def candidates_of(test: str, folder: Path, rows: Sequence[Row]) -> list[list[str
     ]
 
 
-def rank(pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]]) -> list[Answered]:
-    """Let the model choose the likeliest of a row's names."""
-    prompt = pipeline.prompt(WHAT, "")
-    text = pipeline.text_encoder.prompts([prompt])
+def rank(
+    pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]], distances: Sequence[float] = DISTANCES
+) -> list[Answered]:
+    """Let the model choose the likeliest of a row's names, by the mean over its picture at some distances."""
+    prompts = [pipeline.prompt(WHAT, "")] * len(distances)
+    text = pipeline.text_encoder.prompts(prompts)
     answered = []
     for row, names in zip(tqdm(rows, "ranking", disable=None), candidates, strict=True):
+        picture = Image.open(io.BytesIO(base64.b64decode(row["image_base64_str"]))).convert("RGB")
         with pipeline.exclusive() as model:
             scores = model.score_candidates(
                 text.input_ids,
                 text.attention_mask,
-                pipeline.pixels(base64.b64decode(row["image_base64_str"])),
-                candidates=pipeline.text_encoder.candidates([prompt], [list(names)]),
+                torch.cat([pipeline.pixels(seen_from(picture, distance)) for distance in distances]),
+                candidates=pipeline.text_encoder.candidates(prompts, [list(names)] * len(distances)),
             )
-        answered.append(Answered(row, names[int(scores.log_likelihood[0].argmax())]))
+        answered.append(Answered(row, names[int(torch.stack(scores.log_likelihood).mean(0).argmax())]))
     return answered
+
+
+def seen_from(picture: Image.Image, distance: float) -> Image.Image:
+    """Give a drawing as it is from nearer (a distance below 1: its middle) or farther (on more of its background)."""
+    width, height = picture.size
+    inside = (round(width / distance), round(height / distance))
+    if distance <= 1:
+        left, top = (inside[0] - width) // 2, (inside[1] - height) // 2
+        return picture.resize(inside, Image.Resampling.BICUBIC).crop((left, top, left + width, top + height))
+    far = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+    far.paste(picture.resize(inside, Image.Resampling.BICUBIC), ((width - inside[0]) // 2, (height - inside[1]) // 2))
+    return far
 
 
 def _with_others(rows: Sequence[Row]) -> list[tuple[Row, Row]]:

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from examples.easyvqa.errors import DemoError
 from examples.things import align, data, rows, sources
@@ -154,9 +153,9 @@ def test_encoder_and_projection_lead_to_the_words(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(align, "_EPOCHS", 15)
     torch.manual_seed(0)
     tower = TimmWrapperModel(TimmWrapperConfig(architecture="test_efficientnet", do_pooling=False)).float()
-    words, targets = torch.randn(4, 16), torch.arange(4).repeat(64)
+    words, targets = torch.randn(4, 3, 16), torch.arange(4).repeat(64)
     colours = torch.tensor([(200, 30, 30), (30, 200, 30), (30, 30, 200), (220, 220, 220)])
-    pictures = (colours[targets] + torch.randint(-20, 20, (256, 3)))[:, :, None, None].expand(-1, -1, 32, 32)
+    pictures = (colours[targets] + torch.randint(-20, 20, (256, 3)))[:, :, None, None].expand(-1, -1, 64, 64)
     normal = (torch.full((3,), 0.5), torch.full((3,), 0.5))
     pixels = normalize_pixels(pictures.to(torch.uint8), *normal)
     with torch.no_grad():
@@ -165,14 +164,20 @@ def test_encoder_and_projection_lead_to_the_words(monkeypatch: pytest.MonkeyPatc
     before = {name: value.clone() for name, value in tower.state_dict().items()}
     # A second name, of light and dark, which every third picture does not have.
     shades = torch.where(torch.arange(256) % 3 == 0, align.UNNAMED, targets // 3)
-    names = [align.Names(words, targets), align.Names(torch.randn(2, 16), shades)]
-    layer = align.fit(tower, pictures.to(torch.uint8), normal, names)
+    names = [
+        align.Names(words, slice(0, 3), targets),
+        align.Names(torch.randn(2, 1, 16), slice(3, 4), shades),
+    ]
+    layer = align.fit(tower, pictures.to(torch.uint8), normal, names, factor=1)
     with torch.no_grad():
-        features = tower(pixels).last_hidden_state.flatten(2).transpose(1, 2)
-        vectors = layer(features.mean(1))
-    assert (normalize(vectors, dim=1) @ normalize(words, dim=1).T).argmax(1).tolist() == targets.tolist()
-    length = torch.cat([each.words for each in names]).norm(dim=1).mean().item()
-    assert vectors.norm(dim=1).mean().item() == pytest.approx(length, rel=1e-3)
+        vectors = layer(tower(pixels).last_hidden_state.flatten(2).transpose(1, 2))
+    assert vectors.shape == (256, 4, 16)
+    spelled = vectors[:, :3].flatten(1) @ (words - words.mean(0)).flatten(1).T
+    assert (spelled / (words - words.mean(0)).flatten(1).norm(dim=1)).argmax(1).tolist() == targets.tolist()
+    said = names[1].similarity(vectors).argmax(1)
+    assert said[shades >= 0].tolist() == shades[shades >= 0].tolist()
+    length = torch.cat([(each.words - each.words.mean(0)).flatten(0, 1) for each in names]).norm(dim=1).mean().item()
+    assert vectors.norm(dim=2).mean().item() == pytest.approx(length, rel=1e-3)
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     changed = {
         name.split("timm_model.")[-1] for name, value in tower.state_dict().items() if (value != before[name]).any()
@@ -190,7 +195,7 @@ def test_pictures_are_called_by_name_kind_and_skin() -> None:
     ]
 
 
-def test_names_are_the_mean_of_their_words_around_that_of_all_and_a_picture_may_have_none() -> None:
+def test_names_are_spelled_kinds_are_the_mean_of_their_words_and_a_picture_may_have_none() -> None:
     ids = {" red apple": [0, 2], " pear": [1], " food": [3]}
 
     def tokenizer(texts: list[str], add_special_tokens: bool) -> SimpleNamespace:
@@ -200,9 +205,23 @@ def test_names_are_the_mean_of_their_words_around_that_of_all_and_a_picture_may_
     called = [{"name": "red apple", "kind": "food"}, {"name": "pear"}, {"name": "red apple"}]
     kinds, names = align.names_of(vocabulary, tokenizer, called)
     assert names.targets.tolist() == [1, 0, 1] and kinds.targets.tolist() == [0, align.UNNAMED, align.UNNAMED]
-    pear, apple = vocabulary[1], vocabulary[[0, 2]].mean(0)
-    torch.testing.assert_close(names.words, torch.stack([pear - apple, apple - pear]) / 2)
-    assert not kinds.words.any()
+    torch.testing.assert_close(names.words, vocabulary[torch.tensor([[1, 1, 1], [0, 2, 2]])])
+    torch.testing.assert_close(kinds.words, vocabulary[[3]][None])
+    assert not kinds.around_their_mean.any()
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "said"),
+    [
+        ([5.0], 3, [5.0, 5.0, 5.0]),
+        ([5.0, 7.0], 3, [5.0, 7.0, 7.0]),
+        ([5.0, 7.0, 2.0], 3, [5.0, 7.0, 2.0]),
+        ([5.0, 7.0, 2.0, 4.0], 3, [5.0, 7.0, 3.0]),
+        ([5.0, 7.0], 1, [6.0]),
+    ],
+)
+def test_a_name_is_spelled_word_by_word(words: list[float], number: int, said: list[float]) -> None:
+    assert align.spell(torch.tensor(words)[:, None], number).flatten().tolist() == said
 
 
 def test_the_projection_of_patches_begins_as_the_layer_of_their_mean() -> None:
