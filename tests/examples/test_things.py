@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from examples.easyvqa.errors import DemoError
-from examples.things import align, data, rows, sources
+from examples.things import align, data, rows, scores, sources
 from examples.things.page import table
 from examples.things.pictures import KINDS, read_emoji, read_person
 from examples.things.rows import NEW_STYLE, TESTS, divide, test_rows, train_rows
@@ -243,6 +244,20 @@ def test_pictures_are_varied_each_otherwise_and_stay_pictures() -> None:
     assert varied.shape == (64, 3, 32, 32) and len(seen.unique()) > 60
     # Bigger or smaller by the drawn size, which is inverse in a sampling grid: never gone, never all.
     assert (seen / picture.mean()).min() > 0.6 and (seen / picture.mean()).max() < 2.2
+
+
+def test_a_drawing_from_nearer_is_larger_and_from_farther_smaller_on_its_background() -> None:
+    drawing = Image.new("RGB", (128, 128), "white")
+    drawing.paste("red", (44, 44, 84, 84))
+
+    def red(picture: Image.Image) -> int:
+        return sum(pixel[1] < 128 for pixel in picture.getdata())
+
+    views = [scores.seen_from(drawing, distance) for distance in (0.5, 1.0, 2.0)]
+    assert [view.size for view in views] == [(128, 128)] * 3
+    assert [red(view) for view in views] == [pytest.approx(1600 * factor, rel=0.1) for factor in (4, 1, 0.25)]
+    assert views[1].tobytes() == drawing.tobytes()
+    assert all(view.getpixel((0, 0)) == (255, 255, 255) for view in views)
 
 
 def test_without_emoji_it_says_which_packages_are_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
