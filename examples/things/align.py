@@ -1,9 +1,9 @@
 """Before the language model is asked: the image encoder learns the drawings' names, and the projection their words.
 
 A linear layer takes the features of each of a picture's tokens near words of what it is called: the first three spell
-its name, word by word, and the fourth says its kind, and a person's skin. The encoder's later stages are trained with
-it, as they know photographs alone. The language model then reads words that it knows, somewhat blurred, from the first
-step on, and has to learn to say them.
+its name, one of the tokenizer's tokens each, and the fourth says its kind, and a person's skin. The encoder's later
+stages are trained with it, as they know photographs alone. The language model then reads words that it knows, somewhat
+blurred, from the first step on, and has to learn to say them.
 ``python -m examples.things`` runs it, as ``python -m examples.things.align CONFIG ROWS OUTPUT``.
 """
 
@@ -23,6 +23,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, dropout,
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from examples.easyvqa.errors import DemoError
 from examples.easyvqa.folders import replaced_folder
 from examples.things.paths import ENCODER, PROJECTION
 from examples.things.rows import KIND, SEED
@@ -38,7 +39,7 @@ WEIGHTS = {"skin": 2.0}
 """Of regards that few pictures have and little tells apart; the others count 1."""
 
 SAID_BY = {"name": slice(0, 3), "kind": slice(3, 4), "skin": slice(3, 4)}
-"""The tokens of a picture that say a regard, word by word."""
+"""The tokens of a picture that say a regard, one of the tokenizer's tokens each."""
 
 UNNAMED = -1
 """In the place of a name's number: the picture has none."""
@@ -57,8 +58,8 @@ class Names:
     """What pictures are called in one regard; D is the language model's width.
 
     Attributes:
-        words: ``[K, S, D]``, the vectors that each of S tokens should have.
-        said_by: the places of these tokens among a picture's.
+        words: ``[K, S, D]``, the vectors that S tokens of a picture should have for each of K names.
+        said_by: the places of these S among a picture's tokens.
         targets: long ``[N]``, which of the names is each picture's, or :data:`UNNAMED`.
         weight: how much a picture's loss in this regard counts.
     """
@@ -90,6 +91,9 @@ def align(config: Path, rows: Path, output: Path) -> None:
         config: whose projection is ``pixel_shuffle`` and whose encoder is timm's EfficientNet.
         rows: the folder of ``make_data``.
         output: the folder that gets :data:`ENCODER` and :data:`PROJECTION`; it appears only when it is complete.
+
+    Raises:
+        DemoError: the configuration makes another number of tokens of a picture than name, kind and skin are said by.
     """
     from gitllm_plugin.host.launch import build_model
 
@@ -111,7 +115,13 @@ def align(config: Path, rows: Path, output: Path) -> None:
 
 
 def start_projection(projection: Any, layer: nn.Linear, centre: Tensor) -> None:
-    """Give a ``pixel_shuffle`` projection the weights of a layer: all patches of a token count alike."""
+    """Give a ``pixel_shuffle`` projection the weights of a layer: all patches of a token count alike.
+
+    Args:
+        projection: changed in place.
+        layer: from a patch's feature ``[C]`` to vectors ``[D]`` around the origin.
+        centre: ``[D]``, around which they are to be.
+    """
     squares = projection.factor**2
     with torch.no_grad():
         projection.weight.copy_(layer.weight.repeat(1, squares) / squares)
@@ -142,9 +152,9 @@ def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, s
 
 
 def spell(words: Tensor, number: int) -> Tensor:
-    """Say a name's words, ``[W, D]``, with so many vectors: one after the other, what is left over as its mean.
+    """Say a name's tokens, ``[W, D]``, one by one with so many vectors, ``[number, D]``.
 
-    A name of fewer words repeats its last one.
+    The last one is the mean of all that are left; a name of fewer tokens repeats its last one.
     """
     first, left = words[: number - 1], words[number - 1 :]
     last = left.mean(0, keepdim=True) if len(left) else words[-1:]
@@ -161,14 +171,23 @@ def fit(
         pictures: uint8 ``[N, 3, H, W]``.
         normal: mean and standard deviation that the encoder's pixels have.
         names: what the pictures are called.
-        factor: patches in a row of those that become one token.
+        factor: the side, in patches, of the square that becomes one token.
 
     Returns:
         The layer, from a token's mean feature ``[C]`` to vectors ``[D]`` that are as long as the words are, around
         their mean.
+
+    Raises:
+        DemoError: see :func:`align`.
     """
     trained = _keep_early_stages(tower)
-    width = _features(tower, normalize_pixels(pictures[:2], *normal), factor).shape[2]
+    _, tokens, width = token_features(tower, normalize_pixels(pictures[:2], *normal), factor).shape
+    needed = max(some.said_by.stop for some in names)
+    if tokens != needed:
+        raise DemoError(
+            f"a picture of {pictures.shape[3]} pixels has {tokens} tokens, and what it is called is said by {needed}: "
+            "set image_size or model.projection_factor so that there are as many"
+        )
     layer = nn.Linear(width, names[0].words.shape[2])
     classes = nn.ModuleList(nn.Linear(width, len(some.words)) for some in names)
     heads = [*layer.parameters(), *classes.parameters()]
@@ -179,7 +198,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rates, steps, pct_start=0.1)
     for batch in tqdm(_batches(len(pictures)), "names", steps, disable=None):
         varied = vary(normalize_pixels(pictures[batch], *normal))
-        found = dropout(_features(tower, varied, factor), _DROPOUT)
+        found = dropout(token_features(tower, varied, factor), _DROPOUT)
         loss = _loss(found, layer, classes, names, batch)
         optimizer.zero_grad()
         loss.backward()
@@ -189,7 +208,7 @@ def fit(
     with torch.no_grad():
         some = normalize_pixels(pictures[:: max(1, len(pictures) // _LOOKED_AT)], *normal)
         length = torch.cat([each.around_their_mean.flatten(0, 1) for each in names]).norm(dim=1).mean()
-        scale = length / layer(_features(tower, some, factor)).norm(dim=2).mean()
+        scale = length / layer(token_features(tower, some, factor)).norm(dim=2).mean()
         layer.weight *= scale
         layer.bias *= scale
     return layer
@@ -220,8 +239,8 @@ def _keep_early_stages(tower: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in tower.parameters() if parameter.requires_grad]
 
 
-def _features(tower: nn.Module, pixels: Tensor, factor: int) -> Tensor:
-    """Give the mean feature of each of a picture's tokens ``[B, T, C]``."""
+def token_features(tower: nn.Module, pixels: Tensor, factor: int) -> Tensor:
+    """Give the mean feature of each of a picture's tokens ``[B, T, C]``, in the order of the projection's."""
     return avg_pool2d(tower(pixels).last_hidden_state, factor).flatten(2).transpose(1, 2)
 
 

@@ -26,8 +26,8 @@ from gitllm_plugin.tables import Table
 PAGE, ANSWERS, PHOTOGRAPHS = "README.md", "answers.png", "photographs.png"
 NAMES = {
     "thing": "name: new drawings of known things",
-    "known_thing": "the same, ranked among 100",
-    "new_thing": "name: things never trained on, ranked among 100",
+    "known_thing": "the same, ranked among 100 by three looks",
+    "new_thing": "name: things never trained on, ranked so",
     "kind": "kind, of eight: new drawings",
     "yesno": "yes or no: new drawings",
     "person": "deed, gender and skin: new combinations",

@@ -127,11 +127,9 @@ def candidates_of(test: str, folder: Path, rows: Sequence[Row]) -> list[list[str
     ]
 
 
-def rank(
-    pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]], distances: Sequence[float] = DISTANCES
-) -> list[Answered]:
-    """Let the model choose the likeliest of a row's names, by the mean over its picture at some distances."""
-    prompts = [pipeline.prompt(WHAT, "")] * len(distances)
+def rank(pipeline: Pipeline, rows: Sequence[Row], candidates: Sequence[Sequence[str]]) -> list[Answered]:
+    """Let the model choose a row's name: that of the highest mean log-likelihood from all :data:`DISTANCES`."""
+    prompts = [pipeline.prompt(WHAT, "")] * len(DISTANCES)
     text = pipeline.text_encoder.prompts(prompts)
     answered = []
     for row, names in zip(tqdm(rows, "ranking", disable=None), candidates, strict=True):
@@ -140,8 +138,8 @@ def rank(
             scores = model.score_candidates(
                 text.input_ids,
                 text.attention_mask,
-                torch.cat([pipeline.pixels(seen_from(picture, distance)) for distance in distances]),
-                candidates=pipeline.text_encoder.candidates(prompts, [list(names)] * len(distances)),
+                torch.cat([pipeline.pixels(seen_from(picture, distance)) for distance in DISTANCES]),
+                candidates=pipeline.text_encoder.candidates(prompts, [list(names)] * len(DISTANCES)),
             )
         answered.append(Answered(row, names[int(torch.stack(scores.log_likelihood).mean(0).argmax())]))
     return answered

@@ -41,8 +41,8 @@ def end_workers(iterators: Iterable[Any]) -> None:
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
             try:
                 iterator._shutdown_workers()
-            # No more open files, so that what tells them to end cannot be opened; or torch noticed, just then, one that
-            # was killed before.
+            # No more open files, so that what tells them to end cannot be opened. Or torch reports, meanwhile, one
+            # that was killed before.
             except (OSError, RuntimeError):
                 for worker in getattr(iterator, "_workers", ()):
                     worker.kill()

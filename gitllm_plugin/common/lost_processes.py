@@ -43,7 +43,7 @@ def lost_processes_explained(run_cfg: Mapping[str, Any], batch_sizes: Sequence[s
     except LostProcessError:
         raise  # explained already, further in
     except Exception as first:
-        error = _noticed(first)
+        error = _noticed(first) if run_cfg.get("num_workers") else first
         # Also where it looks like another fault: a checkpoint that cannot be opened, say.
         if _is_out_of_files(error):
             raise LostProcessError(_more_files(run_cfg)) from error
@@ -85,7 +85,10 @@ def describe_lost_process(error: BaseException) -> str | None:
 
 
 def _noticed(error: Exception) -> Exception:
-    """Give what torch says of a worker that is just ending: its connections break before it counts as ended."""
+    """Give what torch says of a worker that is just ending, or the error itself, after a second at most.
+
+    A worker's connections break before it counts as ended.
+    """
     if isinstance(error, (ConnectionError, EOFError)):
         try:
             time.sleep(_SECONDS_TO_END)  # cut short by the signal of its end, for which torch raises its error

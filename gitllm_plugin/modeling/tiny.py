@@ -33,7 +33,7 @@ _VIT = {
     "image_size": 32,
     "patch_size": 8,
 }
-_SIZES_OF_INITIAL_WEIGHTS = ("initializer_range", "init_std")
+_INITIAL_SCALES, _USUAL_SCALE = ("initializer_range", "init_std"), 0.02
 IMAGE_ENCODERS = {
     "clip": ("clip_vision_model", _VIT),
     "siglip": ("siglip_vision_model", _VIT),
@@ -106,7 +106,7 @@ def tiny_language_model(model_type: str, variant: str | None = None, seed: int =
 
 
 def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
-    """Make a random causal LM that differs from the one with ``config`` in its sizes alone.
+    """Make a random causal LM that differs from the one with ``config`` in its sizes and its initial weights alone.
 
     Of layers of different types (full, sliding, ...) one of each is kept.
 
@@ -119,9 +119,6 @@ def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
     # Two layers at least: what one layer hides, a second one shows.
     depth = max(2, len(kinds))
     per_layer = {name: value[:depth] for name, value in settings.items() if _is_per_layer(value, config)}
-    # Large ones multiply what rounding does until it looks like a fault.
-    for name in _SIZES_OF_INITIAL_WEIGHTS:
-        settings.pop(name, None)
     if kinds:
         per_layer["layer_types"] = (kinds * 2)[:depth]
     sizes = {name: size for name, size in family.tiny_config.items() if name not in per_layer}
@@ -133,6 +130,8 @@ def tiny_copy(config: PreTrainedConfig, family: Family) -> PreTrainedModel:
         "eos_token_id": 2,
         "dtype": None,
         "rope_parameters": _without_factor_lists(settings.get("rope_parameters")),
+        # Large weights multiply what rounding does until it looks like a fault.
+        **{name: _USUAL_SCALE for name in _INITIAL_SCALES if name in settings},
         **per_layer,
         **sizes,
         depth_name: depth,

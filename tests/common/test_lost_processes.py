@@ -1,8 +1,11 @@
 """Errors of torch that mean that a process is gone, and errors that do not."""
 
+import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from torch.utils.data import Dataset
@@ -49,30 +52,40 @@ def test_a_lost_process_is_explained_once():
 class KilledReader(Dataset):
     """Whoever reads it is killed after a while."""
 
+    def __init__(self) -> None:
+        self.reading = multiprocessing.get_context("fork").Event()
+
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: int) -> None:
-        time.sleep(0.3)
+        self.reading.set()
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.fixture
+def reading() -> Iterator[Any]:
+    """A loader's iterator, whose worker is about to be killed."""
+    data = KilledReader()
+    iterator = iter(Loader(data, num_workers=1, multiprocessing_context="fork"))
+    assert data.reading.wait(60)
+    yield iterator
+    end_workers([iterator])
+
+
 @pytest.mark.parametrize("broken", [ConnectionResetError(RESET), EOFError()])
-def test_a_connection_that_breaks_before_its_worker_has_ended_is_a_lost_worker(broken):
-    iterator = iter(Loader(KilledReader(), num_workers=1))
+def test_a_connection_that_breaks_before_its_worker_has_ended_is_a_lost_worker(reading, broken):
     with (
         pytest.raises(LostProcessError, match="A process that loads data was killed"),
         lost_processes_explained({"num_workers": 1}),
     ):
         raise broken
-    end_workers([iterator])
 
 
-def test_workers_end_where_one_is_found_killed_just_then():
-    iterator = iter(Loader(KilledReader(), num_workers=1))
-    time.sleep(0.15)  # it has begun to read, or else it would end by itself
-    end_workers([iterator])
-    assert not any(worker.is_alive() for worker in iterator._workers)
+def test_workers_end_where_one_is_found_killed_just_then(reading):
+    end_workers([reading])
+    assert [worker.exitcode for worker in reading._workers] == [-signal.SIGKILL]
 
 
 @pytest.mark.parametrize("broken", [ConnectionResetError(RESET), EOFError()])

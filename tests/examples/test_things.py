@@ -1,5 +1,6 @@
 """Rows about pictures of things: what is kept out stays out, and no question tells its answer."""
 
+import contextlib
 import json
 import random
 import subprocess
@@ -7,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -225,14 +227,60 @@ def test_a_name_is_spelled_word_by_word(words: list[float], number: int, said: l
     assert align.spell(torch.tensor(words)[:, None], number).flatten().tolist() == said
 
 
+class Tower(nn.Module):
+    """Its features are its pixels."""
+
+    def forward(self, pixels: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(last_hidden_state=pixels)
+
+
 def test_the_projection_of_patches_begins_as_the_layer_of_their_mean() -> None:
     torch.manual_seed(0)
     projection, layer, centre = Projection(12, 16, kind="pixel_shuffle", factor=2), nn.Linear(12, 16), torch.randn(16)
     align.start_projection(projection, layer, centre)
-    features = torch.randn(3, 4, 12)
+    features = torch.randn(3, 12, 4, 4)
     with torch.no_grad():
-        token = projection(features, (2, 2))
-        torch.testing.assert_close(token[:, 0], layer(features.mean(1)) + centre)
+        tokens = projection(features.flatten(2).transpose(1, 2), (4, 4))
+        expected = layer(align.token_features(Tower(), features, 2)) + centre
+    torch.testing.assert_close(tokens, expected)
+
+
+def test_a_picture_of_too_few_tokens_is_refused() -> None:
+    names = [align.Names(torch.randn(2, 3, 16), slice(0, 3), torch.tensor([0, 1]))]
+    pictures, normal = torch.zeros(2, 3, 2, 2, dtype=torch.uint8), (torch.zeros(3), torch.ones(3))
+    with pytest.raises(DemoError, match="a picture of 2 pixels has 1 tokens, and what it is called is said by 3"):
+        align.fit(Tower(), pictures, normal, names, factor=2)
+
+
+class Looks:
+    """A pipeline whose model finds a cat by the first look, and a dog, more surely, by the others."""
+
+    text_encoder: Any
+
+    def __init__(self) -> None:
+        text = SimpleNamespace(input_ids=None, attention_mask=None)
+        self.text_encoder = SimpleNamespace(prompts=lambda prompts: text, candidates=lambda prompts, names: names)
+
+    def prompt(self, question: str, context: str) -> str:
+        return question
+
+    def pixels(self, picture: Image.Image) -> torch.Tensor:
+        return torch.zeros(1, 3, *picture.size)
+
+    def exclusive(self) -> contextlib.nullcontext:
+        return contextlib.nullcontext(self)
+
+    def score_candidates(self, ids: None, mask: None, pixels: torch.Tensor, candidates: list) -> SimpleNamespace:
+        assert pixels.shape[0] == len(candidates) == len(scores.DISTANCES)
+        by_look = [torch.tensor([-1.0, -2.0]), *[torch.tensor([-3.0, -1.0])] * (len(candidates) - 1)]
+        return SimpleNamespace(log_likelihood=by_look)
+
+
+def test_a_name_is_ranked_by_the_mean_of_several_looks() -> None:
+    picture = rows.encode(Image.new("RGB", (128, 128), "white"))
+    row = {"inputs": rows.WHAT, "outputs": "dog", "image_base64_str": picture}
+    (answered,) = scores.rank(cast(Any, Looks()), [row], [["cat", "dog"]])
+    assert answered.answer == "dog" and answered.right
 
 
 def test_pictures_are_varied_each_otherwise_and_stay_pictures() -> None:
@@ -251,7 +299,7 @@ def test_a_drawing_from_nearer_is_larger_and_from_farther_smaller_on_its_backgro
     drawing.paste("red", (44, 44, 84, 84))
 
     def red(picture: Image.Image) -> int:
-        return sum(pixel[1] < 128 for pixel in picture.getdata())
+        return sum(picture.getchannel("G").histogram()[:128])
 
     views = [scores.seen_from(drawing, distance) for distance in (0.5, 1.0, 2.0)]
     assert [view.size for view in views] == [(128, 128)] * 3
