@@ -23,6 +23,7 @@ from torch.nn.functional import affine_grid, avg_pool2d, cross_entropy, dropout,
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from examples.easyvqa.commands import exit_status
 from examples.easyvqa.errors import DemoError
 from examples.easyvqa.folders import replaced_folder
 from examples.things.paths import ENCODER, PROJECTION
@@ -151,13 +152,13 @@ def names_of(vocabulary: Tensor, tokenizer: Any, called: Sequence[Mapping[str, s
     return found
 
 
-def spell(words: Tensor, number: int) -> Tensor:
+def spell(tokens: Tensor, number: int) -> Tensor:
     """Say a name's tokens, ``[W, D]``, one by one with so many vectors, ``[number, D]``.
 
     The last one is the mean of all that are left; a name of fewer tokens repeats its last one.
     """
-    first, left = words[: number - 1], words[number - 1 :]
-    last = left.mean(0, keepdim=True) if len(left) else words[-1:]
+    first, left = tokens[: number - 1], tokens[number - 1 :]
+    last = left.mean(0, keepdim=True) if len(left) else tokens[-1:]
     return torch.cat([first, last.expand(number - len(first), -1)])
 
 
@@ -288,4 +289,4 @@ def regards(question: str, answer: str) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    align(*map(Path, sys.argv[1:]))
+    sys.exit(exit_status(lambda: align(*map(Path, sys.argv[1:]))))
